@@ -1,0 +1,131 @@
+namespace FramePin.Core.Abi;
+
+/// <summary>Eras of the frame helper (kernel-semantics, table at the top).</summary>
+public enum HelperEra
+{
+    /// <summary>4.3 to 4.8: write/force booleans, GUP references, follow_pfn for VM_IO and VM_PFNMAP.</summary>
+    A0,
+    /// <summary>4.9 to 5.7: gup_flags.</summary>
+    A1,
+    /// <summary>5.8 to 5.11: FOLL_PIN.</summary>
+    A2,
+    /// <summary>5.12 to 6.0: always write, force and longterm; follow_pfn only when the pin got nothing.</summary>
+    B,
+    /// <summary>6.1: pfn mappings refused, warning once; still always write, force and longterm.</summary>
+    C,
+    /// <summary>6.2 and later: LONGTERM, WRITE by argument, no FORCE.</summary>
+    D,
+}
+
+/// <summary>
+/// Which kernel's answers a machine gives: a helper era and the rules of its mm. This is the one table of differences;
+/// code asks the profile and never compares versions itself.
+/// </summary>
+public sealed record KernelProfile
+{
+    public required string Name { get; init; }
+
+    public required HelperEra Era { get; init; }
+
+    /// <summary>follow_pfn's -EINVAL hides the pin's errno in era B before about 5.17 (row "first PTE absent").</summary>
+    public bool PfnErrorHidesPinError { get; init; }
+
+    /// <summary>A read-only LONGTERM pin unshares the zero page and private file pages (6.1 does not; section 0).</summary>
+    public required bool LongTermUnsharesFilePages { get; init; }
+
+    /// <summary>A range that wraps: -EOVERFLOW from the fast family (D); older: 0 from the fast calls (section 0).</summary>
+    public required bool FastWrapIsOverflow { get; init; }
+
+    /// <summary>LONGTERM write pins of shared dirty-tracked file mappings are refused (about 6.5).</summary>
+    public required bool RefusesDirtyTrackedLongTerm { get; init; }
+
+    /// <summary>pin_user_pages_remote accepts LONGTERM (6.1: -EINVAL).</summary>
+    public required bool RemoteLongTerm { get; init; }
+
+    /// <summary>A PIN of a small folio without mapping leaves the fast path (6.12; not 6.1).</summary>
+    public required bool MappinglessPinIsSlow { get; init; }
+
+    /// <summary>mseal exists (6.10).</summary>
+    public required bool HasMseal { get; init; }
+
+    /// <summary>MAP_DROPPABLE exists (6.11).</summary>
+    public required bool HasDroppable { get; init; }
+
+    /// <summary>MADV_GUARD_INSTALL exists (6.13).</summary>
+    public required bool HasGuardRegions { get; init; }
+
+    /// <summary>mprotect to read-only drops VM_ACCOUNT of an unfaulted anonymous VMA (about 6.5).</summary>
+    public required bool MprotectUnaccounts { get; init; }
+
+    /// <summary>Anonymous mappings whose length is a multiple of 2 MiB are placed on a 2 MiB boundary (6.7).</summary>
+    public required bool AlignsHugeAnonymous { get; init; }
+
+    /// <summary>MAP_STACK keeps huge pages away and so thread stacks from merging (6.7).</summary>
+    public required bool StacksRefuseHugePages { get; init; }
+
+    private static readonly KernelProfile Mm61 = new()
+    {
+        Name = "6.1",
+        Era = HelperEra.C,
+        LongTermUnsharesFilePages = false,
+        FastWrapIsOverflow = false,
+        RefusesDirtyTrackedLongTerm = false,
+        RemoteLongTerm = false,
+        MappinglessPinIsSlow = false,
+        HasMseal = false,
+        HasDroppable = false,
+        HasGuardRegions = false,
+        MprotectUnaccounts = false,
+        AlignsHugeAnonymous = false,
+        StacksRefuseHugePages = false,
+    };
+
+    private static readonly KernelProfile Mm612 = Mm61 with
+    {
+        Name = "6.12",
+        Era = HelperEra.D,
+        LongTermUnsharesFilePages = true,
+        FastWrapIsOverflow = true,
+        RefusesDirtyTrackedLongTerm = true,
+        RemoteLongTerm = true,
+        MappinglessPinIsSlow = true,
+        HasMseal = true,
+        HasDroppable = true,
+        MprotectUnaccounts = true,
+        AlignsHugeAnonymous = true,
+        StacksRefuseHugePages = true,
+    };
+
+    private static readonly KernelProfile Mm618 = Mm612 with
+    {
+        Name = "6.18",
+        HasGuardRegions = true,
+    };
+
+    /// <summary>Every profile. The eras before 6.1 run over the mm rules of 6.1: a written deviation.</summary>
+    public static IReadOnlyList<KernelProfile> All { get; } =
+    [
+        Mm61 with { Name = "4.3", Era = HelperEra.A0 },
+        Mm61 with { Name = "4.9", Era = HelperEra.A1 },
+        Mm61 with { Name = "5.8", Era = HelperEra.A2 },
+        Mm61 with { Name = "5.12", Era = HelperEra.B, PfnErrorHidesPinError = true },
+        Mm61 with { Name = "5.17", Era = HelperEra.B },
+        Mm61,
+        Mm612,
+        Mm618,
+    ];
+
+    /// <summary>The helper as the series was merged.</summary>
+    public static KernelProfile Default => All[0];
+
+    /// <summary>The kernel of the recordings: used by replay, import, conformance and benchmarks.</summary>
+    public static KernelProfile Recorded => All[^1];
+
+    /// <summary>Finds a profile by its name; null when there is none.</summary>
+    public static KernelProfile? Find(string name) => All.FirstOrDefault(profile => profile.Name == name);
+
+    public bool FollowsPfns => Era <= HelperEra.B;
+
+    /// <summary>The helper takes FOLL_PIN references (5.8 on); before it took plain ones.</summary>
+    public bool HelperPins => Era >= HelperEra.A2;
+}

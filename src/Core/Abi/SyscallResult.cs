@@ -1,0 +1,33 @@
+namespace FramePin.Core.Abi;
+
+/// <summary>
+/// What a call answered: a value (an address, a count, 0) or an errno, as a C function returns it. Outcomes are values in
+/// Core; an exception means a bug of ours.
+/// </summary>
+public readonly record struct SyscallResult
+{
+    private SyscallResult(ulong value, Errno error)
+    {
+        Value = value;
+        Error = error;
+    }
+
+    /// <summary>The value on success (an address in bytes, a count); 0 with an error.</summary>
+    public ulong Value { get; }
+
+    /// <summary><see cref="Errno.None"/> on success.</summary>
+    public Errno Error { get; }
+
+    public bool IsOk => Error == Errno.None;
+
+    /// <summary>The C return value: the value, or the errno negated.</summary>
+    public long Raw => IsOk ? unchecked((long)Value) : -(long)Error;
+
+    public static SyscallResult Ok(ulong value = 0) => new(value, Errno.None);
+
+    public static SyscallResult Fail(Errno error) => new(0, error);
+
+    public static implicit operator SyscallResult(Errno error) => new(0, error);
+
+    public override string ToString() => IsOk ? $"0x{Value:x}" : $"-{Error}";
+}

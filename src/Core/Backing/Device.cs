@@ -1,0 +1,64 @@
+using FramePin.Core.Addressing;
+
+namespace FramePin.Core.Backing;
+
+/// <summary>How a device's mmap method builds a mapping.</summary>
+public enum DeviceMapping
+{
+    /// <summary>remap_pfn_range at mmap time: VM_IO, VM_PFNMAP, DONTEXPAND, DONTDUMP; no fault method.</summary>
+    PfnMap,
+    /// <summary>VM_PFNMAP whose entries appear at the first touch (vmf_insert_pfn from ->fault).</summary>
+    PfnMapLazy,
+    /// <summary>VM_IO without VM_PFNMAP; entries map RAM pages.</summary>
+    IoPages,
+    /// <summary>vm_insert_page at mmap time: VM_MIXEDMAP, DONTEXPAND, DONTDUMP; real pages without mapping.</summary>
+    MixedPages,
+    /// <summary>vmf_insert_mixed of raw PFNs: VM_MIXEDMAP with special entries.</summary>
+    MixedPfns,
+    /// <summary>Pages served by ->fault, one at a time, from the device's RAM.</summary>
+    FaultPages,
+    /// <summary>Special pages of the kernel ([vdso], [vvar]): pages from ->fault, never split.</summary>
+    SpecialPages,
+}
+
+/// <summary>
+/// Owner of a PFN range and of mappings over it. Over RAM the range lies in the machine's memory and has struct pages;
+/// over MMIO it lies beyond it and has none.
+/// </summary>
+/// <remarks>Immutable but for <see cref="MappingCount"/>, which the turn guards. Owned by the machine.</remarks>
+public sealed class Device
+{
+    internal Device(int id, string name, DeviceMapping mapping, Pfn first, ulong frames, bool isRam)
+    {
+        Id = id;
+        Name = name;
+        Mapping = mapping;
+        First = first;
+        Frames = frames;
+        IsRam = isRam;
+    }
+
+    public int Id { get; }
+
+    /// <summary>Path as maps shows it.</summary>
+    public string Name { get; }
+
+    public DeviceMapping Mapping { get; }
+
+    public Pfn First { get; }
+
+    public ulong Frames { get; }
+
+    public bool IsRam { get; }
+
+    /// <summary>The mmap method counts references in open and close, so its VMAs never merge (vb2).</summary>
+    public bool HasClose { get; init; }
+
+    /// <summary>Opened read-write; a shared writable mapping of a read-only device is -EACCES.</summary>
+    public bool Writable { get; init; } = true;
+
+    /// <summary>PCI peer-to-peer memory: pages with FOLL_PCI_P2PDMA only.</summary>
+    public bool IsP2P { get; init; }
+
+    public int MappingCount { get; internal set; }
+}

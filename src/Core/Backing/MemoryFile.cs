@@ -1,0 +1,163 @@
+using FramePin.Core.Addressing;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+
+namespace FramePin.Core.Backing;
+
+/// <summary>What kind of file system a memory file is on.</summary>
+public enum FileKind
+{
+    /// <summary>memfd, tmpfs, shared anonymous memory: no dirty tracking, no write-back.</summary>
+    Shmem,
+    /// <summary>An ordinary disk file system (ext4-like): dirty pages are tracked and written back.</summary>
+    Disk,
+    /// <summary>hugetlbfs: pages from the machine's pool.</summary>
+    HugeTlb,
+    /// <summary>memfd_secret: not even the kernel looks at it; GUP refuses.</summary>
+    Secret,
+    /// <summary>A file system with direct access to storage.</summary>
+    FsDax,
+}
+
+/// <summary>
+/// A memory file: size, page cache, and what its file system does with dirty pages. The cache holds one reference on each of
+/// its folios.
+/// </summary>
+/// <remarks>Guarded by the turn. Owned by the machine; it lives while it has a name or a VMA maps it.</remarks>
+public sealed class MemoryFile
+{
+    private readonly PhysicalMemory _memory;
+    private readonly PageTable _cache;
+
+    internal MemoryFile(int id, string name, FileKind kind, int hugeOrder, PhysicalMemory memory, PageTable cache)
+    {
+        Id = id;
+        Name = name;
+        Kind = kind;
+        Order = hugeOrder;
+        _memory = memory;
+        _cache = cache;
+    }
+
+    /// <summary>Number within the machine, from 1; what frames record as their mapping.</summary>
+    public int Id { get; }
+
+    /// <summary>Path as maps shows it.</summary>
+    public string Name { get; internal set; }
+
+    public FileKind Kind { get; }
+
+    /// <summary>log2 of the frames of each folio of the cache: 0, or the huge page order of hugetlbfs.</summary>
+    public int Order { get; }
+
+    /// <summary>Size in bytes.</summary>
+    public ulong Size { get; internal set; }
+
+    /// <summary>The name is gone; the file goes with its last mapping.</summary>
+    public bool Unlinked { get; internal set; }
+
+    /// <summary>VMAs that map the file, over all address spaces.</summary>
+    public int MappingCount { get; internal set; }
+
+    /// <summary>F_SEAL_WRITE: no new shared writable mapping, no write.</summary>
+    public bool WriteSealed { get; internal set; }
+
+    /// <summary>Device and inode as maps shows them, for imported files ("fe:00", 331651).</summary>
+    public string DeviceNumber { get; internal set; } = "00:01";
+
+    public ulong Inode { get; internal set; }
+
+    /// <summary>Huge pages reserved in the pool for this file's mappings and not yet taken.</summary>
+    public ulong ReservedHugePages { get; internal set; }
+
+    public bool TracksDirty => Kind == FileKind.Disk;
+
+    /// <summary>The file system asks for huge-page placement of its mappings (ext4 and its like; section 0).</summary>
+    public bool HasHugePlacement => Kind is FileKind.Disk or FileKind.FsDax;
+
+    /// <summary>Frames in the cache.</summary>
+    public ulong CachedFrames { get; private set; }
+
+    /// <summary>The cached frame at page <paramref name="index"/>; null when the page is not cached.</summary>
+    internal Pfn? Lookup(ulong index)
+    {
+        var entry = _cache.Read(index << PageGeometry.PageShift);
+        if (entry == 0) return null;
+        var within = Order == 0 ? 0 : index & ((1UL << Order) - 1);
+        return Pte.PfnOf(entry) + within;
+    }
+
+    /// <summary>Puts a fresh folio at <paramref name="index"/>; the file takes over the caller's reference. False: no table left.</summary>
+    internal bool Insert(ulong index, Pfn head)
+    {
+        var slot = _cache.Ensure(index << PageGeometry.PageShift, Order);
+        if (!slot.Exists) return false;
+        _cache[slot] = Pte.Leaf(head, Order == 0 ? Pte.Present : Pte.Present | Pte.Huge);
+        ref var info = ref _memory.Frames[head];
+        info.FileId = Id;
+        info.Index = index;
+        info.Flags |= FrameFlags.InCache | (TracksDirty ? FrameFlags.DirtyTracked : 0)
+            | (Kind == FileKind.Secret ? FrameFlags.Secret : 0);
+        CachedFrames += 1UL << Order;
+        return true;
+    }
+
+    /// <summary>Replaces the frame at <paramref name="index"/> by <paramref name="fresh"/> (migration), reference and all.</summary>
+    internal void Replace(ulong index, Pfn fresh)
+    {
+        var slot = _cache.Find(index << PageGeometry.PageShift);
+        var old = Pte.PfnOf(_cache[slot]);
+        ref var from = ref _memory.Frames[old];
+        ref var to = ref _memory.Frames[fresh];
+        to.Flags |= from.Flags & (FrameFlags.InCache | FrameFlags.DirtyTracked | FrameFlags.Dirty | FrameFlags.Secret);
+        to.FileId = Id;
+        to.Index = index;
+        from.Flags &= ~(FrameFlags.InCache | FrameFlags.Dirty);
+        from.FileId = 0;
+        _cache[slot] = Pte.Leaf(fresh, Order == 0 ? Pte.Present : Pte.Present | Pte.Huge);
+        _memory.Put(old);
+    }
+
+    /// <summary>
+    /// Takes the pages of [<paramref name="first"/>, <paramref name="first"/> + <paramref name="count"/>) out of the cache
+    /// (truncate_inode_pages). The caller has unmapped them; pinned ones survive without mapping.
+    /// </summary>
+    internal void Remove(ulong first, ulong count)
+    {
+        var address = first << PageGeometry.PageShift;
+        var end = count > (1UL << 35) ? 1UL << 47 : (first + count) << PageGeometry.PageShift;
+        while (_cache.Next(ref address, end, out var slot))
+        {
+            var head = Pte.PfnOf(_cache[slot]);
+            _cache[slot] = 0;
+            ref var info = ref _memory.Frames[head];
+            info.Flags &= ~(FrameFlags.InCache | FrameFlags.Dirty | FrameFlags.DirtyTracked);
+            info.FileId = 0;
+            CachedFrames -= 1UL << Order;
+            _memory.Put(head);
+            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+        }
+
+        _cache.Prune(first << PageGeometry.PageShift, end);
+    }
+
+    /// <summary>Every cached folio with its page index, ascending.</summary>
+    internal IEnumerable<(ulong Index, Pfn Head)> CachedFolios()
+    {
+        var address = 0UL;
+        while (_cache.Next(ref address, 1UL << 47, out var slot))
+        {
+            yield return (address >> PageGeometry.PageShift, Pte.PfnOf(_cache[slot]));
+            address += slot.Size;
+        }
+    }
+
+    internal int TableCount => _cache.CountTables();
+
+    /// <summary>Drops the whole cache and its tables. The file must not be mapped.</summary>
+    internal void Destroy()
+    {
+        Remove(0, ulong.MaxValue >> PageGeometry.PageShift);
+        _cache.Destroy();
+    }
+}

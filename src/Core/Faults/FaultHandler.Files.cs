@@ -1,0 +1,161 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Faults;
+
+/// <summary>Faults of file and device mappings (do_fault, filemap_fault, shmem_fault, a device's ->fault).</summary>
+internal static partial class FaultHandler
+{
+    private static VmFault FileFault(MmContext mm, in FaultRequest request)
+    {
+        var (space, vma) = (request.Space, request.Vma);
+        if (vma.File is not { } file) return SpecialFault(mm, request);
+        var address = request.Address & PageGeometry.PageMask;
+        var index = vma.IndexOf(address);
+        if (index >= PageGeometry.PagesOf(file.Size)) return VmFault.SigBus;
+        var isShared = vma.Has(VmFlags.Shared);
+        var isPrivateCopy = !vma.HasAny(VmFlags.Shared | VmFlags.MayShare) && (request.IsWrite || request.IsUnshare);
+        if (FindOrAddPage(mm, space, file, index, address, request.Context) is not { } pfn) return VmFault.Oom;
+        if ((mm.Memory.Frames[pfn].Flags & FrameFlags.HwPoison) != 0) return VmFault.HwPoison;
+        if (isPrivateCopy) return PrivateCopy(mm, request, address, pfn);
+
+        var isDirtying = request.IsWrite && isShared;
+        var bits = FileBits(mm, vma, pfn, isDirtying || Mapping.SharedBornWritable(vma)) | (isDirtying ? Pte.Dirty : 0);
+        mm.Memory.Frames.AddRefs(pfn, 1);
+        if (!Mapping.MapPage(mm, space, address, pfn, bits))
+        {
+            mm.Memory.Put(pfn);
+            return VmFault.Oom;
+        }
+
+        if (isDirtying) mm.Memory.MarkDirty(pfn);
+        else MapAround(mm, request, file, address);
+        return VmFault.NoPage;
+    }
+
+    private static ulong FileBits(MmContext mm, Vma vma, Pfn pfn, bool writable)
+    {
+        var flags = mm.Memory.Frames[pfn].Flags;
+        return Pte.Accessed | Mapping.AccessBits(vma, writable)
+            | ((flags & FrameFlags.DirtyTracked) != 0 ? Pte.DirtyTracked : 0)
+            | ((flags & FrameFlags.Secret) != 0 ? Pte.Secret : 0);
+    }
+
+    /// <summary>The cached page, read in (as zeroes) when it is not there yet; null when memory is out.</summary>
+    public static Pfn? FindOrAddPage(
+        MmContext mm, AddressSpace? space, MemoryFile file, ulong index, ulong address, AllocationContext context)
+    {
+        if (file.Lookup(index) is { } cached) return cached;
+        if (file.Kind == FileKind.HugeTlb)
+        {
+            var huge = index & ~((1UL << file.Order) - 1);
+            if (mm.TakeHuge(file.Order, file.ReservedHugePages > 0) is not { } taken) return null;
+            if (file.ReservedHugePages > 0) file.ReservedHugePages--;
+            if (file.Insert(huge, taken)) return file.Lookup(index);
+            mm.Memory.Put(taken);
+            return null;
+        }
+
+        // secretmem pages are unmovable; everything else follows the request.
+        var where = file.Kind == FileKind.Secret ? AllocationContext.Unmovable : context;
+        if (mm.AllocatePage(space, address, where, FrameFlags.None) is not { } pfn) return null;
+        if (file.Insert(index, pfn)) return pfn;
+        mm.Memory.Put(pfn);
+        return null;
+    }
+
+    /// <summary>do_cow_fault: a private page made from the file's.</summary>
+    private static VmFault PrivateCopy(MmContext mm, in FaultRequest request, ulong address, Pfn source)
+    {
+        var (space, vma) = (request.Space, request.Vma);
+        PrepareAnonVma(mm, space, vma);
+        if (mm.AllocatePage(space, address, request.Context, FrameFlags.Anon) is not { } pfn) return VmFault.Oom;
+        mm.Memory.Bytes.Of(source).CopyTo(mm.Memory.Bytes.Of(pfn));
+        if (Mapping.MapPage(mm, space, address, pfn, AnonBits(vma, !request.IsUnshare))) return VmFault.NoPage;
+        mm.Memory.Put(pfn);
+        return VmFault.Oom;
+    }
+
+    /// <summary>do_fault_around: cached neighbours within 64 KiB are mapped too, read-only faults only.</summary>
+    private static void MapAround(MmContext mm, in FaultRequest request, MemoryFile file, ulong address)
+    {
+        if (file.Kind == FileKind.Secret) return;
+        var (space, vma) = (request.Space, request.Vma);
+        var start = Math.Max(vma.Start, PageGeometry.AlignDown(address, FaultAroundBytes));
+        var end = Math.Min(vma.End, PageGeometry.AlignDown(address, FaultAroundBytes) + FaultAroundBytes);
+        for (var at = start; at < end; at += PageGeometry.PageSize)
+        {
+            if (at == address || space.PageTable.Read(at) != 0) continue;
+            var index = vma.IndexOf(at);
+            if (index >= PageGeometry.PagesOf(file.Size) || file.Lookup(index) is not { } pfn) continue;
+            if ((mm.Memory.Frames[pfn].Flags & FrameFlags.HwPoison) != 0) continue;
+            mm.Memory.Frames.AddRefs(pfn, 1);
+            if (Mapping.MapPage(mm, space, at, pfn, FileBits(mm, vma, pfn, Mapping.SharedBornWritable(vma)))) continue;
+            mm.Memory.Put(pfn);
+            return;
+        }
+    }
+
+    /// <summary>Pages that the kernel itself maps without a file: [vdso] and its like read as zeroes here.</summary>
+    private static VmFault SpecialFault(MmContext mm, in FaultRequest request)
+    {
+        if (request.Vma.Has(VmFlags.PfnMap)) return VmFault.SigBus;
+        var address = request.Address & PageGeometry.PageMask;
+        if (mm.AllocatePage(request.Space, address, AllocationContext.Unmovable, FrameFlags.None) is not { } pfn)
+            return VmFault.Oom;
+        var bits = Pte.Accessed | Pte.NoMapping | Mapping.AccessBits(request.Vma, false);
+        if (Mapping.MapPage(mm, request.Space, address, pfn, bits)) return VmFault.NoPage;
+        mm.Memory.Put(pfn);
+        return VmFault.Oom;
+    }
+
+    private static VmFault DeviceFault(MmContext mm, in FaultRequest request)
+    {
+        var (space, vma) = (request.Space, request.Vma);
+        var device = vma.Device!;
+        var address = request.Address & PageGeometry.PageMask;
+        var index = vma.IndexOf(address);
+        if (index >= device.Frames) return VmFault.SigBus;
+        var pfn = device.First + index;
+        var isPrivateCopy = vma.IsCow && (request.IsWrite || request.IsUnshare);
+        switch (device.Mapping)
+        {
+            case DeviceMapping.PfnMapLazy:
+                return MapRaw(space, vma, address, pfn) ? VmFault.NoPage : VmFault.Oom;
+            case DeviceMapping.FaultPages when isPrivateCopy:
+                return PrivateCopy(mm, request, address, pfn);
+            case DeviceMapping.FaultPages:
+                return InsertPage(mm, space, vma, address, pfn) == Errno.None ? VmFault.NoPage : VmFault.Oom;
+            default:
+                // vm_ops without ->fault: an empty entry stays empty (row 135).
+                return VmFault.SigBus;
+        }
+    }
+
+    /// <summary>Maps a raw PFN as remap_pfn_range and vmf_insert_pfn do: no reference, no map count.</summary>
+    public static bool MapRaw(AddressSpace space, Vma vma, ulong address, Pfn pfn) =>
+        Mapping.MapSpecial(space, address, pfn, Pte.RawPfn | Pte.Accessed | Mapping.AccessBits(vma, vma.Has(VmFlags.Shared)));
+
+    /// <summary>
+    /// vm_insert_page: maps a device's RAM page, counted. -EFAULT outside the area, -EINVAL for an anonymous or free page, -EBUSY
+    /// when the entry is taken, -ENOMEM without a table.
+    /// </summary>
+    public static Errno InsertPage(MmContext mm, AddressSpace space, Vma vma, ulong address, Pfn pfn)
+    {
+        if (!vma.Range.Contains(address)) return Errno.EFAULT;
+        var frames = mm.Memory.Frames;
+        if (!frames.IsValid(pfn) || frames.RefCount(frames.HeadOf(pfn)) <= 0) return Errno.EINVAL;
+        if ((frames[frames.HeadOf(pfn)].Flags & FrameFlags.Anon) != 0) return Errno.EINVAL;
+        if (space.PageTable.Read(address) != 0) return Errno.EBUSY;
+        frames.AddRefs(pfn, 1);
+        var compound = frames.OrderOf(pfn) > 0 ? Pte.Compound : 0;
+        var bits = Pte.NoMapping | Pte.Accessed | compound | Mapping.AccessBits(vma, vma.Has(VmFlags.Shared));
+        if (Mapping.MapPage(mm, space, address & PageGeometry.PageMask, pfn, bits)) return Errno.None;
+        mm.Memory.Put(pfn);
+        return Errno.ENOMEM;
+    }
+}

@@ -1,0 +1,187 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Faults;
+
+/// <summary>handle_mm_fault and what follows from it (mm/memory.c; kernel-semantics 5). Under the turn.</summary>
+internal static partial class FaultHandler
+{
+    private const ulong FaultAroundBytes = 64UL << 10;
+
+    /// <summary>
+    /// Handles a fault. <see cref="VmFault.Retry"/> means that a plan dropped the lock: the caller tries again, or parks when
+    /// <paramref name="parks"/> says so.
+    /// </summary>
+    public static VmFault Handle(MmContext mm, FaultRequest request, out bool parks)
+    {
+        parks = false;
+        var vma = request.Vma;
+        if (request.IsUnshare && !vma.IsCow) request = request with { Flags = request.Flags & ~FaultFlags.Unshare };
+        if (request.IsWrite)
+        {
+            if (!vma.Has(VmFlags.MayWrite)) return VmFault.SigSegv;
+            if (!vma.Has(VmFlags.Write) && !vma.IsCow) return VmFault.SigSegv;
+        }
+
+        mm.FaultCount++;
+        var planned = Planned(mm, request, out parks);
+        if (planned != VmFault.None) return planned;
+        if (vma.IsHugeTlb) return HugeTlb.Handle(mm, request);
+        return HandleEntry(mm, request);
+    }
+
+    /// <summary>Gives an area its anon_vma before the first anonymous page (anon_vma_prepare).</summary>
+    public static void PrepareAnonVma(MmContext mm, AddressSpace space, Vma vma) =>
+        vma.AnonVma ??= VmaMerge.Reusable(space, vma) ?? mm.NewAnonVma();
+
+    private static VmFault Planned(MmContext mm, in FaultRequest request, out bool parks)
+    {
+        var action = mm.Plan.Decide(ChoicePoint.Fault, request.Space.Name, request.Address);
+        parks = action == FaultAction.Park;
+        switch (action)
+        {
+            case FaultAction.Retry or FaultAction.Park or FaultAction.NeedsIo:
+                // A handler that may not drop the lock has to block until it is done (row 43): here it is done at once.
+                if (!request.MayRetry)
+                {
+                    parks = false;
+                    return VmFault.None;
+                }
+
+                mm.RetryCount++;
+                return VmFault.Retry;
+            case FaultAction.Oom: return VmFault.Oom;
+            case FaultAction.SigBus: return VmFault.SigBus;
+            case FaultAction.SigSegv: return VmFault.SigSegv;
+            case FaultAction.HwPoison: return VmFault.HwPoison;
+            default: return VmFault.None;
+        }
+    }
+
+    private static VmFault HandleEntry(MmContext mm, in FaultRequest request)
+    {
+        var table = request.Space.PageTable;
+        var slot = table.Find(request.Address);
+        var entry = slot.Exists ? table[slot] : 0;
+        if ((entry & Pte.Marker) != 0) return entry == Pte.GuardMarker ? VmFault.SigSegv : VmFault.HwPoison;
+        if (!Pte.IsMapped(entry))
+        {
+            if (request.Vma.IsAnonymous) return Anonymous(mm, request, slot.Exists);
+            return request.Vma.Device is not null ? DeviceFault(mm, request) : FileFault(mm, request);
+        }
+
+        if (request.IsWrite && (entry & Pte.Write) == 0) return WriteProtected(mm, request, slot);
+        if (request.IsUnshare && (entry & Pte.Write) == 0) return WriteProtected(mm, request, slot);
+        table[slot] |= Pte.Accessed | (request.IsWrite ? Pte.Dirty : 0);
+        return VmFault.None;
+    }
+
+    private static bool WantsHuge(MmContext mm, in FaultRequest request, out ulong start)
+    {
+        var vma = request.Vma;
+        start = PageGeometry.AlignDown(request.Address, PageGeometry.PmdSize);
+        if (mm.Thp == ThpMode.Never || vma.Has(VmFlags.NoHugePage)) return false;
+        if (mm.Thp == ThpMode.MAdvise && !vma.Has(VmFlags.HugePage)) return false;
+        return start >= vma.Start && start + PageGeometry.PmdSize <= vma.End;
+    }
+
+    /// <summary>do_anonymous_page and do_huge_pmd_anonymous_page.</summary>
+    private static VmFault Anonymous(MmContext mm, in FaultRequest request, bool tableExists)
+    {
+        var (space, vma) = (request.Space, request.Vma);
+        var address = request.Address & PageGeometry.PageMask;
+        if (!request.IsWrite && !request.IsUnshare)
+        {
+            var bits = Pte.Accessed | Mapping.AccessBits(vma, false);
+            return Mapping.MapSpecial(space, address, mm.Memory.ZeroPage, bits) ? VmFault.NoPage : VmFault.Oom;
+        }
+
+        PrepareAnonVma(mm, space, vma);
+        if (!tableExists && WantsHuge(mm, request, out var start))
+        {
+            var huge = mm.AllocatePage(space, start, request.Context, FrameFlags.Anon, PageGeometry.PmdOrder);
+            if (huge is { } head)
+            {
+                var slot = space.PageTable.Ensure(start, PageGeometry.PmdOrder);
+                if (slot.Exists)
+                {
+                    space.PageTable[slot] = Pte.Leaf(head, Pte.Huge | AnonBits(vma, !request.IsUnshare));
+                    mm.Memory.Frames[head].MapCount = 1;
+                    return VmFault.NoPage;
+                }
+
+                mm.Memory.Put(head);
+            }
+        }
+
+        var page = mm.AllocatePage(space, address, request.Context, FrameFlags.Anon);
+        if (page is not { } pfn) return VmFault.Oom;
+        if (Mapping.MapPage(mm, space, address, pfn, AnonBits(vma, !request.IsUnshare))) return VmFault.NoPage;
+        mm.Memory.Put(pfn);
+        return VmFault.Oom;
+    }
+
+    private static ulong AnonBits(Vma vma, bool writable) =>
+        Pte.Anon | Pte.Exclusive | Pte.Accessed | Pte.Dirty | Mapping.AccessBits(vma, writable);
+
+    /// <summary>do_wp_page: an entry is there and forbids the write (or is shared and must not be).</summary>
+    private static VmFault WriteProtected(MmContext mm, in FaultRequest request, LeafSlot slot)
+    {
+        var (space, vma) = (request.Space, request.Vma);
+        ref var entry = ref space.PageTable[slot];
+        if (vma.HasAny(VmFlags.Shared | VmFlags.MayShare))
+        {
+            // page_mkwrite or pfn_mkwrite: the page is dirty from now on.
+            entry |= Mapping.AccessBits(vma, true) | Pte.Dirty | Pte.Accessed;
+            if ((entry & Pte.Special) == 0) mm.Memory.MarkDirty(Pte.PfnOf(entry));
+            return VmFault.NoPage;
+        }
+
+        if ((entry & Pte.Anon) != 0)
+        {
+            if ((entry & Pte.Exclusive) == 0 && IsSoleUser(mm, entry)) entry |= Pte.Exclusive;
+            if ((entry & Pte.Exclusive) != 0)
+            {
+                if (request.IsUnshare) return VmFault.None;
+                entry |= Mapping.AccessBits(vma, true) | Pte.Dirty | Pte.Accessed;
+                return VmFault.NoPage;
+            }
+
+            if (slot.Order > 0)
+            {
+                if (!Mapping.SplitLeaf(mm, space, slot)) return VmFault.Oom;
+                return HandleEntry(mm, request);
+            }
+        }
+
+        return CopyOnWrite(mm, request, slot);
+    }
+
+    /// <summary>wp_can_reuse_anon_folio: nobody else holds the page, by a mapping or by a reference.</summary>
+    private static bool IsSoleUser(MmContext mm, ulong entry)
+    {
+        var frames = mm.Memory.Frames;
+        var head = frames.HeadOf(Pte.PfnOf(entry));
+        return frames.RefCount(head) == 1;
+    }
+
+    private static VmFault CopyOnWrite(MmContext mm, in FaultRequest request, LeafSlot slot)
+    {
+        var (space, vma) = (request.Space, request.Vma);
+        var address = request.Address & PageGeometry.PageMask;
+        var old = space.PageTable[slot];
+        var source = Pte.PfnOf(old);
+        if ((old & Pte.RawPfn) != 0 && !mm.Memory.Frames.IsValid(source)) return VmFault.SigBus;
+        PrepareAnonVma(mm, space, vma);
+        var page = mm.AllocatePage(space, address, request.Context, FrameFlags.Anon);
+        if (page is not { } pfn) return VmFault.Oom;
+        if (source != mm.Memory.ZeroPage) mm.Memory.Bytes.Of(source).CopyTo(mm.Memory.Bytes.Of(pfn));
+        space.PageTable[slot] = Pte.Leaf(pfn, AnonBits(vma, !request.IsUnshare));
+        mm.Memory.Frames[pfn].MapCount = 1;
+        Mapping.Release(mm, old);
+        return VmFault.NoPage;
+    }
+}

@@ -1,0 +1,133 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Faults;
+
+/// <summary>
+/// Puts frames into page tables and takes them out, with references and map counts. The one place where an entry and the
+/// frame behind it change together. Under the turn.
+/// </summary>
+internal static class Mapping
+{
+    /// <summary>Access bits of an entry in <paramref name="vma"/>: PROT_NONE keeps the frame and grants nothing.</summary>
+    public static ulong AccessBits(Vma vma, bool writable)
+    {
+        if (!vma.HasAny(VmFlags.AccessMask)) return Pte.ProtNone;
+        return Pte.Present | (writable && vma.Has(VmFlags.Write) ? Pte.Write : 0);
+    }
+
+    /// <summary>True when entries of a shared file mapping are born writable (no dirty tracking; vma_wants_writenotify).</summary>
+    public static bool SharedBornWritable(Vma vma) =>
+        vma.Has(VmFlags.Shared | VmFlags.Write) && vma.File is not { TracksDirty: true };
+
+    /// <summary>Maps a small frame that is already referenced by the caller; the mapping takes that reference over.</summary>
+    /// <returns>False when no table is left; the reference stays with the caller.</returns>
+    public static bool MapPage(MmContext mm, AddressSpace space, ulong address, Pfn pfn, ulong bits)
+    {
+        var slot = space.PageTable.Ensure(address, 0);
+        if (!slot.Exists) return false;
+        space.PageTable[slot] = Pte.Leaf(pfn, bits);
+        mm.Memory.Frames[mm.Memory.Frames.HeadOf(pfn)].MapCount++;
+        return true;
+    }
+
+    /// <summary>Maps a frame without counting it: the zero page, or a raw PFN.</summary>
+    public static bool MapSpecial(AddressSpace space, ulong address, Pfn pfn, ulong bits)
+    {
+        var slot = space.PageTable.Ensure(address, 0);
+        if (!slot.Exists) return false;
+        space.PageTable[slot] = Pte.Leaf(pfn, bits | Pte.Special);
+        return true;
+    }
+
+    /// <summary>Drops what an entry held: its map count and reference, if it is counted at all.</summary>
+    public static void Release(MmContext mm, ulong entry)
+    {
+        if (!Pte.IsMapped(entry) || (entry & Pte.Special) != 0) return;
+        var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
+        ref var info = ref mm.Memory.Frames[head];
+        info.MapCount--;
+        if ((entry & Pte.Dirty) != 0 && (info.Flags & FrameFlags.InCache) != 0) info.Flags |= FrameFlags.Dirty;
+        mm.Memory.Put(head);
+    }
+
+    /// <summary>Splits a transparent huge leaf into 512 small ones: 511 more references and map counts on the folio.</summary>
+    public static bool SplitLeaf(MmContext mm, AddressSpace space, LeafSlot slot)
+    {
+        var entry = space.PageTable[slot];
+        if (!space.PageTable.Split(slot)) return false;
+        const int more = PageGeometry.EntriesPerTable - 1;
+        var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
+        mm.Memory.Frames.AddRefs(head, more);
+        mm.Memory.Frames[head].MapCount += more;
+        return true;
+    }
+
+    /// <summary>Splits a huge leaf that <paramref name="address"/> cuts in two; nothing to do elsewhere. False: no table left.</summary>
+    public static bool SplitAt(MmContext mm, AddressSpace space, ulong address)
+    {
+        var slot = space.PageTable.Find(address);
+        if (!slot.Exists || slot.Order == 0 || PageGeometry.IsAligned(address, slot.Size)) return true;
+        var head = Pte.PfnOf(space.PageTable[slot]);
+        return (mm.Memory.Frames[head].Flags & FrameFlags.HugeTlb) != 0 || SplitLeaf(mm, space, slot);
+    }
+
+    /// <summary>
+    /// Removes every entry of [start, end) and what it held (zap_page_range), markers too. Leaves that the borders cut are
+    /// split first.
+    /// </summary>
+    /// <param name="keepMarkers">Guard markers stay (MADV_DONTNEED).</param>
+    /// <param name="onlyFile">Leaves private copies alone (truncate without even_cows).</param>
+    public static bool Zap(
+        MmContext mm, AddressSpace space, ulong start, ulong end, bool keepMarkers = false, bool onlyFile = false)
+    {
+        if (!SplitAt(mm, space, start) || !SplitAt(mm, space, end)) return false;
+        var table = space.PageTable;
+        var address = start;
+        while (table.Next(ref address, end, out var slot))
+        {
+            ref var entry = ref table[slot];
+            var skip = (keepMarkers && entry == Pte.GuardMarker) || (onlyFile && (entry & Pte.Anon) != 0);
+            if (!skip)
+            {
+                var old = entry;
+                entry = 0;
+                Release(mm, old);
+            }
+
+            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+        }
+
+        table.Prune(start, end);
+        return true;
+    }
+
+    /// <summary>Gives the entries of a range the protection of <paramref name="vma"/> (change_protection).</summary>
+    public static bool ChangeProtection(MmContext mm, AddressSpace space, Vma vma, ulong start, ulong end)
+    {
+        if (!SplitAt(mm, space, start) || !SplitAt(mm, space, end)) return false;
+        var table = space.PageTable;
+        var address = start;
+        while (table.Next(ref address, end, out var slot))
+        {
+            ref var entry = ref table[slot];
+            if (Pte.IsMapped(entry)) entry = (entry & Pte.KeepMask) | AccessBits(vma, MayStayWritable(vma, entry));
+            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+        }
+
+        return true;
+    }
+
+    /// <summary>
+    /// can_change_pte_writable: mprotect makes a page writable at once where no write fault would have anything to do.
+    /// </summary>
+    public static bool MayStayWritable(Vma vma, ulong entry)
+    {
+        if (!vma.Has(VmFlags.Write)) return false;
+        if (!vma.Has(VmFlags.Shared)) return (entry & (Pte.Anon | Pte.Exclusive)) == (Pte.Anon | Pte.Exclusive);
+        return (entry & Pte.DirtyTracked) == 0 || (entry & Pte.Dirty) != 0;
+    }
+}

@@ -1,0 +1,119 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Faults;
+
+/// <summary>When anonymous memory gets transparent huge pages (/sys/kernel/mm/transparent_hugepage/enabled).</summary>
+public enum ThpMode
+{
+    Never,
+    MAdvise,
+    Always,
+}
+
+/// <summary>A pool of huge pages of one size (hugetlb), filled when the machine is made.</summary>
+internal sealed class HugePool(int order)
+{
+    /// <summary>log2 of the frames of one page.</summary>
+    public int Order { get; } = order;
+
+    public Stack<Pfn> Free { get; } = new();
+
+    /// <summary>Pages in the pool, in use or not.</summary>
+    public ulong Total { get; set; }
+
+    /// <summary>Promised to mappings and not yet taken.</summary>
+    public ulong Reserved { get; set; }
+}
+
+/// <summary>What the paths of the mm share: memory, tables, profile, plan, pools, and everybody who may map a file.</summary>
+/// <remarks>Guarded by the turn. Owned by the machine.</remarks>
+internal sealed class MmContext : IDisposable
+{
+    private int _anonVmas;
+    private int _files;
+
+    public MmContext(KernelProfile profile, PhysicalMemory memory, ThpMode thp)
+    {
+        Profile = profile;
+        Memory = memory;
+        Thp = thp;
+        // Enough to map every frame twice over with 4 KiB leaves, and room for sparse layouts; reserved, not resident.
+        var tables = Math.Min((memory.Frames.Count / 128) + 65536, int.MaxValue / 2);
+        Tables = new TablePool((int)tables);
+        memory.HugeFreed = head => HugeTlb.ReturnToPool(this, head);
+    }
+
+    public KernelProfile Profile { get; }
+
+    public PhysicalMemory Memory { get; }
+
+    public TablePool Tables { get; }
+
+    public ThpMode Thp { get; }
+
+    public FaultPlan Plan { get; } = new();
+
+    public Dictionary<int, HugePool> HugePools { get; } = [];
+
+    /// <summary>Every address space that has not been deleted, oldest first.</summary>
+    public List<AddressSpace> Spaces { get; } = [];
+
+    /// <summary>Files by id.</summary>
+    public SortedDictionary<int, MemoryFile> Files { get; } = [];
+
+    /// <summary>Faults handled, and those that had to be tried again, for statistics.</summary>
+    public long FaultCount { get; set; }
+
+    public long RetryCount { get; set; }
+
+    public long MigrationCount { get; set; }
+
+    public AnonVma NewAnonVma() => new(++_anonVmas);
+
+    /// <summary>A zeroed user page, or null: memory is out or the plan says so.</summary>
+    public Pfn? AllocatePage(AddressSpace? space, ulong address, AllocationContext context, FrameFlags flags, int order = 0) =>
+        space is not null && Plan.Decide(ChoicePoint.Allocation, space.Name, address) == FaultAction.Oom
+            ? null
+            : Memory.Allocate(order, context, flags);
+
+    /// <summary>Takes a huge page off its pool, zeroed and with one reference; null when none may be taken.</summary>
+    public Pfn? TakeHuge(int order, bool fromReserve)
+    {
+        if (!HugePools.TryGetValue(order, out var pool)) return null;
+        if (!fromReserve && (ulong)pool.Free.Count <= pool.Reserved) return null;
+        if (!pool.Free.TryPop(out var head)) return null;
+        if (fromReserve) pool.Reserved--;
+        var size = 1UL << order;
+        Memory.Bytes.Punch(head, size);
+        Memory.Frames.InitCount(head);
+        return head;
+    }
+
+    /// <summary>A new memory file of <paramref name="size"/> bytes; null when no table is left.</summary>
+    public MemoryFile? CreateFile(string name, FileKind kind, ulong size, int hugeOrder = 0)
+    {
+        if (PageTable.Create(Tables) is not { } cache) return null;
+        var file = new MemoryFile(++_files, name, kind, hugeOrder, Memory, cache) { Size = size };
+        Files.Add(file.Id, file);
+        return file;
+    }
+
+    /// <summary>Destroys a file that has neither a name nor a mapping any more, and gives its reservation back.</summary>
+    public void DropIfUnused(MemoryFile? file)
+    {
+        if (file is not { Unlinked: true, MappingCount: 0 } || !Files.Remove(file.Id)) return;
+        if (file.ReservedHugePages > 0) HugePools[file.Order].Reserved -= file.ReservedHugePages;
+        file.Destroy();
+    }
+
+    public void Dispose()
+    {
+        Tables.Dispose();
+        Memory.Dispose();
+    }
+}

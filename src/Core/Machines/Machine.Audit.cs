@@ -1,0 +1,264 @@
+using System.Buffers.Binary;
+using System.Security.Cryptography;
+using System.Text;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+using FramePin.Core.Pinning;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Machines;
+
+/// <summary>The whole-structure audit and the digest.</summary>
+public sealed partial class Machine
+{
+    /// <summary>What a frame's counts should be, added up from everything that refers to it.</summary>
+    private struct Expected
+    {
+        public long Word;
+        public int Maps;
+        public int Exclusive;
+    }
+
+    /// <summary>
+    /// Recomputes every reference, pin and map count from the page tables, caches, devices and vectors, and checks the structures
+    /// themselves. Empty when all is well; otherwise a sentence for each finding.
+    /// </summary>
+    public IReadOnlyList<string> Audit()
+    {
+        using var turn = EnterQuery();
+        return FindFaults();
+    }
+
+    /// <summary>
+    /// SHA-256 over VMAs, page tables, frame records, files and counters: equal digests, equal states. Contents of memory are left
+    /// out, since attached processes store by themselves.
+    /// </summary>
+    public string Digest()
+    {
+        using var turn = EnterQuery();
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        Span<byte> word = stackalloc byte[8];
+        void Add(ulong value, Span<byte> buffer)
+        {
+            BinaryPrimitives.WriteUInt64LittleEndian(buffer, value);
+            hash.AppendData(buffer);
+        }
+
+        foreach (var space in _mm.Spaces)
+        {
+            hash.AppendData(Encoding.UTF8.GetBytes(space.Name));
+            Add(space.Brk, word);
+            Add(space.HasPinned ? 1UL : 0, word);
+            foreach (var vma in space.Vmas.All)
+            {
+                Add(vma.Start, word);
+                Add(vma.End, word);
+                Add((ulong)vma.Flags, word);
+                Add(vma.PageOffset, word);
+                Add((ulong)(vma.File?.Id ?? 0), word);
+                Add((ulong)(vma.Device?.Id ?? 0), word);
+                Add((ulong)(vma.AnonVma?.Id ?? 0), word);
+            }
+
+            var address = 0UL;
+            while (space.PageTable.Next(ref address, PageGeometry.TaskSize, out var slot))
+            {
+                Add(address, word);
+                Add(space.PageTable[slot], word);
+                address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+            }
+        }
+
+        foreach (var file in _mm.Files.Values)
+        {
+            Add((ulong)file.Id, word);
+            Add(file.Size, word);
+            foreach (var (index, head) in file.CachedFolios())
+            {
+                Add(index, word);
+                Add(head.Value, word);
+            }
+        }
+
+        foreach (var zone in new[] { _mm.Memory.Normal, _mm.Memory.Movable })
+        {
+            Add(zone.FreeFrames, word);
+            for (var pfn = zone.Start; pfn < zone.Watermark; pfn++)
+            {
+                ref var info = ref _mm.Memory.Frames[new Pfn(pfn)];
+                Add((ulong)_mm.Memory.Frames.Counts[pfn], word);
+                Add((ulong)info.Flags | ((ulong)info.Order << 32), word);
+                Add((ulong)(uint)info.MapCount | ((ulong)info.FileId << 32), word);
+                Add(info.Index, word);
+            }
+        }
+
+        Add((ulong)PinStatistics.Acquired, word);
+        Add((ulong)PinStatistics.Released, word);
+        return Convert.ToHexStringLower(hash.GetHashAndReset());
+    }
+
+    private void ThrowOnFinding()
+    {
+        var findings = FindFaults();
+        if (findings.Count > 0) throw new InvalidOperationException("audit: " + string.Join("; ", findings));
+    }
+
+    private List<string> FindFaults()
+    {
+        var findings = new List<string>();
+        var expected = new Dictionary<ulong, Expected>();
+        foreach (var space in _mm.Spaces) AuditSpace(space, expected, findings);
+        foreach (var file in _mm.Files.Values) AuditFile(file, expected, findings);
+        foreach (var device in _devices) AuditDevice(device, expected);
+        var pins = AuditVectors(expected);
+        var outstanding = PinStatistics.Acquired - PinStatistics.Released;
+        if (outstanding != pins) findings.Add($"pins outstanding by the counters {outstanding}, by the vectors {pins}");
+        AuditZone(_mm.Memory.Normal, expected, findings);
+        AuditZone(_mm.Memory.Movable, expected, findings);
+        foreach (var pool in _mm.HugePools.Values)
+            if ((ulong)pool.Free.Count < pool.Reserved) findings.Add($"hugetlb pool of order {pool.Order} promised too much");
+        AuditTables(findings);
+        return findings;
+    }
+
+    private void AuditSpace(AddressSpace space, Dictionary<ulong, Expected> expected, List<string> findings)
+    {
+        Vma? last = null;
+        foreach (var vma in space.Vmas.All)
+        {
+            if (vma.Start >= vma.End || ((vma.Start | vma.End) & ~PageGeometry.PageMask) != 0)
+                findings.Add($"{space}: VMA {vma} is empty or unaligned");
+            if (last is not null && last.End > vma.Start) findings.Add($"{space}: VMA {vma} overlaps {last}");
+            last = vma;
+        }
+
+        var address = 0UL;
+        while (space.PageTable.Next(ref address, PageGeometry.TaskSize, out var slot))
+        {
+            var entry = space.PageTable[slot];
+            var vma = space.Vmas.Find(address);
+            if (vma is null || address + slot.Size > vma.End && slot.Order == 0)
+                findings.Add($"{space}: entry at 0x{address:x} outside every VMA");
+            else AuditEntry(space, vma, address, entry, slot, expected, findings);
+            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+        }
+    }
+
+    private void AuditEntry(
+        AddressSpace space, Vma vma, ulong address, ulong entry, LeafSlot slot, Dictionary<ulong, Expected> expected,
+        List<string> findings)
+    {
+        if ((entry & Pte.Marker) != 0) return;
+        if (!Pte.IsMapped(entry))
+        {
+            findings.Add($"{space}: entry 0x{entry:x} at 0x{address:x} maps nothing");
+            return;
+        }
+
+        if ((entry & Pte.Write) != 0 && !vma.Has(Abi.VmFlags.Write))
+            findings.Add($"{space}: writable entry at 0x{address:x} in a VMA without VM_WRITE");
+        if ((entry & Pte.Special) != 0) return;
+        if (Pte.Has(entry, Pte.Anon | Pte.Write) && (entry & Pte.Exclusive) == 0)
+            findings.Add($"{space}: writable anonymous entry at 0x{address:x} is not exclusive");
+        var pfn = Pte.PfnOf(entry);
+        var head = _mm.Memory.Frames.HeadOf(pfn);
+        ref var frame = ref System.Runtime.InteropServices.CollectionsMarshal.GetValueRefOrAddDefault(
+            expected, head.Value, out _);
+        frame.Word++;
+        frame.Maps++;
+        if ((entry & Pte.Exclusive) != 0) frame.Exclusive++;
+        var isAnon = (_mm.Memory.Frames[head].Flags & FrameFlags.Anon) != 0;
+        if (isAnon != ((entry & Pte.Anon) != 0)) findings.Add($"{space}: entry at 0x{address:x} and {pfn} disagree on anonymous");
+        var order = _mm.Memory.Frames.OrderOf(head);
+        if (slot.Order == 0 && (order > 0) != ((entry & Pte.Compound) != 0))
+            findings.Add($"{space}: entry at 0x{address:x} and {pfn} disagree on the size of the folio");
+    }
+
+    private void AuditFile(MemoryFile file, Dictionary<ulong, Expected> expected, List<string> findings)
+    {
+        foreach (var (index, head) in file.CachedFolios())
+        {
+            ref var info = ref _mm.Memory.Frames[head];
+            if (info.FileId != file.Id || info.Index != index)
+                findings.Add($"file {file.Id}: {head} at page {index} says file {info.FileId} page {info.Index}");
+            AddWord(expected, head, 1);
+        }
+
+        var mappings = _mm.Spaces.Sum(space => space.Vmas.All.Count(vma => ReferenceEquals(vma.File, file)));
+        if (mappings != file.MappingCount) findings.Add($"file {file.Id}: {file.MappingCount} mappings counted, {mappings} found");
+    }
+
+    private static void AuditDevice(Device device, Dictionary<ulong, Expected> expected)
+    {
+        if (!device.IsRam) return;
+        var held = System.Numerics.BitOperations.RoundUpToPowerOf2(device.Frames);
+        for (var i = 0UL; i < held; i++) AddWord(expected, device.First + i, 1);
+    }
+
+    /// <summary>Adds up what vectors hold; returns the pins among it, in pages.</summary>
+    private long AuditVectors(Dictionary<ulong, Expected> expected)
+    {
+        var pins = 0L;
+        foreach (var vector in VectorSnapshot())
+        {
+            if (!vector.GotRef) continue;
+            if (vector.IsPinned) pins += vector.Count;
+            foreach (var run in vector.Runs)
+            {
+                for (var i = 0UL; i < run.Count; i++)
+                {
+                    var pfn = run.First + i;
+                    if (vector.IsPinned && pfn == _mm.Memory.ZeroPage) continue;
+                    var head = _mm.Memory.Frames.HeadOf(pfn);
+                    AddWord(expected, head, vector.IsPinned ? FrameTable.PinDelta(_mm.Memory.Frames.OrderOf(head), 1) : 1);
+                }
+            }
+        }
+
+        return pins;
+    }
+
+    private static void AddWord(Dictionary<ulong, Expected> expected, Pfn head, long delta)
+    {
+        ref var frame = ref System.Runtime.InteropServices.CollectionsMarshal.GetValueRefOrAddDefault(
+            expected, head.Value, out _);
+        frame.Word += delta;
+    }
+
+    private void AuditZone(Zone zone, Dictionary<ulong, Expected> expected, List<string> findings)
+    {
+        if (zone.CountFree() != zone.FreeFrames)
+            findings.Add($"{zone.Kind}: {zone.FreeFrames} free frames counted, {zone.CountFree()} in the lists");
+        var frames = _mm.Memory.Frames;
+        for (var pfn = zone.Start; pfn < zone.Watermark;)
+        {
+            var at = new Pfn(pfn);
+            ref var info = ref frames[at];
+            var size = (info.Flags & (FrameFlags.Head | FrameFlags.Buddy)) != 0 ? 1UL << info.Order : 1;
+            expected.TryGetValue(pfn, out var want);
+            var have = frames.Counts[pfn];
+            // A plain GET of the zero page is the one count above the reserved one: it lies below every zone.
+            if (have != want.Word)
+                findings.Add($"{at}: counts {Describe(have)}, expected {Describe(want.Word)} ({info.Flags})");
+            if ((info.Flags & FrameFlags.Buddy) == 0 && info.MapCount != want.Maps)
+                findings.Add($"{at}: map count {info.MapCount}, expected {want.Maps}");
+            if (want.Exclusive > 0 && want.Exclusive != want.Maps)
+                findings.Add($"{at}: exclusive in {want.Exclusive} of {want.Maps} entries");
+            if (have == 0 && (info.Flags & FrameFlags.Head) != 0 && (info.Flags & FrameFlags.HugeTlb) == 0)
+                findings.Add($"{at}: in use without a reference");
+            if ((info.Flags & FrameFlags.Buddy) != 0 && have != 0) findings.Add($"{at}: free with a reference");
+            pfn += size;
+        }
+    }
+
+    private void AuditTables(List<string> findings)
+    {
+        var tables = _mm.Spaces.Sum(space => space.PageTable.CountTables()) + _mm.Files.Values.Sum(file => file.TableCount);
+        if (tables != _mm.Tables.InUse) findings.Add($"{_mm.Tables.InUse} page tables in use, {tables} reachable");
+    }
+
+    private static string Describe(long word) => $"{(int)word} refs {(int)(word >> 32)} pins";
+}

@@ -1,0 +1,167 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Faults;
+using FramePin.Core.Frames;
+using FramePin.Core.Syscalls;
+
+namespace FramePin.Core.Machines;
+
+/// <summary>Memory files and devices.</summary>
+public sealed partial class Machine
+{
+    /// <summary>A memory file of <paramref name="size"/> bytes; null when no table is left or the hugetlb size has no pool.</summary>
+    /// <param name="name">Path as maps shows it.</param>
+    /// <param name="kind">File system.</param>
+    /// <param name="size">Bytes.</param>
+    /// <param name="hugeOrder">log2 of the frames of a page for hugetlbfs (9 or 18), 0 for the other kinds.</param>
+    /// <param name="deviceNumber">"major:minor" in hex, as maps shows it.</param>
+    /// <param name="inode">Inode number, as maps shows it.</param>
+    public MemoryFile? CreateFile(
+        string name, FileKind kind, ulong size, int hugeOrder = 0, string? deviceNumber = null, ulong inode = 0)
+    {
+        using var turn = EnterTurn();
+        if (kind == FileKind.HugeTlb && !_mm.HugePools.ContainsKey(hugeOrder)) return null;
+        if (_mm.CreateFile(name, kind, size, kind == FileKind.HugeTlb ? hugeOrder : 0) is not { } file) return null;
+        if (deviceNumber is not null) file.DeviceNumber = deviceNumber;
+        file.Inode = inode != 0 ? inode : (ulong)file.Id;
+        return file;
+    }
+
+    /// <summary>The file loses its name; it goes with its last mapping.</summary>
+    public void Unlink(MemoryFile file)
+    {
+        using var turn = EnterTurn();
+        if (file.Unlinked) return;
+        file.Unlinked = true;
+        _mm.DropIfUnused(file);
+    }
+
+    /// <summary>ftruncate to <paramref name="size"/> bytes.</summary>
+    public Errno Truncate(MemoryFile file, ulong size)
+    {
+        using var turn = EnterTurn();
+        FileCalls.Truncate(_mm, file, size);
+        return Errno.None;
+    }
+
+    /// <summary>fallocate(PUNCH_HOLE | KEEP_SIZE) of [offset, offset + length) bytes.</summary>
+    public Errno PunchHole(MemoryFile file, ulong offset, ulong length)
+    {
+        if (length == 0 || offset + length < offset) return Errno.EINVAL;
+        using var turn = EnterTurn();
+        if (file.WriteSealed) return Errno.EPERM;
+        FileCalls.PunchHole(_mm, file, offset, length);
+        return Errno.None;
+    }
+
+    /// <summary>
+    /// F_SEAL_WRITE: -EBUSY while a shared writable mapping exists or a page has references that neither mappings nor the
+    /// cache account for (memfd_wait_for_pins).
+    /// </summary>
+    public Errno SealWrite(MemoryFile file)
+    {
+        using var turn = EnterTurn();
+        foreach (var space in _mm.Spaces)
+        foreach (var vma in space.Vmas.All)
+            if (ReferenceEquals(vma.File, file) && vma.Has(VmFlags.Shared | VmFlags.MayWrite)) return Errno.EBUSY;
+        foreach (var (_, head) in file.CachedFolios())
+            if (_mm.Memory.Frames.RefCount(head) != _mm.Memory.Frames[head].MapCount + 1) return Errno.EBUSY;
+        file.WriteSealed = true;
+        return Errno.None;
+    }
+
+    /// <summary>pread: bytes copied, fewer at the end of the file; holes read as zeroes.</summary>
+    public int ReadFile(MemoryFile file, ulong offset, Span<byte> buffer)
+    {
+        using var turn = EnterQuery();
+        var done = 0;
+        while (done < buffer.Length && offset + (ulong)done < file.Size)
+        {
+            var at = offset + (ulong)done;
+            var within = (int)(at & ~PageGeometry.PageMask);
+            var length = (int)Math.Min((ulong)Math.Min(buffer.Length - done, (int)PageGeometry.PageSize - within), file.Size - at);
+            var part = buffer.Slice(done, length);
+            if (file.Lookup(at >> PageGeometry.PageShift) is { } pfn) _mm.Memory.Bytes.Of(pfn).Slice(within, length).CopyTo(part);
+            else part.Clear();
+            done += length;
+        }
+
+        return done;
+    }
+
+    /// <summary>pwrite: extends the file as needed; fewer bytes than given when memory is out. -EPERM when sealed.</summary>
+    public int WriteFile(MemoryFile file, ulong offset, ReadOnlySpan<byte> bytes, out Errno error)
+    {
+        using var turn = EnterTurn();
+        error = file.WriteSealed ? Errno.EPERM : Errno.None;
+        if (error != Errno.None) return 0;
+        var done = 0;
+        while (done < bytes.Length)
+        {
+            var at = offset + (ulong)done;
+            var within = (int)(at & ~PageGeometry.PageMask);
+            var part = bytes.Slice(done, Math.Min(bytes.Length - done, (int)PageGeometry.PageSize - within));
+            var index = at >> PageGeometry.PageShift;
+            if (FaultHandler.FindOrAddPage(_mm, null, file, index, 0, AllocationContext.Movable) is not { } pfn)
+            {
+                error = Errno.ENOSPC;
+                break;
+            }
+
+            part.CopyTo(_mm.Memory.Bytes.Of(pfn)[within..]);
+            _mm.Memory.MarkDirty(pfn);
+            done += part.Length;
+            file.Size = Math.Max(file.Size, at + (ulong)part.Length);
+        }
+
+        return done;
+    }
+
+    /// <summary>
+    /// A device over <paramref name="frames"/> frames: of the machine's RAM (which it keeps), or of MMIO behind it. Null when RAM
+    /// is out or not to be had in one piece.
+    /// </summary>
+    public Device? CreateDevice(string name, DeviceMapping mapping, ulong frames, bool isRam, bool hasClose, bool isWritable)
+    {
+        using var turn = EnterTurn();
+        if (isRam)
+        {
+            var order = frames <= 1 ? 0 : 64 - System.Numerics.BitOperations.LeadingZeroCount(frames - 1);
+            if (order > PageGeometry.PudOrder || AllocateForDevice(order) is not { } first) return null;
+            return AddDevice(name, mapping, first, frames, isRam, hasClose, isWritable);
+        }
+
+        var start = new Pfn(_nextMmio);
+        _nextMmio += PageGeometry.AlignUp(frames, 1UL << PageGeometry.PmdOrder) + (1UL << PageGeometry.PmdOrder);
+        return AddDevice(name, mapping, start, frames, isRam, hasClose, isWritable);
+    }
+
+    /// <summary>Single frames, each with a reference that the device holds.</summary>
+    private Pfn? AllocateForDevice(int order)
+    {
+        if (_mm.Memory.Normal.Take(order) is not { } first) return null;
+        for (var i = 0UL; i < 1UL << order; i++)
+        {
+            ref var info = ref _mm.Memory.Frames[first + i];
+            if ((info.Flags & FrameFlags.Touched) != 0) _mm.Memory.Bytes.Of(first + i).Clear();
+            info = default;
+            info.Flags = FrameFlags.Head | FrameFlags.Device | FrameFlags.Touched;
+            _mm.Memory.Frames.InitCount(first + i);
+        }
+
+        return first;
+    }
+
+    private Device AddDevice(
+        string name, DeviceMapping mapping, Pfn first, ulong frames, bool isRam, bool hasClose, bool isWritable)
+    {
+        var device = new Device(++_nextDevice, name, mapping, first, frames, isRam)
+        {
+            HasClose = hasClose,
+            Writable = isWritable,
+        };
+        _devices.Add(device);
+        return device;
+    }
+}

@@ -1,0 +1,115 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+using FramePin.Core.Pinning;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Machines;
+
+/// <summary>A struct page as somebody outside sees it.</summary>
+/// <param name="Pfn">The frame.</param>
+/// <param name="HasPage">False for MMIO, and then everything behind is empty.</param>
+/// <param name="Head">First frame of its folio.</param>
+/// <param name="Order">log2 of the folio's frames.</param>
+/// <param name="RefCount">References of the folio.</param>
+/// <param name="PinCount">Pins counted apart, large folios only.</param>
+/// <param name="MapCount">Entries that map the folio.</param>
+/// <param name="Flags">State of the folio.</param>
+/// <param name="MaybeDmaPinned">folio_maybe_dma_pinned.</param>
+public readonly record struct PageView(
+    Pfn Pfn, bool HasPage, Pfn Head, int Order, int RefCount, int PinCount, int MapCount, FrameFlags Flags, bool MaybeDmaPinned);
+
+/// <summary>Looks at frames, and bytes as a device sees them.</summary>
+public sealed partial class Machine
+{
+    /// <summary>The struct page of a frame.</summary>
+    public PageView ViewPage(Pfn pfn)
+    {
+        using var turn = EnterQuery();
+        return View(pfn);
+    }
+
+    /// <summary>The struct pages of a vector's frames from slot <paramref name="from"/> on, at most <paramref name="most"/>.</summary>
+    public IReadOnlyList<PageView> ViewPages(FrameVector vector, long from, int most)
+    {
+        using var turn = EnterQuery();
+        var pages = new List<PageView>();
+        var slot = 0L;
+        foreach (var run in vector.Runs)
+        {
+            for (var i = 0UL; i < run.Count; i++, slot++)
+            {
+                if (slot < from) continue;
+                if (pages.Count == most) return pages;
+                pages.Add(View(run.First + i));
+            }
+        }
+
+        return pages;
+    }
+
+    /// <summary>The frame mapped at an address, without faulting; null when there is none.</summary>
+    public Pfn? Translate(AddressSpace space, ulong address)
+    {
+        using var turn = EnterQuery();
+        if (space.Exited) return null;
+        var slot = space.PageTable.Find(address);
+        if (!slot.Exists || !Pte.IsMapped(space.PageTable[slot])) return null;
+        return Pte.PfnOf(space.PageTable[slot]) + ((address >> PageGeometry.PageShift) & ((1UL << slot.Order) - 1));
+    }
+
+    /// <summary>
+    /// Copies bytes of a vector's frames as a device would by DMA, from byte <paramref name="offset"/> of the first frame on. Needs no
+    /// turn: the caller's references keep the frames. -ENXIO for MMIO without memory behind it.
+    /// </summary>
+    public int CopyFrames(FrameVector vector, ulong offset, Span<byte> buffer, bool isWrite, out Errno error)
+    {
+        error = Errno.None;
+        var done = 0;
+        var first = 0UL;
+        foreach (var run in vector.Runs)
+        {
+            var runBytes = run.Count << PageGeometry.PageShift;
+            while (done < buffer.Length && offset + (ulong)done < first + runBytes && offset + (ulong)done >= first)
+            {
+                var at = offset + (ulong)done - first;
+                var pfn = run.First + (at >> PageGeometry.PageShift);
+                if (!_mm.Memory.Frames.IsValid(pfn))
+                {
+                    error = Errno.ENXIO;
+                    return done;
+                }
+
+                var within = (int)(at & ~PageGeometry.PageMask);
+                var part = buffer.Slice(done, Math.Min(buffer.Length - done, (int)PageGeometry.PageSize - within));
+                var bytes = _mm.Memory.Bytes.Of(pfn).Slice(within, part.Length);
+                if (isWrite) part.CopyTo(bytes);
+                else bytes.CopyTo(part);
+                done += part.Length;
+            }
+
+            first += runBytes;
+        }
+
+        return done;
+    }
+
+    /// <summary>True when a PFN that a vector holds without reference was freed since: its bytes belong to somebody else now.</summary>
+    public bool IsFreed(Pfn pfn)
+    {
+        using var turn = EnterQuery();
+        return _mm.Memory.Frames.IsValid(pfn) && _mm.Memory.Frames.RefCount(_mm.Memory.Frames.HeadOf(pfn)) == 0;
+    }
+
+    private PageView View(Pfn pfn)
+    {
+        var frames = _mm.Memory.Frames;
+        if (!frames.IsValid(pfn)) return new PageView(pfn, false, pfn, 0, 0, 0, 0, FrameFlags.None, false);
+        var head = frames.HeadOf(pfn);
+        ref var info = ref frames[head];
+        return new PageView(
+            pfn, true, head, frames.OrderOf(head), frames.RefCount(head), frames.PinCount(head), info.MapCount, info.Flags,
+            frames.MaybeDmaPinned(head));
+    }
+}

@@ -1,0 +1,45 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Faults;
+
+namespace FramePin.Core.Machines;
+
+/// <summary>What a machine is made of. Sizes in bytes.</summary>
+public sealed record MachineOptions
+{
+    /// <summary>Least memory: below it the reserved frames and one huge page do not fit.</summary>
+    public const ulong MinMemory = 4UL << 20;
+
+    /// <summary>Most memory: 16 TiB, what 39 bits of PFN and the frame records of one host carry comfortably.</summary>
+    public const ulong MaxMemory = 16UL << 40;
+
+    public KernelProfile Profile { get; init; } = KernelProfile.Default;
+
+    /// <summary>Physical memory, a multiple of 2 MiB. Costs host memory only where it is written.</summary>
+    public ulong Memory { get; init; } = 1UL << 30;
+
+    /// <summary>ZONE_MOVABLE at the top of memory; long-term pins move pages out of it.</summary>
+    public ulong MovableMemory { get; init; }
+
+    /// <summary>Pages in the 2 MiB hugetlb pool.</summary>
+    public int HugePages2M { get; init; }
+
+    /// <summary>Pages in the 1 GiB hugetlb pool.</summary>
+    public int HugePages1G { get; init; }
+
+    public ThpMode Thp { get; init; } = ThpMode.MAdvise;
+
+    /// <summary>Runs the whole-structure audit after each command and throws on a finding. For tests: slow.</summary>
+    public bool AuditsEachCommand { get; init; }
+
+    /// <summary>Null when the options are sound, else what is wrong with them.</summary>
+    public string? Validate()
+    {
+        const ulong unit = 2UL << 20;
+        if (Memory is < MinMemory or > MaxMemory) return $"memory must be {MinMemory} to {MaxMemory} bytes";
+        if (Memory % unit != 0 || MovableMemory % unit != 0) return "memory sizes must be multiples of 2 MiB";
+        if (MovableMemory > Memory - unit) return "ZONE_MOVABLE must leave at least 2 MiB of other memory";
+        if (HugePages2M < 0 || HugePages1G < 0) return "huge page counts must not be negative";
+        var huge = ((UInt128)HugePages2M * unit) + ((UInt128)HugePages1G << 30);
+        return huge > Memory - MovableMemory - unit ? "the hugetlb pools do not fit into the memory" : null;
+    }
+}

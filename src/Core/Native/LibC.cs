@@ -1,0 +1,37 @@
+using System.Runtime.InteropServices;
+
+namespace FramePin.Core.Native;
+
+/// <summary>The system calls that the emulated physical memory stands on. No other room calls the host's libc.</summary>
+internal static unsafe partial class LibC
+{
+    internal const int ProtRead = 1;
+    internal const int ProtWrite = 2;
+    internal const int MapShared = 1;
+    internal const int MapPrivate = 2;
+    internal const int MapAnonymous = 0x20;
+    internal const int MapNoReserve = 0x4000;
+    internal const int MadvRemove = 9;
+    internal const int MadvDontNeed = 4;
+    internal const int MadvNoHugePage = 15;
+    internal const uint MfdCloexec = 1;
+    internal const uint MfdAllowSealing = 2;
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int memfd_create(string name, uint flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int ftruncate(int fd, long length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial void* mmap(void* address, nuint length, int prot, int flags, int fd, long offset);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int munmap(void* address, nuint length);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int madvise(void* address, nuint length, int advice);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int close(int fd);
+}

@@ -1,0 +1,74 @@
+using System.ComponentModel;
+using System.Runtime.InteropServices;
+using FramePin.Core.Addressing;
+
+namespace FramePin.Core.Native;
+
+/// <summary>
+/// The bytes of a machine's physical memory: one memfd, mapped whole and sparse. A frame that nobody wrote costs nothing.
+/// </summary>
+/// <remarks>Owned by the machine; disposing it invalidates every span handed out.</remarks>
+internal sealed unsafe class PhysicalBytes : IDisposable
+{
+    private readonly int _fd;
+    private readonly byte* _base;
+    private bool _disposed;
+
+    /// <summary>Creates <paramref name="frames"/> frames of zeroes. Throws <see cref="Win32Exception"/> when the host refuses.</summary>
+    public PhysicalBytes(string name, ulong frames)
+    {
+        Frames = frames;
+        var length = checked((long)(frames * PageGeometry.PageSize));
+        _fd = LibC.memfd_create(name, LibC.MfdCloexec | LibC.MfdAllowSealing);
+        if (_fd < 0) throw new Win32Exception(Marshal.GetLastPInvokeError(), "memfd_create");
+        if (LibC.ftruncate(_fd, length) != 0)
+        {
+            var error = Marshal.GetLastPInvokeError();
+            _ = LibC.close(_fd);
+            throw new Win32Exception(error, "sizing the machine's memory");
+        }
+
+        // SAFETY: a fresh shared mapping of the whole file, which only this object unmaps.
+        var address = LibC.mmap(
+            null, (nuint)length, LibC.ProtRead | LibC.ProtWrite, LibC.MapShared | LibC.MapNoReserve, _fd, 0);
+        if ((nint)address == -1)
+        {
+            var error = Marshal.GetLastPInvokeError();
+            _ = LibC.close(_fd);
+            throw new Win32Exception(error, "mapping the machine's memory");
+        }
+
+        _base = (byte*)address;
+    }
+
+    /// <summary>Number of frames.</summary>
+    public ulong Frames { get; }
+
+    /// <summary>The bytes of <paramref name="count"/> frames from <paramref name="first"/> on; at most 2 GiB at once.</summary>
+    public Span<byte> Of(Pfn first, ulong count = 1)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        if (first.Value >= Frames || count > Frames - first.Value)
+            throw new ArgumentOutOfRangeException(nameof(first), "frame outside physical memory");
+        // SAFETY: the range was just checked against the mapping, which lives as long as this object.
+        return new Span<byte>(_base + first.PhysicalAddress, checked((int)(count * PageGeometry.PageSize)));
+    }
+
+    /// <summary>Makes frames read as zero again and returns their host memory (a hole in the memfd).</summary>
+    public void Punch(Pfn first, ulong count)
+    {
+        // SAFETY: a range inside the mapping; MADV_REMOVE on a shared memfd mapping punches the hole.
+        var result = LibC.madvise(
+            _base + first.PhysicalAddress, (nuint)(count * PageGeometry.PageSize), LibC.MadvRemove);
+        if (result != 0) throw new Win32Exception(Marshal.GetLastPInvokeError(), "punching physical memory");
+    }
+
+    public void Dispose()
+    {
+        if (_disposed) return;
+        _disposed = true;
+        // SAFETY: nobody may hold a span now; the machine that owns this object has ended its users.
+        _ = LibC.munmap(_base, (nuint)(Frames * PageGeometry.PageSize));
+        _ = LibC.close(_fd);
+    }
+}

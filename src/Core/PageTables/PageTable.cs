@@ -1,0 +1,228 @@
+using System.Diagnostics;
+using System.Runtime.CompilerServices;
+using FramePin.Core.Addressing;
+
+namespace FramePin.Core.PageTables;
+
+/// <summary>Where a leaf was found: its table, its place there, and log2 of the frames it covers.</summary>
+internal readonly record struct LeafSlot(int Table, int Index, int Order)
+{
+    public static readonly LeafSlot None;
+
+    public bool Exists => Table != 0;
+
+    /// <summary>Bytes that the leaf covers.</summary>
+    public ulong Size => PageGeometry.PageSize << Order;
+}
+
+/// <summary>
+/// A four-level x86-64 page table (48 bits of address). Leaves may be 4 KiB, 2 MiB or 1 GiB. Also the index of a memory
+/// file's page cache, with page indexes in place of page numbers.
+/// </summary>
+/// <remarks>
+/// Changed under the turn; pins only read it, under the gate. Callers keep frame references and map counts right: the table
+/// knows entries, not frames.
+/// </remarks>
+internal sealed class PageTable
+{
+    public const int PteLevel = 0;
+    public const int PmdLevel = 1;
+    public const int PudLevel = 2;
+    public const int PgdLevel = 3;
+
+    private readonly TablePool _pool;
+
+    private PageTable(TablePool pool, int root)
+    {
+        _pool = pool;
+        Root = root;
+    }
+
+    /// <summary>Number of the top table.</summary>
+    public int Root { get; private set; }
+
+    public TablePool Pool => _pool;
+
+    /// <summary>An empty table; null when the pool is used up.</summary>
+    public static PageTable? Create(TablePool pool) => pool.Allocate() is var root and not 0 ? new PageTable(pool, root) : null;
+
+    public static int ShiftOf(int level) => PageGeometry.PageShift + (9 * level);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static int IndexOf(ulong address, int level) => (int)(address >> ShiftOf(level)) & 511;
+
+    /// <summary>The entry at a slot.</summary>
+    public ref ulong this[LeafSlot slot] => ref _pool.Entry(slot.Table, slot.Index);
+
+    /// <summary>
+    /// The slot that decides over <paramref name="address"/>: a leaf of any size, or the entry of the lowest table that exists.
+    /// <see cref="LeafSlot.Exists"/> is false when a table on the way is missing.
+    /// </summary>
+    public LeafSlot Find(ulong address)
+    {
+        var table = Root;
+        for (var level = PgdLevel; level > PteLevel; level--)
+        {
+            var index = IndexOf(address, level);
+            var entry = _pool.Entry(table, index);
+            if (entry == 0) return LeafSlot.None;
+            if ((entry & Pte.Huge) != 0) return new LeafSlot(table, index, 9 * level);
+            table = TableOf(entry);
+        }
+
+        return new LeafSlot(table, IndexOf(address, PteLevel), 0);
+    }
+
+    /// <summary>The entry that maps <paramref name="address"/>, of any size; 0 when there is none.</summary>
+    public ulong Read(ulong address)
+    {
+        var slot = Find(address);
+        return slot.Exists ? this[slot] : 0;
+    }
+
+    /// <summary>
+    /// The slot for a leaf of 2^<paramref name="order"/> frames at <paramref name="address"/>, with the tables above it made.
+    /// No leaf may be in the way. Not existing: the pool is used up.
+    /// </summary>
+    public LeafSlot Ensure(ulong address, int order)
+    {
+        var bottom = order / 9;
+        var table = Root;
+        for (var level = PgdLevel; level > bottom; level--)
+        {
+            ref var entry = ref _pool.Entry(table, IndexOf(address, level));
+            Debug.Assert((entry & Pte.Huge) == 0, "a huge leaf is in the way");
+            if (entry == 0)
+            {
+                var made = _pool.Allocate();
+                if (made == 0) return LeafSlot.None;
+                entry = ((ulong)made << Pte.PfnShift) | Pte.Present;
+            }
+
+            table = TableOf(entry);
+        }
+
+        return new LeafSlot(table, IndexOf(address, bottom), order);
+    }
+
+    /// <summary>
+    /// Advances <paramref name="address"/> to the first entry at or after it that is not empty and lies below
+    /// <paramref name="end"/>. The address becomes the leaf's first byte, or stays inside it when it started there.
+    /// </summary>
+    public bool Next(ref ulong address, ulong end, out LeafSlot slot)
+    {
+        while (address < end)
+        {
+            var table = Root;
+            var level = PgdLevel;
+            while (true)
+            {
+                var index = IndexOf(address, level);
+                var entries = _pool.Table(table);
+                var skip = entries[index..].IndexOfAnyExcept(0UL);
+                if (skip != 0)
+                {
+                    var span = 1UL << ShiftOf(level);
+                    var steps = skip < 0 ? (ulong)(512 - index) : (ulong)skip;
+                    var next = PageGeometry.AlignDown(address, span) + (steps * span);
+                    if (next <= address || next >= end)
+                    {
+                        slot = LeafSlot.None;
+                        return false;
+                    }
+
+                    address = next;
+                    if (skip < 0) break;
+                    index += skip;
+                }
+
+                var entry = entries[index];
+                if (level == PteLevel || (entry & Pte.Huge) != 0)
+                {
+                    slot = new LeafSlot(table, index, 9 * level);
+                    return true;
+                }
+
+                table = TableOf(entry);
+                level--;
+            }
+        }
+
+        slot = LeafSlot.None;
+        return false;
+    }
+
+    /// <summary>Replaces a huge leaf by a table of the next smaller leaves that map the same frames. False: no table left.</summary>
+    public bool Split(LeafSlot slot)
+    {
+        Debug.Assert(slot.Order > 0, "a small leaf cannot be split");
+        var made = _pool.Allocate();
+        if (made == 0) return false;
+        ref var entry = ref this[slot];
+        var below = slot.Order - 9;
+        var bits = below == 0 ? (entry & ~Pte.Huge) | Pte.Compound : entry;
+        var table = _pool.Table(made);
+        for (var i = 0; i < table.Length; i++) table[i] = bits + (((ulong)i << below) << Pte.PfnShift);
+        entry = ((ulong)made << Pte.PfnShift) | Pte.Present;
+        return true;
+    }
+
+    /// <summary>Frees tables inside [<paramref name="start"/>, <paramref name="end"/>) that hold nothing any more.</summary>
+    public void Prune(ulong start, ulong end)
+    {
+        if (start < end) PruneTable(Root, PgdLevel, 0, start, end);
+    }
+
+    /// <summary>Frees every table; the object must not be used afterwards.</summary>
+    public void Destroy()
+    {
+        FreeSubtree(Root, PgdLevel);
+        Root = 0;
+    }
+
+    /// <summary>Tables of this page table, the top one included (for pgtables in statistics and the audit).</summary>
+    public int CountTables() => CountTables(Root, PgdLevel);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static int TableOf(ulong entry) => (int)((entry & Pte.PfnMask) >> Pte.PfnShift);
+
+    private int CountTables(int table, int level)
+    {
+        var count = 1;
+        if (level == PteLevel) return count;
+        foreach (var entry in _pool.Table(table))
+            if (entry != 0 && (entry & Pte.Huge) == 0) count += CountTables(TableOf(entry), level - 1);
+        return count;
+    }
+
+    private void PruneTable(int table, int level, ulong tableBase, ulong start, ulong end)
+    {
+        var span = 1UL << ShiftOf(level);
+        var first = start <= tableBase ? 0 : IndexOf(start, level);
+        var last = end >= tableBase + (span * 512) ? 511 : IndexOf(end - 1, level);
+        for (var index = first; index <= last; index++)
+        {
+            ref var entry = ref _pool.Entry(table, index);
+            if (entry == 0 || (entry & Pte.Huge) != 0) continue;
+            var child = TableOf(entry);
+            var childBase = tableBase + ((ulong)index * span);
+            if (level > PmdLevel) PruneTable(child, level - 1, childBase, start, end);
+            if (_pool.Table(child).ContainsAnyExcept(0UL)) continue;
+            _pool.Free(child);
+            entry = 0;
+        }
+    }
+
+    private void FreeSubtree(int table, int level)
+    {
+        var entries = _pool.Table(table);
+        if (level > PteLevel)
+        {
+            foreach (var entry in entries)
+                if (entry != 0 && (entry & Pte.Huge) == 0) FreeSubtree(TableOf(entry), level - 1);
+        }
+
+        entries.Clear();
+        _pool.Free(table);
+    }
+}

@@ -1,0 +1,57 @@
+using System.Runtime.CompilerServices;
+using FramePin.Core.Addressing;
+
+namespace FramePin.Core.PageTables;
+
+/// <summary>
+/// A page-table entry. High to low: 58 soft-dirty, 57 PROT_NONE, 56 marker, 55 no struct page wanted (pfn entry), 54 secret, 53 no mapping,
+/// 52 dirty-tracked file, 12 to 51 PFN (or marker kind, or table number), 11 compound, 10 anonymous, 9 exclusive, 8 special, 7 huge,
+/// 6 dirty, 5 accessed, 1 writable, 0 present.
+/// </summary>
+/// <remarks>
+/// What Linux keeps in the page and the fast path reads from there (anonymous, exclusive, secretmem, dirty-tracked,
+/// large) stands in the entry as well, because one entry maps it: a run of entries is then checked with one mask.
+/// An exclusive page has exactly one entry (kernel-semantics 3.6), so its bit can live there.
+/// </remarks>
+internal static class Pte
+{
+    public const ulong Present = 1UL << 0;
+    public const ulong Write = 1UL << 1;
+    public const ulong Accessed = 1UL << 5;
+    public const ulong Dirty = 1UL << 6;
+    public const ulong Huge = 1UL << 7;
+    public const ulong Special = 1UL << 8;
+    public const ulong Exclusive = 1UL << 9;
+    public const ulong Anon = 1UL << 10;
+    /// <summary>Maps a frame of a large folio from the lowest level.</summary>
+    public const ulong Compound = 1UL << 11;
+    public const ulong DirtyTracked = 1UL << 52;
+    /// <summary>The page has a struct page but no mapping (kernel memory mapped by vm_insert_page).</summary>
+    public const ulong NoMapping = 1UL << 53;
+    public const ulong Secret = 1UL << 54;
+    /// <summary>A raw PFN: special and without a page to reference.</summary>
+    public const ulong RawPfn = 1UL << 55;
+    public const ulong Marker = 1UL << 56;
+    /// <summary>Keeps its PFN but no access at all (PROT_NONE); never together with Present.</summary>
+    public const ulong ProtNone = 1UL << 57;
+
+    public const int PfnShift = PageGeometry.PageShift;
+    public const ulong PfnMask = ((1UL << 40) - 1) << PfnShift;
+
+    /// <summary>What a leaf carries along when its protection or address changes.</summary>
+    public const ulong KeepMask = PfnMask | Accessed | Dirty | Huge | Special | Exclusive | Anon | Compound
+        | DirtyTracked | NoMapping | Secret | RawPfn;
+
+    public const ulong GuardMarker = Marker | (1UL << PfnShift);
+    public const ulong PoisonMarker = Marker | (2UL << PfnShift);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Pfn PfnOf(ulong entry) => new((entry & PfnMask) >> PfnShift);
+
+    public static ulong Leaf(Pfn pfn, ulong bits) => (pfn.Value << PfnShift) | bits;
+
+    /// <summary>Maps something: present, or there but without access.</summary>
+    public static bool IsMapped(ulong entry) => (entry & (Present | ProtNone)) != 0;
+
+    public static bool Has(ulong entry, ulong bits) => (entry & bits) == bits;
+}

@@ -1,0 +1,211 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Faults;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Pinning;
+
+/// <summary>
+/// A pin on the slow path as a value that can be put down and taken up again: __get_user_pages_locked with its retry loop
+/// (kernel-semantics 3.5) around the walk, and the long-term migration around both (3.8).
+/// </summary>
+/// <remarks>
+/// Each call of <see cref="Run"/> happens in a turn of its own. Between two calls the operation holds nothing but the
+/// references it has taken: no lock, no VMA, no entry. Whatever a parked operation waits for enters as a command of its own.
+/// </remarks>
+internal sealed class GupOperation
+{
+    private enum Stage
+    {
+        TakeLock,
+        Walk,
+        RetryOne,
+        Done,
+    }
+
+    private readonly AddressSpace _space;
+    private readonly GupFlags _flags;
+    private readonly FrameVector _vector;
+    private readonly long _wanted;
+    private readonly ulong _start;
+    private readonly long _before;
+    private readonly bool _locksItself;
+
+    private Stage _stage;
+    private ulong _address;
+    private long _left;
+    private long _done;
+    private Errno _error;
+    private bool _lockDropped;
+
+    /// <summary>Prepares a walk of <paramref name="count"/> pages from <paramref name="start"/>.</summary>
+    /// <param name="space">Whose pages.</param>
+    /// <param name="start">First address, in bytes.</param>
+    /// <param name="count">Pages.</param>
+    /// <param name="flags">Flags, internal ones included.</param>
+    /// <param name="vector">Receives the frames behind what it already holds.</param>
+    /// <param name="locksItself">The call takes mmap_lock itself (_unlocked, _fast); else the caller holds it.</param>
+    public GupOperation(
+        AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector, bool locksItself)
+    {
+        _space = space;
+        _flags = flags;
+        _vector = vector;
+        _wanted = count;
+        _start = start;
+        _before = vector.Count;
+        _locksItself = locksItself;
+        Begin();
+    }
+
+    public AddressSpace Space => _space;
+
+    public FrameVector Vector => _vector;
+
+    /// <summary>Set when <see cref="Run"/> returned true.</summary>
+    public GupResult Result { get; private set; }
+
+    public StopReason Reason { get; private set; }
+
+    /// <summary>How often a fault dropped the lock.</summary>
+    public int Retries { get; private set; }
+
+    /// <summary>False on return: the caller's *locked is 0 now.</summary>
+    public bool IsLockHeld => !_lockDropped && !_locksItself;
+
+    /// <summary>Address of the fault that a parked operation waits for, in bytes.</summary>
+    public ulong ParkedAt => _address;
+
+    /// <summary>Goes on until the end (true) or until a fault has to wait for somebody (false).</summary>
+    public bool Run(MmContext mm)
+    {
+        while (true)
+        {
+            if (!RunLocked(mm)) return false;
+            if ((_flags & GupFlags.LongTerm) == 0 || _done == 0) break;
+            var moved = LongTermMigration.Run(mm, _space, _start, _vector, _before);
+            if (moved == MigrationOutcome.AllPinnable) break;
+            if (moved == MigrationOutcome.Failed)
+            {
+                _done = 0;
+                _error = Errno.ENOMEM;
+                Reason = StopReason.MigrationFailed;
+                break;
+            }
+
+            Begin();
+        }
+
+        Result = _done > 0 ? GupResult.Of(_done) : _error;
+        return true;
+    }
+
+    private void Begin()
+    {
+        _stage = _locksItself ? Stage.TakeLock : Stage.Walk;
+        _address = _start;
+        _left = _wanted;
+        _done = 0;
+        _error = Errno.None;
+    }
+
+    private bool RunLocked(MmContext mm)
+    {
+        while (_stage != Stage.Done)
+        {
+            switch (_stage)
+            {
+                case Stage.TakeLock:
+                    if (mm.Plan.Decide(ChoicePoint.LockTake, _space.Name, _address) == FaultAction.Kill)
+                    {
+                        Kill();
+                        Finish(Errno.EAGAIN, StopReason.Signal);
+                        break;
+                    }
+
+                    _stage = Stage.Walk;
+                    break;
+                case Stage.Walk:
+                    if (!WalkRest(mm)) return false;
+                    break;
+                case Stage.RetryOne:
+                    if (!RetryOnePage(mm)) return false;
+                    break;
+            }
+        }
+
+        return true;
+    }
+
+    private bool WalkRest(MmContext mm)
+    {
+        var walked = GupWalk.Walk(mm, _space, _address, _left, _flags, _vector, out var reason);
+        Advance(walked.Pages);
+        Reason = reason;
+        if (_left == 0 || !walked.IsLockDropped)
+        {
+            // Done, failed, or NOWAIT: the lock is still held.
+            Finish(walked.Error, reason, allowsZero: true);
+            return true;
+        }
+
+        Retries++;
+        _lockDropped = true;
+        _stage = Stage.RetryOne;
+        return !walked.Parks;
+    }
+
+    /// <summary>After the lock was dropped: one page with TRIED, then the rest.</summary>
+    private bool RetryOnePage(MmContext mm)
+    {
+        switch (mm.Plan.Decide(ChoicePoint.LockTake, _space.Name, _address))
+        {
+            case FaultAction.Kill: Kill(); break;
+            case FaultAction.Signal: Signal(PendingSignal.NonFatal); break;
+        }
+
+        var pending = _space.Task.Pending;
+        var isInterrupted = pending == PendingSignal.Fatal
+            || (pending == PendingSignal.NonFatal && (_flags & GupFlags.Interruptible) != 0);
+        if (isInterrupted)
+        {
+            Finish(Errno.EINTR, StopReason.Signal);
+            return true;
+        }
+
+        var walked = GupWalk.Walk(mm, _space, _address, 1, _flags | GupFlags.Tried, _vector, out var reason);
+        Reason = reason;
+        if (walked.IsLockDropped)
+        {
+            Retries++;
+            return !walked.Parks;
+        }
+
+        Advance(walked.Pages);
+        if (walked.Pages != 1) Finish(walked.Error, reason);
+        else if (_left == 0) Finish(Errno.None, StopReason.None);
+        else _stage = Stage.Walk;
+        return true;
+    }
+
+    private void Advance(long pages)
+    {
+        _address = (_address & PageGeometry.PageMask) + ((ulong)pages << PageGeometry.PageShift);
+        _left -= pages;
+        _done += pages;
+    }
+
+    private void Finish(Errno error, StopReason reason, bool allowsZero = false)
+    {
+        _stage = Stage.Done;
+        Reason = _left == 0 ? StopReason.None : reason;
+        _error = _done > 0 ? Errno.None : error;
+        var isNoWait = (_flags & GupFlags.NoWait) != 0;
+        // No page without NOWAIT is a warning and -EFAULT.
+        if (_done == 0 && error == Errno.None && !(isNoWait && allowsZero)) _error = Errno.EFAULT;
+    }
+
+    private void Kill() => Signal(PendingSignal.Fatal);
+
+    private void Signal(PendingSignal signal) => _space.Task = _space.Task with { Pending = signal };
+}

@@ -1,0 +1,264 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Faults;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Pinning;
+
+/// <summary>How one walk under the lock ended.</summary>
+/// <param name="Pages">Pages taken by it.</param>
+/// <param name="Error">Set only when it took none.</param>
+/// <param name="IsLockDropped">A fault dropped mmap_lock: the caller decides whether to go on.</param>
+/// <param name="Parks">The fault waits for somebody; go on only when resumed.</param>
+internal readonly record struct WalkEnd(long Pages, Errno Error, bool IsLockDropped, bool Parks);
+
+/// <summary>The slow walk, __get_user_pages: page by page, faulting in what is missing (kernel-semantics 3.4). Under the turn.</summary>
+internal static class GupWalk
+{
+    /// <summary>A pages array is wanted, and with it a reference on each page.</summary>
+    private const GupFlags TakingFlags = GupFlags.Get | GupFlags.Pin;
+
+    private enum Found
+    {
+        Page,
+        /// <summary>Absent, or not writable and a write is wanted.</summary>
+        Absent,
+        MustUnshare,
+        Error,
+    }
+
+    private readonly record struct LookUp(Found Kind, Errno Error, Pfn Pfn, ulong Pages, bool IsLarge)
+    {
+        public static LookUp Fail(Errno error) => new(Found.Error, error, default, 0, false);
+
+        public static LookUp Missing(Found kind) => new(kind, Errno.None, default, 0, false);
+    }
+
+    /// <summary>Walks up to <paramref name="count"/> pages from <paramref name="start"/> and appends them to the vector.</summary>
+    /// <param name="mm">The machine's memory.</param>
+    /// <param name="space">Whose pages.</param>
+    /// <param name="start">First byte; its page is the first page.</param>
+    /// <param name="count">Pages wanted.</param>
+    /// <param name="flags">GUP flags, the internal ones included.</param>
+    /// <param name="vector">Where the frames go.</param>
+    /// <param name="reason">Why the walk stopped, when it did before the end.</param>
+    public static WalkEnd Walk(
+        MmContext mm, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector, out StopReason reason)
+    {
+        var writer = new RunWriter(vector);
+        var end = Walk(mm, space, start, ref count, flags, ref writer, out reason, out var taken);
+        writer.Finish();
+        if (taken > 0) vector.Hold();
+        return end with { Pages = taken, Error = taken > 0 ? Errno.None : end.Error };
+    }
+
+    /// <summary>Faults the pages of a range in without taking them (pages == NULL): populate, mlock. Never drops the lock.</summary>
+    public static WalkEnd Populate(MmContext mm, AddressSpace space, ulong start, long count, GupFlags flags)
+    {
+        var nothing = default(RunWriter);
+        var end = Walk(mm, space, start, ref count, flags, ref nothing, out _, out var taken);
+        return end with { Pages = taken };
+    }
+
+    private static WalkEnd Walk(
+        MmContext mm, AddressSpace space, ulong start, ref long count, GupFlags flags, ref RunWriter writer,
+        out StopReason reason, out long taken)
+    {
+        Vma? vma = null;
+        taken = 0;
+        var address = start & PageGeometry.PageMask;
+        while (count > 0)
+        {
+            if (vma is null || !vma.Range.Contains(address))
+            {
+                var error = EnterVma(mm, space, address, flags, out vma, out reason);
+                if (error != Errno.None) return new WalkEnd(0, error, false, false);
+            }
+
+            reason = StopReason.Signal;
+            if (space.Task.Pending == PendingSignal.Fatal) return new WalkEnd(0, Errno.EINTR, false, false);
+            var found = Follow(mm, space, vma!, address, (ulong)count, flags);
+            switch (found.Kind)
+            {
+                case Found.Page:
+                    if ((flags & TakingFlags) != 0) writer.Append(found.Pfn.Value, found.Pages, found.IsLarge);
+                    taken += (long)found.Pages;
+                    address += found.Pages << PageGeometry.PageShift;
+                    count -= (long)found.Pages;
+                    continue;
+                case Found.Error:
+                    reason = ReasonOf(found.Error);
+                    return new WalkEnd(0, found.Error, false, false);
+            }
+
+            var fault = FaultIn(mm, space, vma!, address, flags, found.Kind == Found.MustUnshare, out var end, out reason);
+            if (!fault) return end;
+        }
+
+        reason = StopReason.None;
+        return default;
+    }
+
+    /// <summary>gup_vma_lookup and check_vma_flags.</summary>
+    private static Errno EnterVma(
+        MmContext mm, AddressSpace space, ulong address, GupFlags flags, out Vma? vma, out StopReason reason)
+    {
+        var isPopulate = (flags & GupFlags.MadvPopulate) != 0;
+        vma = space.Vmas.Find(address);
+        reason = address >= PageGeometry.TaskSize ? StopReason.AddressLimit : StopReason.Hole;
+        if (vma is null) return isPopulate ? Errno.ENOMEM : Errno.EFAULT;
+        var error = VmaCheck.Check(mm.Profile, vma, flags, out reason);
+        return error == Errno.None || !isPopulate ? error : Errno.EINVAL;
+    }
+
+    /// <summary>follow_page_mask: what the page table has at an address, taken when it is good.</summary>
+    private static LookUp Follow(MmContext mm, AddressSpace space, Vma vma, ulong address, ulong wanted, GupFlags flags)
+    {
+        var slot = space.PageTable.Find(address);
+        var entry = slot.Exists ? space.PageTable[slot] : 0;
+        if (!Pte.IsMapped(entry))
+        {
+            var dumpsHole = (flags & GupFlags.Dump) != 0 && (vma.IsAnonymous || vma.Device is not null) && entry == 0;
+            return dumpsHole ? LookUp.Fail(Errno.EFAULT) : LookUp.Missing(Found.Absent);
+        }
+
+        if ((flags & GupFlags.SplitPmd) != 0 && slot.Order > 0)
+        {
+            if (!Mapping.SplitLeaf(mm, space, slot)) return LookUp.Fail(Errno.ENOMEM);
+            return Follow(mm, space, vma, address, wanted, flags);
+        }
+
+        if ((flags & GupFlags.Write) != 0 && !CanFollowWrite(vma, entry, flags)) return LookUp.Missing(Found.Absent);
+        var pfn = Pte.PfnOf(entry);
+        if ((entry & Pte.Special) != 0)
+        {
+            if ((flags & GupFlags.Dump) != 0) return LookUp.Fail(Errno.EFAULT);
+            if (pfn != mm.Memory.ZeroPage)
+                return (flags & TakingFlags) != 0 ? LookUp.Fail(Errno.EEXIST) : new LookUp(Found.Page, Errno.None, pfn, 1, false);
+        }
+
+        if ((entry & Pte.Write) == 0 && MustUnshare(mm.Profile, vma, entry, flags)) return LookUp.Missing(Found.MustUnshare);
+        return Grab(mm, space, slot, address, Math.Min(wanted, (vma.End - address) >> PageGeometry.PageShift), flags);
+    }
+
+    /// <summary>can_follow_write_pte: FORCE reads through to a page that a write fault has already copied.</summary>
+    private static bool CanFollowWrite(Vma vma, ulong entry, GupFlags flags)
+    {
+        if ((entry & Pte.Write) != 0) return true;
+        return (flags & GupFlags.Force) != 0 && vma.IsCow && !vma.Has(VmFlags.Write)
+            && Pte.Has(entry, Pte.Anon | Pte.Exclusive);
+    }
+
+    /// <summary>gup_must_unshare (kernel-semantics 3.6): only a read-only PIN can need it.</summary>
+    private static bool MustUnshare(KernelProfile profile, Vma vma, ulong entry, GupFlags flags)
+    {
+        if ((flags & (GupFlags.Write | GupFlags.Pin)) != GupFlags.Pin) return false;
+        if ((entry & Pte.Anon) != 0) return (entry & Pte.Exclusive) == 0;
+        return (flags & GupFlags.LongTerm) != 0 && profile.LongTermUnsharesFilePages && vma.IsCow;
+    }
+
+    /// <summary>try_grab_folio for as many pages of a leaf as are wanted.</summary>
+    private static LookUp Grab(
+        MmContext mm, AddressSpace space, LeafSlot slot, ulong address, ulong wanted, GupFlags flags)
+    {
+        var frames = mm.Memory.Frames;
+        ref var entry = ref space.PageTable[slot];
+        var offset = slot.Order == 0 ? 0 : (address >> PageGeometry.PageShift) & ((1UL << slot.Order) - 1);
+        var pages = Math.Min(wanted, (1UL << slot.Order) - offset);
+        var pfn = Pte.PfnOf(entry) + offset;
+        var head = frames.HeadOf(pfn);
+        var isPin = (flags & GupFlags.Pin) != 0;
+        if ((frames[head].Flags & FrameFlags.P2PDma) != 0 && (flags & GupFlags.PciP2PDma) == 0)
+            return LookUp.Fail(Errno.EREMOTEIO);
+        if ((frames[pfn].Flags & FrameFlags.HwPoison) != 0)
+            return LookUp.Fail((flags & GupFlags.HwPoison) != 0 ? Errno.EHWPOISON : Errno.EFAULT);
+        if (frames.RefCount(head) <= 0) return LookUp.Fail(Errno.ENOMEM);
+        var order = frames.OrderOf(head);
+        if ((flags & TakingFlags) == 0) return new LookUp(Found.Page, Errno.None, pfn, pages, order > 0);
+        if (isPin)
+        {
+            space.HasPinned = true;
+            if (pfn != mm.Memory.ZeroPage) frames.Counts[head.Value] += FrameTable.PinDelta(order, (long)pages);
+            mm.Memory.Statistics.Acquire((long)pages, CountMode.Exclusive);
+        }
+        else
+        {
+            frames.Counts[head.Value] += (long)pages;
+        }
+
+        if ((flags & GupFlags.Touch) != 0)
+        {
+            entry |= Pte.Accessed;
+            if ((flags & GupFlags.Write) != 0) frames[head].Flags |= FrameFlags.Dirty;
+        }
+
+        return new LookUp(Found.Page, Errno.None, pfn, pages, order > 0);
+    }
+
+    /// <summary>faultin_page. True: look again. False: the walk ends as <paramref name="end"/> says.</summary>
+    private static bool FaultIn(
+        MmContext mm, AddressSpace space, Vma vma, ulong address, GupFlags flags, bool unshare,
+        out WalkEnd end, out StopReason reason)
+    {
+        end = default;
+        reason = StopReason.NotPresent;
+        if ((flags & GupFlags.NoFault) != 0)
+        {
+            end = new WalkEnd(0, Errno.EFAULT, false, false);
+            return false;
+        }
+
+        var context = (flags & GupFlags.LongTerm) != 0 ? AllocationContext.Unmovable : AllocationContext.Movable;
+        var request = new FaultRequest(space, vma, address, FlagsOf(flags, unshare), context);
+        var result = FaultHandler.Handle(mm, request, out var parks);
+        if ((result & VmFault.ErrorMask) != 0)
+        {
+            var error = ErrnoOf(result, flags);
+            reason = error == Errno.ENOMEM ? StopReason.OutOfMemory : StopReason.FaultFailed;
+            end = new WalkEnd(0, error, false, false);
+            return false;
+        }
+
+        if ((result & VmFault.Retry) == 0) return true;
+        // NOWAIT keeps the lock and gives up with what it has (row 44); everybody else has lost it.
+        var keepsLock = (flags & GupFlags.NoWait) != 0;
+        end = new WalkEnd(0, Errno.None, !keepsLock, parks && !keepsLock);
+        return false;
+    }
+
+    private static FaultFlags FlagsOf(GupFlags flags, bool unshare)
+    {
+        var result = FaultFlags.None;
+        if ((flags & GupFlags.Write) != 0) result |= FaultFlags.Write;
+        if ((flags & GupFlags.Remote) != 0) result |= FaultFlags.Remote;
+        if ((flags & GupFlags.Unlockable) != 0)
+        {
+            result |= FaultFlags.AllowRetry | FaultFlags.Killable;
+            if ((flags & GupFlags.Interruptible) != 0) result |= FaultFlags.Interruptible;
+        }
+
+        if ((flags & GupFlags.NoWait) != 0) result |= FaultFlags.AllowRetry | FaultFlags.RetryNoWait;
+        if ((flags & GupFlags.Tried) != 0) result |= FaultFlags.Tried;
+        if (unshare) result = (result & ~FaultFlags.Write) | FaultFlags.Unshare;
+        return result;
+    }
+
+    /// <summary>vm_fault_to_errno.</summary>
+    private static Errno ErrnoOf(VmFault fault, GupFlags flags)
+    {
+        if ((fault & VmFault.Oom) != 0) return Errno.ENOMEM;
+        if ((fault & (VmFault.HwPoison | VmFault.HwPoisonLarge)) != 0)
+            return (flags & (GupFlags.HwPoison | GupFlags.MadvPopulate)) != 0 ? Errno.EHWPOISON : Errno.EFAULT;
+        return Errno.EFAULT;
+    }
+
+    private static StopReason ReasonOf(Errno error) => error switch
+    {
+        Errno.ENOMEM => StopReason.OutOfMemory,
+        Errno.EEXIST => StopReason.NoStructPage,
+        Errno.EREMOTEIO => StopReason.Permission,
+        _ => StopReason.FaultFailed,
+    };
+}

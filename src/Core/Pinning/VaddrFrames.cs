@@ -1,0 +1,158 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Faults;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Pinning;
+
+/// <summary>
+/// get_vaddr_frames, by era (kernel-semantics 2.3 to 2.6; mm/frame_vector.c, later
+/// drivers/media/common/videobuf2/frame_vector.c).
+/// </summary>
+internal static class VaddrFrames
+{
+    /// <summary>An answer already, or an operation whose result <see cref="Complete"/> turns into the answer.</summary>
+    /// <param name="Result">Valid when there is no operation.</param>
+    /// <param name="Operation">The slow path still to run, in a turn.</param>
+    /// <param name="TakenFast">Pages the fast path took before.</param>
+    /// <param name="Reason">Why the walk stopped, when it is over.</param>
+    internal readonly record struct Started(GupResult Result, GupOperation? Operation, long TakenFast, StopReason Reason);
+
+    /// <summary>True when the era's helper looks at VMAs before anything else and so has to hold the turn from the start.</summary>
+    public static bool NeedsTurn(KernelProfile profile) => profile.Era <= HelperEra.A2;
+
+    /// <summary>
+    /// Checks the arguments and runs what can be run without a turn. The vector must be empty; nr above its slots is
+    /// clamped (row 4); nr 0 leaves it alone (row 3).
+    /// </summary>
+    public static Started StartFast(
+        MmContext mm, AddressSpace space, ulong start, long count, GupFlags asked, FrameVector vector)
+    {
+        if (count <= 0) return new Started(GupResult.Of(0), null, 0, StopReason.None);
+        count = Math.Min(count, vector.Allocated);
+        vector.Reset();
+        var flags = FlagsOf(mm.Profile.Era, asked) | GupFlags.Pin;
+        vector.IsPinned = true;
+        var prepared = GupCalls.Fast(mm, space, GupCall.PinUserPagesFast, start, count, flags, vector);
+        if (prepared.Operation is { } operation) return new Started(default, operation, vector.Count, StopReason.None);
+        // Before 6.2 a wrapped range makes the pin answer 0, which the helper turns into -EFAULT (section 0).
+        return new Started(prepared.Result, null, 0, prepared.Reason);
+    }
+
+    /// <summary>Era A: decides by the first VMA. Under the turn.</summary>
+    public static Started StartLocked(
+        MmContext mm, AddressSpace space, ulong start, long count, GupFlags asked, FrameVector vector)
+    {
+        if (count <= 0) return new Started(GupResult.Of(0), null, 0, StopReason.None);
+        count = Math.Min(count, vector.Allocated);
+        vector.Reset();
+        if (space.Vmas.Find(start) is not { } vma) return new Started(Errno.EFAULT, null, 0, StopReason.Hole);
+        if (vma.File is { Kind: Backing.FileKind.FsDax })
+            return new Started(Errno.EOPNOTSUPP, null, 0, StopReason.Permission);
+        if (vma.HasAny(VmFlags.Io | VmFlags.PfnMap))
+        {
+            vector.GotRef = false;
+            vector.IsPfns = true;
+            var followed = FollowPfns(space, start, count, vector, out var reason);
+            return new Started(followed, null, 0, reason);
+        }
+
+        vector.GotRef = true;
+        vector.IsPfns = false;
+        vector.IsPinned = mm.Profile.HelperPins;
+        var flags = (asked & (GupFlags.Write | GupFlags.Force)) | GupFlags.Unlockable | GupFlags.Touch
+            | (mm.Profile.HelperPins ? GupFlags.Pin : GupFlags.Get);
+        // get_user_pages_locked: the helper holds the lock and lets it go when a fault wants that.
+        var operation = new GupOperation(space, start, count, flags, vector, locksItself: false);
+        return new Started(default, operation, 0, StopReason.None);
+    }
+
+    /// <summary>Turns the pin's answer into the helper's and sets the vector's state. Under the turn for era B.</summary>
+    public static GupResult Complete(
+        MmContext mm, AddressSpace space, ulong start, long count, FrameVector vector, GupResult pinned, ref StopReason reason)
+    {
+        if (count <= 0) return GupResult.Of(0);
+        var era = mm.Profile.Era;
+        if (era <= HelperEra.A2)
+        {
+            if (pinned.Pages == 0 && pinned.Error == Errno.None) return Errno.EFAULT;
+            // On an error nr_frames keeps its earlier value, 0 in correct use.
+            return pinned;
+        }
+
+        if (era == HelperEra.B && pinned.Pages == 0) return FollowAfterPin(mm, space, start, count, vector, pinned, ref reason);
+        vector.GotRef = true;
+        vector.IsPfns = false;
+        if (pinned.Pages > 0) return pinned;
+        vector.Reset();
+        return pinned.Error == Errno.None ? Errno.EFAULT : pinned;
+    }
+
+    private static GupResult FollowAfterPin(
+        MmContext mm, AddressSpace space, ulong start, long count, FrameVector vector, GupResult pinned, ref StopReason reason)
+    {
+        vector.GotRef = false;
+        vector.IsPfns = true;
+        count = Math.Min(count, vector.Allocated);
+        var followed = FollowPfns(space, start, count, vector, out var followReason);
+        if (followed.Pages > 0)
+        {
+            reason = followReason;
+            return followed;
+        }
+
+        // follow_pfn's -EINVAL says nothing about normal memory; later kernels answer what the pin had said.
+        var hides = followed.Error == Errno.EINVAL && !mm.Profile.PfnErrorHidesPinError;
+        if (hides) return pinned.Error == Errno.None ? Errno.EFAULT : pinned;
+        reason = followReason;
+        return followed;
+    }
+
+    /// <summary>The follow_pfn loop over adjoining VM_IO and VM_PFNMAP areas: takes no reference and faults nothing in.</summary>
+    private static GupResult FollowPfns(
+        AddressSpace space, ulong start, long count, FrameVector vector, out StopReason reason)
+    {
+        var writer = new RunWriter(vector);
+        var error = Errno.None;
+        reason = StopReason.None;
+        var vma = space.Vmas.Find(start);
+        while (vma is not null)
+        {
+            while (writer.Frames < count && start + PageGeometry.PageSize <= vma.End)
+            {
+                var slot = space.PageTable.Find(start);
+                var entry = slot.Exists ? space.PageTable[slot] : 0;
+                var canFollow = vma.HasAny(VmFlags.Io | VmFlags.PfnMap) && Pte.IsMapped(entry);
+                if (!canFollow)
+                {
+                    error = Errno.EINVAL;
+                    reason = vma.HasAny(VmFlags.Io | VmFlags.PfnMap) ? StopReason.NotPresent : StopReason.MappingClass;
+                    break;
+                }
+
+                var offset = slot.Order == 0 ? 0 : (start >> PageGeometry.PageShift) & ((1UL << slot.Order) - 1);
+                writer.Append(Pte.PfnOf(entry).Value + offset, 1, isLarge: false);
+                start += PageGeometry.PageSize;
+            }
+
+            if (error != Errno.None || writer.Frames >= count) break;
+            reason = StopReason.MappingClass;
+            // An unaligned start leaves a tail that is not wholly inside.
+            if (start < vma.End) break;
+            vma = space.Vmas.Find(start);
+            if (vma is null) reason = StopReason.Hole;
+            else if (!vma.HasAny(VmFlags.Io | VmFlags.PfnMap)) break;
+        }
+
+        writer.Finish();
+        if (vector.Count > 0) return GupResult.Of(vector.Count);
+        return error != Errno.None ? error : Errno.EFAULT;
+    }
+
+    private static GupFlags FlagsOf(HelperEra era, GupFlags asked) => era switch
+    {
+        HelperEra.B or HelperEra.C => GupFlags.LongTerm | GupFlags.Force | GupFlags.Write,
+        _ => GupFlags.LongTerm | (asked & GupFlags.Write),
+    };
+}

@@ -1,0 +1,53 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Faults;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Syscalls;
+
+/// <summary>What a device's mmap method does: flags of the area and, for eager kinds, its entries. Under the turn.</summary>
+internal static class DeviceMappings
+{
+    private const VmFlags Remapped = VmFlags.Io | VmFlags.PfnMap | VmFlags.DontExpand | VmFlags.DontDump;
+
+    /// <summary>Puts the area into the tree and maps what its device maps at once. -EINVAL beyond the device's end.</summary>
+    public static Errno Map(MmContext mm, AddressSpace space, Vma vma)
+    {
+        var device = vma.Device!;
+        if (vma.PageOffset + vma.Pages > device.Frames) return Errno.EINVAL;
+        if (!device.Writable && vma.Has(VmFlags.Shared | VmFlags.Write)) return Errno.EACCES;
+        vma.Flags |= FlagsOf(device.Mapping);
+        vma.Flags &= ~VmFlags.Account;
+        var tracked = VmaMerge.InsertOrMerge(space, vma);
+        for (var address = vma.Start; address < vma.End; address += PageGeometry.PageSize)
+        {
+            var pfn = device.First + vma.IndexOf(address);
+            var error = MapOne(mm, space, vma, device, address, pfn);
+            if (error == Errno.None) continue;
+            MunmapCall.Unmap(mm, space, tracked.Range);
+            return error;
+        }
+
+        return Errno.None;
+    }
+
+    private static VmFlags FlagsOf(DeviceMapping mapping) => mapping switch
+    {
+        DeviceMapping.PfnMap or DeviceMapping.PfnMapLazy => Remapped,
+        DeviceMapping.IoPages => VmFlags.Io | VmFlags.DontExpand | VmFlags.DontDump,
+        DeviceMapping.MixedPages or DeviceMapping.MixedPfns =>
+            VmFlags.MixedMap | VmFlags.DontExpand | VmFlags.DontDump,
+        DeviceMapping.FaultPages => VmFlags.None,
+        _ => VmFlags.DontExpand,
+    };
+
+    private static Errno MapOne(MmContext mm, AddressSpace space, Vma vma, Device device, ulong address, Pfn pfn) =>
+        device.Mapping switch
+        {
+            DeviceMapping.PfnMap or DeviceMapping.IoPages or DeviceMapping.MixedPfns =>
+                FaultHandler.MapRaw(space, vma, address, pfn) ? Errno.None : Errno.ENOMEM,
+            DeviceMapping.MixedPages => FaultHandler.InsertPage(mm, space, vma, address, pfn),
+            _ => Errno.None,
+        };
+}

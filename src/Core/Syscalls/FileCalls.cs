@@ -1,0 +1,66 @@
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Faults;
+
+namespace FramePin.Core.Syscalls;
+
+/// <summary>Changes of a memory file's size and contents (mm/truncate.c). Offsets and sizes in bytes. Under the turn.</summary>
+internal static class FileCalls
+{
+    /// <summary>ftruncate: pages behind the new end leave the file and every mapping, private copies too.</summary>
+    public static void Truncate(MmContext mm, MemoryFile file, ulong size)
+    {
+        var old = file.Size;
+        file.Size = size;
+        if (size >= old) return;
+        var first = PageGeometry.PagesOf(size);
+        UnmapPages(mm, file, first, ulong.MaxValue, alsoCopies: true);
+        file.Remove(first, ulong.MaxValue >> PageGeometry.PageShift);
+        var within = size & (PageGeometry.PageSize - 1);
+        if (within != 0 && file.Lookup(size >> PageGeometry.PageShift) is { } last)
+            mm.Memory.Bytes.Of(last)[(int)within..].Clear();
+    }
+
+    /// <summary>fallocate(PUNCH_HOLE): whole pages leave the file, parts of pages are zeroed; private copies stay.</summary>
+    public static void PunchHole(MmContext mm, MemoryFile file, ulong offset, ulong length)
+    {
+        var end = Math.Min(offset + length, PageGeometry.AlignUp(file.Size, PageGeometry.PageSize));
+        if (end <= offset) return;
+        var unit = PageGeometry.PageSize << file.Order;
+        var first = PageGeometry.AlignUp(offset, unit) >> PageGeometry.PageShift;
+        var last = PageGeometry.AlignDown(end, unit) >> PageGeometry.PageShift;
+        ZeroPart(mm, file, offset, Math.Min(end, first << PageGeometry.PageShift));
+        if (last < first) return;
+        ZeroPart(mm, file, last << PageGeometry.PageShift, end);
+        if (last == first) return;
+        UnmapPages(mm, file, first, last, alsoCopies: false);
+        file.Remove(first, last - first);
+    }
+
+    /// <summary>unmap_mapping_range over every address space. Page indexes, half-open.</summary>
+    private static void UnmapPages(MmContext mm, MemoryFile file, ulong first, ulong last, bool alsoCopies)
+    {
+        foreach (var space in mm.Spaces)
+        foreach (var vma in space.Vmas.All)
+        {
+            if (!ReferenceEquals(vma.File, file)) continue;
+            var from = Math.Max(first, vma.PageOffset);
+            var to = Math.Min(last, vma.PageOffset + vma.Pages);
+            if (from >= to) continue;
+            var start = vma.Start + ((from - vma.PageOffset) << PageGeometry.PageShift);
+            var end = vma.Start + ((to - vma.PageOffset) << PageGeometry.PageShift);
+            Mapping.Zap(mm, space, start, end, onlyFile: !alsoCopies);
+        }
+    }
+
+    private static void ZeroPart(MmContext mm, MemoryFile file, ulong start, ulong end)
+    {
+        while (start < end)
+        {
+            var pageEnd = Math.Min(end, PageGeometry.AlignDown(start, PageGeometry.PageSize) + PageGeometry.PageSize);
+            if (file.Lookup(start >> PageGeometry.PageShift) is { } pfn)
+                mm.Memory.Bytes.Of(pfn).Slice((int)(start & ~PageGeometry.PageMask), (int)(pageEnd - start)).Clear();
+            start = pageEnd;
+        }
+    }
+}

@@ -1,0 +1,135 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Faults;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Syscalls;
+
+/// <summary>fork's dup_mmap and copy_page_range (kernel/fork.c, mm/memory.c; kernel-semantics 3.7).</summary>
+internal static class ForkCall
+{
+    /// <summary>
+    /// Fills the empty <paramref name="child"/> from <paramref name="parent"/>. On -ENOMEM the child is torn down again and the
+    /// parent unchanged, but that its pages may have become copy-on-write.
+    /// </summary>
+    public static Errno Run(MmContext mm, AddressSpace parent, AddressSpace child)
+    {
+        child.Brk = parent.Brk;
+        child.StackStart = parent.StackStart;
+        child.HasVsyscall = parent.HasVsyscall;
+        foreach (var vma in parent.Vmas.All)
+        {
+            if (vma.Has(VmFlags.DontCopy)) continue;
+            var copy = vma.Slice(vma.Start, vma.End);
+            copy.Flags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
+            if (vma.Has(VmFlags.WipeOnFork))
+            {
+                copy.AnonVma = null;
+                copy.HasForkedAnon = false;
+            }
+            else if (vma.AnonVma is not null)
+            {
+                copy.AnonVma = mm.NewAnonVma();
+                copy.HasForkedAnon = true;
+            }
+
+            child.Vmas.Insert(copy);
+            VmaMerge.Opened(copy);
+            if (vma.Has(VmFlags.WipeOnFork) || !NeedsCopy(vma)) continue;
+            var error = CopyRange(mm, parent, child, vma, copy);
+            if (error == Errno.None) continue;
+            ExitCall.Run(mm, child);
+            return error;
+        }
+
+        return Errno.None;
+    }
+
+    /// <summary>vma_needs_copy: what faults can fill again is left to them.</summary>
+    private static bool NeedsCopy(Vma vma) =>
+        vma.AnonVma is not null || vma.IsHugeTlb
+        || vma.HasAny(VmFlags.PfnMap | VmFlags.MixedMap | VmFlags.UffdWp | VmFlags.MaybeGuard | VmFlags.Io);
+
+    private static Errno CopyRange(MmContext mm, AddressSpace parent, AddressSpace child, Vma vma, Vma copy)
+    {
+        var table = parent.PageTable;
+        var address = vma.Start;
+        while (table.Next(ref address, vma.End, out var slot))
+        {
+            var error = CopyLeaf(mm, parent, child, vma, copy, address, slot, out var again);
+            if (error != Errno.None) return error;
+            if (!again) address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+        }
+
+        return Errno.None;
+    }
+
+    private static Errno CopyLeaf(
+        MmContext mm, AddressSpace parent, AddressSpace child, Vma vma, Vma copy, ulong address, LeafSlot slot, out bool again)
+    {
+        again = false;
+        ref var entry = ref parent.PageTable[slot];
+        if (entry == Pte.PoisonMarker || Pte.IsMapped(entry) && IsPoisoned(mm, entry)) return Errno.EHWPOISON;
+        var isOwnPinned = (entry & Pte.Exclusive) != 0 && parent.HasPinned && mm.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
+        if (isOwnPinned && slot.Order > 0 && !vma.IsHugeTlb)
+        {
+            // copy_huge_pmd: a pinned huge page is split so that each part can be copied.
+            again = true;
+            return Mapping.SplitLeaf(mm, parent, slot) ? Errno.None : Errno.ENOMEM;
+        }
+
+        var into = child.PageTable.Ensure(address, slot.Order);
+        if (!into.Exists) return Errno.ENOMEM;
+        if (isOwnPinned) return CopyPinned(mm, child, copy, address, entry, slot.Order, into);
+        if (vma.IsCow && Pte.IsMapped(entry)) entry &= ~(Pte.Write | Pte.Exclusive);
+        var shared = vma.IsCow ? entry : entry & ~(Pte.Dirty | Pte.Accessed);
+        child.PageTable[into] = shared;
+        if (!Pte.IsMapped(entry) || (entry & Pte.Special) != 0) return Errno.None;
+        var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
+        mm.Memory.Frames.AddRefs(head, 1);
+        mm.Memory.Frames[head].MapCount++;
+        return Errno.None;
+    }
+
+    private static bool IsPoisoned(MmContext mm, ulong entry) =>
+        (entry & Pte.Special) == 0 && (mm.Memory.Frames[Pte.PfnOf(entry)].Flags & FrameFlags.HwPoison) != 0;
+
+    /// <summary>copy_present_page: the child gets its own page at once, the parent keeps the pinned one.</summary>
+    private static Errno CopyPinned(
+        MmContext mm, AddressSpace child, Vma copy, ulong address, ulong entry, int order, LeafSlot into)
+    {
+        var fresh = copy.IsHugeTlb
+            ? mm.TakeHuge(order, fromReserve: false)
+            : mm.AllocatePage(child, address, AllocationContext.Movable, FrameFlags.Anon);
+        if (fresh is not { } pfn) return Errno.ENOMEM;
+        if (order > 0) HugeTlb.CopyHuge(mm, Pte.PfnOf(entry), pfn, order);
+        else mm.Memory.Bytes.Of(Pte.PfnOf(entry)).CopyTo(mm.Memory.Bytes.Of(pfn));
+        mm.Memory.Frames[pfn].Flags |= FrameFlags.Anon;
+        mm.Memory.Frames[pfn].MapCount = 1;
+        var bits = Pte.Anon | Pte.Exclusive | Pte.Dirty | Mapping.AccessBits(copy, true) | (order > 0 ? Pte.Huge : 0);
+        child.PageTable[into] = Pte.Leaf(pfn, bits);
+        return Errno.None;
+    }
+}
+
+/// <summary>The end of an address space (mm/mmap.c: exit_mmap). Pins on its frames stay with their holders.</summary>
+internal static class ExitCall
+{
+    public static void Run(MmContext mm, AddressSpace space)
+    {
+        var vmas = space.Vmas.All.ToList();
+        foreach (var vma in vmas) Mapping.Zap(mm, space, vma.Start, vma.End);
+        space.Vmas.Clear();
+        foreach (var vma in vmas)
+        {
+            VmaMerge.Closed(vma);
+            mm.DropIfUnused(vma.File);
+        }
+
+        space.PageTable.Destroy();
+        space.Exited = true;
+        mm.Spaces.Remove(space);
+    }
+}

@@ -1,0 +1,212 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Faults;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+using FramePin.Core.Pinning;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Syscalls;
+
+/// <summary>madvise (mm/madvise.c; kernel-semantics 4.7). A hole is reported as -ENOMEM after the rest was done.</summary>
+internal static class MadviseCall
+{
+    public static SyscallResult Run(MmContext mm, AddressSpace space, ulong start, ulong length, Advice advice)
+    {
+        if (!IsKnown(mm.Profile, advice) || !PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
+        var rounded = PageGeometry.AlignUp(length, PageGeometry.PageSize);
+        if (length != 0 && rounded == 0) return Errno.EINVAL;
+        var end = start + rounded;
+        if (end < start) return Errno.EINVAL;
+        if (end == start) return SyscallResult.Ok();
+        if (advice == Advice.HwPoison) return Poison(mm, space, start, end);
+        if (advice is Advice.PopulateRead or Advice.PopulateWrite) return Populate(mm, space, start, end, advice);
+        return ForEach(mm, space, new AddressRange(start, end), advice);
+    }
+
+    private static bool IsKnown(KernelProfile profile, Advice advice) => advice switch
+    {
+        Advice.GuardInstall or Advice.GuardRemove => profile.HasGuardRegions,
+        Advice.Collapse => false,
+        _ => Enum.IsDefined(advice),
+    };
+
+    /// <summary>madvise_walk_vmas.</summary>
+    private static SyscallResult ForEach(MmContext mm, AddressSpace space, AddressRange range, Advice advice)
+    {
+        var unmapped = Errno.None;
+        var at = range.Start;
+        while (at < range.End)
+        {
+            var vma = space.Vmas.FindFrom(at);
+            if (vma is null || vma.Start >= range.End) return Errno.ENOMEM;
+            if (vma.Start > at)
+            {
+                unmapped = Errno.ENOMEM;
+                at = vma.Start;
+            }
+
+            var part = new AddressRange(at, Math.Min(range.End, vma.End));
+            var error = One(mm, space, vma, part, advice);
+            if (error != Errno.None) return error;
+            at = part.End;
+        }
+
+        return unmapped == Errno.None ? SyscallResult.Ok() : unmapped;
+    }
+
+    private static Errno One(MmContext mm, AddressSpace space, Vma vma, AddressRange part, Advice advice)
+    {
+        switch (advice)
+        {
+            case Advice.WillNeed:
+                return Errno.None;
+            case Advice.DontNeed or Advice.DontNeedLocked or Advice.Free:
+                return Discard(mm, space, vma, part, advice);
+            case Advice.Remove:
+                return Remove(mm, vma, part);
+            case Advice.Cold or Advice.PageOut:
+                // Nothing is reclaimed here, so that only the refusals show.
+                return vma.HasAny(VmFlags.Locked | VmFlags.PfnMap | VmFlags.HugeTlb) ? Errno.EINVAL : Errno.None;
+            case Advice.GuardInstall or Advice.GuardRemove:
+                return Guard(mm, space, vma, part, advice == Advice.GuardInstall);
+            default:
+                var flags = NewFlags(vma, advice, out var error);
+                if (error != Errno.None) return error;
+                error = VmaFlagChange.Apply(space, ref vma, part.Start, part.End, flags);
+                return error == Errno.ENOMEM ? Errno.EAGAIN : error;
+        }
+    }
+
+    private static VmFlags NewFlags(Vma vma, Advice advice, out Errno error)
+    {
+        error = Errno.None;
+        var flags = vma.Flags;
+        switch (advice)
+        {
+            case Advice.Normal: return flags & ~(VmFlags.RandRead | VmFlags.SeqRead);
+            case Advice.Sequential: return (flags & ~VmFlags.RandRead) | VmFlags.SeqRead;
+            case Advice.Random: return (flags & ~VmFlags.SeqRead) | VmFlags.RandRead;
+            case Advice.DontFork: return flags | VmFlags.DontCopy;
+            case Advice.DoFork:
+                if (vma.HasAny(VmFlags.Special)) error = Errno.EINVAL;
+                return flags & ~VmFlags.DontCopy;
+            case Advice.WipeOnFork:
+                if (!vma.IsAnonymous || vma.HasAny(VmFlags.Shared)) error = Errno.EINVAL;
+                return flags | VmFlags.WipeOnFork;
+            case Advice.KeepOnFork:
+                if (vma.Has(VmFlags.Droppable)) error = Errno.EINVAL;
+                return flags & ~VmFlags.WipeOnFork;
+            case Advice.DontDump: return flags | VmFlags.DontDump;
+            case Advice.DoDump:
+                if (vma.HasAny(VmFlags.Special & ~VmFlags.DontExpand) || (!vma.IsHugeTlb && vma.HasAny(VmFlags.Special)))
+                    error = Errno.EINVAL;
+                return flags & ~VmFlags.DontDump;
+            case Advice.Mergeable: return vma.HasAny(VmFlags.Special | VmFlags.Shared | VmFlags.MayShare | VmFlags.HugeTlb)
+                ? flags : flags | VmFlags.Mergeable;
+            case Advice.Unmergeable: return flags & ~VmFlags.Mergeable;
+            case Advice.HugePage:
+                if (vma.HasAny(VmFlags.Special | VmFlags.HugeTlb)) error = Errno.EINVAL;
+                return (flags & ~VmFlags.NoHugePage) | VmFlags.HugePage;
+            case Advice.NoHugePage:
+                if (vma.HasAny(VmFlags.Special | VmFlags.HugeTlb)) error = Errno.EINVAL;
+                return (flags & ~VmFlags.HugePage) | VmFlags.NoHugePage;
+            default:
+                error = Errno.EINVAL;
+                return flags;
+        }
+    }
+
+    /// <summary>DONTNEED, DONTNEED_LOCKED and FREE.</summary>
+    private static Errno Discard(MmContext mm, AddressSpace space, Vma vma, AddressRange part, Advice advice)
+    {
+        if (vma.Has(VmFlags.Sealed) && vma.IsAnonymous && !vma.Has(VmFlags.Write)) return Errno.EPERM;
+        var forbidden = advice == Advice.DontNeedLocked ? VmFlags.PfnMap : VmFlags.PfnMap | VmFlags.Locked;
+        if (vma.IsHugeTlb)
+        {
+            if (advice == Advice.Free || vma.HasAny(forbidden & ~VmFlags.PfnMap)) return Errno.EINVAL;
+            var size = PageGeometry.PageSize << vma.HugeOrder;
+            if (!PageGeometry.IsAligned(part.Start, size)) return Errno.EINVAL;
+            part = part with { End = PageGeometry.AlignDown(part.End, size) };
+            if (part.IsEmpty) return Errno.None;
+        }
+        else if (vma.HasAny(forbidden))
+        {
+            return Errno.EINVAL;
+        }
+
+        if (advice != Advice.Free)
+            return Mapping.Zap(mm, space, part.Start, part.End, keepMarkers: true) ? Errno.None : Errno.ENOMEM;
+        // Free pages go when memory is short, which never comes here: they keep their contents.
+        return vma.IsAnonymous ? Errno.None : Errno.EINVAL;
+    }
+
+    /// <summary>MADV_REMOVE: a hole in the file under a shared writable mapping.</summary>
+    private static Errno Remove(MmContext mm, Vma vma, AddressRange part)
+    {
+        if (vma.Has(VmFlags.Locked) || vma.File is not { } file) return Errno.EINVAL;
+        if (!vma.Has(VmFlags.Shared | VmFlags.Write)) return Errno.EACCES;
+        FileCalls.PunchHole(mm, file, vma.IndexOf(part.Start) << PageGeometry.PageShift, part.Length);
+        return Errno.None;
+    }
+
+    private static Errno Guard(MmContext mm, AddressSpace space, Vma vma, AddressRange part, bool install)
+    {
+        var refused = VmFlags.Special | VmFlags.HugeTlb | (install ? VmFlags.Locked : 0);
+        if (vma.HasAny(refused)) return Errno.EINVAL;
+        if (!install)
+        {
+            var address = part.Start;
+            while (space.PageTable.Next(ref address, part.End, out var slot))
+            {
+                if (space.PageTable[slot] == Pte.GuardMarker) space.PageTable[slot] = 0;
+                address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+            }
+
+            return Errno.None;
+        }
+
+        if (!Mapping.Zap(mm, space, part.Start, part.End)) return Errno.ENOMEM;
+        FaultHandler.PrepareAnonVma(mm, space, vma);
+        vma.Flags |= VmFlags.MaybeGuard;
+        for (var address = part.Start; address < part.End; address += PageGeometry.PageSize)
+        {
+            var slot = space.PageTable.Ensure(address, 0);
+            if (!slot.Exists) return Errno.ENOMEM;
+            space.PageTable[slot] = Pte.GuardMarker;
+        }
+
+        return Errno.None;
+    }
+
+    private static SyscallResult Populate(MmContext mm, AddressSpace space, ulong start, ulong end, Advice advice)
+    {
+        var flags = GupFlags.Touch | GupFlags.HwPoison | GupFlags.MadvPopulate
+            | (advice == Advice.PopulateWrite ? GupFlags.Write : 0);
+        var walked = GupWalk.Populate(mm, space, start, (long)((end - start) >> PageGeometry.PageShift), flags);
+        return walked.Error == Errno.None ? SyscallResult.Ok() : walked.Error;
+    }
+
+    /// <summary>MADV_HWPOISON: faults each page in and declares it broken; its mappings become poison markers.</summary>
+    private static SyscallResult Poison(MmContext mm, AddressSpace space, ulong start, ulong end)
+    {
+        if (!space.Task.IsAdmin) return Errno.EPERM;
+        for (var address = start; address < end; address += PageGeometry.PageSize)
+        {
+            var walked = GupWalk.Populate(mm, space, address, 1, GupFlags.Touch);
+            if (walked.Error != Errno.None) return walked.Error;
+            if (!Mapping.SplitAt(mm, space, address)) return Errno.ENOMEM;
+            var slot = space.PageTable.Find(address);
+            if (slot.Order > 0 && !Mapping.SplitLeaf(mm, space, slot)) return Errno.ENOMEM;
+            slot = space.PageTable.Find(address);
+            var entry = space.PageTable[slot];
+            if ((entry & Pte.Special) != 0) return Errno.EBUSY;
+            mm.Memory.Frames[Pte.PfnOf(entry)].Flags |= FrameFlags.HwPoison;
+            space.PageTable[slot] = Pte.PoisonMarker;
+            Mapping.Release(mm, entry);
+        }
+
+        return SyscallResult.Ok();
+    }
+}

@@ -1,0 +1,138 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Faults;
+using FramePin.Core.Pinning;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Syscalls;
+
+/// <summary>mlock, mlock2, munlock, mlockall, munlockall and populate (mm/mlock.c; kernel-semantics 4.8).</summary>
+internal static class MlockCalls
+{
+    private const uint MlockOnFault = 1;
+    private const uint MclCurrent = 1;
+    private const uint MclFuture = 2;
+    private const uint MclOnFault = 4;
+
+    /// <summary>can_do_mlock and mlock_future_ok for a new mapping.</summary>
+    public static Errno CheckNewMapping(AddressSpace space, VmFlags flags, ulong length, bool isAsked)
+    {
+        var task = space.Task;
+        if (isAsked && !task.CanLockMemory && task.RlimitMemlock == 0) return Errno.EPERM;
+        if ((flags & VmFlags.Locked) == 0 || task.CanLockMemory) return Errno.None;
+        var locked = space.CountPages(VmFlags.Locked) << PageGeometry.PageShift;
+        return locked + length > task.RlimitMemlock ? Errno.EAGAIN : Errno.None;
+    }
+
+    /// <summary>mlock2: flags 0, or MLOCK_ONFAULT.</summary>
+    public static SyscallResult Lock(MmContext mm, AddressSpace space, ulong start, ulong length, uint flags)
+    {
+        if ((flags & ~MlockOnFault) != 0) return Errno.EINVAL;
+        var task = space.Task;
+        if (!task.CanLockMemory && task.RlimitMemlock == 0) return Errno.EPERM;
+        var range = Round(start, length);
+        if (range.End < range.Start) return Errno.EINVAL;
+        var added = range.Length;
+        if (!task.CanLockMemory)
+        {
+            var locked = space.CountPages(VmFlags.Locked) << PageGeometry.PageShift;
+            foreach (var vma in space.Vmas.Overlapping(range))
+                if (vma.Has(VmFlags.Locked)) added -= vma.Range.Intersect(range).Length;
+            if (locked + added > task.RlimitMemlock) return Errno.ENOMEM;
+        }
+
+        var onFault = (flags & MlockOnFault) != 0 ? VmFlags.LockOnFault : 0;
+        var error = Apply(space, range, VmFlags.Locked | onFault);
+        if (error != Errno.None) return error;
+        return Populate(mm, space, range) switch
+        {
+            Errno.None => SyscallResult.Ok(),
+            Errno.EFAULT => Errno.ENOMEM,
+            Errno.ENOMEM => Errno.EAGAIN,
+            var other => other,
+        };
+    }
+
+    public static SyscallResult Unlock(AddressSpace space, ulong start, ulong length)
+    {
+        var range = Round(start, length);
+        if (range.End < range.Start) return Errno.EINVAL;
+        var error = Apply(space, range, VmFlags.None);
+        return error == Errno.None ? SyscallResult.Ok() : error;
+    }
+
+    public static SyscallResult LockAll(MmContext mm, AddressSpace space, uint flags)
+    {
+        if (flags == 0 || (flags & ~(MclCurrent | MclFuture | MclOnFault)) != 0 || flags == MclOnFault) return Errno.EINVAL;
+        var task = space.Task;
+        if (!task.CanLockMemory && task.RlimitMemlock == 0) return Errno.EPERM;
+        var isCurrent = (flags & MclCurrent) != 0;
+        if (isCurrent && !task.CanLockMemory && space.CountPages() << PageGeometry.PageShift > task.RlimitMemlock)
+            return Errno.ENOMEM;
+        space.LocksFuture = (flags & MclFuture) != 0;
+        space.LocksFutureOnFault = (flags & MclOnFault) != 0;
+        if (!isCurrent) return SyscallResult.Ok();
+        var onFault = (flags & MclOnFault) != 0 ? VmFlags.LockOnFault : 0;
+        foreach (var vma in space.Vmas.All.ToList()) LockOne(space, vma, vma.Range, VmFlags.Locked | onFault);
+        foreach (var vma in space.Vmas.All.ToList()) Populate(mm, space, vma.Range);
+        return SyscallResult.Ok();
+    }
+
+    public static SyscallResult UnlockAll(AddressSpace space)
+    {
+        space.LocksFuture = false;
+        space.LocksFutureOnFault = false;
+        foreach (var vma in space.Vmas.All.ToList()) LockOne(space, vma, vma.Range, VmFlags.None);
+        return SyscallResult.Ok();
+    }
+
+    /// <summary>__mm_populate: faults pages in as they will be used; the first area that fails ends it.</summary>
+    public static Errno Populate(MmContext mm, AddressSpace space, AddressRange range)
+    {
+        foreach (var vma in space.Vmas.Overlapping(range))
+        {
+            if (vma.HasAny(VmFlags.Io | VmFlags.PfnMap | VmFlags.LockOnFault)) continue;
+            var part = vma.Range.Intersect(range);
+            var flags = GupFlags.Touch;
+            if ((vma.Flags & (VmFlags.Write | VmFlags.Shared)) == VmFlags.Write) flags |= GupFlags.Write;
+            if (vma.HasAny(VmFlags.AccessMask)) flags |= GupFlags.Force;
+            var walked = GupWalk.Populate(mm, space, part.Start, (long)(part.Length >> PageGeometry.PageShift), flags);
+            if (walked.Error != Errno.None) return walked.Error;
+        }
+
+        return Errno.None;
+    }
+
+    private static AddressRange Round(ulong start, ulong length)
+    {
+        length = PageGeometry.AlignUp(length + (start & ~PageGeometry.PageMask), PageGeometry.PageSize);
+        start &= PageGeometry.PageMask;
+        return new AddressRange(start, start + length);
+    }
+
+    /// <summary>apply_vma_lock_flags: a hole ends it with -ENOMEM, what came before stays changed.</summary>
+    private static Errno Apply(AddressSpace space, AddressRange range, VmFlags lockFlags)
+    {
+        if (range.IsEmpty) return Errno.None;
+        for (var at = range.Start; at < range.End;)
+        {
+            if (space.Vmas.Find(at) is not { } vma) return Errno.ENOMEM;
+            var part = new AddressRange(at, Math.Min(range.End, vma.End));
+            var error = LockOne(space, vma, part, lockFlags);
+            if (error != Errno.None) return error;
+            at = part.End;
+        }
+
+        return Errno.None;
+    }
+
+    /// <summary>mlock_fixup: special, hugetlb, secret and droppable areas are passed over in silence (row 129).</summary>
+    private static Errno LockOne(AddressSpace space, Vma vma, AddressRange part, VmFlags lockFlags)
+    {
+        if (vma.HasAny(VmFlags.Special | VmFlags.HugeTlb | VmFlags.Droppable)) return Errno.None;
+        if (vma.File is { Kind: FileKind.Secret or FileKind.FsDax }) return Errno.None;
+        var flags = (vma.Flags & ~(VmFlags.Locked | VmFlags.LockOnFault)) | lockFlags;
+        return VmaFlagChange.Apply(space, ref vma, part.Start, part.End, flags);
+    }
+}

@@ -1,0 +1,270 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Faults;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Syscalls;
+
+/// <summary>Arguments of mmap. Address, length and offset in bytes.</summary>
+public sealed record MmapRequest
+{
+    public ulong Address { get; init; }
+
+    public required ulong Length { get; init; }
+
+    public required Prot Prot { get; init; }
+
+    public required MapFlags Flags { get; init; }
+
+    public MemoryFile? File { get; init; }
+
+    public Device? Device { get; init; }
+
+    /// <summary>The descriptor was opened for reading (FMODE_READ).</summary>
+    public bool OpenedForRead { get; init; } = true;
+
+    /// <summary>The descriptor was opened for writing (FMODE_WRITE).</summary>
+    public bool OpenedForWrite { get; init; } = true;
+
+    public ulong Offset { get; init; }
+}
+
+/// <summary>mmap (mm/mmap.c: do_mmap; mm/vma.c: mmap_region; kernel-semantics 4.2). Checks stand in the kernel's order.</summary>
+internal static class MmapCall
+{
+    private const VmFlags StackLike = VmFlags.GrowsDown | VmFlags.Shared;
+
+    public static SyscallResult Run(MmContext mm, AddressSpace space, MmapRequest request)
+    {
+        if (!PageGeometry.IsAligned(request.Offset, PageGeometry.PageSize)) return Errno.EINVAL;
+        var hugeOrder = 0;
+        if ((request.Flags & MapFlags.HugeTlb) != 0)
+        {
+            var error = PrepareHuge(mm, ref request, out hugeOrder);
+            if (error != Errno.None) return error;
+        }
+        else if (request.File is { Kind: FileKind.HugeTlb } file)
+        {
+            hugeOrder = file.Order;
+        }
+
+        if (request.Length == 0) return Errno.EINVAL;
+        var flags = request.Flags;
+        if ((flags & MapFlags.FixedNoReplace) != 0) flags |= MapFlags.Fixed;
+        var address = request.Address;
+        if ((flags & MapFlags.Fixed) == 0 && address != 0)
+            address = Math.Max(address & PageGeometry.PageMask, PageGeometry.MmapMinAddress);
+        var length = PageGeometry.AlignUp(request.Length, PageGeometry.PageSize << hugeOrder);
+        if (length == 0 || length < request.Length) return Errno.ENOMEM;
+        var pageOffset = request.Offset >> PageGeometry.PageShift;
+        if (request.Offset + length < request.Offset) return Errno.EOVERFLOW;
+        if (space.MapCount > PageGeometry.MaxMapCount) return Errno.ENOMEM;
+
+        var vmFlags = FlagsOf(mm, space, request.Prot, flags);
+        var placed = Place(mm, space, request, address, length, flags, hugeOrder);
+        if (!placed.IsOk) return placed;
+        address = placed.Value;
+        var range = new AddressRange(address, address + length);
+        if ((flags & MapFlags.FixedNoReplace) != 0 && space.Vmas.Intersects(range)) return Errno.EEXIST;
+        var lockError = MlockCalls.CheckNewMapping(space, vmFlags, length, (flags & MapFlags.Locked) != 0);
+        if (lockError != Errno.None) return lockError;
+
+        var kindError = request.File is not null || request.Device is not null
+            ? ApplyFile(request, flags, ref vmFlags)
+            : ApplyAnonymous(mm, flags, ref vmFlags);
+        if (kindError != Errno.None) return kindError;
+        return MapRegion(mm, space, request, range, flags, vmFlags, pageOffset, hugeOrder);
+    }
+
+    /// <summary>calc_vm_prot_bits and calc_vm_flag_bits.</summary>
+    private static VmFlags FlagsOf(MmContext mm, AddressSpace space, Prot prot, MapFlags flags)
+    {
+        var result = (VmFlags)(prot & Prot.AccessMask) | VmFlags.MayRead | VmFlags.MayWrite | VmFlags.MayExec;
+        if ((flags & MapFlags.GrowsDown) != 0) result |= VmFlags.GrowsDown;
+        if ((flags & MapFlags.Locked) != 0) result |= VmFlags.Locked;
+        if ((flags & MapFlags.Stack) != 0 && mm.Profile.StacksRefuseHugePages) result |= VmFlags.NoHugePage;
+        if (space.LocksFuture) result |= VmFlags.Locked;
+        if (space.LocksFuture && space.LocksFutureOnFault) result |= VmFlags.LockOnFault;
+        return result;
+    }
+
+    private static SyscallResult Place(
+        MmContext mm, AddressSpace space, MmapRequest request, ulong address, ulong length, MapFlags flags, int hugeOrder)
+    {
+        if (length > PageGeometry.TaskSize) return Errno.ENOMEM;
+        if ((flags & MapFlags.Fixed) == 0)
+        {
+            var file = request.File is { Kind: FileKind.HugeTlb } ? null : request.File;
+            return Placement.Choose(
+                space, mm.Profile, address, length, file, request.Offset, hugeOrder,
+                isMove: request.Device is not null || (hugeOrder == 0 && IsSharedAnonymous(request)));
+        }
+
+        if (address > PageGeometry.TaskSize - length) return Errno.ENOMEM;
+        if (!PageGeometry.IsAligned(address, PageGeometry.PageSize << hugeOrder)) return Errno.EINVAL;
+        if (address < PageGeometry.MmapMinAddress && !space.Task.CanMapLow) return Errno.EPERM;
+        return SyscallResult.Ok(address);
+    }
+
+    private static bool IsSharedAnonymous(MmapRequest request) =>
+        request.File is null && (request.Flags & MapFlags.TypeMask) != MapFlags.Private;
+
+    private static Errno ApplyFile(MmapRequest request, MapFlags flags, ref VmFlags vmFlags)
+    {
+        var type = flags & MapFlags.TypeMask;
+        if (type is MapFlags.Shared or MapFlags.SharedValidate)
+        {
+            if (type == MapFlags.SharedValidate && (flags & ~(MapFlags.LegacyMask | MapFlags.FixedNoReplace)) != 0)
+                return Errno.EOPNOTSUPP;
+            var wantsWrite = (request.Prot & Prot.Write) != 0;
+            if (wantsWrite && !request.OpenedForWrite) return Errno.EACCES;
+            vmFlags |= VmFlags.Shared | VmFlags.MayShare;
+            if (!request.OpenedForWrite) vmFlags &= ~(VmFlags.MayWrite | VmFlags.Shared);
+        }
+        else if (type != MapFlags.Private)
+        {
+            return Errno.EINVAL;
+        }
+
+        if (!request.OpenedForRead) return Errno.EACCES;
+        if ((vmFlags & VmFlags.GrowsDown) != 0) return Errno.EINVAL;
+        if (request.File is { WriteSealed: true } && (vmFlags & VmFlags.Shared) != 0)
+        {
+            if ((request.Prot & Prot.Write) != 0) return Errno.EPERM;
+            vmFlags &= ~VmFlags.MayWrite;
+        }
+
+        return Errno.None;
+    }
+
+    private static Errno ApplyAnonymous(MmContext mm, MapFlags flags, ref VmFlags vmFlags)
+    {
+        switch (flags & MapFlags.TypeMask)
+        {
+            case MapFlags.Shared:
+                if ((vmFlags & VmFlags.GrowsDown) != 0) return Errno.EINVAL;
+                vmFlags |= VmFlags.Shared | VmFlags.MayShare;
+                return Errno.None;
+            case MapFlags.Droppable when mm.Profile.HasDroppable:
+                if ((vmFlags & (VmFlags.Locked | VmFlags.GrowsDown)) != 0 || (flags & MapFlags.HugeTlb) != 0)
+                    return Errno.EINVAL;
+                vmFlags |= VmFlags.Droppable | VmFlags.NoReserve | VmFlags.WipeOnFork | VmFlags.DontDump;
+                return Errno.None;
+            case MapFlags.Private:
+                return Errno.None;
+            default:
+                return Errno.EINVAL;
+        }
+    }
+
+    private static SyscallResult MapRegion(
+        MmContext mm, AddressSpace space, MmapRequest request, AddressRange range, MapFlags flags, VmFlags vmFlags,
+        ulong pageOffset, int hugeOrder)
+    {
+        if (space.Vmas.Overlapping(range).Exists(vma => vma.Has(VmFlags.Sealed))) return Errno.EPERM;
+        var limit = Limits.CheckExpansion(space, vmFlags, range.Length, replaced: Limits.MappedBytes(space, range));
+        if (limit != Errno.None) return limit;
+        if ((flags & MapFlags.NoReserve) != 0) vmFlags |= VmFlags.NoReserve;
+        var file = request.File;
+        if (hugeOrder > 0)
+        {
+            vmFlags |= VmFlags.HugeTlb | VmFlags.DontExpand;
+            var reserve = ReserveHuge(mm, file!, range, pageOffset, vmFlags);
+            if (reserve != Errno.None) return Dropped(mm, file, reserve);
+        }
+        else if ((vmFlags & (VmFlags.NoReserve | VmFlags.Shared | VmFlags.Write)) == VmFlags.Write)
+        {
+            vmFlags |= VmFlags.Account;
+        }
+
+        if (space.Vmas.Intersects(range))
+        {
+            var unmapped = MunmapCall.Unmap(mm, space, range);
+            if (unmapped != Errno.None) return Dropped(mm, file, unmapped);
+        }
+
+        var isSharedAnonymous = file is null && request.Device is null && (vmFlags & VmFlags.Shared) != 0;
+        if (isSharedAnonymous)
+        {
+            file = mm.CreateFile("/dev/zero (deleted)", FileKind.Shmem, range.Length);
+            if (file is null) return Errno.ENOMEM;
+            file.Unlinked = true;
+            pageOffset = 0;
+        }
+
+        if (file is null && request.Device is null) pageOffset = range.Start >> PageGeometry.PageShift;
+        if (file is { Kind: FileKind.Secret }) vmFlags |= VmFlags.Locked | VmFlags.DontDump;
+        var vma = new Vma
+        {
+            Start = range.Start,
+            End = range.End,
+            Flags = vmFlags,
+            PageOffset = pageOffset,
+            File = file,
+            Device = request.Device,
+            HugeOrder = hugeOrder,
+        };
+        if (request.Device is not null)
+        {
+            var mapped = DeviceMappings.Map(mm, space, vma);
+            if (mapped != Errno.None) return mapped;
+        }
+        else
+        {
+            VmaMerge.InsertOrMerge(space, vma);
+        }
+
+        var populates = (vmFlags & (VmFlags.Locked | VmFlags.LockOnFault)) == VmFlags.Locked
+            || (flags & (MapFlags.Populate | MapFlags.NonBlock)) == MapFlags.Populate;
+        if (populates) MlockCalls.Populate(mm, space, range);
+        return SyscallResult.Ok(range.Start);
+    }
+
+    private static Errno Dropped(MmContext mm, MemoryFile? file, Errno error)
+    {
+        mm.DropIfUnused(file);
+        return error;
+    }
+
+    /// <summary>MAP_HUGETLB: an anonymous mapping gets a hugetlb file of its own, of the size that the flags name.</summary>
+    private static Errno PrepareHuge(MmContext mm, ref MmapRequest request, out int order)
+    {
+        order = 0;
+        if (request.Device is not null) return Errno.EINVAL;
+        if (request.File is { } given)
+        {
+            order = given.Order;
+            return given.Kind == FileKind.HugeTlb ? Errno.None : Errno.EINVAL;
+        }
+
+        var log = (int)(((uint)request.Flags >> MapHuge.Shift) & MapHuge.Mask);
+        order = log == 0 ? PageGeometry.PmdOrder : log - PageGeometry.PageShift;
+        if (order <= 0 || !mm.HugePools.ContainsKey(order)) return Errno.EINVAL;
+        var length = PageGeometry.AlignUp(request.Length, PageGeometry.PageSize << order);
+        if (length == 0) return request.Length == 0 ? Errno.EINVAL : Errno.ENOMEM;
+        if (mm.CreateFile("/anon_hugepage (deleted)", FileKind.HugeTlb, length, order) is not { } file) return Errno.ENOMEM;
+        file.Unlinked = true;
+        request = request with { File = file, Offset = 0 };
+        return Errno.None;
+    }
+
+    /// <summary>hugetlb_reserve_pages: what may be faulted in later must be there now.</summary>
+    private static Errno ReserveHuge(MmContext mm, MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
+    {
+        if ((vmFlags & VmFlags.NoReserve) != 0) return Errno.None;
+        var pool = mm.HugePools[file.Order];
+        var wanted = range.Length >> (PageGeometry.PageShift + file.Order);
+        if ((vmFlags & VmFlags.MayShare) != 0)
+        {
+            var held = (ulong)file.CachedFolios().Count(folio => folio.Index >= pageOffset) + file.ReservedHugePages;
+            wanted = wanted > held ? wanted - held : 0;
+            file.Size = Math.Max(file.Size, (pageOffset << PageGeometry.PageShift) + range.Length);
+        }
+
+        if ((ulong)pool.Free.Count < pool.Reserved + wanted) return Errno.ENOMEM;
+        pool.Reserved += wanted;
+        file.ReservedHugePages += wanted;
+        return Errno.None;
+    }
+}

@@ -1,0 +1,237 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Faults;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Syscalls;
+
+/// <summary>mremap (mm/mremap.c; kernel-semantics 4.6). Addresses and lengths in bytes.</summary>
+internal static class MremapCall
+{
+    private const int HeadRoom = 3;
+
+    private readonly record struct Request(
+        ulong Address, ulong OldLength, ulong NewLength, MremapFlags Flags, ulong NewAddress)
+    {
+        public bool IsFixed => (Flags & MremapFlags.Fixed) != 0;
+
+        public bool MayMove => (Flags & MremapFlags.MayMove) != 0;
+
+        public bool KeepsOld => (Flags & MremapFlags.DontUnmap) != 0;
+
+        public AddressRange Old => new(Address, Address + OldLength);
+    }
+
+    public static SyscallResult Run(
+        MmContext mm, AddressSpace space, ulong address, ulong oldLength, ulong newLength, MremapFlags flags, ulong newAddress)
+    {
+        if ((flags & ~MremapFlags.Known) != 0 || !IsPageAligned(address)) return Errno.EINVAL;
+        oldLength = PageGeometry.AlignUp(oldLength, PageGeometry.PageSize);
+        newLength = PageGeometry.AlignUp(newLength, PageGeometry.PageSize);
+        var request = new Request(address, oldLength, newLength, flags, newAddress);
+        var error = CheckArguments(space, request);
+        if (error != Errno.None) return error;
+
+        if (space.Vmas.Find(address) is not { } vma) return Errno.EFAULT;
+        if (vma.Has(VmFlags.Sealed)) return Errno.EPERM;
+        if (vma.IsHugeTlb)
+        {
+            var size = PageGeometry.PageSize << vma.HugeOrder;
+            request = request with
+            {
+                OldLength = PageGeometry.AlignUp(oldLength, size),
+                NewLength = PageGeometry.AlignUp(newLength, size),
+            };
+            if (!PageGeometry.IsAligned(address, size) || (request.IsFixed && !PageGeometry.IsAligned(newAddress, size)))
+                return Errno.EINVAL;
+            if (request.NewLength > request.OldLength) return Errno.EINVAL;
+        }
+
+        if (!request.IsFixed && !request.KeepsOld)
+        {
+            if (request.OldLength == request.NewLength) return SyscallResult.Ok(address);
+            if (request.NewLength < request.OldLength) return ShrinkInPlace(mm, space, request);
+        }
+
+        error = CheckVma(space, vma, request);
+        if (error != Errno.None) return error;
+        if (request.IsFixed || request.KeepsOld) return MoveTo(mm, space, vma, request);
+        return Expand(mm, space, vma, request);
+    }
+
+    private static bool IsPageAligned(ulong value) => PageGeometry.IsAligned(value, PageGeometry.PageSize);
+
+    private static Errno CheckArguments(AddressSpace space, Request request)
+    {
+        if (request.NewLength is 0 or > PageGeometry.TaskSize) return Errno.EINVAL;
+        if (!request.IsFixed && !request.KeepsOld) return Errno.None;
+        if (request.IsFixed)
+        {
+            if (!IsPageAligned(request.NewAddress)) return Errno.EINVAL;
+            if (request.NewAddress > PageGeometry.TaskSize - request.NewLength) return Errno.EINVAL;
+        }
+
+        if (!request.MayMove) return Errno.EINVAL;
+        if (request.KeepsOld && request.OldLength != request.NewLength) return Errno.EINVAL;
+        var target = new AddressRange(request.NewAddress, request.NewAddress + request.NewLength);
+        if (request.IsFixed && target.Overlaps(request.Old)) return Errno.EINVAL;
+        // The worst case splits three areas.
+        return space.MapCount + 2 >= PageGeometry.MaxMapCount - HeadRoom ? Errno.ENOMEM : Errno.None;
+    }
+
+    /// <summary>check_prep_vma.</summary>
+    private static Errno CheckVma(AddressSpace space, Vma vma, Request request)
+    {
+        if (request.OldLength == 0 && !vma.HasAny(VmFlags.Shared | VmFlags.MayShare)) return Errno.EINVAL;
+        if (request.KeepsOld && vma.HasAny(VmFlags.DontExpand | VmFlags.PfnMap)) return Errno.EINVAL;
+        if (request.OldLength > vma.End - request.Address) return Errno.EFAULT;
+        if (request.NewLength <= request.OldLength) return Errno.None;
+        var offset = vma.IndexOf(request.Address);
+        if (offset + (request.NewLength >> PageGeometry.PageShift) < offset) return Errno.EINVAL;
+        if (vma.HasAny(VmFlags.DontExpand | VmFlags.PfnMap)) return Errno.EFAULT;
+        var growth = request.NewLength - request.OldLength;
+        var locked = MlockCalls.CheckNewMapping(space, vma.Flags, growth, isAsked: false);
+        return locked != Errno.None ? locked : Limits.CheckExpansion(space, vma.Flags, growth);
+    }
+
+    private static SyscallResult ShrinkInPlace(MmContext mm, AddressSpace space, Request request)
+    {
+        var tail = new AddressRange(request.Address + request.NewLength, request.Address + request.OldLength);
+        var error = MunmapCall.Unmap(mm, space, tail);
+        return error == Errno.None ? SyscallResult.Ok(request.Address) : error;
+    }
+
+    private static SyscallResult Expand(MmContext mm, AddressSpace space, Vma vma, Request request)
+    {
+        var growth = request.NewLength - request.OldLength;
+        if (request.Old.End == vma.End && CanGrow(space, vma, growth))
+        {
+            var end = vma.End;
+            // vma_merge_extend: the new part joins the area, and the next one where that fits; never the one before.
+            var extension = vma.Slice(vma.Start, vma.End);
+            extension.PageOffset = vma.IndexOf(end);
+            (extension.Start, extension.End) = (end, end + growth);
+            if (VmaMerge.CanJoin(vma, extension)) VmaMerge.InsertOrMerge(space, extension);
+            else vma.End += growth;
+            if (vma.Has(VmFlags.Locked)) MlockCalls.Populate(mm, space, new AddressRange(end, end + growth));
+            return SyscallResult.Ok(request.Address);
+        }
+
+        if (!request.MayMove) return Errno.ENOMEM;
+        var placed = Placement.Choose(
+            space, mm.Profile, 0, request.NewLength, vma.File, vma.IndexOf(request.Address) << PageGeometry.PageShift,
+            vma.HugeOrder, isMove: vma.File is null or { HasHugePlacement: false });
+        return placed.IsOk ? Move(mm, space, vma, request, placed.Value) : placed;
+    }
+
+    /// <summary>vma_expandable: the bytes behind the area are free and below the end of user space.</summary>
+    private static bool CanGrow(AddressSpace space, Vma vma, ulong growth)
+    {
+        var end = vma.End + growth;
+        if (end < vma.End || end > PageGeometry.TaskSize) return false;
+        return space.Vmas.FindFrom(vma.End) is not { } next || end <= Placement.GuardedStart(next);
+    }
+
+    private static SyscallResult MoveTo(MmContext mm, AddressSpace space, Vma vma, Request request)
+    {
+        var target = request.NewAddress;
+        if (request.IsFixed)
+        {
+            var error = MunmapCall.Unmap(mm, space, new AddressRange(target, target + request.NewLength));
+            if (error != Errno.None) return error;
+        }
+
+        if (request.NewLength < request.OldLength)
+        {
+            var tail = new AddressRange(request.Address + request.NewLength, request.Address + request.OldLength);
+            var error = MunmapCall.Unmap(mm, space, tail);
+            if (error != Errno.None) return error;
+            request = request with { OldLength = request.NewLength };
+            vma = space.Vmas.Find(request.Address)!;
+        }
+
+        if (!request.IsFixed)
+        {
+            var placed = Placement.Choose(
+                space, mm.Profile, request.NewAddress, request.NewLength, vma.File,
+                vma.IndexOf(request.Address) << PageGeometry.PageShift, vma.HugeOrder, isMove: true);
+            if (!placed.IsOk) return placed;
+            target = placed.Value;
+        }
+
+        return Move(mm, space, vma, request, target);
+    }
+
+    /// <summary>move_vma: copies the area, moves its entries, removes the old one.</summary>
+    private static SyscallResult Move(MmContext mm, AddressSpace space, Vma vma, Request request, ulong target)
+    {
+        if (space.MapCount >= PageGeometry.MaxMapCount - HeadRoom) return Errno.ENOMEM;
+        if (!Mapping.SplitAt(mm, space, request.Address) || !Mapping.SplitAt(mm, space, request.Old.End)) return Errno.ENOMEM;
+        var offset = vma.IndexOf(request.Address);
+        // An anonymous area that was never touched is numbered anew, so that it can merge at its new place.
+        if (vma.IsAnonymous && vma.AnonVma is null) offset = target >> PageGeometry.PageShift;
+        var copy = new Vma
+        {
+            Start = target,
+            End = target + request.NewLength,
+            Flags = vma.Flags,
+            PageOffset = offset,
+            File = vma.File,
+            Device = vma.Device,
+            AnonVma = vma.AnonVma,
+            HasForkedAnon = vma.HasForkedAnon,
+            SpecialName = vma.SpecialName,
+            HugeOrder = vma.HugeOrder,
+        };
+        var merged = VmaMerge.InsertOrMerge(space, copy);
+        if (!MoveEntries(mm, space, request, target))
+        {
+            Mapping.Zap(mm, space, copy.Start, copy.End);
+            MunmapCall.Unmap(mm, space, new AddressRange(target, target + request.NewLength));
+            return Errno.ENOMEM;
+        }
+
+        if (request.KeepsOld) LeaveOld(space, request);
+        else if (request.OldLength > 0) MunmapCall.Unmap(mm, space, request.Old);
+        if (merged.Has(VmFlags.Locked)) MlockCalls.Populate(mm, space, new AddressRange(target, target + request.NewLength));
+        return SyscallResult.Ok(target);
+    }
+
+    /// <summary>MREMAP_DONTUNMAP: the old area stays, empty, unlocked, and may be faulted anew.</summary>
+    private static void LeaveOld(AddressSpace space, Request request)
+    {
+        foreach (var old in space.Vmas.Overlapping(request.Old))
+        {
+            old.Flags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
+            if (old.IsAnonymous && old.Range == request.Old) old.AnonVma = null;
+        }
+    }
+
+    /// <summary>move_page_tables: the same entries at the new address; pins on the frames stay valid. False: no table left.</summary>
+    private static bool MoveEntries(MmContext mm, AddressSpace space, Request request, ulong target)
+    {
+        var table = space.PageTable;
+        var address = request.Address;
+        var length = Math.Min(request.OldLength, request.NewLength);
+        var end = request.Address + length;
+        while (table.Next(ref address, end, out var slot))
+        {
+            var to = target + (address - request.Address);
+            if (slot.Order > 0 && !PageGeometry.IsAligned(to, slot.Size))
+            {
+                if (!Mapping.SplitLeaf(mm, space, slot)) return false;
+                continue;
+            }
+
+            var into = table.Ensure(to, slot.Order);
+            if (!into.Exists) return false;
+            table[into] = table[slot];
+            table[slot] = 0;
+            address += slot.Size;
+        }
+
+        table.Prune(request.Address, end);
+        return true;
+    }
+}

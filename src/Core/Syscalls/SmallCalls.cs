@@ -1,0 +1,137 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Faults;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Syscalls;
+
+/// <summary>brk (mm/mmap.c: brk; kernel-semantics 4.8): the answer is the new break, or the old one when it cannot be had.</summary>
+internal static class BrkCall
+{
+    public static ulong Run(MmContext mm, AddressSpace space, ulong wanted)
+    {
+        if (wanted < space.Layout.StartBrk) return space.Brk;
+        var old = space.Brk;
+        var task = space.Task;
+        if (task.RlimitData != TaskState.Unlimited && wanted - space.Layout.StartBrk > task.RlimitData) return old;
+        var from = PageGeometry.AlignUp(old, PageGeometry.PageSize);
+        var to = PageGeometry.AlignUp(wanted, PageGeometry.PageSize);
+        if (from != to && !Move(mm, space, from, to)) return old;
+        space.Brk = wanted;
+        return wanted;
+    }
+
+    private static bool Move(MmContext mm, AddressSpace space, ulong from, ulong to)
+    {
+        if (to < from) return MunmapCall.Unmap(mm, space, new AddressRange(to, from)) == Errno.None;
+        if (to > PageGeometry.TaskSize) return false;
+        var next = space.Vmas.FindFrom(from);
+        if (next is not null && to + PageGeometry.PageSize > Placement.GuardedStart(next)) return false;
+        const VmFlags flags = VmFlags.Read | VmFlags.Write | VmFlags.MayRead | VmFlags.MayWrite | VmFlags.MayExec
+            | VmFlags.Account;
+        var locked = space.LocksFuture ? VmFlags.Locked : 0;
+        if (MlockCalls.CheckNewMapping(space, flags | locked, to - from, isAsked: false) != Errno.None) return false;
+        if (Limits.CheckExpansion(space, flags, to - from) != Errno.None) return false;
+        if (space.MapCount > PageGeometry.MaxMapCount) return false;
+        VmaMerge.InsertOrMerge(space, new Vma
+        {
+            Start = from,
+            End = to,
+            Flags = flags | locked,
+            PageOffset = from >> PageGeometry.PageShift,
+        });
+        if (locked != 0) MlockCalls.Populate(mm, space, new AddressRange(from, to));
+        return true;
+    }
+}
+
+/// <summary>mseal (mm/mseal.c; kernel-semantics 4.8): all of the range or nothing.</summary>
+internal static class MsealCall
+{
+    public static SyscallResult Run(MmContext mm, AddressSpace space, ulong start, ulong length, ulong flags)
+    {
+        if (!mm.Profile.HasMseal) return Errno.ENOSYS;
+        if (flags != 0 || !PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
+        var rounded = PageGeometry.AlignUp(length, PageGeometry.PageSize);
+        if (length != 0 && rounded == 0) return Errno.EINVAL;
+        var range = new AddressRange(start, start + rounded);
+        if (range.End < start) return Errno.EINVAL;
+        if (range.End == start) return SyscallResult.Ok();
+        if (Limits.MappedBytes(space, range) != range.Length) return Errno.ENOMEM;
+        for (var at = range.Start; at < range.End;)
+        {
+            var vma = space.Vmas.Find(at)!;
+            var end = Math.Min(range.End, vma.End);
+            var error = VmaFlagChange.Apply(space, ref vma, at, end, vma.Flags | VmFlags.Sealed);
+            if (error != Errno.None) return error;
+            at = end;
+        }
+
+        return SyscallResult.Ok();
+    }
+}
+
+/// <summary>msync (mm/msync.c): a hole is -ENOMEM after the rest was done; MS_INVALIDATE on locked memory is -EBUSY.</summary>
+internal static class MsyncCall
+{
+    public static SyscallResult Run(MmContext mm, AddressSpace space, ulong start, ulong length, MsyncFlags flags)
+    {
+        const MsyncFlags known = MsyncFlags.Async | MsyncFlags.Invalidate | MsyncFlags.Sync;
+        if ((flags & ~known) != 0 || !PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
+        if ((flags & (MsyncFlags.Async | MsyncFlags.Sync)) == (MsyncFlags.Async | MsyncFlags.Sync)) return Errno.EINVAL;
+        var range = new AddressRange(start, start + PageGeometry.AlignUp(length, PageGeometry.PageSize));
+        if (range.End < start) return Errno.ENOMEM;
+        var mapped = 0UL;
+        foreach (var vma in space.Vmas.Overlapping(range))
+        {
+            if ((flags & MsyncFlags.Invalidate) != 0 && vma.Has(VmFlags.Locked)) return Errno.EBUSY;
+            var part = vma.Range.Intersect(range);
+            mapped += part.Length;
+            if ((flags & MsyncFlags.Sync) != 0 && vma.Has(VmFlags.Shared) && vma.File is { TracksDirty: true })
+                Clean(mm, space, part);
+        }
+
+        return mapped == range.Length ? SyscallResult.Ok() : Errno.ENOMEM;
+    }
+
+    /// <summary>Write-back: pages become clean and write-protected, so that the next store is noticed (folio_mkclean).</summary>
+    private static void Clean(MmContext mm, AddressSpace space, AddressRange part)
+    {
+        var address = part.Start;
+        while (space.PageTable.Next(ref address, part.End, out var slot))
+        {
+            ref var entry = ref space.PageTable[slot];
+            if (Pte.IsMapped(entry) && (entry & (Pte.Special | Pte.Anon)) == 0)
+            {
+                entry &= ~(Pte.Dirty | Pte.Write);
+                mm.Memory.Frames[mm.Memory.Frames.HeadOf(Pte.PfnOf(entry))].Flags &= ~Frames.FrameFlags.Dirty;
+            }
+
+            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+        }
+    }
+}
+
+/// <summary>mincore (mm/mincore.c): one byte a page, 1 where it is resident; -ENOMEM for a hole.</summary>
+internal static class MincoreCall
+{
+    public static SyscallResult Run(AddressSpace space, ulong start, ulong length, Span<byte> residency)
+    {
+        if (!PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
+        if (start > PageGeometry.TaskSize || length > PageGeometry.TaskSize - start) return Errno.ENOMEM;
+        var pages = (int)PageGeometry.PagesOf(length);
+        for (var i = 0; i < pages; i++)
+        {
+            var address = start + ((ulong)i << PageGeometry.PageShift);
+            if (space.Vmas.Find(address) is not { } vma) return Errno.ENOMEM;
+            var entry = space.PageTable.Read(address);
+            var isResident = Pte.IsMapped(entry)
+                || (entry == 0 && vma.File is { } file && file.Lookup(vma.IndexOf(address)) is not null);
+            residency[i] = isResident ? (byte)1 : (byte)0;
+        }
+
+        return SyscallResult.Ok();
+    }
+}

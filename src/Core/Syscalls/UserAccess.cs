@@ -1,0 +1,112 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Faults;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Syscalls;
+
+/// <summary>What a program's own loads and stores do: permission checks, stack growth, faults, signals. Under the turn.</summary>
+internal static class UserAccess
+{
+    private const int RetryLimit = 64;
+
+    /// <summary>
+    /// Makes the page at <paramref name="address"/> accessible as a load or store would and returns its frame; the signal says
+    /// why not.
+    /// </summary>
+    public static UserSignal Touch(MmContext mm, AddressSpace space, ulong address, bool isWrite, out Pfn pfn)
+    {
+        pfn = Pfn.Invalid;
+        if (address >= PageGeometry.TaskSize) return UserSignal.SigSegvMapErr;
+        var vma = space.Vmas.FindFrom(address);
+        if (vma is null) return UserSignal.SigSegvMapErr;
+        if (vma.Start > address && (!vma.Has(VmFlags.GrowsDown) || !StackGrowth.Expand(space, vma, address)))
+            return UserSignal.SigSegvMapErr;
+        // A load needs any access at all on x86; a store needs VM_WRITE.
+        if (isWrite ? !vma.Has(VmFlags.Write) : !vma.HasAny(VmFlags.AccessMask)) return UserSignal.SigSegvAccErr;
+        for (var attempt = 0; attempt < RetryLimit; attempt++)
+        {
+            var slot = space.PageTable.Find(address);
+            var entry = slot.Exists ? space.PageTable[slot] : 0;
+            if ((entry & Pte.Present) != 0 && (!isWrite || (entry & Pte.Write) != 0))
+            {
+                space.PageTable[slot] |= Pte.Accessed | (isWrite ? Pte.Dirty : 0);
+                var offset = (address >> PageGeometry.PageShift) & ((1UL << slot.Order) - 1);
+                pfn = Pte.PfnOf(entry) + offset;
+                return UserSignal.None;
+            }
+
+            var flags = FaultFlags.User | FaultFlags.AllowRetry | FaultFlags.Killable | (isWrite ? FaultFlags.Write : 0);
+            var request = new FaultRequest(space, vma, address, flags, AllocationContext.Movable);
+            var result = FaultHandler.Handle(mm, request, out _);
+            if ((result & VmFault.ErrorMask) != 0) return SignalOf(result);
+        }
+
+        return UserSignal.OutOfMemory;
+    }
+
+    /// <summary>
+    /// Copies between the address space and a buffer, page by page. Returns the bytes done; fewer than asked for came with a
+    /// signal. MMIO without memory behind it reads as ones and swallows stores.
+    /// </summary>
+    public static int Copy(
+        MmContext mm, AddressSpace space, ulong address, Span<byte> buffer, bool isWrite, out UserSignal signal)
+    {
+        signal = UserSignal.None;
+        var done = 0;
+        while (done < buffer.Length)
+        {
+            var at = address + (ulong)done;
+            signal = Touch(mm, space, at, isWrite, out var pfn);
+            if (signal != UserSignal.None) return done;
+            var within = (int)(at & ~PageGeometry.PageMask);
+            var part = buffer.Slice(done, Math.Min(buffer.Length - done, (int)PageGeometry.PageSize - within));
+            if (mm.Memory.Frames.IsValid(pfn))
+            {
+                var bytes = mm.Memory.Bytes.Of(pfn).Slice(within, part.Length);
+                if (isWrite) part.CopyTo(bytes);
+                else bytes.CopyTo(part);
+            }
+            else if (!isWrite)
+            {
+                part.Fill(0xff);
+            }
+
+            done += part.Length;
+        }
+
+        return done;
+    }
+
+    private static UserSignal SignalOf(VmFault fault)
+    {
+        if ((fault & VmFault.Oom) != 0) return UserSignal.OutOfMemory;
+        if ((fault & VmFault.SigSegv) != 0) return UserSignal.SigSegvAccErr;
+        return (fault & (VmFault.HwPoison | VmFault.HwPoisonLarge)) != 0 ? UserSignal.SigBusPoison : UserSignal.SigBus;
+    }
+}
+
+/// <summary>Growth of a VM_GROWSDOWN area by a user fault (mm/vma.c: expand_downwards; kernel-semantics 4.8).</summary>
+internal static class StackGrowth
+{
+    public static bool Expand(AddressSpace space, Vma vma, ulong address)
+    {
+        address &= PageGeometry.PageMask;
+        if (address < PageGeometry.MmapMinAddress) return false;
+        var below = space.Vmas.Before(vma.Start);
+        if (below is not null && !below.Has(VmFlags.GrowsDown) && below.HasAny(VmFlags.AccessMask)
+            && address - Math.Min(address, below.End) < PageGeometry.StackGuardGap)
+            return false;
+        if (below is not null && address < below.End) return false;
+        var task = space.Task;
+        if (task.RlimitStack != TaskState.Unlimited && vma.End - address > task.RlimitStack) return false;
+        var growth = vma.Start - address;
+        if (MlockCalls.CheckNewMapping(space, vma.Flags, growth, isAsked: false) != Errno.None) return false;
+        if (Limits.CheckExpansion(space, vma.Flags, growth) != Errno.None) return false;
+        vma.PageOffset -= growth >> PageGeometry.PageShift;
+        vma.Start = address;
+        return true;
+    }
+}

@@ -1,0 +1,90 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+
+namespace FramePin.Core.Vmas;
+
+/// <summary>
+/// Identity of an anon_vma: VMAs that share one may merge. Frames do not point at it; an exclusive page is found through
+/// the address at hand.
+/// </summary>
+internal sealed class AnonVma(int id)
+{
+    /// <summary>Number within the machine, so that a digest can name it.</summary>
+    public int Id { get; } = id;
+}
+
+/// <summary>A virtual memory area (vm_area_struct). Guarded by the turn; pins do not look at it on the fast path.</summary>
+internal sealed class Vma
+{
+    public required ulong Start { get; set; }
+
+    /// <summary>First byte behind the area.</summary>
+    public required ulong End { get; set; }
+
+    public required VmFlags Flags { get; set; }
+
+    /// <summary>Offset in pages: into the file, or of the address where an anonymous area was first made.</summary>
+    public required ulong PageOffset { get; set; }
+
+    /// <summary>The mapped file; null for private anonymous memory and devices.</summary>
+    public MemoryFile? File { get; init; }
+
+    public Device? Device { get; init; }
+
+    /// <summary>Set by the first anonymous fault; inherited over fork.</summary>
+    public AnonVma? AnonVma { get; set; }
+
+    /// <summary>The area came through a fork and may share pages with a parent (anon_vma_chain not singular).</summary>
+    public bool HasForkedAnon { get; set; }
+
+    /// <summary>Shown by maps in place of a file name: [vdso], [vvar] and their like.</summary>
+    public string? SpecialName { get; init; }
+
+    /// <summary>log2 of the frames of a huge page for hugetlb areas; 0 otherwise.</summary>
+    public int HugeOrder { get; init; }
+
+    /// <summary>Memory-deny and special mappings refuse to be split (vm_ops->may_split).</summary>
+    public bool NeverSplit => SpecialName is "[vdso]" or "[vvar]" or "[vvar_vclock]" or "[vsyscall]";
+
+    public AddressRange Range => new(Start, End);
+
+    public ulong Length => End - Start;
+
+    public ulong Pages => Length >> PageGeometry.PageShift;
+
+    /// <summary>vma_is_anonymous: private anonymous memory.</summary>
+    public bool IsAnonymous => File is null && Device is null && SpecialName is null;
+
+    /// <summary>is_cow_mapping: private and may become writable.</summary>
+    public bool IsCow => (Flags & (VmFlags.Shared | VmFlags.MayWrite)) == VmFlags.MayWrite;
+
+    public bool IsHugeTlb => (Flags & VmFlags.HugeTlb) != 0;
+
+    public bool Has(VmFlags flags) => (Flags & flags) == flags;
+
+    public bool HasAny(VmFlags flags) => (Flags & flags) != 0;
+
+    /// <summary>vm_ops->close is there, so that a merge must not swallow the area.</summary>
+    public bool HasClose => Device is { HasClose: true } || IsHugeTlb;
+
+    /// <summary>Page index in the file (or in linear anonymous numbering) of <paramref name="address"/>.</summary>
+    public ulong IndexOf(ulong address) => PageOffset + ((address - Start) >> PageGeometry.PageShift);
+
+    /// <summary>A copy that covers [<paramref name="start"/>, <paramref name="end"/>) of the same backing.</summary>
+    public Vma Slice(ulong start, ulong end) => new()
+    {
+        Start = start,
+        End = end,
+        Flags = Flags,
+        PageOffset = IndexOf(start),
+        File = File,
+        Device = Device,
+        AnonVma = AnonVma,
+        HasForkedAnon = HasForkedAnon,
+        SpecialName = SpecialName,
+        HugeOrder = HugeOrder,
+    };
+
+    public override string ToString() => $"{Range} {Flags}";
+}

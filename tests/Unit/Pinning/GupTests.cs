@@ -1,0 +1,526 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Faults;
+using FramePin.Core.Frames;
+using FramePin.Core.Machines;
+using FramePin.Core.Pinning;
+using FramePin.Core.Vmas;
+using FramePin.Tests.Support;
+using Xunit;
+
+namespace FramePin.Tests.Unit.Pinning;
+
+/// <summary>Rows 36 to 74 of kernel-semantics 8: the GUP calls, retries, exclusivity, fork.</summary>
+public sealed class GupTests
+{
+    private const ulong At = 0x10000;
+    private const ulong Page = Lab.Page;
+    private const Prot Rw = Prot.Read | Prot.Write;
+    private static readonly long Fault = -(long)Errno.EFAULT;
+    private static readonly long Invalid = -(long)Errno.EINVAL;
+
+    private static void Rule(Lab lab, FaultAction action, int times = 1, int skip = 0, ChoicePoint point = ChoicePoint.Fault) =>
+        lab.Machine.AddFaultRule(new FaultRule { Point = point, Action = action, Times = times, Skip = skip });
+
+    [Theory]
+    [InlineData("6.18", Errno.EOVERFLOW)]
+    [InlineData("6.12", Errno.EOVERFLOW)]
+    [InlineData("6.1", Errno.EFAULT)]
+    [InlineData("5.17", Errno.EFAULT)]
+    [InlineData("4.3", Errno.EFAULT)]
+    public void Row_36_a_range_that_wraps(string profile, Errno expected)
+    {
+        using var lab = new Lab(profile);
+        Assert.Equal(-(long)expected, lab.Get(0xffff_ffff_ffff_f000, 2, out var vector).Raw);
+        lab.Drop(vector);
+    }
+
+    [Theory]
+    [InlineData(GupCall.PinUserPagesFast)]
+    [InlineData(GupCall.GetUserPagesFast)]
+    [InlineData(GupCall.PinUserPages)]
+    [InlineData(GupCall.GetUserPages)]
+    [InlineData(GupCall.PinUserPagesUnlocked)]
+    [InlineData(GupCall.GetUserPagesRemote)]
+    public void Row_37_the_end_above_task_size(GupCall call)
+    {
+        using var lab = new Lab();
+        lab.Anon(PageGeometry.TaskSize - Page, 1);
+        Assert.Equal(Fault, lab.Gup(call, PageGeometry.TaskSize, 1, GupFlags.None, out var above).Result.Raw);
+        lab.Drop(above);
+    }
+
+    [Fact]
+    public void Row_37_fast_only_answers_0()
+    {
+        using var lab = new Lab();
+        var outcome = lab.Gup(GupCall.GetUserPagesFastOnly, PageGeometry.TaskSize, 1, GupFlags.None, out var vector);
+        Assert.Equal(0, outcome.Result.Raw);
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Row_38_a_fatal_signal_pending_before_the_first_page()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 6, written: false);
+        lab.Machine.SetTask(lab.Space, lab.Space.Task with { Pending = PendingSignal.Fatal });
+        Assert.Equal(-(long)Errno.EINTR, lab.Get(At, 6, out var vector).Raw);
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Row_38_a_fatal_signal_after_5_pages()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 8, written: false);
+        // The sixth fault drops the lock, and the signal comes before it is taken again.
+        Rule(lab, FaultAction.Retry, skip: 5);
+        Rule(lab, FaultAction.Kill, skip: 1, point: ChoicePoint.LockTake);
+        Assert.Equal(5, lab.Get(At, 8, out var vector).Raw);
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Row_39_killed_while_waiting_for_the_lock()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1, written: false);
+        Rule(lab, FaultAction.Kill, point: ChoicePoint.LockTake);
+        Assert.Equal(-(long)Errno.EAGAIN, lab.Get(At, 1, out var vector).Raw);
+        lab.Drop(vector);
+    }
+
+    [Theory]
+    [InlineData(GupFlags.None, 2)]
+    [InlineData(GupFlags.Interruptible, -4)]
+    public void Row_40_a_plain_signal_during_a_retry(GupFlags flags, long expected)
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 2, written: false);
+        Rule(lab, FaultAction.Retry);
+        Rule(lab, FaultAction.Signal, skip: 1, point: ChoicePoint.LockTake);
+        Assert.Equal(expected, lab.Gup(GupCall.PinUserPagesUnlocked, At, 2, flags | GupFlags.Write, out var vector).Result.Raw);
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Row_40_a_plain_signal_after_some_pages_gives_the_partial_result()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 4, written: false);
+        Rule(lab, FaultAction.Retry, skip: 2);
+        Rule(lab, FaultAction.Signal, skip: 1, point: ChoicePoint.LockTake);
+        var outcome = lab.Gup(GupCall.PinUserPagesUnlocked, At, 4, GupFlags.Interruptible | GupFlags.Write, out var vector);
+        Assert.Equal(2, outcome.Result.Raw);
+        Assert.Equal(StopReason.Signal, outcome.Reason);
+        lab.Drop(vector);
+    }
+
+    [Theory]
+    [InlineData("4.3")]
+    [InlineData("6.18")]
+    public void Row_41_five_retries_in_a_row_are_survived(string profile)
+    {
+        using var lab = new Lab(profile);
+        lab.Anon(At, 2, written: false);
+        Rule(lab, FaultAction.Retry, times: 5);
+        var vector = lab.Vector(2);
+        var outcome = lab.Machine.GetVaddrFrames(lab.Space, At, 2, GupFlags.Write, vector);
+        Assert.Equal(2, outcome.Result.Raw);
+        Assert.Equal(5, outcome.Retries);
+        lab.Drop(vector);
+    }
+
+    [Theory]
+    [InlineData(0, -14L)]
+    [InlineData(2, 2L)]
+    public void Row_42_munmap_of_the_rest_while_the_lock_is_dropped(int before, long expected)
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 4, written: false);
+        Rule(lab, FaultAction.Park, skip: before);
+        var vector = lab.Vector(4);
+        var outcome = lab.Machine.GetVaddrFrames(lab.Space, At, 4, GupFlags.Write, vector);
+        Assert.NotNull(outcome.Parked);
+        Assert.Equal(before, vector.Count);
+        Assert.Equal(At + ((ulong)before * Page), outcome.Parked.Address);
+        Assert.True(lab.Machine.Munmap(lab.Space, At + ((ulong)before * Page), 4 * Page).IsOk);
+        var resumed = lab.Machine.Resume(outcome.Parked);
+        Assert.Null(resumed.Parked);
+        Assert.Equal(expected, resumed.Result.Raw);
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Row_43_without_a_locked_argument_the_handler_must_block()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1, written: false);
+        Rule(lab, FaultAction.Retry);
+        var outcome = lab.Gup(GupCall.GetUserPages, At, 1, GupFlags.Write, out var vector);
+        Assert.Equal(1, outcome.Result.Raw);
+        Assert.Equal(0, outcome.Retries);
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Row_44_nowait_gives_up_where_a_page_needs_io()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1, written: false);
+        Rule(lab, FaultAction.NeedsIo);
+        var flags = GupFlags.Write | GupFlags.NoWait;
+        Assert.Equal(0, lab.Gup(GupCall.GetUserPagesUnlocked, At, 1, flags, out var vector).Result.Raw);
+        lab.Drop(vector);
+    }
+
+    [Theory]
+    [InlineData(GupCall.PinUserPagesFast)]
+    [InlineData(GupCall.GetUserPages)]
+    public void Row_45_nofault_on_an_empty_entry(GupCall call)
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1, written: false);
+        Assert.Equal(Fault, lab.Gup(call, At, 1, GupFlags.NoFault | GupFlags.Write, out var vector).Result.Raw);
+        lab.Drop(vector);
+    }
+
+    [Theory]
+    [InlineData(GupFlags.HwPoison, Errno.EHWPOISON)]
+    [InlineData(GupFlags.None, Errno.EFAULT)]
+    public void Row_46_a_poisoned_page(GupFlags flags, Errno expected)
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1);
+        Assert.True(lab.Machine.Madvise(lab.Space, At, Page, Advice.HwPoison).IsOk);
+        Assert.Equal(UserSignal.SigBusPoison, lab.Machine.Touch(lab.Space, At, isWrite: false));
+        Assert.Equal(-(long)expected, lab.Gup(GupCall.GetUserPages, At, 1, flags, out var vector).Result.Raw);
+        lab.Drop(vector);
+    }
+
+    [Theory]
+    [InlineData(FaultAction.Oom, Errno.ENOMEM)]
+    [InlineData(FaultAction.SigBus, Errno.EFAULT)]
+    [InlineData(FaultAction.SigSegv, Errno.EFAULT)]
+    public void Rows_47_and_48_errors_of_a_fault(FaultAction action, Errno expected)
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1, written: false);
+        Rule(lab, action);
+        Assert.Equal(-(long)expected, lab.Get(At, 1, out var vector).Raw);
+        lab.Drop(vector);
+    }
+
+    [Theory]
+    [InlineData(GupCall.PinUserPages, GupFlags.Get, 0)]
+    [InlineData(GupCall.PinUserPagesRemote, GupFlags.Get, 0)]
+    [InlineData(GupCall.PinUserPagesUnlocked, GupFlags.Get, 0)]
+    [InlineData(GupCall.PinUserPagesFast, GupFlags.Get, -22)]
+    [InlineData(GupCall.GetUserPages, GupFlags.LongTerm, -22)]
+    [InlineData(GupCall.GetUserPagesRemote, GupFlags.LongTerm, -22)]
+    [InlineData(GupCall.GetUserPagesUnlocked, GupFlags.LongTerm, -22)]
+    [InlineData(GupCall.GetUserPagesFast, GupFlags.LongTerm, -22)]
+    [InlineData(GupCall.PinUserPagesRemote, GupFlags.LongTerm | GupFlags.PciP2PDma, 0)]
+    [InlineData(GupCall.PinUserPages, GupFlags.Touch, 0)]
+    [InlineData(GupCall.GetUserPagesUnlocked, GupFlags.Pin, -22)]
+    [InlineData(GupCall.GetUserPagesFast, GupFlags.NoWait, -22)]
+    [InlineData(GupCall.PinUserPagesFast, GupFlags.Dump, -22)]
+    [InlineData(GupCall.PinUserPagesFast, GupFlags.HwPoison, -22)]
+    [InlineData(GupCall.PinUserPagesFast, GupFlags.Anon, -22)]
+    public void Rows_49_to_52_and_54_illegal_flags(GupCall call, GupFlags flags, long expected)
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1);
+        Assert.Equal(expected, lab.Gup(call, At, 1, flags, out var vector).Result.Raw);
+        Assert.Equal(1, lab.ViewAt(At).RefCount);
+        lab.Drop(vector);
+    }
+
+    [Theory]
+    [InlineData(GupCall.GetUserPagesRemote, -22)]
+    [InlineData(GupCall.PinUserPagesRemote, 0)]
+    public void Row_53_locked_points_to_0(GupCall call, long expected)
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1);
+        Assert.Equal(expected, lab.Gup(call, At, 1, GupFlags.None, out var vector, LockedArgument.NotHeld).Result.Raw);
+        lab.Drop(vector);
+    }
+
+    [Theory]
+    [InlineData("4.3")]
+    [InlineData("6.1")]
+    [InlineData("6.18")]
+    public void Row_56_a_stack_does_not_grow_for_gup(string profile)
+    {
+        using var lab = new Lab(profile);
+        Assert.True(lab.Map(0x4000_0000, 4, Rw, MapFlags.Private | MapFlags.Anonymous | MapFlags.GrowsDown | MapFlags.Fixed).IsOk);
+        Assert.Equal(Fault, lab.Get(0x4000_0000 - Page, 1, out var vector).Raw);
+        Assert.Equal(UserSignal.None, lab.Machine.Touch(lab.Space, 0x4000_0000 - Page, isWrite: true));
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Rows_57_to_59_force()
+    {
+        using var lab = new Lab();
+        lab.File(At, 1, FileKind.Disk, MapFlags.Private, Prot.Read | Prot.Exec);
+        lab.SharedAnon(0x20000, 1, Prot.Read);
+        lab.Anon(0x30000, 1, Prot.None, written: false);
+        var force = GupFlags.Force;
+        Assert.Equal(1, lab.Gup(GupCall.GetUserPages, At, 1, force | GupFlags.Write, out var row57).Result.Raw);
+        Assert.True(lab.View(row57).Flags.HasFlag(FrameFlags.Anon));
+        Assert.Equal(Fault, lab.Gup(GupCall.GetUserPages, 0x20000, 1, force | GupFlags.Write, out var row58).Result.Raw);
+        Assert.Equal(1, lab.Gup(GupCall.GetUserPages, 0x30000, 1, force, out var row59).Result.Raw);
+        lab.Drop(row57, row58, row59);
+    }
+
+    [Fact]
+    public void Rows_60_and_61_the_zero_page_is_not_counted_by_a_pin()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1, written: false);
+        Assert.Equal(1, lab.Gup(GupCall.PinUserPages, At, 1, GupFlags.None, out var pin).Result.Raw);
+        Assert.True(lab.View(pin).Flags.HasFlag(FrameFlags.Zero));
+        var before = lab.View(pin).RefCount;
+        Assert.Equal(1, lab.Gup(GupCall.GetUserPages, At, 1, GupFlags.None, out var get).Result.Raw);
+        Assert.Equal(before + 1, lab.View(pin).RefCount);
+        lab.Drop(get);
+        lab.Machine.PutVaddrFrames(pin);
+        Assert.Equal(before, lab.Machine.ViewPage(lab.Machine.Translate(lab.Space, At)!.Value).RefCount);
+        Assert.Equal(lab.Machine.PinStatistics.Acquired, lab.Machine.PinStatistics.Released);
+        lab.Drop(pin);
+    }
+
+    [Theory]
+    [InlineData("6.12", true)]
+    [InlineData("6.18", true)]
+    [InlineData("6.1", false)]
+    public void Row_62_a_long_term_read_pin_unshares_first(string profile, bool seesWrite)
+    {
+        using var lab = new Lab(profile);
+        lab.Anon(At, 1, written: false);
+        Assert.Equal(1, lab.Gup(GupCall.PinUserPagesFast, At, 1, GupFlags.LongTerm, out var vector).Result.Raw);
+        lab.Poke(At, 5);
+        Assert.Equal(seesWrite ? 5 : 0, lab.PeekFrame(vector));
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Row_63_a_short_read_pin_of_the_zero_page_keeps_zeros()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1, written: false);
+        Assert.Equal(1, lab.Gup(GupCall.PinUserPagesFast, At, 1, GupFlags.None, out var vector).Result.Raw);
+        lab.Poke(At, 5);
+        Assert.Equal(0, lab.PeekFrame(vector));
+        lab.Drop(vector);
+    }
+
+    [Theory]
+    [InlineData("6.1")]
+    [InlineData("6.18")]
+    public void Row_64_a_pinned_page_is_not_shared_by_fork(string profile)
+    {
+        using var lab = new Lab(profile);
+        lab.Anon(At, 2);
+        lab.Poke(At, 1);
+        Assert.Equal(1, lab.Gup(GupCall.PinUserPagesFast, At, 1, GupFlags.Write, out var vector).Result.Raw);
+        var child = lab.Fork();
+        lab.Poke(At, 2);
+        Assert.Equal(2, lab.PeekFrame(vector));
+        Assert.Equal(1, lab.Peek(At, child));
+        Assert.NotEqual(lab.Machine.Translate(lab.Space, At), lab.Machine.Translate(child, At));
+        Assert.Equal(lab.Machine.Translate(lab.Space, At + Page), lab.Machine.Translate(child, At + Page));
+        lab.Drop(vector);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Row_65_a_write_pin_after_fork_breaks_the_sharing(bool childLives)
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1);
+        lab.Poke(At, 1);
+        var child = lab.Fork();
+        var shared = lab.Machine.Translate(lab.Space, At);
+        if (!childLives) lab.Machine.Exit(child);
+        Assert.Equal(1, lab.Get(At, 1, out var vector).Raw);
+        Assert.Equal(childLives, vector[0] != shared);
+        lab.Poke(At, 2);
+        Assert.Equal(2, lab.PeekFrame(vector));
+        if (childLives) Assert.Equal(1, lab.Peek(At, child));
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Row_66_a_read_pin_of_a_shared_page_unshares()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1);
+        var child = lab.Fork();
+        var shared = lab.Machine.Translate(child, At)!.Value;
+        Assert.Equal(1, lab.Gup(GupCall.PinUserPagesFast, At, 1, GupFlags.None, out var vector).Result.Raw);
+        Assert.NotEqual(shared, vector[0]);
+        lab.Poke(At, 3);
+        Assert.Equal(3, lab.PeekFrame(vector));
+        Assert.Equal(2, lab.Machine.PinStatistics.Acquired);
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Row_68_a_get_reference_loses_the_page_to_copy_on_write()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1);
+        lab.Poke(At, 1);
+        Assert.Equal(1, lab.Gup(GupCall.GetUserPagesFast, At, 1, GupFlags.None, out var vector).Result.Raw);
+        lab.Fork();
+        lab.Poke(At, 2);
+        Assert.Equal(1, lab.PeekFrame(vector));
+        Assert.NotEqual(vector[0], lab.Machine.Translate(lab.Space, At));
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Row_69_munmap_leaves_a_pinned_page_until_its_unpin()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1);
+        var free = lab.Machine.Statistics().FreeFrames;
+        Assert.Equal(1, lab.Get(At, 1, out var vector).Raw);
+        Assert.True(lab.Machine.Munmap(lab.Space, At, Page).IsOk);
+        Assert.Equal(1024, lab.View(vector).RefCount);
+        Assert.Equal(free, lab.Machine.Statistics().FreeFrames);
+        lab.Drop(vector);
+        Assert.Equal(free + 1, lab.Machine.Statistics().FreeFrames);
+    }
+
+    [Fact]
+    public void Row_69_exit_leaves_a_pinned_page_too()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1);
+        lab.Poke(At, 77);
+        Assert.Equal(1, lab.Get(At, 1, out var vector).Raw);
+        lab.Machine.Exit(lab.Space);
+        Assert.Equal(77, lab.PeekFrame(vector));
+        Assert.Equal(Fault, lab.Get(At, 1, out var late).Raw);
+        lab.Drop(vector, late);
+    }
+
+    [Fact]
+    public void Row_70_dontneed_and_touch_give_a_new_page()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1);
+        lab.Poke(At, 9);
+        Assert.Equal(1, lab.Get(At, 1, out var vector).Raw);
+        Assert.True(lab.Machine.Madvise(lab.Space, At, Page, Advice.DontNeed).IsOk);
+        Assert.Equal(0, lab.Peek(At));
+        lab.Poke(At, 1);
+        Assert.Equal(9, lab.PeekFrame(vector));
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Row_71_a_pin_follows_a_moved_mapping()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1);
+        Assert.Equal(1, lab.Get(At, 1, out var vector).Raw);
+        var moved = lab.Machine.Mremap(lab.Space, At, Page, Page, MremapFlags.MayMove | MremapFlags.Fixed, 0x50000);
+        Assert.Equal(0x50000UL, moved.Value);
+        Assert.Equal(vector[0], lab.Machine.Translate(lab.Space, 0x50000));
+        lab.Poke(0x50000, 8);
+        Assert.Equal(8, lab.PeekFrame(vector));
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Row_72_1024_plain_references_look_pinned()
+    {
+        using var lab = new Lab(configure: options => options with { AuditsEachCommand = false });
+        lab.Anon(At, 1);
+        var vectors = new List<FrameVector>();
+        for (var i = 0; i < 1023; i++)
+        {
+            Assert.Equal(1, lab.Gup(GupCall.GetUserPagesFast, At, 1, GupFlags.None, out var vector).Result.Raw);
+            vectors.Add(vector);
+        }
+
+        Assert.True(lab.ViewAt(At).MaybeDmaPinned);
+        lab.Drop([.. vectors]);
+        Assert.False(lab.ViewAt(At).MaybeDmaPinned);
+    }
+
+    [Fact]
+    public void Row_73_three_subpages_of_a_huge_page()
+    {
+        using var lab = new Lab(configure: options => options with { Thp = ThpMode.Always });
+        lab.Anon(0x4000_0000, 512);
+        Assert.Equal(9, lab.ViewAt(0x4000_0000).Order);
+        var before = lab.ViewAt(0x4000_0000);
+        Assert.Equal(3, lab.Get(0x4000_5000, 3, out var vector).Raw);
+        Assert.Equal(before.RefCount + 3, lab.View(vector).RefCount);
+        Assert.Equal(before.PinCount + 3, lab.View(vector).PinCount);
+        lab.Drop(vector);
+        Assert.Equal(before, lab.ViewAt(0x4000_0000));
+    }
+
+    [Fact]
+    public void A_pinned_huge_page_is_split_by_fork_and_copied_piece_by_piece()
+    {
+        using var lab = new Lab(configure: options => options with { Thp = ThpMode.Always });
+        lab.Anon(0x4000_0000, 512);
+        lab.Poke(0x4000_0000, 1);
+        Assert.Equal(1, lab.Get(0x4000_0000, 1, out var vector).Raw);
+        var child = lab.Fork();
+        lab.Poke(0x4000_0000, 2);
+        Assert.Equal(2, lab.PeekFrame(vector));
+        Assert.Equal(1, lab.Peek(0x4000_0000, child));
+        Assert.Equal(1, lab.Get(0x4000_3000, 1, out var part).Raw);
+        Assert.Equal(9, lab.View(part).Order);
+        lab.Drop(vector, part);
+    }
+
+    [Fact]
+    public void Gup_through_hugetlb_after_fork_copies_the_huge_page()
+    {
+        using var lab = new Lab(configure: options => options with { HugePages2M = 4 });
+        const ulong at = 0x4000_0000;
+        Assert.True(lab.Map(at, 512, Rw, MapFlags.Private | MapFlags.Anonymous | MapFlags.HugeTlb | MapFlags.Fixed).IsOk);
+        lab.Poke(at, 1);
+        var child = lab.Fork();
+        Assert.Equal(8, lab.Get(at, 8, out var vector).Raw);
+        lab.Poke(at, 2);
+        Assert.Equal(2, lab.PeekFrame(vector));
+        Assert.Equal(1, lab.Peek(at, child));
+        lab.Drop(vector);
+    }
+
+    [Fact]
+    public void Split_pmd_is_refused_on_hugetlb_and_splits_a_transparent_page()
+    {
+        using var lab = new Lab(configure: options => options with { HugePages2M = 1, Thp = ThpMode.Always });
+        Assert.True(lab.Map(
+            0x4000_0000, 512, Rw, MapFlags.Private | MapFlags.Anonymous | MapFlags.HugeTlb | MapFlags.Fixed).IsOk);
+        lab.Anon(0x8000_0000, 512);
+        Assert.Equal(
+            -(long)Errno.EOPNOTSUPP, lab.Gup(GupCall.GetUserPages, 0x4000_0000, 1, GupFlags.SplitPmd, out var hugetlb).Result.Raw);
+        Assert.Equal(1, lab.Gup(GupCall.GetUserPages, 0x8000_0000, 1, GupFlags.SplitPmd, out var thp).Result.Raw);
+        Assert.Equal(512, lab.View(thp).MapCount);
+        lab.Drop(hugetlb, thp);
+    }
+
+    [Fact]
+    public void Invalid_argument_value_is_named()
+    {
+        using var lab = new Lab();
+        Assert.Equal(Invalid, lab.Gup(GupCall.GetUserPagesFast, At, 1, GupFlags.Tried, out var vector).Result.Raw);
+        lab.Drop(vector);
+    }
+}
