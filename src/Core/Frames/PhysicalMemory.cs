@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Runtime.CompilerServices;
 using FramePin.Core.Addressing;
 using FramePin.Core.Native;
 
@@ -114,14 +115,15 @@ internal sealed class PhysicalMemory : IDisposable
     }
 
     /// <summary>
-    /// Notes a folio whose refcount fell to zero outside a turn. Safe from any number of pins at once; it takes no lock. The
-    /// next turn frees it.
+    /// Notes a folio whose refcount fell to zero outside a turn. Safe from any number of pins at once, and more than once for a
+    /// folio; it takes no lock. The next turn frees it.
     /// </summary>
     public void QueueFree(Pfn head)
     {
         // Nobody else can reach the frame: its count is zero, so no grab succeeds, and no page table maps it.
         ref var info = ref Frames[head];
-        info.Flags |= FrameFlags.PendingFree;
+        var flags = (FrameFlags)Interlocked.Or(ref Unsafe.As<FrameFlags, uint>(ref info.Flags), (uint)FrameFlags.PendingFree);
+        if ((flags & FrameFlags.PendingFree) != 0) return;
         ulong seen;
         do
         {

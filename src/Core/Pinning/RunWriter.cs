@@ -1,18 +1,20 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 using FramePin.Core.Addressing;
 
 namespace FramePin.Core.Pinning;
 
 /// <summary>Appends frames to a vector, joining consecutive ones of a kind into runs.</summary>
-/// <remarks>A ref struct on the pin's stack; <see cref="Finish"/> hands the counts back to the vector.</remarks>
+/// <remarks>
+/// A ref struct on the pin's stack; <see cref="Finish"/> hands the counts back to the vector. The last run lies in its slot already and
+/// grows there: one more frame is one more in the slot's low bits.
+/// </remarks>
 internal ref struct RunWriter
 {
     private readonly FrameVector _vector;
     private readonly Span<ulong> _slots;
     private int _runs;
-    private ulong _first;
-    private ulong _count;
-    private bool _isLarge;
+    private ulong _next;
 
     public RunWriter(FrameVector vector)
     {
@@ -20,35 +22,54 @@ internal ref struct RunWriter
         _slots = vector.Slots;
         _runs = vector.RunCount;
         Frames = vector.Count;
-        if (_runs == 0) return;
-        // Take the last run up again, so that a resumed pin joins where it left off.
-        var last = FrameRun.FromPacked(_slots[--_runs]);
-        (_first, _count, _isLarge) = (last.First.Value, last.Count, last.IsLarge);
+        _next = _runs == 0 ? ulong.MaxValue : Following(_slots[_runs - 1]);
     }
 
     /// <summary>Frames written, those that the vector held already included.</summary>
     public long Frames { get; private set; }
 
+    /// <summary>Appends <paramref name="count"/> frames from <paramref name="first"/> on.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void Append(ulong first, ulong count, bool isLarge)
     {
         Frames += (long)count;
-        if (first == _first + _count && isLarge == _isLarge && _count != 0 && _count + count <= FrameRun.MaxCount)
-        {
-            _count += count;
-            return;
-        }
-
-        if (_count != 0) _slots[_runs++] = FrameRun.Pack(_first, _count, _isLarge);
-        (_first, _count, _isLarge) = (first, count, isLarge);
+        var next = first | (isLarge ? LargeMark : 0);
+        if (next == _next && (_slots[_runs - 1] & FrameRun.CountMask) + count < FrameRun.MaxCount)
+            _slots[_runs - 1] += count;
+        else
+            _slots[_runs++] = FrameRun.Pack(first, count, isLarge);
+        _next = next + count;
     }
 
-    /// <summary>Writes the last run and the counts.</summary>
-    public void Finish()
+    /// <summary>
+    /// Appends eight small frames that follow neither each other nor the last run. <paramref name="packed"/> holds a finished run
+    /// of one frame in each lane.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public void AppendScattered(Vector512<ulong> packed)
     {
-        if (_count != 0) _slots[_runs++] = FrameRun.Pack(_first, _count, _isLarge);
+        packed.CopyTo(_slots[_runs..]);
+        _runs += Vector512<ulong>.Count;
+        Frames += Vector512<ulong>.Count;
+        _next = (packed[Vector512<ulong>.Count - 1] >> FrameRun.CountBits) + 1;
+    }
+
+    /// <summary>True when a small frame would join the last run.</summary>
+    public readonly bool Joins(ulong pfn) => pfn == _next;
+
+    /// <summary>Hands the counts to the vector.</summary>
+    public readonly void Finish()
+    {
         _vector.RunCount = _runs;
         _vector.Count = Frames;
-        _count = 0;
+    }
+
+    /// <summary>Keeps the frame behind a run of large folios apart from the same frame of small ones.</summary>
+    private const ulong LargeMark = 1UL << 62;
+
+    private static ulong Following(ulong packed)
+    {
+        var run = FrameRun.FromPacked(packed);
+        return (run.First.Value + run.Count) | (run.IsLarge ? LargeMark : 0);
     }
 }

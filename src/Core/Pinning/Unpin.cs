@@ -1,4 +1,4 @@
-using System.Diagnostics;
+using System.Runtime.Intrinsics;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
@@ -41,8 +41,11 @@ internal static class Unpin
         var delta = isPinned ? FrameTable.PinBias : 1L;
         // A PIN of the shared zero page was not counted; GET of it was.
         var uncounted = isPinned ? memory.ZeroPage.Value : ulong.MaxValue;
-        foreach (var packed in slots)
+        for (var i = 0; i < slots.Length; i++)
         {
+            i += DropScattered<TCounts>(memory, slots[i..], uncounted, delta);
+            if (i == slots.Length) break;
+            var packed = slots[i];
             if ((packed & FrameRun.LargeBit) != 0)
             {
                 DropLarge<TCounts>(memory, FrameRun.FromPacked(packed), isPinned);
@@ -54,9 +57,54 @@ internal static class Unpin
             for (; pfn <= last; pfn++)
             {
                 if (pfn == uncounted) continue;
-                var left = (int)TCounts.Subtract(ref counts[pfn], delta);
+                var left = (int)TCounts.Add(ref counts[pfn], -delta);
                 if (left <= 0) DroppedLast(memory, pfn, left);
             }
+        }
+    }
+
+    /// <summary>
+    /// Drops runs of one small, counted frame each: finds how many there are, eight to a test, then counts them in a loop of its
+    /// own. Returns the runs done.
+    /// </summary>
+    private static int DropScattered<TCounts>(PhysicalMemory memory, ReadOnlySpan<ulong> slots, ulong uncounted, long delta)
+        where TCounts : struct, ICountAccess
+    {
+        const int lanes = 8;
+        var skipped = Vector512.Create(uncounted << FrameRun.CountBits);
+        var end = 0;
+        for (; end + lanes <= slots.Length; end += lanes)
+        {
+            var packed = Vector512.Create(slots.Slice(end, lanes));
+            if ((packed & Vector512.Create(FrameRun.LargeBit | FrameRun.CountMask)) != Vector512<ulong>.Zero) break;
+            if (Vector512.EqualsAny(packed, skipped)) break;
+        }
+
+        var counts = memory.Frames.Counts;
+        var single = slots[..end];
+        // A word whose refcount is used up turns the sign of the sum: one branch for all.
+        var low = 0;
+        for (var i = 0; i + 4 <= single.Length; i += 4)
+        {
+            var group = single.Slice(i, 4);
+            var a = (int)TCounts.Add(ref counts[group[0] >> FrameRun.CountBits], -delta) - 1;
+            var b = (int)TCounts.Add(ref counts[group[1] >> FrameRun.CountBits], -delta) - 1;
+            var c = (int)TCounts.Add(ref counts[group[2] >> FrameRun.CountBits], -delta) - 1;
+            var d = (int)TCounts.Add(ref counts[group[3] >> FrameRun.CountBits], -delta) - 1;
+            low |= a | b | c | d;
+        }
+
+        if (low < 0) FindDroppedLast(memory, single);
+        return end;
+    }
+
+    private static void FindDroppedLast(PhysicalMemory memory, ReadOnlySpan<ulong> single)
+    {
+        foreach (var packed in single)
+        {
+            var pfn = new Pfn(packed >> FrameRun.CountBits);
+            var left = memory.Frames.RefCount(pfn);
+            if (left <= 0) DroppedLast(memory, pfn.Value, left);
         }
     }
 
@@ -71,7 +119,7 @@ internal static class Unpin
             var order = memory.Frames.OrderOf(head);
             var inFolio = Math.Min(rest, head.Value + (1UL << order) - pfn.Value);
             var delta = isPinned ? FrameTable.PinDelta(order, (long)inFolio) : (long)inFolio;
-            var left = (int)TCounts.Subtract(ref memory.Frames.Counts[head.Value], delta);
+            var left = (int)TCounts.Add(ref memory.Frames.Counts[head.Value], -delta);
             if (left <= 0) DroppedLast(memory, head.Value, left);
             pfn += inFolio;
             rest -= inFolio;
@@ -82,6 +130,7 @@ internal static class Unpin
     {
         // Less than nothing left: somebody gave back what they did not hold. Going on would free a frame in use.
         if (left < 0) throw new InvalidOperationException($"refcount of pfn 0x{pfn:x} fell to {left}: a reference was dropped twice");
+        // A frame that two slots name is met twice, and in shared mode by two pins: the first of them queues it.
         memory.QueueFree(new Pfn(pfn));
     }
 
