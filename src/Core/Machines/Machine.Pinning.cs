@@ -156,6 +156,15 @@ public sealed partial class Machine
         return RunOrPark(parked.Operation, parked.Complete);
     }
 
+    /// <summary>Ends a parked pin as a fatal signal would: with what it has, or -EINTR.</summary>
+    public PinOutcome Interrupt(ParkedPin parked)
+    {
+        using var turn = EnterTurn();
+        if (!_parked.Remove(parked)) throw new InvalidOperationException("this pin is not parked");
+        parked.Operation.IsKilled = true;
+        return RunOrPark(parked.Operation, parked.Complete);
+    }
+
     /// <summary>Pins of any address space that wait.</summary>
     public IReadOnlyList<ParkedPin> ParkedPins()
     {

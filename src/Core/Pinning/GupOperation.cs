@@ -76,6 +76,9 @@ internal sealed class GupOperation
     /// <summary>Address of the fault that a parked operation waits for, in bytes.</summary>
     public ulong ParkedAt => _address;
 
+    /// <summary>A fatal signal for this pin alone: its caller is gone. It ends at its next choice point.</summary>
+    public bool IsKilled { get; set; }
+
     /// <summary>Goes on until the end (true) or until a fault has to wait for somebody (false).</summary>
     public bool Run(MmContext mm)
     {
@@ -165,7 +168,7 @@ internal sealed class GupOperation
         }
 
         var pending = _space.Task.Pending;
-        var isInterrupted = pending == PendingSignal.Fatal
+        var isInterrupted = IsKilled || pending == PendingSignal.Fatal
             || (pending == PendingSignal.NonFatal && (_flags & GupFlags.Interruptible) != 0);
         if (isInterrupted)
         {

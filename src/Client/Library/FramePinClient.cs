@@ -1,0 +1,86 @@
+using System.Net.Sockets;
+using FramePin.V1;
+using Grpc.Core;
+using Grpc.Core.Interceptors;
+using Grpc.Net.Client;
+
+namespace FramePin.Client;
+
+/// <summary>A connection to a daemon and its services.</summary>
+/// <remarks>Any thread. Owns its channel.</remarks>
+public sealed class FramePinClient : IDisposable
+{
+    /// <summary>Name of the ActivitySource of client spans.</summary>
+    public const string ActivitySourceName = ClientInterceptor.SourceName;
+
+    private readonly GrpcChannel _channel;
+
+    private FramePinClient(GrpcChannel channel, TimeSpan deadline, TimeProvider time)
+    {
+        _channel = channel;
+        Invoker = channel.Intercept(new ClientInterceptor(deadline, time));
+        Machines = new MachineService.MachineServiceClient(Invoker);
+        AddressSpaces = new AddressSpaceService.AddressSpaceServiceClient(Invoker);
+        Pinning = new PinningService.PinningServiceClient(Invoker);
+        Files = new FileService.FileServiceClient(Invoker);
+        Devices = new DeviceService.DeviceServiceClient(Invoker);
+        Memory = new MemoryService.MemoryServiceClient(Invoker);
+    }
+
+    /// <summary>For the standard services (health, reflection) and stubs of one's own.</summary>
+    public CallInvoker Invoker { get; }
+
+    public MachineService.MachineServiceClient Machines { get; }
+
+    public AddressSpaceService.AddressSpaceServiceClient AddressSpaces { get; }
+
+    public PinningService.PinningServiceClient Pinning { get; }
+
+    public FileService.FileServiceClient Files { get; }
+
+    public DeviceService.DeviceServiceClient Devices { get; }
+
+    public MemoryService.MemoryServiceClient Memory { get; }
+
+    /// <summary>
+    /// Connects lazily to <paramref name="endpoint"/>: "unix:/path/of/socket", or "http://127.0.0.1:7461".
+    /// </summary>
+    /// <param name="endpoint">Where the daemon listens.</param>
+    /// <param name="deadline">For calls that set none; 30 seconds when null.</param>
+    /// <param name="time">The clock that deadlines count from.</param>
+    public static FramePinClient Connect(string endpoint, TimeSpan? deadline = null, TimeProvider? time = null)
+    {
+        const string unix = "unix:";
+        var handler = new SocketsHttpHandler { ActivityHeadersPropagator = null, EnableMultipleHttp2Connections = true };
+        var address = endpoint;
+        if (endpoint.StartsWith(unix, StringComparison.Ordinal))
+        {
+            var path = endpoint[unix.Length..];
+            address = "http://localhost";
+            handler.ConnectCallback = async (_, cancelled) =>
+            {
+                var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+                try
+                {
+                    await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancelled).ConfigureAwait(false);
+                    return new NetworkStream(socket, ownsSocket: true);
+                }
+                catch
+                {
+                    socket.Dispose();
+                    throw;
+                }
+            };
+        }
+
+        var channel = GrpcChannel.ForAddress(address, new GrpcChannelOptions
+        {
+            HttpHandler = handler,
+            DisposeHttpClient = true,
+            MaxReceiveMessageSize = 64 << 20,
+        });
+        return new FramePinClient(channel, deadline ?? TimeSpan.FromSeconds(30), time ?? TimeProvider.System);
+    }
+
+    public void Dispose() => _channel.Dispose();
+}

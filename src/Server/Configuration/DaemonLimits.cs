@@ -1,0 +1,68 @@
+namespace FramePin.Server.Configuration;
+
+/// <summary>Every limit of the daemon, with its unit and reason. A refusal names the limit and its value.</summary>
+public sealed record DaemonLimits
+{
+    /// <summary>machines_max: each reserves address space and a descriptor.</summary>
+    public int MachinesMax { get; init; } = 64;
+
+    /// <summary>address_spaces_max, per machine: each costs a page table and a name.</summary>
+    public int AddressSpacesMax { get; init; } = 4096;
+
+    /// <summary>files_max, per machine.</summary>
+    public int FilesMax { get; init; } = 65536;
+
+    /// <summary>devices_max, per machine.</summary>
+    public int DevicesMax { get; init; } = 1024;
+
+    /// <summary>device_pages_max: an eager mapping fills one entry a page (1 GiB).</summary>
+    public ulong DevicePagesMax { get; init; } = 262_144;
+
+    /// <summary>frame_vectors_max, per machine: each is a pin that somebody may have forgotten.</summary>
+    public int FrameVectorsMax { get; init; } = 262_144;
+
+    /// <summary>vector_pages_max: 8 bytes a slot, so 8 MiB a vector (4 GiB pinned).</summary>
+    public ulong VectorPagesMax { get; init; } = 1UL << 20;
+
+    /// <summary>reply_runs_max: runs in one answer; more are read with GetFrameVector's owner in chunks or left out. 3 MiB on the wire.</summary>
+    public int ReplyRunsMax { get; init; } = 262_144;
+
+    /// <summary>batch_operations_max, per message of a stream or a batch of calls.</summary>
+    public int BatchOperationsMax { get; init; } = 4096;
+
+    /// <summary>touch_pages_max, per touch: it holds the machine's turn.</summary>
+    public uint TouchPagesMax { get; init; } = 262_144;
+
+    /// <summary>mincore and pagemap pages in one answer.</summary>
+    public ulong PagemapPagesMax { get; init; } = 65_536;
+
+    /// <summary>read_bytes_max: bytes of one ReadMemory (1 GiB).</summary>
+    public ulong ReadBytesMax { get; init; } = 1UL << 30;
+
+    /// <summary>chunk_bytes_max: larger gRPC messages have hung connections.</summary>
+    public int ChunkBytesMax { get; init; } = 65_536;
+
+    /// <summary>message_bytes_max, for one gRPC message received.</summary>
+    public int MessageBytesMax { get; init; } = 4 << 20;
+
+    /// <summary>request_ids_max, per machine: answers remembered for repeats, oldest forgotten first.</summary>
+    public int RequestIdsMax { get; init; } = 65_536;
+
+    /// <summary>request_id_length_max, in characters.</summary>
+    public int RequestIdLengthMax { get; init; } = 128;
+
+    /// <summary>name_length_max, in characters of one segment.</summary>
+    public int NameLengthMax { get; init; } = 63;
+
+    /// <summary>path_length_max: PATH_MAX of Linux.</summary>
+    public int PathLengthMax { get; init; } = 4096;
+
+    /// <summary>fault_rules_max, in one request.</summary>
+    public int FaultRulesMax { get; init; } = 256;
+
+    /// <summary>Deadline of a call that came without one.</summary>
+    public TimeSpan DefaultDeadline { get; init; } = TimeSpan.FromMinutes(2);
+
+    /// <summary>How long calls in flight may take to finish after SIGTERM.</summary>
+    public TimeSpan ShutdownGrace { get; init; } = TimeSpan.FromSeconds(10);
+}

@@ -1,0 +1,18 @@
+using FramePin.Core.Machines;
+
+namespace FramePin.Server.Configuration;
+
+/// <summary>How the daemon was started.</summary>
+public sealed record DaemonOptions
+{
+    /// <summary>Path of the Unix socket; null for none.</summary>
+    public string? SocketPath { get; init; }
+
+    /// <summary>Loopback TCP port, 0 for one that is free; null for none.</summary>
+    public int? TcpPort { get; init; }
+
+    /// <summary>What "machines/default" is made of; null when there is none.</summary>
+    public MachineOptions? DefaultMachine { get; init; } = new();
+
+    public DaemonLimits Limits { get; init; } = new();
+}

@@ -1,0 +1,103 @@
+using System.Net;
+using FramePin.Server.Configuration;
+using FramePin.Server.Services;
+using FramePin.Server.Sessions;
+using FramePin.Server.Telemetry;
+using Microsoft.AspNetCore.Server.Kestrel.Core;
+using OpenTelemetry.Metrics;
+using OpenTelemetry.Resources;
+using OpenTelemetry.Trace;
+
+namespace FramePin.Server;
+
+/// <summary>Builds the daemon and runs it until SIGTERM or SIGINT.</summary>
+internal static partial class Daemon
+{
+    /// <summary>Exit code when the audit at the end found something.</summary>
+    public const int AuditFailed = 3;
+
+    public static async Task<int> RunAsync(DaemonOptions options, CancellationToken cancelled)
+    {
+        await using var app = Build(options);
+        await app.StartAsync(cancelled).ConfigureAwait(false);
+        foreach (var address in app.Urls) Console.WriteLine($"framepind listening on {address}");
+        Console.WriteLine("framepind ready");
+        await app.WaitForShutdownAsync(cancelled).ConfigureAwait(false);
+        return Audit(app);
+    }
+
+    public static WebApplication Build(DaemonOptions options)
+    {
+        var builder = WebApplication.CreateSlimBuilder();
+        builder.Logging.AddFilter("Microsoft", LogLevel.Warning).AddFilter("Grpc", LogLevel.Critical);
+        builder.WebHost.ConfigureKestrel(kestrel => Listen(kestrel, options));
+        var services = builder.Services;
+        services.Configure<HostOptions>(host => host.ShutdownTimeout = options.Limits.ShutdownGrace);
+        services.AddSingleton(options);
+        services.AddSingleton(TimeProvider.System);
+        services.AddSingleton<MachineRegistry>();
+        services.AddGrpc(grpc =>
+        {
+            grpc.Interceptors.Add<ServerInterceptor>();
+            grpc.MaxReceiveMessageSize = options.Limits.MessageBytesMax;
+            grpc.MaxSendMessageSize = null;
+            grpc.EnableDetailedErrors = false;
+        });
+        services.AddSingleton<ServerInterceptor>();
+        services.AddGrpcReflection();
+        services.AddGrpcHealthChecks().AddCheck(
+            "framepind", () => Microsoft.Extensions.Diagnostics.HealthChecks.HealthCheckResult.Healthy());
+        AddTelemetry(services);
+        var app = builder.Build();
+        app.UseMiddleware<StatusDetailsMiddleware>();
+        app.MapGrpcService<MachineService>();
+        app.MapGrpcService<AddressSpaceService>();
+        app.MapGrpcService<PinningService>();
+        app.MapGrpcService<FileService>();
+        app.MapGrpcService<DeviceService>();
+        app.MapGrpcService<MemoryService>();
+        app.MapGrpcHealthChecksService();
+        app.MapGrpcReflectionService();
+        return app;
+    }
+
+    private static void Listen(KestrelServerOptions kestrel, DaemonOptions options)
+    {
+        kestrel.AddServerHeader = false;
+        if (options.SocketPath is { } path)
+        {
+            // A socket left over by a daemon that was killed would make the bind fail.
+            if (File.Exists(path)) File.Delete(path);
+            kestrel.ListenUnixSocket(path, listen => listen.Protocols = HttpProtocols.Http2);
+        }
+
+        if (options.TcpPort is { } port) kestrel.Listen(IPAddress.Loopback, port, listen => listen.Protocols = HttpProtocols.Http2);
+    }
+
+    private static void AddTelemetry(IServiceCollection services)
+    {
+        var telemetry = services.AddOpenTelemetry().ConfigureResource(resource => resource.AddService("framepind"));
+        // The exporter retries against nobody when no endpoint is named: leave it out then.
+        if (Environment.GetEnvironmentVariable("OTEL_EXPORTER_OTLP_ENDPOINT") is not { Length: > 0 }) return;
+        telemetry
+            .WithTracing(tracing => tracing.AddSource(TelemetryNames.Source).AddOtlpExporter())
+            .WithMetrics(metrics => metrics.AddMeter(TelemetryNames.Source).AddOtlpExporter());
+    }
+
+    /// <summary>The last look before the process ends: every machine's books must balance.</summary>
+    private static int Audit(WebApplication app)
+    {
+        var findings = 0;
+        foreach (var host in app.Services.GetRequiredService<MachineRegistry>().All)
+        foreach (var finding in host.Machine.Audit())
+        {
+            findings++;
+            LogFinding(app.Logger, host.Id, finding);
+        }
+
+        return findings == 0 ? 0 : AuditFailed;
+    }
+
+    [LoggerMessage(10, LogLevel.Error, "audit of {Machine}: {Finding}")]
+    private static partial void LogFinding(ILogger log, string machine, string finding);
+}

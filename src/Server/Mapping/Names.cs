@@ -1,0 +1,50 @@
+using FramePin.Server.Configuration;
+
+namespace FramePin.Server.Mapping;
+
+/// <summary>Resource names by AIP-122. An empty parent means the machine "default".</summary>
+internal static class Names
+{
+    public const string DefaultMachine = "default";
+    public const string AddressSpaces = "addressSpaces";
+    public const string Files = "files";
+    public const string Devices = "devices";
+    public const string FrameVectors = "frameVectors";
+    private const string Machines = "machines";
+
+    public static string Machine(string id) => $"{Machines}/{id}";
+
+    public static string Child(string machine, string collection, string id) => $"{Machines}/{machine}/{collection}/{id}";
+
+    /// <summary>The id in "machines/{id}"; "default" for an empty name.</summary>
+    public static string MachineId(string name, string field)
+    {
+        if (name.Length == 0) return DefaultMachine;
+        var parts = name.Split('/');
+        return parts is [Machines, { Length: > 0 } id]
+            ? id
+            : throw Refusals.Bad(field, $"expected machines/{{machine}}, got '{Short(name)}'");
+    }
+
+    /// <summary>The ids in "machines/{m}/{collection}/{id}".</summary>
+    public static (string Machine, string Id) ChildIds(string name, string collection, string field)
+    {
+        var parts = name.Split('/');
+        return parts.Length == 4 && parts[0] == Machines && parts[2] == collection && parts[1].Length > 0 && parts[3].Length > 0
+            ? (parts[1], parts[3])
+            : throw Refusals.Bad(field, $"expected machines/{{machine}}/{collection}/{{id}}, got '{Short(name)}'");
+    }
+
+    /// <summary>The collection that a child's name says it belongs to; empty when it is no child's name.</summary>
+    public static string CollectionOf(string name) => name.Split('/') is [Machines, _, var collection, _] ? collection : "";
+
+    /// <summary>Refuses an id that cannot be the last segment of a name.</summary>
+    public static void CheckId(string id, DaemonLimits limits, string field)
+    {
+        if (id.Length > limits.NameLengthMax) throw Refusals.Limit("name_length_max", (ulong)limits.NameLengthMax, (ulong)id.Length);
+        var isSound = char.IsAsciiLetter(id[0]) && id.All(c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_');
+        if (!isSound) throw Refusals.Bad(field, "an id is a letter, then letters, digits, '-' and '_'");
+    }
+
+    private static string Short(string name) => name.Length <= 80 ? name : name[..80] + "…";
+}

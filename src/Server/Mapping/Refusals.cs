@@ -1,0 +1,127 @@
+using System.Globalization;
+using FramePin.Core.Abi;
+using Google.Protobuf.WellKnownTypes;
+using Google.Rpc;
+using Grpc.Core;
+using Status = Google.Rpc.Status;
+
+namespace FramePin.Server.Mapping;
+
+/// <summary>
+/// The one place where refusals are built: a google.rpc.Status with exactly one ErrorInfo (reason in UPPER_SNAKE, domain
+/// framepin.dev, and in its metadata the errno, the field, the limit and its value) and, where it helps, a standard detail more.
+/// </summary>
+internal static class Refusals
+{
+    public const string Domain = "framepin.dev";
+
+    /// <summary>A field of the request that cannot be right, whatever the state.</summary>
+    public static RpcException Bad(string field, string description)
+    {
+        var violation = new BadRequest.Types.FieldViolation { Field = field, Description = description };
+        return Build(
+            StatusCode.InvalidArgument, "BAD_FIELD", $"{field}: {description}", [("field", field)],
+            new BadRequest { FieldViolations = { violation } });
+    }
+
+    /// <summary>A named limit would be passed.</summary>
+    public static RpcException Limit(string limit, ulong value, ulong asked)
+    {
+        var violation = new QuotaFailure.Types.Violation { Subject = limit, Description = $"{asked} asked, {value} allowed" };
+        return Build(
+            StatusCode.ResourceExhausted, "LIMIT_EXCEEDED", $"{limit} is {value}, the request needs {asked}",
+            [("limit", limit), ("limit_value", Text(value)), ("asked", Text(asked))],
+            new QuotaFailure { Violations = { violation } });
+    }
+
+    public static RpcException NotFound(string kind, string name) =>
+        Build(StatusCode.NotFound, $"{kind}_NOT_FOUND", $"there is no {name}", [("name", name)]);
+
+    public static RpcException Exists(string name) =>
+        Build(StatusCode.AlreadyExists, "NAME_TAKEN", $"{name} exists already: choose another id", [("name", name)]);
+
+    /// <summary>The state does not allow it; the message says what to do first.</summary>
+    public static RpcException State(string reason, string message, params (string Key, string Value)[] metadata)
+    {
+        var violation = new PreconditionFailure.Types.Violation { Type = reason, Description = message };
+        return Build(
+            StatusCode.FailedPrecondition, reason, message, metadata, new PreconditionFailure { Violations = { violation } });
+    }
+
+    /// <summary>What Linux answers with an errno.</summary>
+    public static RpcException Errno(string call, Errno errno, params (string Key, string Value)[] metadata)
+    {
+        (string, string)[] all =
+        [
+            ("errno", ((int)errno).ToString(CultureInfo.InvariantCulture)), ("errno_name", errno.ToString()), ("call", call),
+            .. metadata,
+        ];
+        var details = string.Join(", ", metadata.Select(pair => $"{pair.Key} {pair.Value}"));
+        return Build(CodeOf(errno), errno.ToString(), $"{call}: {errno}{(details.Length > 0 ? $" ({details})" : "")}", all);
+    }
+
+    public static RpcException Reused(string requestId) =>
+        Build(
+            StatusCode.InvalidArgument, "REQUEST_ID_REUSED", "request_id was used before with other content: use a fresh one",
+            [("request_id", requestId)]);
+
+    public static RpcException Unavailable(string reason, string message) =>
+        Build(
+            StatusCode.Unavailable, reason, message, [],
+            new RetryInfo { RetryDelay = Duration.FromTimeSpan(TimeSpan.FromSeconds(1)) });
+
+    /// <summary>The status with its ErrorInfo; anything thrown in a handler that is not one already becomes INTERNAL.</summary>
+    public static RpcException From(Exception exception) => exception switch
+    {
+        RpcException already when already.GetRpcStatus() is not null => already,
+        RpcException bare => Build(bare.StatusCode, bare.StatusCode.ToString().ToUpperInvariant(), bare.Status.Detail, []),
+        OperationCanceledException => Build(StatusCode.Cancelled, "CANCELLED", "the call was cancelled or its deadline passed", []),
+        ObjectDisposedException => Build(StatusCode.NotFound, "MACHINE_NOT_FOUND", "the machine was deleted meanwhile", []),
+        _ => Build(StatusCode.Internal, "INTERNAL", "the daemon failed: please report it with the trace id", []),
+    };
+
+    /// <summary>Details for a status that gRPC itself made before any handler ran.</summary>
+    public static Status Explain(StatusCode code, string message)
+    {
+        var reason = code switch
+        {
+            StatusCode.ResourceExhausted => "MESSAGE_TOO_LARGE",
+            StatusCode.Unimplemented => "NO_SUCH_METHOD",
+            StatusCode.DeadlineExceeded => "DEADLINE_EXCEEDED",
+            StatusCode.Cancelled => "CANCELLED",
+            StatusCode.InvalidArgument => "MALFORMED_MESSAGE",
+            _ => "INTERNAL",
+        };
+        return Make(code, reason, message, [], []);
+    }
+
+    private static string Text(ulong value) => value.ToString(CultureInfo.InvariantCulture);
+
+    private static StatusCode CodeOf(Errno errno) => errno switch
+    {
+        Core.Abi.Errno.EINVAL => StatusCode.InvalidArgument,
+        Core.Abi.Errno.ENOMEM or Core.Abi.Errno.EAGAIN or Core.Abi.Errno.ENOSPC => StatusCode.ResourceExhausted,
+        Core.Abi.Errno.EPERM or Core.Abi.Errno.EACCES => StatusCode.PermissionDenied,
+        Core.Abi.Errno.EEXIST => StatusCode.AlreadyExists,
+        Core.Abi.Errno.EINTR => StatusCode.Aborted,
+        Core.Abi.Errno.EOVERFLOW => StatusCode.OutOfRange,
+        Core.Abi.Errno.EOPNOTSUPP or Core.Abi.Errno.ENOSYS => StatusCode.Unimplemented,
+        Core.Abi.Errno.ESRCH or Core.Abi.Errno.ENOENT => StatusCode.NotFound,
+        _ => StatusCode.FailedPrecondition,
+    };
+
+    private static RpcException Build(
+        StatusCode code, string reason, string message, (string Key, string Value)[] metadata,
+        params Google.Protobuf.IMessage[] details) =>
+        Make(code, reason, message, metadata, details).ToRpcException();
+
+    private static Status Make(
+        StatusCode code, string reason, string message, (string Key, string Value)[] metadata, Google.Protobuf.IMessage[] details)
+    {
+        var info = new ErrorInfo { Reason = reason, Domain = Domain };
+        foreach (var (key, value) in metadata) info.Metadata[key] = value;
+        var status = new Status { Code = (int)code, Message = message, Details = { Any.Pack(info) } };
+        foreach (var detail in details) status.Details.Add(Any.Pack(detail));
+        return status;
+    }
+}

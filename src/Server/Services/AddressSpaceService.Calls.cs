@@ -1,0 +1,176 @@
+using System.Globalization;
+using FramePin.Core.Abi;
+using FramePin.Core.Syscalls;
+using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
+using FramePin.V1;
+using Google.Protobuf;
+using Grpc.Core;
+using AddressSpace = FramePin.Core.Vmas.AddressSpace;
+using Errno = FramePin.Core.Abi.Errno;
+using MmapCall = FramePin.V1.MmapCall;
+
+namespace FramePin.Server.Services;
+
+/// <summary>The memory calls of a process (Core/Syscalls), one or many to a message.</summary>
+internal sealed partial class AddressSpaceService
+{
+    private const int Sigbus = 7;
+    private const int Sigkill = 9;
+    private const int Sigsegv = 11;
+
+    public override Task<CallResponse> Call(CallRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
+        return host.Requests.Run(nameof(Call), request.RequestId, request, () =>
+        {
+            var space = host.Space(id);
+            var call = request.Call ?? throw Refusals.Bad("call", "must be set");
+            Check(call, "call");
+            var result = RunCall(host, space, call, out var residency);
+            if (result.Errno > 0)
+                throw Refusals.Errno(call.CallCase.ToString().ToLowerInvariant(), (Errno)result.Errno);
+            if (result.Errno < 0)
+                throw Refusals.State(
+                    SignalName(-result.Errno), $"touch: the program would get {SignalName(-result.Errno)} after {result.Value} pages",
+                    ("signal", (-result.Errno).ToString(CultureInfo.InvariantCulture)),
+                    ("pages", result.Value.ToString(CultureInfo.InvariantCulture)));
+            var response = new CallResponse { Value = result.Value };
+            if (residency is not null) response.Residency = UnsafeByteOperations.UnsafeWrap(residency);
+            return Task.FromResult(response);
+        });
+    }
+
+    public override Task<CallBatchResponse> CallBatch(CallBatchRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
+        return host.Requests.Run(nameof(CallBatch), request.RequestId, request, () =>
+        {
+            var space = host.Space(id);
+            var most = options.Limits.BatchOperationsMax;
+            if (request.Calls.Count > most) throw Refusals.Limit("batch_operations_max", (ulong)most, (ulong)request.Calls.Count);
+            // All are checked before the first runs: a malformed batch changes nothing.
+            for (var i = 0; i < request.Calls.Count; i++) Check(request.Calls[i], $"calls[{i}]");
+            var response = new CallBatchResponse();
+            foreach (var call in request.Calls) response.Results.Add(RunCall(host, space, call, out _));
+            return Task.FromResult(response);
+        });
+    }
+
+    /// <summary>What no kernel would take and no limit allows, before anything runs.</summary>
+    private void Check(MemoryCall call, string field)
+    {
+        switch (call.CallCase)
+        {
+            case MemoryCall.CallOneofCase.None:
+                throw Refusals.Bad(field, "must hold one of the memory calls");
+            case MemoryCall.CallOneofCase.Touch when call.Touch.Pages > options.Limits.TouchPagesMax:
+                throw Refusals.Limit("touch_pages_max", options.Limits.TouchPagesMax, call.Touch.Pages);
+            case MemoryCall.CallOneofCase.Mincore when call.Mincore.Length >> 12 > options.Limits.PagemapPagesMax:
+                throw Refusals.Limit("pagemap_pages_max", options.Limits.PagemapPagesMax, call.Mincore.Length >> 12);
+        }
+    }
+
+    private CallResult RunCall(MachineHost host, AddressSpace space, MemoryCall call, out byte[]? residency)
+    {
+        residency = null;
+        var machine = host.Machine;
+        SyscallResult result;
+        switch (call.CallCase)
+        {
+            case MemoryCall.CallOneofCase.Mmap:
+                result = Mmap(host, space, call.Mmap);
+                break;
+            case MemoryCall.CallOneofCase.Munmap:
+                result = machine.Munmap(space, call.Munmap.Address, call.Munmap.Length);
+                break;
+            case MemoryCall.CallOneofCase.Mprotect:
+                result = machine.Mprotect(space, call.Mprotect.Address, call.Mprotect.Length, (Prot)call.Mprotect.Prot);
+                break;
+            case MemoryCall.CallOneofCase.Mremap:
+                var move = call.Mremap;
+                result = machine.Mremap(
+                    space, move.Address, move.OldLength, move.NewLength, (MremapFlags)move.Flags, move.NewAddress);
+                break;
+            case MemoryCall.CallOneofCase.Madvise:
+                result = machine.Madvise(space, call.Madvise.Address, call.Madvise.Length, (Advice)call.Madvise.Advice);
+                break;
+            case MemoryCall.CallOneofCase.Mlock:
+                result = machine.Mlock(space, call.Mlock.Address, call.Mlock.Length, call.Mlock.Flags);
+                break;
+            case MemoryCall.CallOneofCase.Munlock:
+                result = machine.Munlock(space, call.Munlock.Address, call.Munlock.Length);
+                break;
+            case MemoryCall.CallOneofCase.Mlockall:
+                result = machine.MlockAll(space, call.Mlockall.Flags);
+                break;
+            case MemoryCall.CallOneofCase.Munlockall:
+                result = machine.MunlockAll(space);
+                break;
+            case MemoryCall.CallOneofCase.Brk:
+                result = machine.Brk(space, call.Brk.Address);
+                break;
+            case MemoryCall.CallOneofCase.Msync:
+                result = machine.Msync(space, call.Msync.Address, call.Msync.Length, (MsyncFlags)call.Msync.Flags);
+                break;
+            case MemoryCall.CallOneofCase.Mseal:
+                result = machine.Mseal(space, call.Mseal.Address, call.Mseal.Length, call.Mseal.Flags);
+                break;
+            case MemoryCall.CallOneofCase.Mincore:
+                residency = new byte[(call.Mincore.Length + 4095) >> 12];
+                result = machine.Mincore(space, call.Mincore.Address, call.Mincore.Length, residency);
+                break;
+            default:
+                return Touch(machine, space, call.Touch);
+        }
+
+        return new CallResult { Value = result.Value, Errno = (int)result.Error };
+    }
+
+    private SyscallResult Mmap(MachineHost host, AddressSpace space, MmapCall call)
+    {
+        var request = new MmapRequest
+        {
+            Address = call.Address,
+            Length = call.Length,
+            Prot = (Prot)call.Prot,
+            Flags = (MapFlags)call.Flags,
+            Offset = call.Offset,
+            OpenedForRead = call.OpenMode != OpenMode.WriteOnly,
+            OpenedForWrite = call.OpenMode != OpenMode.ReadOnly,
+        };
+        // MAP_ANONYMOUS ignores the descriptor; without it one is needed.
+        if ((request.Flags & MapFlags.Anonymous) != 0) return host.Machine.Mmap(space, request);
+        if (call.Target.Length == 0) return Errno.EBADF;
+        request = Names.CollectionOf(call.Target) == Names.Devices
+            ? request with { Device = DeviceIn(host, call.Target) }
+            : request with { File = FileIn(host, call.Target, "target") };
+        return host.Machine.Mmap(space, request);
+    }
+
+    private Core.Backing.Device DeviceIn(MachineHost host, string name)
+    {
+        var (owner, id) = machines.Resolve(name, Names.Devices, "target");
+        return owner == host ? owner.Device(id) : throw Refusals.Bad("target", "belongs to another machine");
+    }
+
+    private static CallResult Touch(Core.Machines.Machine machine, AddressSpace space, TouchCall call)
+    {
+        var done = machine.TouchRange(space, call.Address, call.Pages, call.Write, out var signal);
+        var number = signal switch
+        {
+            UserSignal.None => 0,
+            UserSignal.SigBus or UserSignal.SigBusPoison => Sigbus,
+            UserSignal.OutOfMemory => Sigkill,
+            _ => Sigsegv,
+        };
+        return new CallResult { Value = (ulong)done, Errno = -number };
+    }
+
+    private static string SignalName(int number) => number switch
+    {
+        Sigbus => "SIGBUS",
+        Sigkill => "SIGKILL",
+        _ => "SIGSEGV",
+    };
+}

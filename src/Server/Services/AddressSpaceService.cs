@@ -1,0 +1,176 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Machines;
+using FramePin.Server.Configuration;
+using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
+using FramePin.V1;
+using Grpc.Core;
+using AddressSpace = FramePin.V1.AddressSpace;
+using Errno = FramePin.Core.Abi.Errno;
+using InstalledMapping = FramePin.V1.InstalledMapping;
+using MapsEntry = FramePin.V1.MapsEntry;
+
+namespace FramePin.Server.Services;
+
+/// <summary>Address spaces: making, forking, ending, and looks at them. The memory calls stand in a file of their own.</summary>
+internal sealed partial class AddressSpaceService(MachineRegistry machines, DaemonOptions options)
+    : V1.AddressSpaceService.AddressSpaceServiceBase
+{
+    private static readonly Dictionary<string, VmFlags> ExtraFlags = new(StringComparer.Ordinal)
+    {
+        ["nr"] = VmFlags.NoReserve, ["dc"] = VmFlags.DontCopy, ["dd"] = VmFlags.DontDump, ["nh"] = VmFlags.NoHugePage,
+        ["hg"] = VmFlags.HugePage, ["lo"] = VmFlags.Locked, ["wf"] = VmFlags.WipeOnFork, ["sr"] = VmFlags.SeqRead,
+        ["rr"] = VmFlags.RandRead,
+    };
+
+    public override Task<AddressSpace> CreateAddressSpace(CreateAddressSpaceRequest request, ServerCallContext context)
+    {
+        var host = machines.Get(Names.MachineId(request.Parent, "parent"));
+        return host.Requests.Run(nameof(CreateAddressSpace), request.RequestId, request, () =>
+        {
+            var layout = WireMapping.ToLayout(request.Layout);
+            var task = WireMapping.ToTask(request.Task);
+            var space = host.AddSpace(request.AddressSpaceId, id => host.Machine.CreateAddressSpace(id, layout, task));
+            return Task.FromResult(WireMapping.ToWire(host, space));
+        });
+    }
+
+    public override Task<AddressSpace> GetAddressSpace(GetAddressSpaceRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.Name, Names.AddressSpaces, "name");
+        return Task.FromResult(WireMapping.ToWire(host, host.Space(id)));
+    }
+
+    public override Task<ListAddressSpacesResponse> ListAddressSpaces(ListAddressSpacesRequest request, ServerCallContext context)
+    {
+        var host = machines.Get(Names.MachineId(request.Parent, "parent"));
+        var response = new ListAddressSpacesResponse();
+        foreach (var space in host.Spaces) response.AddressSpaces.Add(WireMapping.ToWire(host, space));
+        return Task.FromResult(response);
+    }
+
+    public override Task<AddressSpace> ForkAddressSpace(ForkAddressSpaceRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.Name, Names.AddressSpaces, "name");
+        return host.Requests.Run(nameof(ForkAddressSpace), request.RequestId, request, () =>
+        {
+            var parent = host.Space(id);
+            var error = Errno.None;
+            Core.Vmas.AddressSpace? child = null;
+            host.AddSpace(request.ChildId, childId =>
+            {
+                child = host.Machine.Fork(parent, childId, out error);
+                return child ?? throw Refusals.Errno("fork", error);
+            });
+            return Task.FromResult(WireMapping.ToWire(host, child!));
+        });
+    }
+
+    public override Task<ExitAddressSpaceResponse> ExitAddressSpace(ExitAddressSpaceRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.Name, Names.AddressSpaces, "name");
+        return host.Requests.Run(nameof(ExitAddressSpace), request.RequestId, request, () =>
+        {
+            var space = host.Space(id);
+            if (host.Machine.Exit(space) != Errno.None) throw Refusals.NotFound("ADDRESS_SPACE", request.Name);
+            host.RemoveSpace(space);
+            return Task.FromResult(new ExitAddressSpaceResponse());
+        });
+    }
+
+    public override Task<InstallMappingsResponse> InstallMappings(InstallMappingsRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
+        return host.Requests.Run(nameof(InstallMappings), request.RequestId, request, () =>
+        {
+            var space = host.Space(id);
+            var most = options.Limits.BatchOperationsMax;
+            if (request.Mappings.Count > most) throw Refusals.Limit("batch_operations_max", (ulong)most, (ulong)request.Mappings.Count);
+            foreach (var mapping in request.Mappings.Select(mapping => ToInstalled(host, mapping)).ToList())
+            {
+                var error = host.Machine.InstallMapping(space, mapping);
+                if (error != Errno.None) throw Refusals.Errno("install", error, ("range", mapping.Range.ToString()));
+            }
+
+            return Task.FromResult(new InstallMappingsResponse());
+        });
+    }
+
+    public override Task<SetTaskResponse> SetTask(SetTaskRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
+        return host.Requests.Run(nameof(SetTask), request.RequestId, request, () =>
+        {
+            var error = host.Machine.SetTask(host.Space(id), WireMapping.ToTask(request.Task));
+            return error == Errno.None ? Task.FromResult(new SetTaskResponse()) : throw Refusals.Errno("set_task", error);
+        });
+    }
+
+    public override Task<GetMapsResponse> GetMaps(GetMapsRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
+        var response = new GetMapsResponse();
+        foreach (var entry in host.Machine.Maps(host.Space(id), request.WithUsage))
+        {
+            response.Entries.Add(new MapsEntry
+            {
+                Start = entry.Range.Start,
+                End = entry.Range.End,
+                Permissions = entry.Permissions,
+                Offset = entry.Offset,
+                Device = entry.DeviceNumber,
+                Inode = entry.Inode,
+                Path = entry.Name,
+                Line = entry.ToMapsLine(),
+                Rss = entry.Rss,
+                Anonymous = entry.Anonymous,
+                AnonHuge = entry.AnonHuge,
+                KernelPageSize = entry.KernelPageSize,
+                VmFlags = entry.VmFlagLetters(),
+            });
+        }
+
+        return Task.FromResult(response);
+    }
+
+    public override Task<GetPagemapResponse> GetPagemap(GetPagemapRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
+        if ((request.Start & 0xfff) != 0) throw Refusals.Bad("start", "must be a multiple of 4096");
+        if (request.Pages > options.Limits.PagemapPagesMax)
+            throw Refusals.Limit("pagemap_pages_max", options.Limits.PagemapPagesMax, request.Pages);
+        if (request.Start > PageGeometry.TaskSize) throw Refusals.Bad("start", "lies above the user address space");
+        var response = new GetPagemapResponse();
+        response.Entries.AddRange(host.Machine.Pagemap(host.Space(id), request.Start, (int)request.Pages));
+        return Task.FromResult(response);
+    }
+
+    private Core.Machines.InstalledMapping ToInstalled(MachineHost host, InstalledMapping mapping)
+    {
+        if (!Enum.IsDefined(mapping.Kind)) throw Refusals.Bad("mappings.kind", "unknown value");
+        if ((mapping.Prot & ~(uint)Prot.AccessMask) != 0) throw Refusals.Bad("mappings.prot", "knows PROT_READ, PROT_WRITE, PROT_EXEC");
+        if (mapping.Shared && mapping.File.Length == 0)
+            throw Refusals.Bad("mappings.file", "a shared mapping needs the file that it shares");
+        var extra = VmFlags.None;
+        foreach (var letters in mapping.VmFlags)
+            extra |= ExtraFlags.TryGetValue(letters, out var flag) ? flag : throw Refusals.Bad("mappings.vm_flags", $"'{letters}' cannot be set");
+        return new Core.Machines.InstalledMapping
+        {
+            Range = new AddressRange(mapping.Start, mapping.End),
+            Prot = (Prot)mapping.Prot,
+            Kind = (InstalledKind)mapping.Kind,
+            IsShared = mapping.Shared,
+            File = mapping.File.Length == 0 ? null : FileIn(host, mapping.File, "mappings.file"),
+            IsReadOnlyFile = mapping.OpenMode == OpenMode.ReadOnly,
+            Offset = mapping.Offset,
+            Extra = extra,
+        };
+    }
+
+    private Core.Backing.MemoryFile FileIn(MachineHost host, string name, string field)
+    {
+        var (owner, id) = machines.Resolve(name, Names.Files, field);
+        return owner == host ? owner.File(id) : throw Refusals.Bad(field, "belongs to another machine");
+    }
+}

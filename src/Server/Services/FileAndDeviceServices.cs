@@ -1,0 +1,152 @@
+using FramePin.Core.Addressing;
+using FramePin.Server.Configuration;
+using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
+using FramePin.V1;
+using Grpc.Core;
+using Errno = FramePin.Core.Abi.Errno;
+using FileKind = FramePin.V1.FileKind;
+using MemoryFile = FramePin.Core.Backing.MemoryFile;
+
+namespace FramePin.Server.Services;
+
+/// <summary>Memory files.</summary>
+internal sealed class FileService(MachineRegistry machines, DaemonOptions options) : V1.FileService.FileServiceBase
+{
+    private const ulong LargestFile = 1UL << 46;
+
+    public override Task<V1.File> CreateFile(CreateFileRequest request, ServerCallContext context)
+    {
+        var host = machines.Get(Names.MachineId(request.Parent, "parent"));
+        return host.Requests.Run(nameof(CreateFile), request.RequestId, request, () =>
+        {
+            var kind = WireMapping.ToKind(request.Kind);
+            CheckSize(request.SizeBytes);
+            if (request.Path.Length > options.Limits.PathLengthMax)
+                throw Refusals.Limit("path_length_max", (ulong)options.Limits.PathLengthMax, (ulong)request.Path.Length);
+            if (request.Path.Contains('\n', StringComparison.Ordinal)) throw Refusals.Bad("path", "must not hold a line break");
+            var order = request.HugePageBytes switch
+            {
+                0 or PageGeometry.PmdSize => PageGeometry.PmdOrder,
+                PageGeometry.PudSize => PageGeometry.PudOrder,
+                _ => throw Refusals.Bad("huge_page_bytes", "is 2 MiB or 1 GiB"),
+            };
+            var (id, file) = host.AddFile(request.FileId, chosen => host.Machine.CreateFile(
+                request.Path.Length == 0 ? $"/{chosen}" : request.Path, kind, request.SizeBytes, order,
+                request.Device.Length == 0 ? null : request.Device, request.Inode));
+            return Task.FromResult(ToWire(host, id, file));
+        });
+    }
+
+    public override Task<V1.File> GetFile(GetFileRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.Name, Names.Files, "name");
+        return Task.FromResult(ToWire(host, id, host.File(id)));
+    }
+
+    public override Task<ListFilesResponse> ListFiles(ListFilesRequest request, ServerCallContext context)
+    {
+        var host = machines.Get(Names.MachineId(request.Parent, "parent"));
+        var response = new ListFilesResponse();
+        foreach (var (id, file) in host.Files) response.Files.Add(ToWire(host, id, file));
+        return Task.FromResult(response);
+    }
+
+    public override Task<V1.File> TruncateFile(TruncateFileRequest request, ServerCallContext context)
+    {
+        CheckSize(request.SizeBytes);
+        return Change(nameof(TruncateFile), request.Name, request.RequestId, request, "ftruncate",
+            (host, file) => host.Machine.Truncate(file, request.SizeBytes));
+    }
+
+    public override Task<V1.File> PunchHole(PunchHoleRequest request, ServerCallContext context) =>
+        Change(nameof(PunchHole), request.Name, request.RequestId, request, "fallocate",
+            (host, file) => host.Machine.PunchHole(file, request.Offset, request.Length));
+
+    public override Task<V1.File> SealFile(SealFileRequest request, ServerCallContext context) =>
+        Change(nameof(SealFile), request.Name, request.RequestId, request, "fcntl(F_ADD_SEALS)",
+            (host, file) => host.Machine.SealWrite(file));
+
+    public override Task<DeleteFileResponse> DeleteFile(DeleteFileRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.Name, Names.Files, "name");
+        return host.Requests.Run(nameof(DeleteFile), request.RequestId, request, () =>
+        {
+            host.Machine.Unlink(host.File(id));
+            host.RemoveFile(id);
+            return Task.FromResult(new DeleteFileResponse());
+        });
+    }
+
+    private Task<V1.File> Change(
+        string method, string name, string requestId, Google.Protobuf.IMessage request, string call,
+        Func<MachineHost, MemoryFile, Errno> change)
+    {
+        var (host, id) = machines.Resolve(name, Names.Files, "name");
+        return host.Requests.Run(method, requestId, request, () =>
+        {
+            var file = host.File(id);
+            var error = change(host, file);
+            return error == Errno.None ? Task.FromResult(ToWire(host, id, file)) : throw Refusals.Errno(call, error);
+        });
+    }
+
+    private static void CheckSize(ulong size)
+    {
+        if (size > LargestFile) throw Refusals.Limit("file_bytes_max", LargestFile, size);
+    }
+
+    private static V1.File ToWire(MachineHost host, string id, MemoryFile file) => new()
+    {
+        Name = Names.Child(host.Id, Names.Files, id),
+        Kind = (FileKind)((int)file.Kind + 1),
+        SizeBytes = file.Size,
+        Path = file.Name,
+        Device = file.DeviceNumber,
+        Inode = file.Inode,
+        HugePageBytes = file.Order == 0 ? 0 : PageGeometry.PageSize << file.Order,
+        Mappings = (uint)file.MappingCount,
+        CachedPages = file.CachedFrames,
+    };
+}
+
+/// <summary>Devices.</summary>
+internal sealed class DeviceService(MachineRegistry machines, DaemonOptions options) : V1.DeviceService.DeviceServiceBase
+{
+    public override Task<Device> CreateDevice(CreateDeviceRequest request, ServerCallContext context)
+    {
+        var host = machines.Get(Names.MachineId(request.Parent, "parent"));
+        return host.Requests.Run(nameof(CreateDevice), request.RequestId, request, () =>
+        {
+            if (request.Mapping is DeviceMapping.Unspecified or > DeviceMapping.FaultPages)
+                throw Refusals.Bad("mapping", "must be set");
+            if (request.Pages == 0) throw Refusals.Bad("pages", "must be at least 1");
+            if (request.Pages > options.Limits.DevicePagesMax)
+                throw Refusals.Limit("device_pages_max", options.Limits.DevicePagesMax, request.Pages);
+            var needsRam = request.Mapping is DeviceMapping.IoPages or DeviceMapping.MixedPages or DeviceMapping.FaultPages;
+            if (needsRam && !request.Ram) throw Refusals.Bad("ram", $"{request.Mapping} maps pages, which only RAM has");
+            var (id, device) = host.AddDevice(request.DeviceId, chosen => host.Machine.CreateDevice(
+                request.Path.Length == 0 ? $"/dev/{chosen}" : request.Path, (Core.Backing.DeviceMapping)(request.Mapping - 1),
+                request.Pages, request.Ram, request.HasClose, !request.ReadOnly));
+            return Task.FromResult(ToWire(host, id, device));
+        });
+    }
+
+    public override Task<ListDevicesResponse> ListDevices(ListDevicesRequest request, ServerCallContext context)
+    {
+        var host = machines.Get(Names.MachineId(request.Parent, "parent"));
+        var response = new ListDevicesResponse();
+        foreach (var (id, device) in host.Devices) response.Devices.Add(ToWire(host, id, device));
+        return Task.FromResult(response);
+    }
+
+    private static Device ToWire(MachineHost host, string id, Core.Backing.Device device) => new()
+    {
+        Name = Names.Child(host.Id, Names.Devices, id),
+        Mapping = (DeviceMapping)((int)device.Mapping + 1),
+        Pages = device.Frames,
+        Ram = device.IsRam,
+        FirstPfn = device.First.Value,
+        Path = device.Name,
+    };
+}

@@ -1,0 +1,156 @@
+using System.Globalization;
+using FramePin.Core.Abi;
+using FramePin.Server.Configuration;
+using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
+using FramePin.V1;
+using Google.Protobuf;
+using Grpc.Core;
+using Errno = FramePin.Core.Abi.Errno;
+
+namespace FramePin.Server.Services;
+
+/// <summary>Bytes, in chunks: through an address space, by frames, of a file.</summary>
+internal sealed class MemoryService(MachineRegistry machines, DaemonOptions options) : V1.MemoryService.MemoryServiceBase
+{
+    /// <summary>Reads or writes one chunk at a position; fewer bytes than asked come with a refusal.</summary>
+    private delegate int ChunkCopy(ulong position, Span<byte> buffer, bool isWrite, out RpcException? refusal);
+
+    public override async Task ReadMemory(
+        ReadMemoryRequest request, IServerStreamWriter<ReadMemoryResponse> responseStream, ServerCallContext context)
+    {
+        if (request.Length > options.Limits.ReadBytesMax)
+            throw Refusals.Limit("read_bytes_max", options.Limits.ReadBytesMax, request.Length);
+        var copy = Resolve(request.Target, out var isStale);
+        var position = request.Target.Position;
+        var left = request.Length;
+        while (left > 0)
+        {
+            var buffer = new byte[Math.Min(left, (ulong)options.Limits.ChunkBytesMax)];
+            var done = copy(position, buffer, false, out var refusal);
+            if (done > 0)
+            {
+                var data = UnsafeByteOperations.UnsafeWrap(buffer.AsMemory(0, done));
+                await responseStream.WriteAsync(
+                    new ReadMemoryResponse { Data = data, Stale = isStale }, context.CancellationToken).ConfigureAwait(false);
+            }
+
+            if (refusal is not null) throw refusal;
+            if (done == 0) return;
+            position += (ulong)done;
+            left -= (ulong)done;
+        }
+    }
+
+    public override async Task<WriteMemoryResponse> WriteMemory(
+        IAsyncStreamReader<WriteMemoryRequest> requestStream, ServerCallContext context)
+    {
+        ChunkCopy? copy = null;
+        var position = 0UL;
+        var written = 0UL;
+        await foreach (var message in requestStream.ReadAllAsync(context.CancellationToken).ConfigureAwait(false))
+        {
+            if (copy is null)
+            {
+                copy = Resolve(message.Target, out _);
+                position = message.Target!.Position;
+            }
+            else if (message.Target is not null)
+            {
+                throw Refusals.Bad("target", "only the first message names the target");
+            }
+
+            if (message.Data.Length > options.Limits.ChunkBytesMax)
+                throw Refusals.Limit("chunk_bytes_max", (ulong)options.Limits.ChunkBytesMax, (ulong)message.Data.Length);
+            var done = copy(position + written, message.Data.ToByteArray(), true, out var refusal);
+            written += (ulong)done;
+            if (refusal is not null) throw refusal;
+        }
+
+        if (copy is null) throw Refusals.Bad("target", "the first message must name the target: none came");
+        return new WriteMemoryResponse { Written = written };
+    }
+
+    private ChunkCopy Resolve(MemoryTarget? target, out bool isStale)
+    {
+        isStale = false;
+        if (target is null) throw Refusals.Bad("target", "must be set");
+        switch (Names.CollectionOf(target.Name))
+        {
+            case Names.AddressSpaces:
+                var (host, id) = machines.Resolve(target.Name, Names.AddressSpaces, "target.name");
+                return ThroughSpace(host.Machine, host.Space(id));
+            case Names.Files:
+                var (fileHost, fileId) = machines.Resolve(target.Name, Names.Files, "target.name");
+                return OfFile(fileHost.Machine, fileHost.File(fileId));
+            case Names.FrameVectors:
+                var (vectorHost, text) = machines.Resolve(target.Name, Names.FrameVectors, "target.name");
+                var record = ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
+                    ? vectorHost.TryVector(number)
+                    : null;
+                if (record is null) throw Refusals.NotFound("FRAME_VECTOR", target.Name);
+                isStale = IsStale(vectorHost, record);
+                return OfFrames(vectorHost.Machine, record);
+            default:
+                throw Refusals.Bad("target.name", "must name an address space, a frame vector or a file");
+        }
+    }
+
+    /// <summary>A bare PFN of RAM in the vector was freed: what is read belongs to somebody else now, which is the bug emulated.</summary>
+    private static bool IsStale(MachineHost host, VectorRecord record)
+    {
+        lock (record.Gate)
+        {
+            if (record.Vector.GotRef) return false;
+            foreach (var run in record.Vector.Runs)
+                if (host.Machine.IsFreed(run.First)) return true;
+            return false;
+        }
+    }
+
+    private static ChunkCopy ThroughSpace(Core.Machines.Machine machine, Core.Vmas.AddressSpace space) =>
+        (ulong position, Span<byte> buffer, bool isWrite, out RpcException? refusal) =>
+        {
+            var done = isWrite
+                ? machine.Write(space, position, buffer, out var signal)
+                : machine.Read(space, position, buffer, out signal);
+            refusal = signal == UserSignal.None
+                ? null
+                : Refusals.State(
+                    signal.ToString().ToUpperInvariant(), $"{signal} at 0x{position + (ulong)done:x}",
+                    ("address", $"0x{position + (ulong)done:x}"), ("written", Text(done)));
+            return done;
+        };
+
+    private static ChunkCopy OfFrames(Core.Machines.Machine machine, VectorRecord record) =>
+        (ulong position, Span<byte> buffer, bool isWrite, out RpcException? refusal) =>
+        {
+            lock (record.Gate)
+            {
+                refusal = null;
+                var error = Errno.None;
+                var done = record.IsDestroyed ? 0 : machine.CopyFrames(record.Vector, position, buffer, isWrite, out error);
+                if (error != Errno.None)
+                    refusal = Refusals.Errno("dma", error, ("offset", Text(position + (ulong)done)), ("written", Text(done)));
+                else if (done < buffer.Length && isWrite)
+                    refusal = Refusals.State("END_OF_FRAMES", "the vector's frames end before the bytes do", ("written", Text(done)));
+                else if (record.IsDestroyed)
+                    refusal = Refusals.State("FRAME_VECTOR_GONE", "the vector was unpinned meanwhile");
+                return done;
+            }
+        };
+
+    private static ChunkCopy OfFile(Core.Machines.Machine machine, Core.Backing.MemoryFile file) =>
+        (ulong position, Span<byte> buffer, bool isWrite, out RpcException? refusal) =>
+        {
+            refusal = null;
+            if (!isWrite) return machine.ReadFile(file, position, buffer);
+            var done = machine.WriteFile(file, position, buffer, out var error);
+            if (error != Errno.None) refusal = Refusals.Errno("pwrite", error, ("written", Text(done)));
+            return done;
+        };
+
+    private static string Text(long value) => value.ToString(CultureInfo.InvariantCulture);
+
+    private static string Text(ulong value) => value.ToString(CultureInfo.InvariantCulture);
+}

@@ -1,0 +1,50 @@
+using FramePin.Core.Abi;
+using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
+using FramePin.V1;
+using Grpc.Core;
+using Errno = FramePin.Core.Abi.Errno;
+
+namespace FramePin.Server.Services;
+
+internal sealed partial class PinningService
+{
+    /// <summary>frame_vector_to_pages and frame_vector_to_pfns (Core/Pinning/FrameVector.cs).</summary>
+    public override Task<ConvertResponse> Convert(ConvertRequest request, ServerCallContext context)
+    {
+        var (host, number) = ResolveVector(request.FrameVector, "frame_vector");
+        return host.Requests.Run(nameof(Convert), request.RequestId, request, () =>
+        {
+            var record = Find(host, number);
+            LinkTo(record);
+            lock (record.Gate)
+            {
+                var error = ConvertOne(host, record, request.To);
+                if (error != Errno.None)
+                    throw Refusals.State(
+                        "EINVAL", "frame_vector_to_pages: a PFN has no struct page; nothing was converted",
+                        ("errno", "22"), ("errno_name", "EINVAL"), ("call", "frame_vector_to_pages"));
+                return Task.FromResult(new ConvertResponse
+                {
+                    Kind = WireMapping.KindOf(record.Vector),
+                    Runs = request.OmitFrames ? null : WireMapping.ToRuns(record.Vector, options.Limits),
+                });
+            }
+        });
+    }
+
+    private static Errno ConvertOne(MachineHost host, VectorRecord record, FrameKind to)
+    {
+        if (record.IsDestroyed || record.IsFilling) throw NotReady(host, record);
+        switch (to)
+        {
+            case FrameKind.Pages:
+                return host.Machine.ToPages(record.Vector);
+            case FrameKind.Pfns:
+                Core.Machines.Machine.ToPfns(record.Vector);
+                return Errno.None;
+            default:
+                throw Refusals.Bad("to", "must be PAGES or PFNS");
+        }
+    }
+}

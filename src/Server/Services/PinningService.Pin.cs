@@ -1,0 +1,137 @@
+using System.Diagnostics;
+using System.Globalization;
+using FramePin.Core.Machines;
+using PinOutcome = FramePin.Core.Machines.PinOutcome;
+using AddressSpace = FramePin.Core.Vmas.AddressSpace;
+using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
+using FramePin.Server.Telemetry;
+using FramePin.V1;
+using Grpc.Core;
+
+namespace FramePin.Server.Services;
+
+internal sealed partial class PinningService
+{
+    /// <summary>frame_vector_create and get_vaddr_frames (Core/Pinning/VaddrFrames.cs).</summary>
+    public override Task<PinResponse> Pin(PinRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
+        return host.Requests.Run(nameof(Pin), request.RequestId, request, () => PinOnce(host, id, request, context));
+    }
+
+    private async Task<PinResponse> PinOnce(MachineHost host, string spaceId, PinRequest request, ServerCallContext context)
+    {
+        var span = Activity.Current;
+        var trace = PinTrace.Begin(span);
+        var space = host.Space(spaceId);
+        var record = host.CreateVector(request.Pages);
+        record.Lease = request.Lease;
+        var flags = WireMapping.PinFlags(request.Write, request.Force);
+        PinOutcome outcome;
+        try
+        {
+            outcome = await Fill(host, record, space, request.Start, request.Pages, flags, trace, context.CancellationToken)
+                .ConfigureAwait(false);
+        }
+        catch
+        {
+            host.Release(record, dirty: false, out _);
+            throw;
+        }
+
+        Tag(span, host, space, request.Pages, record, outcome);
+        var isShort = outcome.Result.Pages != (long)request.Pages;
+        if (outcome.Result.Error != Core.Abi.Errno.None || (isShort && request.AllOrNothing))
+        {
+            host.Release(record, dirty: false, out _);
+            throw Refused(outcome, request.Start, request.Pages);
+        }
+
+        PinResponse response;
+        try
+        {
+            response = Answer(host, record, outcome, request.OmitFrames);
+        }
+        catch (RpcException)
+        {
+            // The answer would be too long to send: nobody would know what to unpin.
+            host.Release(record, dirty: false, out _);
+            throw;
+        }
+
+        host.Publish(record);
+        TelemetryNames.PinnedPages.Add(outcome.Result.Pages);
+        trace?.End();
+        return response;
+    }
+
+    /// <summary>Fills a vector, waiting where the pin parks, and notes who did it.</summary>
+    private async Task<PinOutcome> Fill(
+        MachineHost host, VectorRecord record, AddressSpace space, ulong start, ulong pages, Core.Abi.GupFlags flags,
+        PinTrace? trace, CancellationToken cancelled)
+    {
+        record.Space = space;
+        record.Start = start;
+        record.IsWrite = (flags & Core.Abi.GupFlags.Write) != 0;
+        record.PinnedAt = time.GetUtcNow();
+        record.Trace = Activity.Current?.Context ?? default;
+        var outcome = host.Machine.GetVaddrFrames(space, start, (long)pages, flags, record.Vector, trace);
+        if (outcome.Parked is { } parked)
+        {
+            record.IsFilling = true;
+            outcome = await host.WaitAsync(parked, cancelled).ConfigureAwait(false);
+            record.IsFilling = false;
+        }
+
+        record.Epoch = outcome.Epoch;
+        return outcome;
+    }
+
+    private static void Tag(
+        Activity? span, MachineHost host, AddressSpace space, ulong asked, VectorRecord record, PinOutcome outcome)
+    {
+        if (span is not { IsAllDataRequested: true }) return;
+        span.SetTag(TelemetryNames.Machine, host.Id);
+        span.SetTag(TelemetryNames.AddressSpace, space.Name);
+        span.SetTag(TelemetryNames.Profile, host.Machine.Profile.Name);
+        span.SetTag(TelemetryNames.PagesRequested, (long)asked);
+        span.SetTag(TelemetryNames.PagesPinned, outcome.Result.Pages);
+        span.SetTag(TelemetryNames.Runs, record.Vector.RunCount);
+        span.SetTag(TelemetryNames.FrameVector, (long)record.Number);
+        span.SetTag(TelemetryNames.FrameKind, WireMapping.KindOf(record.Vector).ToString());
+        span.SetTag(TelemetryNames.StopReason, outcome.Reason.ToString());
+        span.SetTag(TelemetryNames.Errno, outcome.Result.Error.ToString());
+        span.SetTag(TelemetryNames.Retries, outcome.Retries);
+        span.SetTag(TelemetryNames.Epoch, outcome.Epoch);
+    }
+
+    private static RpcException Refused(PinOutcome outcome, ulong start, ulong asked)
+    {
+        var stoppedAt = (start & ~0xfffUL) + ((ulong)outcome.Result.Pages << 12);
+        (string, string)[] metadata =
+        [
+            ("address", $"0x{stoppedAt:x}"), ("stop_reason", outcome.Reason.ToString()),
+            ("pages", outcome.Result.Pages.ToString(CultureInfo.InvariantCulture)),
+            ("pages_asked", asked.ToString(CultureInfo.InvariantCulture)),
+        ];
+        if (outcome.Result.Error == Core.Abi.Errno.None)
+            return Refusals.State(
+                "PARTIAL_PIN", $"only {outcome.Result.Pages} of {asked} pages could be pinned: {outcome.Reason} at 0x{stoppedAt:x}",
+                metadata);
+        TelemetryNames.RefusedPins.Add(
+            1, new KeyValuePair<string, object?>(TelemetryNames.Errno, outcome.Result.Error.ToString()));
+        return Refusals.Errno("get_vaddr_frames", outcome.Result.Error, metadata);
+    }
+
+    private PinResponse Answer(MachineHost host, VectorRecord record, PinOutcome outcome, bool omitFrames) => new()
+    {
+        FrameVector = host.VectorName(record.Number),
+        Frames = (ulong)record.Vector.Count,
+        Kind = WireMapping.KindOf(record.Vector),
+        StopReason = WireMapping.ToWire(outcome.Reason),
+        Runs = omitFrames ? null : WireMapping.ToRuns(record.Vector, options.Limits),
+        Epoch = (ulong)outcome.Epoch,
+        Retries = (uint)outcome.Retries,
+    };
+}

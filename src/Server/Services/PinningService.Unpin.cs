@@ -1,0 +1,54 @@
+using System.Diagnostics;
+using System.Globalization;
+using FramePin.Server.Configuration;
+using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
+using FramePin.Server.Telemetry;
+using FramePin.V1;
+using Grpc.Core;
+
+namespace FramePin.Server.Services;
+
+/// <summary>The frame helper over the wire; one file a call.</summary>
+internal sealed partial class PinningService(MachineRegistry machines, DaemonOptions options, TimeProvider time)
+    : V1.PinningService.PinningServiceBase
+{
+    /// <summary>put_vaddr_frames and frame_vector_destroy (Core/Pinning/FrameVectors.cs).</summary>
+    public override Task<UnpinResponse> Unpin(UnpinRequest request, ServerCallContext context)
+    {
+        var (host, number) = ResolveVector(request.FrameVector, "frame_vector");
+        return host.Requests.Run(nameof(Unpin), request.RequestId, request, () =>
+        {
+            var record = Find(host, number);
+            LinkTo(record);
+            if (!host.Release(record, request.Dirty, out var frames)) throw NotReady(host, record);
+            Activity.Current?.SetTag(TelemetryNames.PagesReleased, frames);
+            TelemetryNames.ReleasedPages.Add(frames);
+            return Task.FromResult(new UnpinResponse { Frames = (ulong)frames });
+        });
+    }
+
+    /// <summary>The span of the call points at the span that acquired the pin.</summary>
+    private static void LinkTo(VectorRecord record)
+    {
+        if (Activity.Current is not { IsAllDataRequested: true } span || record.Trace == default) return;
+        span.AddLink(new ActivityLink(record.Trace));
+        span.SetTag(TelemetryNames.FrameVector, (long)record.Number);
+    }
+
+    private (MachineHost Host, ulong Number) ResolveVector(string name, string field)
+    {
+        var (host, id) = machines.Resolve(name, Names.FrameVectors, field);
+        return ulong.TryParse(id, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
+            ? (host, number)
+            : throw Refusals.Bad(field, "the last segment of a frame vector's name is its number");
+    }
+
+    private static VectorRecord Find(MachineHost host, ulong number) =>
+        host.TryVector(number) ?? throw Refusals.NotFound("FRAME_VECTOR", host.VectorName(number));
+
+    private static RpcException NotReady(MachineHost host, VectorRecord record) =>
+        record.IsFilling
+            ? Refusals.State("PIN_IN_PROGRESS", "a pin is still filling this vector: resume or cancel it first")
+            : Refusals.NotFound("FRAME_VECTOR", host.VectorName(record.Number));
+}

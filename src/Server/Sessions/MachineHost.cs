@@ -1,0 +1,184 @@
+using System.Collections.Concurrent;
+using FramePin.Core.Backing;
+using FramePin.Core.Machines;
+using FramePin.Core.Pinning;
+using FramePin.Core.Vmas;
+using FramePin.Server.Configuration;
+using FramePin.Server.Mapping;
+
+namespace FramePin.Server.Sessions;
+
+/// <summary>A machine under its name, with the names of everything in it.</summary>
+/// <remarks>Any thread. Names that the daemon chooses count up from 1 and are never used twice.</remarks>
+internal sealed class MachineHost : IDisposable
+{
+    private readonly ConcurrentDictionary<string, AddressSpace> _spaces = new(StringComparer.Ordinal);
+    private readonly ConcurrentDictionary<string, MemoryFile> _files = new(StringComparer.Ordinal);
+    private readonly ConcurrentDictionary<string, Device> _devices = new(StringComparer.Ordinal);
+    private readonly ConcurrentDictionary<ulong, VectorRecord> _vectors = new();
+    private readonly ConcurrentDictionary<ParkedPin, TaskCompletionSource<PinOutcome>> _waiting = new();
+    private readonly Lock _naming = new();
+    private readonly DaemonLimits _limits;
+    private int _vectorCount;
+    private ulong _nextVector;
+    private int _nextName;
+
+    public MachineHost(string id, MachineOptions options, DaemonLimits limits)
+    {
+        Id = id;
+        _limits = limits;
+        Machine = new Machine(id, options);
+        Requests = new RequestLog(limits);
+    }
+
+    public string Id { get; }
+
+    public Machine Machine { get; }
+
+    public RequestLog Requests { get; }
+
+    public IEnumerable<AddressSpace> Spaces => _spaces.Values.OrderBy(space => space.Id);
+
+    public IEnumerable<KeyValuePair<string, MemoryFile>> Files => _files.OrderBy(pair => pair.Value.Id);
+
+    public IEnumerable<KeyValuePair<string, Device>> Devices => _devices.OrderBy(pair => pair.Value.Id);
+
+    public string SpaceName(AddressSpace space) => Names.Child(Id, Names.AddressSpaces, space.Name);
+
+    public string VectorName(ulong number) => $"machines/{Id}/{Names.FrameVectors}/{number}";
+
+    public AddressSpace Space(string id) =>
+        _spaces.TryGetValue(id, out var space)
+            ? space
+            : throw Refusals.NotFound("ADDRESS_SPACE", Names.Child(Id, Names.AddressSpaces, id));
+
+    public MemoryFile File(string id) =>
+        _files.TryGetValue(id, out var file) ? file : throw Refusals.NotFound("FILE", Names.Child(Id, Names.Files, id));
+
+    public Device Device(string id) =>
+        _devices.TryGetValue(id, out var device)
+            ? device
+            : throw Refusals.NotFound("DEVICE", Names.Child(Id, Names.Devices, id));
+
+    public VectorRecord? TryVector(ulong number) => _vectors.GetValueOrDefault(number);
+
+    public AddressSpace AddSpace(string wantedId, Func<string, AddressSpace?> make) =>
+        Add(_spaces, wantedId, "as", Names.AddressSpaces, "address_spaces_max", _limits.AddressSpacesMax, make);
+
+    public (string Id, MemoryFile File) AddFile(string wantedId, Func<string, MemoryFile?> make)
+    {
+        var id = "";
+        var file = Add(_files, wantedId, "f", Names.Files, "files_max", _limits.FilesMax, chosen => make(id = chosen));
+        return (id, file);
+    }
+
+    public (string Id, Device Device) AddDevice(string wantedId, Func<string, Device?> make)
+    {
+        var id = "";
+        var device = Add(_devices, wantedId, "d", Names.Devices, "devices_max", _limits.DevicesMax, chosen => make(id = chosen));
+        return (id, device);
+    }
+
+    public void RemoveSpace(AddressSpace space) => _spaces.TryRemove(space.Name, out _);
+
+    public void RemoveFile(string id) => _files.TryRemove(id, out _);
+
+    /// <summary>A new vector of <paramref name="slots"/> slots under the next number, not published yet.</summary>
+    public VectorRecord CreateVector(ulong slots)
+    {
+        if (slots == 0) throw Refusals.Bad("pages", "must be at least 1");
+        if (slots > _limits.VectorPagesMax) throw Refusals.Limit("vector_pages_max", _limits.VectorPagesMax, slots);
+        if (Interlocked.Increment(ref _vectorCount) > _limits.FrameVectorsMax)
+        {
+            Interlocked.Decrement(ref _vectorCount);
+            throw Refusals.Limit("frame_vectors_max", (ulong)_limits.FrameVectorsMax, (ulong)_limits.FrameVectorsMax + 1);
+        }
+
+        return new VectorRecord(Interlocked.Increment(ref _nextVector), Machine.CreateVector((long)slots)!);
+    }
+
+    public void Publish(VectorRecord record) => _vectors[record.Number] = record;
+
+    /// <summary>Puts what the vector holds and destroys it. False: somebody else has, or a pin is filling it.</summary>
+    public bool Release(VectorRecord record, bool dirty, out long frames)
+    {
+        lock (record.Gate)
+        {
+            frames = record.Vector.Count;
+            if (record.IsDestroyed || record.IsFilling) return false;
+            record.IsDestroyed = true;
+            if (dirty) Machine.PutVaddrFramesDirty(record.Vector);
+            else Machine.PutVaddrFrames(record.Vector);
+            Machine.DestroyVector(record.Vector);
+        }
+
+        _vectors.TryRemove(record.Number, out _);
+        Interlocked.Decrement(ref _vectorCount);
+        return true;
+    }
+
+    /// <summary>Up to <paramref name="most"/> vectors with numbers above <paramref name="after"/>, oldest first.</summary>
+    public List<VectorRecord> VectorsAfter(ulong after, int most) =>
+        [.. _vectors.Values.Where(record => record.Number > after).OrderBy(record => record.Number).Take(most)];
+
+    /// <summary>Waits until a parked pin is resumed; a cancelled call is a fatal signal to it.</summary>
+    public async Task<PinOutcome> WaitAsync(ParkedPin parked, CancellationToken cancelled)
+    {
+        var completion = new TaskCompletionSource<PinOutcome>(TaskCreationOptions.RunContinuationsAsynchronously);
+        _waiting[parked] = completion;
+        await using var registration = cancelled.Register(() =>
+        {
+            if (_waiting.TryRemove(parked, out var waiting)) waiting.SetResult(Machine.Interrupt(parked));
+        }).ConfigureAwait(false);
+        return await completion.Task.ConfigureAwait(false);
+    }
+
+    /// <summary>Lets every parked pin go on; returns how many there were.</summary>
+    public int ResumeAll()
+    {
+        var resumed = 0;
+        foreach (var parked in Machine.ParkedPins())
+        {
+            if (!_waiting.TryRemove(parked, out var waiting)) continue;
+            var outcome = Machine.Resume(parked);
+            resumed++;
+            if (outcome.Parked is { } again) _waiting[again] = waiting;
+            else waiting.SetResult(outcome);
+        }
+
+        return resumed;
+    }
+
+    public void Dispose()
+    {
+        foreach (var parked in _waiting.Keys)
+            if (_waiting.TryRemove(parked, out var waiting)) waiting.SetResult(Machine.Interrupt(parked));
+        Machine.Dispose();
+    }
+
+    private T Add<T>(
+        ConcurrentDictionary<string, T> table, string wantedId, string prefix, string collection, string limit, int most,
+        Func<string, T?> make)
+        where T : class
+    {
+        lock (_naming)
+        {
+            if (table.Count >= most) throw Refusals.Limit(limit, (ulong)most, (ulong)table.Count + 1);
+            var id = wantedId;
+            if (id.Length == 0)
+            {
+                do id = $"{prefix}{++_nextName}";
+                while (table.ContainsKey(id));
+            }
+            else
+            {
+                Names.CheckId(id, _limits, "id");
+                if (table.ContainsKey(id)) throw Refusals.Exists(Names.Child(Id, collection, id));
+            }
+
+            var made = make(id) ?? throw Refusals.Errno(collection, Core.Abi.Errno.ENOMEM);
+            table[id] = made;
+            return made;
+        }
+    }
+}

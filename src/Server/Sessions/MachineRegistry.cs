@@ -1,0 +1,79 @@
+using System.Collections.Concurrent;
+using FramePin.Core.Machines;
+using FramePin.Server.Configuration;
+using FramePin.Server.Mapping;
+
+namespace FramePin.Server.Sessions;
+
+/// <summary>The machines of the daemon. Any thread.</summary>
+internal sealed class MachineRegistry : IDisposable
+{
+    private readonly ConcurrentDictionary<string, MachineHost> _machines = new(StringComparer.Ordinal);
+    private readonly DaemonLimits _limits;
+    private readonly Lock _naming = new();
+    private int _nextName;
+
+    public MachineRegistry(DaemonOptions options)
+    {
+        _limits = options.Limits;
+        Requests = new RequestLog(options.Limits);
+        if (options.DefaultMachine is { } machine)
+            _machines[Names.DefaultMachine] = new MachineHost(Names.DefaultMachine, machine, _limits);
+    }
+
+    /// <summary>Requests that make and delete machines.</summary>
+    public RequestLog Requests { get; }
+
+    public IEnumerable<MachineHost> All => _machines.Values.OrderBy(host => host.Id, StringComparer.Ordinal);
+
+    public MachineHost Get(string id) =>
+        _machines.TryGetValue(id, out var host) ? host : throw Refusals.NotFound("MACHINE", Names.Machine(id));
+
+    /// <summary>The machine and the rest of the name of one of its children.</summary>
+    public (MachineHost Host, string Id) Resolve(string name, string collection, string field)
+    {
+        var (machine, id) = Names.ChildIds(name, collection, field);
+        return (Get(machine), id);
+    }
+
+    public MachineHost Create(string wantedId, MachineOptions options)
+    {
+        lock (_naming)
+        {
+            if (_machines.Count >= _limits.MachinesMax)
+                throw Refusals.Limit("machines_max", (ulong)_limits.MachinesMax, (ulong)_machines.Count + 1);
+            var id = wantedId;
+            if (id.Length == 0)
+            {
+                do id = $"m{++_nextName}";
+                while (_machines.ContainsKey(id));
+            }
+            else
+            {
+                Names.CheckId(id, _limits, "machine_id");
+                if (_machines.ContainsKey(id)) throw Refusals.Exists(Names.Machine(id));
+            }
+
+            var host = new MachineHost(id, options, _limits);
+            _machines[id] = host;
+            return host;
+        }
+    }
+
+    public void Delete(string id, bool force)
+    {
+        var host = Get(id);
+        var live = host.Machine.PinStatistics.Acquired - host.Machine.PinStatistics.Released;
+        if (live > 0 && !force)
+            throw Refusals.State(
+                "PINS_LIVE", $"{live} pages are pinned: unpin them or set force", ("pinned_pages", $"{live}"));
+        if (!_machines.TryRemove(id, out _)) throw Refusals.NotFound("MACHINE", Names.Machine(id));
+        host.Dispose();
+    }
+
+    public void Dispose()
+    {
+        foreach (var host in _machines.Values) host.Dispose();
+        _machines.Clear();
+    }
+}

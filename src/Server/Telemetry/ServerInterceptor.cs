@@ -1,0 +1,88 @@
+using System.Diagnostics;
+using FramePin.Server.Configuration;
+using FramePin.Server.Mapping;
+using Grpc.Core;
+using Grpc.Core.Interceptors;
+
+namespace FramePin.Server.Telemetry;
+
+/// <summary>
+/// Around every call: its span (child of the client's, by the W3C headers), its duration, and the last word on errors, so that
+/// none leaves without an ErrorInfo.
+/// </summary>
+internal sealed partial class ServerInterceptor(ILogger<ServerInterceptor> log, TimeProvider time) : Interceptor
+{
+    public override Task<TResponse> UnaryServerHandler<TRequest, TResponse>(
+        TRequest request, ServerCallContext context, UnaryServerMethod<TRequest, TResponse> continuation) =>
+        Around(context, () => continuation(request, context));
+
+    public override Task<TResponse> ClientStreamingServerHandler<TRequest, TResponse>(
+        IAsyncStreamReader<TRequest> requestStream, ServerCallContext context,
+        ClientStreamingServerMethod<TRequest, TResponse> continuation) =>
+        Around(context, () => continuation(requestStream, context));
+
+    public override Task ServerStreamingServerHandler<TRequest, TResponse>(
+        TRequest request, IServerStreamWriter<TResponse> responseStream, ServerCallContext context,
+        ServerStreamingServerMethod<TRequest, TResponse> continuation) =>
+        Around(context, async () =>
+        {
+            await continuation(request, responseStream, context).ConfigureAwait(false);
+            return true;
+        });
+
+    public override Task DuplexStreamingServerHandler<TRequest, TResponse>(
+        IAsyncStreamReader<TRequest> requestStream, IServerStreamWriter<TResponse> responseStream, ServerCallContext context,
+        DuplexStreamingServerMethod<TRequest, TResponse> continuation) =>
+        Around(context, async () =>
+        {
+            await continuation(requestStream, responseStream, context).ConfigureAwait(false);
+            return true;
+        });
+
+    private async Task<T> Around<T>(ServerCallContext context, Func<Task<T>> call)
+    {
+        var method = context.Method[1..];
+        var started = time.GetTimestamp();
+        using var span = Start(method, context);
+        var status = StatusCode.OK;
+        try
+        {
+            return await call().ConfigureAwait(false);
+        }
+        catch (Exception exception)
+        {
+            var refusal = Refusals.From(exception);
+            status = refusal.StatusCode;
+            if (status == StatusCode.Internal) LogFailure(method, exception);
+            span?.SetTag(TelemetryNames.ErrorType, status.ToString());
+            span?.SetStatus(ActivityStatusCode.Error, refusal.Status.Detail);
+            if (ReferenceEquals(refusal, exception)) throw;
+            throw refusal;
+        }
+        finally
+        {
+            span?.SetTag(TelemetryNames.RpcStatus, status.ToString());
+            if (TelemetryNames.CallDuration.Enabled)
+                TelemetryNames.CallDuration.Record(
+                    time.GetElapsedTime(started).TotalSeconds, new KeyValuePair<string, object?>(TelemetryNames.RpcMethod, method));
+        }
+    }
+
+    private static Activity? Start(string method, ServerCallContext context)
+    {
+        if (!TelemetryNames.Activities.HasListeners()) return null;
+        var headers = context.RequestHeaders;
+        // The client's context itself, and not the span that the web server may have made of it.
+        ActivityContext.TryParse(headers.GetValue("traceparent"), headers.GetValue("tracestate"), isRemote: true, out var parent);
+        var before = Activity.Current;
+        Activity.Current = null;
+        var span = TelemetryNames.Activities.StartActivity(method, ActivityKind.Server, parent);
+        if (span is null) Activity.Current = before;
+        span?.SetTag(TelemetryNames.RpcSystem, "grpc");
+        span?.SetTag(TelemetryNames.RpcMethod, method);
+        return span;
+    }
+
+    [LoggerMessage(1, LogLevel.Error, "{Method} failed")]
+    private partial void LogFailure(string method, Exception exception);
+}
