@@ -43,14 +43,20 @@ internal static class GupFast
     {
         var gate = mm.Memory.Gate;
         var mode = gate.EnterPin();
-        if ((flags & GupFlags.Pin) != 0) space.HasPinned = true;
-        var taken = mode == CountMode.Exclusive
-            ? Walk<PlainCounts>(mm, space, start, count, flags, vector, mode)
-            : Walk<InterlockedCounts>(mm, space, start, count, flags, vector, mode);
-        // Inside the gate, so that an audit never sees references without the vector that holds them.
-        if (taken > 0) vector.Hold();
-        gate.LeavePin(mode);
-        return taken;
+        try
+        {
+            if ((flags & GupFlags.Pin) != 0) space.HasPinned = true;
+            var taken = mode == CountMode.Exclusive
+                ? Walk<PlainCounts>(mm, space, start, count, flags, vector, mode)
+                : Walk<InterlockedCounts>(mm, space, start, count, flags, vector, mode);
+            // Inside the gate, so that an audit never sees references without the vector that holds them.
+            if (taken > 0) vector.Hold();
+            return taken;
+        }
+        finally
+        {
+            gate.LeavePin(mode);
+        }
     }
 
     private static long Walk<TCounts>(

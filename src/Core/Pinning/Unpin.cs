@@ -21,10 +21,16 @@ internal static class Unpin
     {
         var gate = mm.Memory.Gate;
         var mode = gate.EnterPin();
-        Runs(mm, vector.Slots[..vector.RunCount], vector.IsPinned, makeDirty, mode);
-        if (vector.IsPinned) mm.Memory.Statistics.Release(vector.Count, mode);
-        vector.LetGo();
-        gate.LeavePin(mode);
+        try
+        {
+            Runs(mm, vector.Slots[..vector.RunCount], vector.IsPinned, makeDirty, mode);
+            if (vector.IsPinned) mm.Memory.Statistics.Release(vector.Count, mode);
+            vector.LetGo();
+        }
+        finally
+        {
+            gate.LeavePin(mode);
+        }
     }
 
     private static void Runs(MmContext mm, ReadOnlySpan<ulong> slots, bool isPinned, bool makeDirty, CountMode mode)

@@ -52,9 +52,28 @@ internal sealed partial class AddressSpaceService
             // All are checked before the first runs: a malformed batch changes nothing.
             for (var i = 0; i < request.Calls.Count; i++) Check(request.Calls[i], $"calls[{i}]");
             var response = new CallBatchResponse();
-            foreach (var call in request.Calls) response.Results.Add(RunCall(host, space, call, out _));
+            var previous = new CallResult();
+            foreach (var call in request.Calls)
+            {
+                var answer = IsTouchOfFailed(call, previous) ? new CallResult() : RunCall(host, space, Resolve(call, previous), out _);
+                response.Results.Add(answer);
+                if (call.CallCase != MemoryCall.CallOneofCase.Touch) previous = answer;
+            }
+
             return Task.FromResult(response);
         });
+    }
+
+    private static bool IsTouchOfFailed(MemoryCall call, CallResult previous) =>
+        call.CallCase == MemoryCall.CallOneofCase.Touch && call.Touch.FromPrevious && previous.Errno != 0;
+
+    /// <summary>A touch that counts from the call before it becomes one with an address.</summary>
+    private static MemoryCall Resolve(MemoryCall call, CallResult previous)
+    {
+        if (call.CallCase != MemoryCall.CallOneofCase.Touch || !call.Touch.FromPrevious) return call;
+        var touch = call.Touch.Clone();
+        touch.Address = unchecked(previous.Value + touch.Address);
+        return new MemoryCall { Touch = touch };
     }
 
     /// <summary>What no kernel would take and no limit allows, before anything runs.</summary>

@@ -1,0 +1,81 @@
+using FramePin.V1;
+
+namespace FramePin.Client.Replay;
+
+/// <summary>A program as it was recorded: its calls, and its maps at the start and, perhaps, at the end.</summary>
+public sealed record Recording
+{
+    public required IReadOnlyList<StraceCall> Calls { get; init; }
+
+    public required IReadOnlyList<MapsLine> MapsStart { get; init; }
+
+    public IReadOnlyList<MapsLine>? MapsEnd { get; init; }
+
+    /// <summary>Sizes in bytes by path, where they are known.</summary>
+    public IReadOnlyDictionary<string, ulong> FileSizes { get; init; } = new Dictionary<string, ulong>();
+
+    /// <summary>Reads a recording's files.</summary>
+    public static Recording Load(string strace, string mapsStart, string? mapsEnd) => new()
+    {
+        Calls = StraceLog.Parse(System.IO.File.ReadLines(strace)),
+        MapsStart = MapsFile.Parse(System.IO.File.ReadLines(mapsStart)),
+        MapsEnd = mapsEnd is null ? null : MapsFile.Parse(System.IO.File.ReadLines(mapsEnd)),
+    };
+
+    /// <summary>End of the highest mapping below the stack at the start: where the kernel searches downwards from.</summary>
+    public ulong MmapBase
+    {
+        get
+        {
+            var stack = MapsStart.FirstOrDefault(line => line.Name == "[stack]");
+            var below = MapsStart.Where(line => line.Name is not ("[stack]" or "[vsyscall]") && (stack is null || line.End <= stack.Start));
+            return below.Select(line => line.End).DefaultIfEmpty(0UL).Max();
+        }
+    }
+
+    /// <summary>What the first brk(NULL) answered: the start of the heap.</summary>
+    public ulong StartBrk => Calls.FirstOrDefault(call => call.Name == "brk" && call.Arguments[0] == "NULL")?.Value ?? 0;
+
+    /// <summary>Path in "3&lt;/path&gt;"; empty without one.</summary>
+    internal static string PathOf(string descriptor)
+    {
+        var open = descriptor.IndexOf('<', StringComparison.Ordinal);
+        return open < 0 ? "" : descriptor[(open + 1)..].TrimEnd('>');
+    }
+
+    /// <summary>Least size of each file that makes every mapping of it lie inside.</summary>
+    internal Dictionary<string, ulong> SizesSeen()
+    {
+        var sizes = new Dictionary<string, ulong>(StringComparer.Ordinal);
+        void See(string path, ulong end) => sizes[path] = Math.Max(sizes.GetValueOrDefault(path), end);
+        foreach (var line in MapsStart.Where(line => line.IsFile)) See(line.Name, line.Offset + line.End - line.Start);
+        foreach (var call in Calls)
+        {
+            if (call.Name != "mmap" || PathOf(call.Arguments[4]) is not { Length: > 0 } path) continue;
+            See(path, StraceNumbers.Parse(call.Arguments[5]) + StraceNumbers.Parse(call.Arguments[1]));
+        }
+
+        return sizes;
+    }
+
+    /// <summary>A mapping of the start as the wire wants it.</summary>
+    internal static InstalledMapping ToInstalled(MapsLine line, string file) => new()
+    {
+        Start = line.Start,
+        End = line.End,
+        Prot = (line.Permissions[0] == 'r' ? 1u : 0) | (line.Permissions[1] == 'w' ? 2u : 0) | (line.Permissions[2] == 'x' ? 4u : 0),
+        Shared = line.Permissions[3] == 's' && file.Length > 0,
+        File = file,
+        Offset = file.Length == 0 ? 0 : line.Offset,
+        OpenMode = line.Permissions[1] == 'w' ? OpenMode.ReadWrite : OpenMode.ReadOnly,
+        Kind = line.Name switch
+        {
+            "[stack]" => MappingKind.Stack,
+            "[vdso]" => MappingKind.Vdso,
+            "[vvar]" => MappingKind.Vvar,
+            "[vvar_vclock]" => MappingKind.VvarVclock,
+            "[vsyscall]" => MappingKind.Vsyscall,
+            _ => MappingKind.Unspecified,
+        },
+    };
+}

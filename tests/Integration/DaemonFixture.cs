@@ -1,0 +1,62 @@
+using FramePin.Client;
+using FramePin.Server;
+using FramePin.Server.Configuration;
+using FramePin.V1;
+using Microsoft.AspNetCore.Builder;
+using Xunit;
+
+namespace FramePin.Tests.Integration;
+
+/// <summary>A daemon in the test's own process, on a Unix socket of its own, and a client of it.</summary>
+public sealed class DaemonFixture : IAsyncLifetime
+{
+    private readonly string _socket = Path.Combine(Path.GetTempPath(), $"framepin-{Guid.NewGuid():N}.sock");
+    private WebApplication? _app;
+
+    public string Endpoint => $"unix:{_socket}";
+
+    public FramePinClient Client { get; private set; } = null!;
+
+    public async ValueTask InitializeAsync()
+    {
+        _app = Daemon.Build(new DaemonOptions { SocketPath = _socket });
+        await _app.StartAsync();
+        Client = FramePinClient.Connect(Endpoint);
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        Client.Dispose();
+        await _app!.StopAsync();
+        await _app.DisposeAsync();
+    }
+
+    /// <summary>A machine of the test's own with one address space.</summary>
+    public async Task<(string Machine, string Space)> CreateAsync(string profile = "6.18", ulong memoryBytes = 64UL << 20)
+    {
+        var spec = new MachineSpec { Profile = profile, MemoryBytes = memoryBytes };
+        var machine = await Client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = spec });
+        var space = await Client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest { Parent = machine.Name });
+        return (machine.Name, space.Name);
+    }
+
+    /// <summary>Maps and stores to private anonymous pages at an address.</summary>
+    public async Task MapAsync(string space, ulong address, uint pages)
+    {
+        var request = new CallBatchRequest { AddressSpace = space };
+        request.Calls.Add(new MemoryCall
+        {
+            Mmap = new MmapCall { Address = address, Length = pages * 4096UL, Prot = 3, Flags = 0x32 },
+        });
+        request.Calls.Add(new MemoryCall { Touch = new TouchCall { Address = address, Pages = pages, Write = true } });
+        var response = await Client.AddressSpaces.CallBatchAsync(request);
+        Assert.All(response.Results, result => Assert.Equal(0, result.Errno));
+    }
+
+    public async Task<string> DigestAsync(string machine)
+    {
+        var audit = await Client.Machines.AuditMachineAsync(new AuditMachineRequest { Name = machine });
+        Assert.Empty(audit.Findings);
+        return audit.Digest;
+    }
+}
