@@ -31,6 +31,11 @@ public sealed class DaemonFixture : IAsyncLifetime
         await _app.DisposeAsync();
     }
 
+    /// <summary>The machine itself, beside the wire.</summary>
+    internal FramePin.Core.Machines.Machine MachineOf(string name) =>
+        ((FramePin.Server.Sessions.MachineRegistry)_app!.Services.GetService(typeof(FramePin.Server.Sessions.MachineRegistry))!)
+        .Get(name["machines/".Length..]).Machine;
+
     /// <summary>A machine of the test's own with one address space.</summary>
     public async Task<(string Machine, string Space)> CreateAsync(string profile = "6.18", ulong memoryBytes = 64UL << 20)
     {

@@ -16,8 +16,11 @@ internal sealed class ClientInterceptor(TimeSpan deadline, TimeProvider time) : 
         TRequest request, ClientInterceptorContext<TRequest, TResponse> context,
         AsyncUnaryCallContinuation<TRequest, TResponse> continuation)
     {
+        var before = Activity.Current;
         var span = Activities.StartActivity(context.Method.FullName[1..], ActivityKind.Client);
         var call = continuation(request, Prepare(context, span, withDeadline: true));
+        // The span belongs to the call, not to what its caller does next.
+        Activity.Current = before;
         if (span is null) return call;
         return new AsyncUnaryCall<TResponse>(
             End(call.ResponseAsync, span), call.ResponseHeadersAsync, call.GetStatus, call.GetTrailers, call.Dispose);

@@ -39,7 +39,7 @@ public enum FrameFlags : uint
 
 /// <summary>
 /// The struct-page record of a frame without its counts, which live in an array of their own so that a pin touches
-/// eight bytes a frame. 32 bytes; a test asserts it. Guarded by the machine's turn.
+/// eight bytes a frame. A test asserts its size, 32 bytes. Guarded by the machine's turn.
 /// </summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct FrameInfo
