@@ -1,0 +1,51 @@
+using System.Diagnostics;
+using System.Globalization;
+
+namespace FramePin.Tests.Integration;
+
+/// <summary>framepind as a process of its own, ended by its id when the test is over.</summary>
+internal sealed class DaemonProcess : IAsyncDisposable
+{
+    private readonly Process _process;
+
+    private DaemonProcess(Process process, string socket)
+    {
+        _process = process;
+        Socket = socket;
+    }
+
+    public string Socket { get; }
+
+    public string Endpoint => $"unix:{Socket}";
+
+    /// <summary>Starts it and waits until it says that it is ready.</summary>
+    public static async Task<DaemonProcess> StartAsync(params (string Name, string Value)[] environment)
+    {
+        var socket = Path.Combine(Path.GetTempPath(), $"framepin-{Guid.NewGuid():N}.sock");
+        var program = Path.Combine(
+            AppContext.BaseDirectory.Replace("FramePin.Tests.Integration", "FramePin.Server", StringComparison.Ordinal), "framepind");
+        var start = new ProcessStartInfo(program, ["--socket", socket, "--default-profile", "6.18"]) { RedirectStandardOutput = true };
+        foreach (var (name, value) in environment) start.Environment[name] = value;
+        var process = Process.Start(start)!;
+        while (await process.StandardOutput.ReadLineAsync() is { } line)
+            if (line == "framepind ready") return new DaemonProcess(process, socket);
+        throw new InvalidOperationException($"framepind ended with {process.ExitCode} before it was ready");
+    }
+
+    public void Terminate() =>
+        Process.Start("kill", ["-TERM", _process.Id.ToString(CultureInfo.InvariantCulture)]).WaitForExit();
+
+    public async Task<int> ExitCodeAsync(CancellationToken cancelled)
+    {
+        await _process.WaitForExitAsync(cancelled);
+        return _process.ExitCode;
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        if (!_process.HasExited) _process.Kill();
+        await _process.WaitForExitAsync();
+        _process.Dispose();
+        File.Delete(Socket);
+    }
+}
