@@ -35,12 +35,14 @@ internal sealed class StatusDetailsMiddleware(RequestDelegate next)
         if (!int.TryParse(text, CultureInfo.InvariantCulture, out var number) || number == 0) return;
         var message = Uri.UnescapeDataString(headers[MessageHeader].ToString());
         var code = (StatusCode)number;
-        // What cannot be read as the request's message is the caller's mistake, whatever gRPC calls it.
-        if (message.Contains("deserializ", StringComparison.OrdinalIgnoreCase)
-            || message.Contains(nameof(InvalidProtocolBufferException), StringComparison.Ordinal))
+        // The interceptor turns whatever a handler throws into a refusal with details. UNKNOWN without them comes from before it:
+        // bytes that are no message of this method, which is the caller's mistake.
+        if (code == StatusCode.Unknown)
         {
             code = StatusCode.InvalidArgument;
+            message = "the bytes received are no message of this method";
             headers[StatusHeader] = ((int)code).ToString(CultureInfo.InvariantCulture);
+            headers[MessageHeader] = Uri.EscapeDataString(message);
         }
 
         headers[DetailsHeader] = Convert.ToBase64String(Refusals.Explain(code, message).ToByteArray()).TrimEnd('=');
