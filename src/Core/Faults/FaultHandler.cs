@@ -142,7 +142,7 @@ internal static partial class FaultHandler
 
         if ((entry & Pte.Anon) != 0)
         {
-            if ((entry & Pte.Exclusive) == 0 && IsSoleUser(mm, entry)) entry |= Pte.Exclusive;
+            if ((entry & Pte.Exclusive) == 0 && (IsSoleUser(mm, entry) || mm.Mutant == Mutant.WriteSkipsCopy)) entry |= Pte.Exclusive;
             if ((entry & Pte.Exclusive) != 0)
             {
                 if (request.IsUnshare) return VmFault.None;

@@ -114,7 +114,7 @@ internal static class Mapping
         while (table.Next(ref address, end, out var slot))
         {
             ref var entry = ref table[slot];
-            if (Pte.IsMapped(entry)) entry = (entry & Pte.KeepMask) | AccessBits(vma, MayStayWritable(vma, entry));
+            if (Pte.IsMapped(entry) && mm.Mutant != Mutant.ProtectKeepsWrite) entry = (entry & Pte.KeepMask) | AccessBits(vma, MayStayWritable(vma, entry));
             address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
 

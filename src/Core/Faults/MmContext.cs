@@ -30,6 +30,22 @@ internal sealed class HugePool(int order)
     public ulong Reserved { get; set; }
 }
 
+/// <summary>Bugs that a test plants on purpose, to see that its checks find them. Never set outside tests.</summary>
+internal enum Mutant
+{
+    None,
+    /// <summary>fork shares pinned pages like all others.</summary>
+    ForkSharesPinned,
+    /// <summary>MADV_DONTNEED keeps the pages.</summary>
+    DontNeedKeeps,
+    /// <summary>mprotect leaves the entries' write bit.</summary>
+    ProtectKeepsWrite,
+    /// <summary>Truncation leaves pages mapped.</summary>
+    TruncateKeepsMapped,
+    /// <summary>A write to a page shared after fork does not copy it.</summary>
+    WriteSkipsCopy,
+}
+
 /// <summary>What the paths of the mm share: memory, tables, profile, plan, pools, and everybody who may map a file.</summary>
 /// <remarks>Guarded by the turn. Owned by the machine.</remarks>
 internal sealed class MmContext : IDisposable
@@ -57,6 +73,8 @@ internal sealed class MmContext : IDisposable
     public ThpMode Thp { get; }
 
     public FaultPlan Plan { get; } = new();
+
+    public Mutant Mutant { get; set; }
 
     public Dictionary<int, HugePool> HugePools { get; } = [];
 

@@ -14,7 +14,7 @@ internal static class FileCalls
         file.Size = size;
         if (size >= old) return;
         var first = PageGeometry.PagesOf(size);
-        UnmapPages(mm, file, first, ulong.MaxValue, alsoCopies: true);
+        if (mm.Mutant != Mutant.TruncateKeepsMapped) UnmapPages(mm, file, first, ulong.MaxValue, alsoCopies: true);
         file.Remove(first, ulong.MaxValue >> PageGeometry.PageShift);
         var within = size & (PageGeometry.PageSize - 1);
         if (within != 0 && file.Lookup(size >> PageGeometry.PageShift) is { } last)

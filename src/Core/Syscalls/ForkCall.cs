@@ -72,7 +72,7 @@ internal static class ForkCall
         again = false;
         ref var entry = ref parent.PageTable[slot];
         if (entry == Pte.PoisonMarker || Pte.IsMapped(entry) && IsPoisoned(mm, entry)) return Errno.EHWPOISON;
-        var isOwnPinned = (entry & Pte.Exclusive) != 0 && parent.HasPinned && mm.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
+        var isOwnPinned = mm.Mutant != Mutant.ForkSharesPinned && (entry & Pte.Exclusive) != 0 && parent.HasPinned && mm.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
         if (isOwnPinned && slot.Order > 0 && !vma.IsHugeTlb)
         {
             // copy_huge_pmd: a pinned huge page is split so that each part can be copied.

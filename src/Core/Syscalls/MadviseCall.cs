@@ -136,6 +136,7 @@ internal static class MadviseCall
             return Errno.EINVAL;
         }
 
+        if (mm.Mutant == Mutant.DontNeedKeeps) return Errno.None;
         if (advice != Advice.Free)
             return Mapping.Zap(mm, space, part.Start, part.End, keepMarkers: true) ? Errno.None : Errno.ENOMEM;
         // Free pages go when memory is short, which never comes here: they keep their contents.
