@@ -17,9 +17,11 @@ wire.SetAction(async (parsed, _) =>
         Line($"pin + unpin pairs of one page: unary {stream.UnaryPairsPerSecond:F0}/s, stream {stream.StreamPairsPerSecond:F0}/s, ratio {stream.Ratio:F1} (wanted: at least 20)"),
     ]);
 });
+var micro = new Command("micro", "Pin and unpin by BenchmarkDotNet, with allocations.");
+micro.SetAction(_ => BenchmarkDotNet.Running.BenchmarkRunner.Run<MicroPins>());
 var root = new RootCommand("Benchmarks of FramePin: ratios in one run, since machines are noisy.\n\nExample:\n  dotnet run -c Release --project tests/Benchmarks -- core")
 {
-    core, wire,
+    core, wire, micro,
 };
 return await root.Parse(args).InvokeAsync();
 
