@@ -89,11 +89,11 @@ internal static partial class Daemon
     {
         var findings = 0;
         foreach (var host in app.Services.GetRequiredService<MachineRegistry>().All)
-        foreach (var finding in host.Machine.Audit())
-        {
-            findings++;
-            LogFinding(app.Logger, host.Id, finding);
-        }
+            foreach (var finding in host.Machine.Audit())
+            {
+                findings++;
+                LogFinding(app.Logger, host.Id, finding);
+            }
 
         return findings == 0 ? 0 : AuditFailed;
     }

@@ -6,11 +6,13 @@ var socket = new Option<string?>("--socket") { Description = "Unix socket to lis
 var tcp = new Option<int?>("--tcp") { Description = "Loopback TCP port to listen on; 0 takes a free one." };
 var profile = new Option<string>("--default-profile")
 {
-    Description = "Kernel profile of machines/default.", DefaultValueFactory = _ => "4.3",
+    Description = "Kernel profile of machines/default.",
+    DefaultValueFactory = _ => "4.3",
 };
 var memory = new Option<ulong>("--default-memory-mib")
 {
-    Description = "Memory of machines/default in MiB.", DefaultValueFactory = _ => 1024,
+    Description = "Memory of machines/default in MiB.",
+    DefaultValueFactory = _ => 1024,
 };
 var noDefault = new Option<bool>("--no-default-machine") { Description = "Start without machines/default." };
 var root = new RootCommand(

@@ -29,8 +29,8 @@ internal static class CorePins
     public static IEnumerable<CoreRow> Run(int rounds)
     {
         foreach (var isHuge in new[] { false, true })
-        foreach (var pages in new[] { 1, 8, 64, 512, 4096, 262144 })
-            yield return Measure(pages, isHuge, rounds);
+            foreach (var pages in new[] { 1, 8, 64, 512, 4096, 262144 })
+                yield return Measure(pages, isHuge, rounds);
     }
 
     private static CoreRow Measure(int pages, bool isHuge, int rounds)

@@ -9,7 +9,7 @@ namespace FramePin.Benchmarks;
 
 /// <summary>Pin and unpin together, by BenchmarkDotNet, with what they allocate.</summary>
 [MemoryDiagnoser]
-public class MicroPins
+public class MicroPins : IDisposable
 {
     private const ulong At = 0x1_0000_0000;
     private Machine _machine = null!;
@@ -38,7 +38,11 @@ public class MicroPins
     }
 
     [GlobalCleanup]
-    public void Cleanup() => _machine.Dispose();
+    public void Dispose()
+    {
+        _machine.Dispose();
+        GC.SuppressFinalize(this);
+    }
 
     [Benchmark]
     public long PinAndUnpin()

@@ -140,8 +140,11 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
                 if (vectors.Count >= 64) goto case 1;
                 var pin = await client.Pinning.PinAsync(new PinRequest
                 {
-                    AddressSpace = spoil.Name(space), Start = spoil.Number(At + page), Pages = spoil.Number((ulong)random.Next(1, 9)),
-                    Write = random.Next(2) == 0, AllOrNothing = random.Next(2) == 0,
+                    AddressSpace = spoil.Name(space),
+                    Start = spoil.Number(At + page),
+                    Pages = spoil.Number((ulong)random.Next(1, 9)),
+                    Write = random.Next(2) == 0,
+                    AllOrNothing = random.Next(2) == 0,
                 });
                 vectors.Add(pin.FrameVector);
                 return "Pin";
@@ -156,7 +159,8 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
                 if (vectors.Count == 0) goto case 0;
                 await client.Pinning.ConvertAsync(new ConvertRequest
                 {
-                    FrameVector = spoil.Name(vectors[random.Next(vectors.Count)]), To = (FrameKind)spoil.Small(random.Next(2, 4)),
+                    FrameVector = spoil.Name(vectors[random.Next(vectors.Count)]),
+                    To = (FrameKind)spoil.Small(random.Next(2, 4)),
                 });
                 return "Convert";
             case 3:
@@ -167,8 +171,12 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
                 {
                     Mmap = new MmapCall
                     {
-                        Address = spoil.Number(0x900_0000 + page), Length = spoil.Number(4096), Prot = 3, Flags = (uint)spoil.Small(random.Next(2) == 0 ? 0x32 : 0x11),
-                        Target = spoil.Name(file), Offset = spoil.Number(0),
+                        Address = spoil.Number(0x900_0000 + page),
+                        Length = spoil.Number(4096),
+                        Prot = 3,
+                        Flags = (uint)spoil.Small(random.Next(2) == 0 ? 0x32 : 0x11),
+                        Target = spoil.Name(file),
+                        Offset = spoil.Number(0),
                     },
                 }, spoil);
                 return "mmap";
@@ -197,7 +205,10 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
             default:
                 await client.Devices.CreateDeviceAsync(new CreateDeviceRequest
                 {
-                    Parent = spoil.Name(machine), Mapping = (DeviceMapping)spoil.Small(1), Pages = random.Next(2) == 0 ? 0 : spoil.Number(1_000_000), Ram = false,
+                    Parent = spoil.Name(machine),
+                    Mapping = (DeviceMapping)spoil.Small(1),
+                    Pages = random.Next(2) == 0 ? 0 : spoil.Number(1_000_000),
+                    Ram = false,
                 });
                 return "CreateDevice";
         }
@@ -219,7 +230,11 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
 
         public string Name(string good) => !Spoils ? good : random.Next(5) switch
         {
-            0 => good + "x", 1 => "machines/none/addressSpaces/none", 2 => new string('a', 300), 3 => "", _ => "\u0000/\u202e",
+            0 => good + "x",
+            1 => "machines/none/addressSpaces/none",
+            2 => new string('a', 300),
+            3 => "",
+            _ => "\u0000/\u202e",
         };
     }
 }

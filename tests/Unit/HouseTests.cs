@@ -26,8 +26,8 @@ public sealed partial class HouseTests
         {
             var later = Rooms[(i + 1)..];
             foreach (var file in Directory.EnumerateFiles(Path.Combine(Root, "src/Core", Rooms[i]), "*.cs"))
-            foreach (Match match in CoreRoom().Matches(File.ReadAllText(file)))
-                if (later.Contains(match.Groups[1].Value)) wrong.Add($"{Path.GetRelativePath(Root, file)} uses {match.Value}");
+                foreach (Match match in CoreRoom().Matches(File.ReadAllText(file)))
+                    if (later.Contains(match.Groups[1].Value)) wrong.Add($"{Path.GetRelativePath(Root, file)} uses {match.Value}");
         }
 
         Assert.Empty(wrong);

@@ -26,7 +26,9 @@ internal sealed class CommandLine
 
     public Option<string> Machine { get; } = new("--machine", "-m")
     {
-        Description = "Machine that short names belong to.", DefaultValueFactory = _ => "default", Recursive = true,
+        Description = "Machine that short names belong to.",
+        DefaultValueFactory = _ => "default",
+        Recursive = true,
     };
 
     /// <summary>A command that talks to the daemon.</summary>
@@ -91,7 +93,9 @@ internal sealed class CommandLine
     {
         var option = new Option<string>("--output", "-o")
         {
-            Description = "table or json.", DefaultValueFactory = _ => "table", Recursive = true,
+            Description = "table or json.",
+            DefaultValueFactory = _ => "table",
+            Recursive = true,
         };
         option.AcceptOnlyFromAmong("table", "json");
         return option;

@@ -23,8 +23,12 @@ internal static class PinCommands
                 var pin = await client.Pinning.PinAsync(
                     new PinRequest
                     {
-                        AddressSpace = line.SpaceName(parsed, space), Start = parsed.GetValue(address), Pages = parsed.GetValue(pages),
-                        Write = parsed.GetValue(write), Force = parsed.GetValue(force), AllOrNothing = parsed.GetValue(all),
+                        AddressSpace = line.SpaceName(parsed, space),
+                        Start = parsed.GetValue(address),
+                        Pages = parsed.GetValue(pages),
+                        Write = parsed.GetValue(write),
+                        Force = parsed.GetValue(force),
+                        AllOrNothing = parsed.GetValue(all),
                     },
                     cancellationToken: cancelled);
                 output.Write(pin, ("vector", pin.FrameVector), ("frames", $"{pin.Frames} of {parsed.GetValue(pages)} ({pin.Kind})"),

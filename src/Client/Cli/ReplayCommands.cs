@@ -19,7 +19,8 @@ internal static class ReplayCommands
         var keep = new Option<bool>("--keep") { Description = "Leave the machine on the daemon." };
         var sizes = new Option<string[]>("--file-size")
         {
-            Description = "PATH=SIZE, repeatable; otherwise the largest offset plus length seen is taken.", DefaultValueFactory = _ => [],
+            Description = "PATH=SIZE, repeatable; otherwise the largest offset plus length seen is taken.",
+            DefaultValueFactory = _ => [],
         };
         yield return line.Create(
             "replay", "Replays the memory calls of a recorded program and compares what each answers.",

@@ -41,7 +41,9 @@ internal static class SpaceCommands
                     | (letters.Contains('x', StringComparison.Ordinal) ? 4u : 0);
                 var call = new MmapCall
                 {
-                    Address = parsed.GetValue(at), Length = parsed.GetValue(length), Prot = bits,
+                    Address = parsed.GetValue(at),
+                    Length = parsed.GetValue(length),
+                    Prot = bits,
                     Flags = fixedAnonymous | (parsed.GetValue(shared) ? 1u : 2u) | (parsed.GetValue(at) != 0 ? 0x10u : 0),
                 };
                 var name = line.SpaceName(parsed, space);

@@ -26,7 +26,8 @@ public sealed class RemoteFrameMemory(FramePinClient client) : IFrameMemory
     {
         var request = new ReadMemoryRequest
         {
-            Target = new MemoryTarget { Name = frameVector, Position = offset }, Length = (ulong)buffer.Length,
+            Target = new MemoryTarget { Name = frameVector, Position = offset },
+            Length = (ulong)buffer.Length,
         };
         using var call = client.Memory.ReadMemory(request, cancellationToken: cancelled);
         var done = 0;

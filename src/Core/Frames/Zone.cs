@@ -94,8 +94,8 @@ internal sealed class Zone
     {
         var free = End - _watermark;
         for (var order = 0; order <= MaxOrder; order++)
-        for (var block = _heads[order]; block != Nil; block = _frames[new Addressing.Pfn(block)].Index)
-            free += 1UL << order;
+            for (var block = _heads[order]; block != Nil; block = _frames[new Addressing.Pfn(block)].Index)
+                free += 1UL << order;
         return free;
     }
 

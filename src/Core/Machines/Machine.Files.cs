@@ -63,8 +63,8 @@ public sealed partial class Machine
     {
         using var turn = EnterTurn();
         foreach (var space in _mm.Spaces)
-        foreach (var vma in space.Vmas.All)
-            if (ReferenceEquals(vma.File, file) && vma.Has(VmFlags.Shared | VmFlags.MayWrite)) return Errno.EBUSY;
+            foreach (var vma in space.Vmas.All)
+                if (ReferenceEquals(vma.File, file) && vma.Has(VmFlags.Shared | VmFlags.MayWrite)) return Errno.EBUSY;
         foreach (var (_, head) in file.CachedFolios())
             if (_mm.Memory.Frames.RefCount(head) != _mm.Memory.Frames[head].MapCount + 1) return Errno.EBUSY;
         file.WriteSealed = true;

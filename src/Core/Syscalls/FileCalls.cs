@@ -41,16 +41,16 @@ internal static class FileCalls
     private static void UnmapPages(MmContext mm, MemoryFile file, ulong first, ulong last, bool alsoCopies)
     {
         foreach (var space in mm.Spaces)
-        foreach (var vma in space.Vmas.All)
-        {
-            if (!ReferenceEquals(vma.File, file)) continue;
-            var from = Math.Max(first, vma.PageOffset);
-            var to = Math.Min(last, vma.PageOffset + vma.Pages);
-            if (from >= to) continue;
-            var start = vma.Start + ((from - vma.PageOffset) << PageGeometry.PageShift);
-            var end = vma.Start + ((to - vma.PageOffset) << PageGeometry.PageShift);
-            Mapping.Zap(mm, space, start, end, onlyFile: !alsoCopies);
-        }
+            foreach (var vma in space.Vmas.All)
+            {
+                if (!ReferenceEquals(vma.File, file)) continue;
+                var from = Math.Max(first, vma.PageOffset);
+                var to = Math.Min(last, vma.PageOffset + vma.Pages);
+                if (from >= to) continue;
+                var start = vma.Start + ((from - vma.PageOffset) << PageGeometry.PageShift);
+                var end = vma.Start + ((to - vma.PageOffset) << PageGeometry.PageShift);
+                Mapping.Zap(mm, space, start, end, onlyFile: !alsoCopies);
+            }
     }
 
     private static void ZeroPart(MmContext mm, MemoryFile file, ulong start, ulong end)

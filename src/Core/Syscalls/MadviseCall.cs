@@ -103,7 +103,8 @@ internal static class MadviseCall
                 if (vma.HasAny(VmFlags.Special & ~VmFlags.DontExpand) || (!vma.IsHugeTlb && vma.HasAny(VmFlags.Special)))
                     error = Errno.EINVAL;
                 return flags & ~VmFlags.DontDump;
-            case Advice.Mergeable: return vma.HasAny(VmFlags.Special | VmFlags.Shared | VmFlags.MayShare | VmFlags.HugeTlb)
+            case Advice.Mergeable:
+                return vma.HasAny(VmFlags.Special | VmFlags.Shared | VmFlags.MayShare | VmFlags.HugeTlb)
                 ? flags : flags | VmFlags.Mergeable;
             case Advice.Unmergeable: return flags & ~VmFlags.Mergeable;
             case Advice.HugePage:

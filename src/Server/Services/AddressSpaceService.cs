@@ -19,8 +19,14 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Daem
 {
     private static readonly Dictionary<string, VmFlags> ExtraFlags = new(StringComparer.Ordinal)
     {
-        ["nr"] = VmFlags.NoReserve, ["dc"] = VmFlags.DontCopy, ["dd"] = VmFlags.DontDump, ["nh"] = VmFlags.NoHugePage,
-        ["hg"] = VmFlags.HugePage, ["lo"] = VmFlags.Locked, ["wf"] = VmFlags.WipeOnFork, ["sr"] = VmFlags.SeqRead,
+        ["nr"] = VmFlags.NoReserve,
+        ["dc"] = VmFlags.DontCopy,
+        ["dd"] = VmFlags.DontDump,
+        ["nh"] = VmFlags.NoHugePage,
+        ["hg"] = VmFlags.HugePage,
+        ["lo"] = VmFlags.Locked,
+        ["wf"] = VmFlags.WipeOnFork,
+        ["sr"] = VmFlags.SeqRead,
         ["rr"] = VmFlags.RandRead,
     };
 

@@ -1,13 +1,13 @@
 using System.Diagnostics;
 using System.Globalization;
 using FramePin.Core.Machines;
-using PinOutcome = FramePin.Core.Machines.PinOutcome;
-using AddressSpace = FramePin.Core.Vmas.AddressSpace;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.Server.Telemetry;
 using FramePin.V1;
 using Grpc.Core;
+using AddressSpace = FramePin.Core.Vmas.AddressSpace;
+using PinOutcome = FramePin.Core.Machines.PinOutcome;
 
 namespace FramePin.Server.Services;
 

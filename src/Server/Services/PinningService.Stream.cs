@@ -1,11 +1,11 @@
 using System.Diagnostics;
 using FramePin.Core.Machines;
-using AddressSpace = FramePin.Core.Vmas.AddressSpace;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.Server.Telemetry;
 using FramePin.V1;
 using Grpc.Core;
+using AddressSpace = FramePin.Core.Vmas.AddressSpace;
 using Errno = FramePin.Core.Abi.Errno;
 
 namespace FramePin.Server.Services;

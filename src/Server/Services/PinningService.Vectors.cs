@@ -1,11 +1,11 @@
 using System.Globalization;
-using GupCall = FramePin.Core.Pinning.GupCall;
-using LockedArgument = FramePin.Core.Pinning.LockedArgument;
 using FramePin.Server.Mapping;
 using FramePin.Server.Telemetry;
 using FramePin.V1;
 using Grpc.Core;
 using Errno = FramePin.Core.Abi.Errno;
+using GupCall = FramePin.Core.Pinning.GupCall;
+using LockedArgument = FramePin.Core.Pinning.LockedArgument;
 
 namespace FramePin.Server.Services;
 

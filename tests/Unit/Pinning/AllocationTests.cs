@@ -43,7 +43,9 @@ public sealed class AllocationTests
         var started = System.Diagnostics.Stopwatch.GetTimestamp();
         using var lab = new Lab(configure: options => options with
         {
-            Memory = 1UL << 40, MovableMemory = 2UL << 20, AuditsEachCommand = false,
+            Memory = 1UL << 40,
+            MovableMemory = 2UL << 20,
+            AuditsEachCommand = false,
         });
         var took = System.Diagnostics.Stopwatch.GetElapsedTime(started);
         var grown = Resident() - before;

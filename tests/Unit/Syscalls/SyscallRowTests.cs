@@ -297,7 +297,11 @@ public sealed class SyscallRowTests
         Assert.True(lab.MapDevice(At, 2, device).IsOk);
         Assert.True(lab.Machine.Mmap(lab.Space, new MmapRequest
         {
-            Address = At + (2 * Page), Length = 2 * Page, Prot = Rw, Flags = MapFlags.Shared | MapFlags.Fixed, Device = device,
+            Address = At + (2 * Page),
+            Length = 2 * Page,
+            Prot = Rw,
+            Flags = MapFlags.Shared | MapFlags.Fixed,
+            Device = device,
             Offset = 2 * Page,
         }).IsOk);
         Assert.Equal(2, lab.Machine.Maps(lab.Space).Count);

@@ -23,7 +23,8 @@ public static class Importer
                 Parent = machine,
                 Layout = new Layout
                 {
-                    MmapBase = below.Select(line => line.End).DefaultIfEmpty(0UL).Max(), StartBrk = heap?.Start ?? 0,
+                    MmapBase = below.Select(line => line.End).DefaultIfEmpty(0UL).Max(),
+                    StartBrk = heap?.Start ?? 0,
                 },
             },
             cancellationToken: cancelled);
@@ -34,7 +35,11 @@ public static class Importer
             var created = await client.Files.CreateFileAsync(
                 new CreateFileRequest
                 {
-                    Parent = machine, Kind = FileKind.Disk, Path = group.Key, Device = first.Device, Inode = first.Inode,
+                    Parent = machine,
+                    Kind = FileKind.Disk,
+                    Path = group.Key,
+                    Device = first.Device,
+                    Inode = first.Inode,
                     SizeBytes = group.Max(line => line.Offset + line.End - line.Start),
                 },
                 cancellationToken: cancelled);
@@ -61,7 +66,8 @@ public static class Importer
                 {
                     Touch = new TouchCall
                     {
-                        Address = line.Start + (done << 12), Pages = (uint)Math.Min(TouchChunk, pages - done),
+                        Address = line.Start + (done << 12),
+                        Pages = (uint)Math.Min(TouchChunk, pages - done),
                         Write = line.Permissions[1] == 'w',
                     },
                 });

@@ -74,8 +74,12 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
             var file = await client.Files.CreateFileAsync(
                 new CreateFileRequest
                 {
-                    Parent = machine, Kind = FileKind.Disk, SizeBytes = isKnown ? size : seen, Path = path,
-                    Device = line?.Device ?? "", Inode = line?.Inode ?? 0,
+                    Parent = machine,
+                    Kind = FileKind.Disk,
+                    SizeBytes = isKnown ? size : seen,
+                    Path = path,
+                    Device = line?.Device ?? "",
+                    Inode = line?.Inode ?? 0,
                 },
                 cancellationToken: cancelled);
             _files[path] = file.Name;
@@ -179,8 +183,12 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
                 {
                     Mmap = new MmapCall
                     {
-                        Address = Number(0), Length = Number(1), Prot = prot, Flags = flags,
-                        Target = path.Length == 0 ? "" : _files[path], Offset = Number(5),
+                        Address = Number(0),
+                        Length = Number(1),
+                        Prot = prot,
+                        Flags = flags,
+                        Target = path.Length == 0 ? "" : _files[path],
+                        Offset = Number(5),
                         OpenMode = (flags & MapTypeMask) != MapPrivate && (prot & ProtWrite) != 0 ? OpenMode.ReadWrite : OpenMode.ReadOnly,
                     },
                 };
@@ -198,7 +206,10 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
                 {
                     Mremap = new MremapCall
                     {
-                        Address = Number(0), OldLength = Number(1), NewLength = Number(2), Flags = Flags(3),
+                        Address = Number(0),
+                        OldLength = Number(1),
+                        NewLength = Number(2),
+                        Flags = Flags(3),
                         NewAddress = a.Count > 4 ? Number(4) : 0,
                     },
                 };
@@ -308,8 +319,17 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
 
     private static string ErrnoName(int number) => number switch
     {
-        1 => "EPERM", 11 => "EAGAIN", 12 => "ENOMEM", 13 => "EACCES", 14 => "EFAULT", 16 => "EBUSY", 17 => "EEXIST",
-        22 => "EINVAL", 75 => "EOVERFLOW", 95 => "EOPNOTSUPP", 9 => "EBADF",
+        1 => "EPERM",
+        11 => "EAGAIN",
+        12 => "ENOMEM",
+        13 => "EACCES",
+        14 => "EFAULT",
+        16 => "EBUSY",
+        17 => "EEXIST",
+        22 => "EINVAL",
+        75 => "EOVERFLOW",
+        95 => "EOPNOTSUPP",
+        9 => "EBADF",
         _ => number.ToString(CultureInfo.InvariantCulture),
     };
 }
