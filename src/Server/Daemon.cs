@@ -49,6 +49,10 @@ internal static partial class Daemon
             "framepind", () => Microsoft.Extensions.Diagnostics.HealthChecks.HealthCheckResult.Healthy());
         AddTelemetry(services);
         var app = builder.Build();
+        app.Lifetime.ApplicationStopping.Register(() =>
+        {
+            foreach (var host in app.Services.GetRequiredService<MachineRegistry>().All) host.StopWaiting();
+        });
         app.UseMiddleware<StatusDetailsMiddleware>();
         app.MapGrpcService<MachineService>();
         app.MapGrpcService<AddressSpaceService>();

@@ -36,7 +36,9 @@ public sealed class ProcessTests
         await using var daemon = await DaemonProcess.StartAsync(
             ("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.Endpoint), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
             ("OTEL_BSP_SCHEDULE_DELAY", "200"));
+        using var source = new ActivitySource("framepin-test");
         using var tracing = Sdk.CreateTracerProviderBuilder()
+            .AddSource(source.Name)
             .ConfigureResource(resource => resource.AddService("test-client"))
             .AddSource(FramePinClient.ActivitySourceName)
             .AddOtlpExporter(otlp =>
@@ -47,15 +49,25 @@ public sealed class ProcessTests
             .Build();
         using var client = FramePinClient.Connect(daemon.Endpoint);
         var space = await SpaceAsync(client, 4, touched: false);
-        var pin = await client.Pinning.PinAsync(
-            new PinRequest { AddressSpace = space, Start = At, Pages = 8, Write = true }, cancellationToken: cancelled);
-        await client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pin.FrameVector }, cancellationToken: cancelled);
+        PinResponse pin;
+        string traceId;
+        using (var root = source.StartActivity("test"))
+        {
+            // Other tests make spans at the same time: ours have this trace.
+            traceId = root!.TraceId.ToHexString();
+            pin = await client.Pinning.PinAsync(
+                new PinRequest { AddressSpace = space, Start = At, Pages = 8, Write = true }, cancellationToken: cancelled);
+            await client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pin.FrameVector }, cancellationToken: cancelled);
+        }
+
         tracing.ForceFlush();
         using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancelled);
         patience.CancelAfter(TimeSpan.FromSeconds(30));
-        var spans = await receiver.WaitAsync(
-            all => all.Count(span => span.Name.EndsWith("/Unpin", StringComparison.Ordinal)) >= 2
-                && all.Count(span => span.Name.EndsWith("/Pin", StringComparison.Ordinal)) >= 2, patience.Token);
+        var received = await receiver.WaitAsync(
+            all => all.Count(span => span.TraceId == traceId && span.Name.EndsWith("/Unpin", StringComparison.Ordinal)) >= 2
+                && all.Count(span => span.TraceId == traceId && span.Name.EndsWith("/Pin", StringComparison.Ordinal)) >= 2,
+            patience.Token);
+        var spans = received.Where(span => span.TraceId == traceId).ToList();
 
         var ours = spans.Single(span => span.Service == "test-client" && span.Name.EndsWith("/Pin", StringComparison.Ordinal));
         var server = spans.Single(span => span.Service == "framepind" && span.Name.EndsWith("/Pin", StringComparison.Ordinal));
@@ -81,15 +93,34 @@ public sealed class ProcessTests
         var cancelled = TestContext.Current.CancellationToken;
         await using var daemon = await DaemonProcess.StartAsync();
         using var client = FramePinClient.Connect(daemon.Endpoint);
-        var space = await SpaceAsync(client, 256 * 64, touched: false);
+        // 15 address spaces with 64 pins each that a fault rule parks, and 40 pins that run: all in flight for certain.
+        const int parkedPins = 15 * 64;
         var calls = new List<Task<PinResponse>>();
-        for (var i = 0UL; i < 1000; i++)
+        var rules = new AddFaultRulesRequest();
+        rules.Rules.Add(new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Start = At, End = At + 0x100_0000, Times = 1_000_000 });
+        await client.Machines.AddFaultRulesAsync(rules, cancellationToken: cancelled);
+        for (var i = 0; i < 15; i++)
         {
-            var request = new PinRequest { AddressSpace = space, Start = At + (i % 64 * 256 * 4096), Pages = 256, Write = true };
+            var space = await SpaceAsync(client, 64, touched: false);
+            for (var page = 0UL; page < 64; page++)
+            {
+                var request = new PinRequest { AddressSpace = space, Start = At + (page * 4096), Pages = 1, Write = true };
+                calls.Add(client.Pinning.PinAsync(request, cancellationToken: cancelled).ResponseAsync);
+            }
+        }
+
+        while ((await client.Machines.GetMachineAsync(new GetMachineRequest(), cancellationToken: cancelled)).Statistics.ParkedPins < parkedPins)
+            await Task.Yield();
+        var running = (await client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest(), cancellationToken: cancelled)).Name;
+        var map = new MemoryCall { Mmap = new MmapCall { Address = 0x4000_0000, Length = 256 * 4096, Prot = 3, Flags = 0x32 } };
+        await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = running, Call = map }, cancellationToken: cancelled);
+        for (var i = 0; i < 1000 - parkedPins; i++)
+        {
+            var request = new PinRequest { AddressSpace = running, Start = 0x4000_0000, Pages = 256, Write = true };
             calls.Add(client.Pinning.PinAsync(request, cancellationToken: cancelled).ResponseAsync);
         }
 
-        await Task.WhenAny(calls);
+        Assert.True(calls.Count(call => !call.IsCompleted) >= parkedPins);
         daemon.Terminate();
         var answered = 0;
         var unavailable = 0;
@@ -97,7 +128,7 @@ public sealed class ProcessTests
         {
             try
             {
-                Assert.Equal(256UL, (await call).Frames);
+                Assert.True((await call).Frames is 1 or 256);
                 answered++;
             }
             catch (RpcException exception)
@@ -111,7 +142,7 @@ public sealed class ProcessTests
         // 0 also says that the audit of every machine at the end was clean: a finding ends the process with 3.
         Assert.Equal(0, await daemon.ExitCodeAsync(cancelled));
         Assert.Equal(1000, answered + unavailable);
-        Assert.True(answered > 0);
+        Assert.True(unavailable >= parkedPins);
     }
 
     [Fact]

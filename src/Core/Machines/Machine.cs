@@ -87,6 +87,7 @@ public sealed partial class Machine : IDisposable
             Retries = _mm.RetryCount,
             Migrations = _mm.MigrationCount,
             Commands = _commands,
+            ParkedPins = _parked.Count,
         };
     }
 
@@ -212,4 +213,6 @@ public sealed record MachineStatistics
     public required long Migrations { get; init; }
 
     public required long Commands { get; init; }
+
+    public required int ParkedPins { get; init; }
 }

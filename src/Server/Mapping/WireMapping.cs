@@ -66,6 +66,7 @@ internal static class WireMapping
                 Retries = (ulong)statistics.Retries,
                 Migrations = (ulong)statistics.Migrations,
                 Commands = (ulong)statistics.Commands,
+                ParkedPins = (uint)statistics.ParkedPins,
             },
         };
     }

@@ -82,6 +82,8 @@ internal sealed partial class PinningService
             record.IsFilling = true;
             outcome = await host.WaitAsync(parked, cancelled).ConfigureAwait(false);
             record.IsFilling = false;
+            if (host.IsStopping && outcome.Result.Error == Core.Abi.Errno.EINTR)
+                throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending and nobody will resume this pin");
         }
 
         record.Epoch = outcome.Epoch;

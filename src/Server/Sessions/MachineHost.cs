@@ -37,6 +37,9 @@ internal sealed class MachineHost : IDisposable
 
     public RequestLog Requests { get; }
 
+    /// <summary>The daemon is ending: pins that wait are told so.</summary>
+    public bool IsStopping { get; private set; }
+
     public IEnumerable<AddressSpace> Spaces => _spaces.Values.OrderBy(space => space.Id);
 
     public IEnumerable<KeyValuePair<string, MemoryFile>> Files => _files.OrderBy(pair => pair.Value.Id);
@@ -126,6 +129,7 @@ internal sealed class MachineHost : IDisposable
     {
         var completion = new TaskCompletionSource<PinOutcome>(TaskCreationOptions.RunContinuationsAsynchronously);
         _waiting[parked] = completion;
+        if (IsStopping) StopWaiting();
         await using var registration = cancelled.Register(() =>
         {
             if (_waiting.TryRemove(parked, out var waiting)) waiting.SetResult(Machine.Interrupt(parked));
@@ -149,10 +153,17 @@ internal sealed class MachineHost : IDisposable
         return resumed;
     }
 
-    public void Dispose()
+    /// <summary>Ends every wait of a parked pin: nobody will resume them any more.</summary>
+    public void StopWaiting()
     {
+        IsStopping = true;
         foreach (var parked in _waiting.Keys)
             if (_waiting.TryRemove(parked, out var waiting)) waiting.SetResult(Machine.Interrupt(parked));
+    }
+
+    public void Dispose()
+    {
+        StopWaiting();
         Machine.Dispose();
     }
 
