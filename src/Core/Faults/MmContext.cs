@@ -50,6 +50,8 @@ internal enum Mutant
 /// <remarks>Guarded by the turn. Owned by the machine.</remarks>
 internal sealed class MmContext : IDisposable
 {
+    /// <summary>Users that may touch native memory outside turn and gate, the machine itself being the first.</summary>
+    private int _users = 1;
     private int _anonVmas;
     private int _files;
 
@@ -129,9 +131,43 @@ internal sealed class MmContext : IDisposable
         file.Destroy();
     }
 
-    public void Dispose()
+    /// <summary>The machine was deleted. Set inside the gate; a pin that finds it set leaves at once.</summary>
+    public bool IsDisposed { get; private set; }
+
+    /// <summary>Called once, when nobody can touch native memory any more.</summary>
+    public Action? Freed { get; set; }
+
+    /// <summary>
+    /// Holds native memory for work outside turn and gate (copies of bytes): false when the machine was deleted. Pair with
+    /// <see cref="LeaveUse"/>.
+    /// </summary>
+    public bool TryUse()
     {
+        var seen = Volatile.Read(ref _users);
+        while (seen > 0)
+        {
+            var found = Interlocked.CompareExchange(ref _users, seen + 1, seen);
+            if (found == seen) return true;
+            seen = found;
+        }
+
+        return false;
+    }
+
+    public void LeaveUse()
+    {
+        if (Interlocked.Decrement(ref _users) > 0) return;
         Tables.Dispose();
         Memory.Dispose();
+        Freed?.Invoke();
+    }
+
+    /// <summary>Refuses new pins and frees native memory as soon as the last copy is done. Under the turn lock.</summary>
+    public void Dispose()
+    {
+        Memory.Gate.EnterTurn();
+        IsDisposed = true;
+        Memory.Gate.LeaveTurn();
+        LeaveUse();
     }
 }

@@ -65,6 +65,19 @@ public sealed partial class Machine
     /// </summary>
     public int CopyFrames(FrameVector vector, ulong offset, Span<byte> buffer, bool isWrite, out Errno error)
     {
+        ObjectDisposedException.ThrowIf(!_mm.TryUse(), this);
+        try
+        {
+            return CopyHeld(vector, offset, buffer, isWrite, out error);
+        }
+        finally
+        {
+            _mm.LeaveUse();
+        }
+    }
+
+    private int CopyHeld(FrameVector vector, ulong offset, Span<byte> buffer, bool isWrite, out Errno error)
+    {
         error = Errno.None;
         var done = 0;
         var first = 0UL;

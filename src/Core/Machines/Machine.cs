@@ -118,10 +118,9 @@ public sealed partial class Machine : IDisposable
         {
             if (_disposed) return;
             _disposed = true;
+            _mm.Freed = ReleaseVectors;
             _mm.Dispose();
         }
-
-        foreach (var vector in VectorSnapshot()) vector.Release();
     }
 
     /// <summary>Takes the turn for a command.</summary>
@@ -150,6 +149,15 @@ public sealed partial class Machine : IDisposable
     private List<FrameVector> VectorSnapshot()
     {
         lock (_registry) return [.. _vectors];
+    }
+
+    private void ReleaseVectors()
+    {
+        lock (_registry)
+        {
+            foreach (var vector in _vectors) vector.Release();
+            _vectors.Clear();
+        }
     }
 
     private void FillPool(int order, int pages)

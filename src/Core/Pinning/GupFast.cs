@@ -45,6 +45,7 @@ internal static class GupFast
         var mode = gate.EnterPin();
         try
         {
+            ObjectDisposedException.ThrowIf(mm.IsDisposed, mm);
             if ((flags & GupFlags.Pin) != 0) space.HasPinned = true;
             var taken = mode == CountMode.Exclusive
                 ? Walk<PlainCounts>(mm, space, start, count, flags, vector, mode)

@@ -23,6 +23,7 @@ internal static class Unpin
         var mode = gate.EnterPin();
         try
         {
+            ObjectDisposedException.ThrowIf(mm.IsDisposed, mm);
             Runs(mm, vector.Slots[..vector.RunCount], vector.IsPinned, makeDirty, mode);
             if (vector.IsPinned) mm.Memory.Statistics.Release(vector.Count, mode);
             vector.LetGo();

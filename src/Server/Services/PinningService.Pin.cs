@@ -80,7 +80,10 @@ internal sealed partial class PinningService
         if (outcome.Parked is { } parked)
         {
             record.IsFilling = true;
-            outcome = await host.WaitAsync(parked, cancelled).ConfigureAwait(false);
+            // A call without a deadline of its own does not wait for ever: the daemon's default ends it.
+            using var expiry = new CancellationTokenSource(options.Limits.DefaultDeadline, time);
+            using var either = CancellationTokenSource.CreateLinkedTokenSource(cancelled, expiry.Token);
+            outcome = await host.WaitAsync(parked, either.Token).ConfigureAwait(false);
             record.IsFilling = false;
             if (host.IsStopping && outcome.Result.Error == Core.Abi.Errno.EINTR)
                 throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending and nobody will resume this pin");

@@ -134,7 +134,12 @@ internal sealed partial class PinningService
             var outcome = host.Machine.Gup(
                 space, call, request.Start, (long)request.Pages, (Core.Abi.GupFlags)request.Flags, LockedArgument.Held, record.Vector);
             if (outcome.Parked is { } parked)
-                outcome = await host.WaitAsync(parked, context.CancellationToken).ConfigureAwait(false);
+            {
+                using var expiry = new CancellationTokenSource(options.Limits.DefaultDeadline, time);
+                using var either = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, expiry.Token);
+                outcome = await host.WaitAsync(parked, either.Token).ConfigureAwait(false);
+            }
+
             record.Space = space;
             record.Start = request.Start;
             record.PinnedAt = time.GetUtcNow();

@@ -503,6 +503,26 @@ public sealed class GupTests
     }
 
     [Fact]
+    public void A_gigantic_page_is_one_folio_and_goes_back_to_its_pool()
+    {
+        using var lab = new Lab(configure: options => options with { Memory = 4UL << 30, HugePages1G = 1, AuditsEachCommand = false });
+        const ulong at = 0x1_0000_0000;
+        const MapFlags gigantic = (MapFlags)(30u << MapHuge.Shift);
+        var flags = MapFlags.Private | MapFlags.Anonymous | MapFlags.HugeTlb | MapFlags.Fixed | gigantic;
+        Assert.True(lab.Map(at, 1 << 18, Rw, flags).IsOk);
+        Assert.Equal(Errno.ENOMEM, lab.Map(0, 1 << 18, Rw, flags & ~MapFlags.Fixed).Error);
+        lab.Poke(at + (1UL << 29), 3);
+        Assert.Equal(1024, lab.Get(at + (1UL << 29), 1024, out var vector).Raw);
+        Assert.Equal(18, lab.View(vector).Order);
+        Assert.Equal(1, vector.RunCount);
+        Assert.Equal(3, lab.PeekFrame(vector));
+        Assert.True(lab.Machine.Munmap(lab.Space, at, 1UL << 30).IsOk);
+        lab.Drop(vector);
+        Assert.True(lab.Map(at, 1 << 18, Rw, flags).IsOk);
+        Assert.Equal(0, lab.Peek(at + (1UL << 29)));
+    }
+
+    [Fact]
     public void Split_pmd_is_refused_on_hugetlb_and_splits_a_transparent_page()
     {
         using var lab = new Lab(configure: options => options with { HugePages2M = 1, Thp = ThpMode.Always });
