@@ -36,6 +36,7 @@ internal static partial class Daemon
         services.AddSingleton(options);
         services.AddSingleton(TimeProvider.System);
         services.AddSingleton<MachineRegistry>();
+        services.AddSingleton<StreamSessions>();
         services.AddGrpc(grpc =>
         {
             grpc.Interceptors.Add<ServerInterceptor>();

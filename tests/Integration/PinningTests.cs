@@ -118,6 +118,39 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
     }
 
     [Fact]
+    public async Task A_stream_that_broke_is_taken_up_again_and_runs_nothing_twice()
+    {
+        var (machine, space) = await daemon.CreateAsync();
+        await daemon.MapAsync(space, At, 4);
+        PinBatch Batch(ulong sequence, ulong acknowledged) => new()
+        {
+            Sequence = sequence, Session = machine, AddressSpace = space, Acknowledged = acknowledged,
+            Operations = { new PinOperation { Pin = new PinRange { Start = At, Pages = 4, Write = true } } },
+        };
+        async Task<PinBatchResult> Send(AsyncDuplexStreamingCall<PinBatch, PinBatchResult> stream, PinBatch batch)
+        {
+            await stream.RequestStream.WriteAsync(batch);
+            Assert.True(await stream.ResponseStream.MoveNext(TestContext.Current.CancellationToken));
+            return stream.ResponseStream.Current;
+        }
+
+        PinBatchResult first;
+        using (var stream = daemon.Client.Pinning.PinStream()) first = await Send(stream, Batch(1, 0));
+        using var again = daemon.Client.Pinning.PinStream();
+        Assert.Equal(first, await Send(again, Batch(1, 0)));
+        var second = await Send(again, Batch(2, 1));
+        Assert.NotEqual(first.Results[0].FrameVector, second.Results[0].FrameVector);
+        var listed = await daemon.Client.Pinning.ListFrameVectorsAsync(new ListFrameVectorsRequest { Parent = machine });
+        Assert.Equal(2, listed.FrameVectors.Count);
+        // What was acknowledged is forgotten, and a gap in the count is no message of this session.
+        await again.RequestStream.WriteAsync(Batch(1, 1));
+        await Assert.ThrowsAsync<RpcException>(() => again.ResponseStream.MoveNext(TestContext.Current.CancellationToken));
+        using var gap = daemon.Client.Pinning.PinStream();
+        await gap.RequestStream.WriteAsync(Batch(9, 1));
+        await Assert.ThrowsAsync<RpcException>(() => gap.ResponseStream.MoveNext(TestContext.Current.CancellationToken));
+    }
+
+    [Fact]
     public async Task A_parked_pin_waits_for_its_resume_and_a_cancelled_one_is_undone()
     {
         var (machine, space) = await daemon.CreateAsync();

@@ -48,8 +48,9 @@ internal sealed class CommandLine
             using var client = FramePinClient.Connect(parsed.GetValue(Endpoint)!);
             try
             {
-                await run(parsed, client, new Output(parsed.GetValue(OutputForm) == "json"), cancelled);
-                return Ok;
+                var output = new Output(parsed.GetValue(OutputForm) == "json");
+                await run(parsed, client, output, cancelled);
+                return output.HasFindings ? Refused : Ok;
             }
             catch (RpcException exception) when (exception.StatusCode == StatusCode.Unavailable)
             {

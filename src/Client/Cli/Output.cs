@@ -12,6 +12,9 @@ internal sealed class Output(bool isJson)
 
     public bool IsJson => isJson;
 
+    /// <summary>The command did its work and found something wrong: it ends with 1.</summary>
+    public bool HasFindings { get; set; }
+
     /// <summary>A message: all of it as JSON, or the given rows as a table.</summary>
     public void Write(IMessage message, params (string Name, string Value)[] rows)
     {

@@ -67,6 +67,8 @@ internal static class ReplayCommands
 
     private static void Print(ReplayReport report, Output output)
     {
+        output.HasFindings = report.ReturnsDifferent.Count > 0 || report.MapsMissing.Count > 0 || report.LeakedPins != 0
+            || report.AuditFindings.Count > 0;
         if (output.IsJson)
         {
             Output.WriteJson(report);

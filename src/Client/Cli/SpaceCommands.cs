@@ -77,6 +77,7 @@ internal static class SpaceCommands
         {
             var audit = await client.Machines.AuditMachineAsync(
                 new AuditMachineRequest { Name = Values.Machine(parsed.GetValue(line.Machine)!) }, cancellationToken: cancelled);
+            output.HasFindings = audit.Findings.Count > 0;
             output.Write(audit, ("findings", audit.Findings.Count == 0 ? "none" : string.Join('\n', audit.Findings)), ("digest", audit.Digest));
         });
         yield return line.Create("machines", "Lists the machines.", "machines", [], async (_, client, output, cancelled) =>

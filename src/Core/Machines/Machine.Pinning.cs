@@ -149,20 +149,23 @@ public sealed partial class Machine
     }
 
     /// <summary>Takes a parked pin up again: the fault that it waits for may be tried anew. May park again.</summary>
-    public PinOutcome Resume(ParkedPin parked)
-    {
-        using var turn = EnterTurn();
-        if (!_parked.Remove(parked)) throw new InvalidOperationException("this pin is not parked");
-        return RunOrPark(parked.Operation, parked.Complete);
-    }
+    public PinOutcome Resume(ParkedPin parked) =>
+        TryResume(parked, isKilled: false, out var outcome)
+            ? outcome
+            : throw new InvalidOperationException("this pin is not parked");
 
-    /// <summary>Ends a parked pin as a fatal signal would: with what it has, or -EINTR.</summary>
-    public PinOutcome Interrupt(ParkedPin parked)
+    /// <summary>
+    /// Takes a parked pin up again; with <paramref name="isKilled"/> a fatal signal ends it with what it has, or -EINTR. False:
+    /// somebody else has taken it up.
+    /// </summary>
+    public bool TryResume(ParkedPin parked, bool isKilled, out PinOutcome outcome)
     {
         using var turn = EnterTurn();
-        if (!_parked.Remove(parked)) throw new InvalidOperationException("this pin is not parked");
-        parked.Operation.IsKilled = true;
-        return RunOrPark(parked.Operation, parked.Complete);
+        outcome = default;
+        if (!_parked.Remove(parked)) return false;
+        if (isKilled) parked.Operation.IsKilled = true;
+        outcome = RunOrPark(parked.Operation, parked.Complete);
+        return true;
     }
 
     /// <summary>Pins of any address space that wait.</summary>

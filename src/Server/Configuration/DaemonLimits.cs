@@ -30,6 +30,12 @@ public sealed record DaemonLimits
     /// <summary>batch_operations_max, per message of a stream or a batch of calls.</summary>
     public int BatchOperationsMax { get; init; } = 4096;
 
+    /// <summary>stream_sessions_max: sessions remembered, the one longest unused forgotten first.</summary>
+    public int StreamSessionsMax { get; init; } = 1024;
+
+    /// <summary>unacknowledged_max: results of a session kept for a repeat. More are a client that never acknowledges.</summary>
+    public int UnacknowledgedMax { get; init; } = 64;
+
     /// <summary>touch_pages_max, per touch: it holds the machine's turn.</summary>
     public uint TouchPagesMax { get; init; } = 262_144;
 

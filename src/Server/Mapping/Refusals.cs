@@ -75,6 +75,8 @@ internal static class Refusals
     {
         RpcException already when already.GetRpcStatus() is not null => already,
         RpcException bare => Build(bare.StatusCode, bare.StatusCode.ToString().ToUpperInvariant(), bare.Status.Detail, []),
+        // The client reset its stream: nobody reads this answer.
+        IOException => Build(StatusCode.Cancelled, "CLIENT_GONE", "the client ended the call", []),
         OperationCanceledException => Build(StatusCode.Cancelled, "CANCELLED", "the call was cancelled or its deadline passed", []),
         ObjectDisposedException => Build(StatusCode.NotFound, "MACHINE_NOT_FOUND", "the machine was deleted meanwhile", []),
         _ => Build(StatusCode.Internal, "INTERNAL", "the daemon failed: please report it with the trace id", []),

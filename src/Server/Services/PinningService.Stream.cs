@@ -17,24 +17,61 @@ internal sealed partial class PinningService
         IAsyncStreamReader<PinBatch> requestStream, IServerStreamWriter<PinBatchResult> responseStream, ServerCallContext context)
     {
         var parent = Activity.Current?.Context ?? default;
-        var expected = 1UL;
+        StreamSession? session = null;
+        string? name = null;
+        var last = 0UL;
         await foreach (var batch in requestStream.ReadAllAsync(context.CancellationToken).ConfigureAwait(false))
         {
-            if (batch.Sequence != expected)
-                throw Refusals.Bad("sequence", $"messages count up by one: expected {expected}, got {batch.Sequence}");
-            expected++;
-            var most = options.Limits.BatchOperationsMax;
-            if (batch.Operations.Count > most)
-                throw Refusals.Limit("batch_operations_max", (ulong)most, (ulong)batch.Operations.Count);
-            PinBatchResult result;
-            using (var span = TelemetryNames.Activities.StartActivity("PinStream message", ActivityKind.Server, parent))
-            {
-                span?.SetTag(TelemetryNames.Operations, batch.Operations.Count);
-                result = await RunBatch(batch, context.CancellationToken).ConfigureAwait(false);
-            }
+            // 1. The session, named by the first message.
+            if (name is null && batch.Session.Length > 0) session = sessions.Get(batch.Session);
+            name ??= batch.Session;
+            if (batch.Session != name) throw Refusals.Bad("session", "stays the same within a stream");
+            CheckSize(batch);
 
+            // 2. Answered before, or new.
+            var result = session is null
+                ? await RunNext(batch, last, parent, context.CancellationToken).ConfigureAwait(false)
+                : await RunInSession(session, batch, parent, context.CancellationToken).ConfigureAwait(false);
+            last = batch.Sequence;
             await responseStream.WriteAsync(result, context.CancellationToken).ConfigureAwait(false);
         }
+    }
+
+    private void CheckSize(PinBatch batch)
+    {
+        var most = options.Limits.BatchOperationsMax;
+        if (batch.Operations.Count > most)
+            throw Refusals.Limit("batch_operations_max", (ulong)most, (ulong)batch.Operations.Count);
+    }
+
+    private async Task<PinBatchResult> RunInSession(
+        StreamSession session, PinBatch batch, ActivityContext parent, CancellationToken cancelled)
+    {
+        await session.Gate.WaitAsync(cancelled).ConfigureAwait(false);
+        try
+        {
+            session.Acknowledge(batch.Acknowledged);
+            if (batch.Sequence > 0 && batch.Sequence <= session.Last)
+                return session.Remembered(batch.Sequence)
+                    ?? throw Refusals.Bad("sequence", $"{batch.Sequence} was acknowledged: its result is forgotten");
+            session.CheckRoom(options.Limits);
+            var result = await RunNext(batch, session.Last, parent, cancelled).ConfigureAwait(false);
+            session.Keep(result);
+            return result;
+        }
+        finally
+        {
+            session.Gate.Release();
+        }
+    }
+
+    private async Task<PinBatchResult> RunNext(PinBatch batch, ulong last, ActivityContext parent, CancellationToken cancelled)
+    {
+        if (batch.Sequence != last + 1)
+            throw Refusals.Bad("sequence", $"messages count up by one: expected {last + 1}, got {batch.Sequence}");
+        using var span = TelemetryNames.Activities.StartActivity("PinStream message", ActivityKind.Server, parent);
+        span?.SetTag(TelemetryNames.Operations, batch.Operations.Count);
+        return await RunBatch(batch, cancelled).ConfigureAwait(false);
     }
 
     private async Task<PinBatchResult> RunBatch(PinBatch batch, CancellationToken cancelled)

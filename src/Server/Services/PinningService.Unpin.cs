@@ -10,7 +10,8 @@ using Grpc.Core;
 namespace FramePin.Server.Services;
 
 /// <summary>The frame helper over the wire; one file a call.</summary>
-internal sealed partial class PinningService(MachineRegistry machines, DaemonOptions options, TimeProvider time)
+internal sealed partial class PinningService(
+    MachineRegistry machines, StreamSessions sessions, DaemonOptions options, TimeProvider time)
     : V1.PinningService.PinningServiceBase
 {
     /// <summary>put_vaddr_frames and frame_vector_destroy (Core/Pinning/FrameVectors.cs).</summary>

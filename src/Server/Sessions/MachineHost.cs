@@ -124,41 +124,35 @@ internal sealed class MachineHost : IDisposable
     public List<VectorRecord> VectorsAfter(ulong after, int most) =>
         [.. _vectors.Values.Where(record => record.Number > after).OrderBy(record => record.Number).Take(most)];
 
-    /// <summary>Waits until a parked pin is resumed; a cancelled call is a fatal signal to it.</summary>
+    /// <summary>Waits until a parked pin has come to its end; a cancelled call is a fatal signal to it.</summary>
     public async Task<PinOutcome> WaitAsync(ParkedPin parked, CancellationToken cancelled)
     {
-        var completion = new TaskCompletionSource<PinOutcome>(TaskCreationOptions.RunContinuationsAsynchronously);
-        _waiting[parked] = completion;
-        if (IsStopping) StopWaiting();
-        await using var registration = cancelled.Register(() =>
-        {
-            if (_waiting.TryRemove(parked, out var waiting)) waiting.SetResult(Machine.Interrupt(parked));
-        }).ConfigureAwait(false);
-        return await completion.Task.ConfigureAwait(false);
+        await using var registration = cancelled.Register(() => TakeUp(parked, isKilled: true)).ConfigureAwait(false);
+        if (IsStopping) TakeUp(parked, isKilled: true);
+        var outcome = await Waiting(parked).Task.ConfigureAwait(false);
+        _waiting.TryRemove(parked, out _);
+        return outcome.Parked is { } again ? await WaitAsync(again, cancelled).ConfigureAwait(false) : outcome;
     }
 
     /// <summary>Lets every parked pin go on; returns how many there were.</summary>
-    public int ResumeAll()
-    {
-        var resumed = 0;
-        foreach (var parked in Machine.ParkedPins())
-        {
-            if (!_waiting.TryRemove(parked, out var waiting)) continue;
-            var outcome = Machine.Resume(parked);
-            resumed++;
-            if (outcome.Parked is { } again) _waiting[again] = waiting;
-            else waiting.SetResult(outcome);
-        }
-
-        return resumed;
-    }
+    public int ResumeAll() => Machine.ParkedPins().Count(parked => TakeUp(parked, isKilled: false));
 
     /// <summary>Ends every wait of a parked pin: nobody will resume them any more.</summary>
     public void StopWaiting()
     {
         IsStopping = true;
-        foreach (var parked in _waiting.Keys)
-            if (_waiting.TryRemove(parked, out var waiting)) waiting.SetResult(Machine.Interrupt(parked));
+        foreach (var parked in Machine.ParkedPins()) TakeUp(parked, isKilled: true);
+    }
+
+    /// <summary>Whoever comes first, the pin that waits or the one who resumes it, makes the place where they meet.</summary>
+    private TaskCompletionSource<PinOutcome> Waiting(ParkedPin parked) =>
+        _waiting.GetOrAdd(parked, static _ => new TaskCompletionSource<PinOutcome>(TaskCreationOptions.RunContinuationsAsynchronously));
+
+    private bool TakeUp(ParkedPin parked, bool isKilled)
+    {
+        if (!Machine.TryResume(parked, isKilled, out var outcome)) return false;
+        Waiting(parked).SetResult(outcome);
+        return true;
     }
 
     public void Dispose()

@@ -290,6 +290,20 @@ public sealed class SyscallRowTests
     }
 
     [Fact]
+    public void Row_136_vm_insert_page_on_a_taken_entry_and_outside()
+    {
+        using var lab = new Lab();
+        var device = lab.Machine.CreateDevice("/dev/x", DeviceMapping.MixedPages, 2, isRam: true, hasClose: false, isWritable: true)!;
+        Assert.True(lab.MapDevice(At, 2, device).IsOk);
+        lab.Anon(0x40000, 1);
+        var anon = lab.Machine.Translate(lab.Space, 0x40000)!.Value;
+        var vma = lab.Space.Vmas.Find(At)!;
+        Assert.Equal(Errno.EBUSY, FramePin.Core.Faults.FaultHandler.InsertPage(lab.Machine.Context, lab.Space, vma, At, device.First));
+        Assert.Equal(Errno.EFAULT, FramePin.Core.Faults.FaultHandler.InsertPage(lab.Machine.Context, lab.Space, vma, vma.End, device.First));
+        Assert.Equal(Errno.EINVAL, FramePin.Core.Faults.FaultHandler.InsertPage(lab.Machine.Context, lab.Space, vma, At, anon));
+    }
+
+    [Fact]
     public void Mappings_with_a_close_method_never_merge()
     {
         using var lab = new Lab();
