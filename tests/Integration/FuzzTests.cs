@@ -75,7 +75,12 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
                 var call = refusal.Metadata.GetValueOrDefault("call", "");
                 var isLasting = refusal.Errno != 0 && MayLeaveATrace.Contains(call) || refusal.Reason.StartsWith("SIG", StringComparison.Ordinal)
                     || refusal.Reason == "PARTIAL_PIN";
-                if (isLasting && after != digest) traced++;
+                if (isLasting && after != digest)
+                {
+                    traced++;
+                    var effect = $"partial effect of {(call.Length > 0 ? call : refusal.Reason)}";
+                    outcomes[effect] = outcomes.GetValueOrDefault(effect) + 1;
+                }
                 else Assert.True(after == digest, $"seed {seed}, request {i}: {exception.Status} changed the machine");
                 digest = after;
                 outcomes[what] = outcomes.GetValueOrDefault(what) + 1;
@@ -83,6 +88,8 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
             }
 
             digest = machine.Digest();
+            var findings = machine.Audit();
+            Assert.True(findings.Count == 0, $"seed {seed}, request {i}, {what}: {string.Join("; ", findings)}");
             outcomes[what] = outcomes.GetValueOrDefault(what) + 1;
         }
 

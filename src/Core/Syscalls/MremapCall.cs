@@ -97,9 +97,9 @@ internal static class MremapCall
 
     private static SyscallResult ShrinkInPlace(MmContext mm, AddressSpace space, Request request)
     {
-        var tail = new AddressRange(request.Address + request.NewLength, request.Address + request.OldLength);
-        var error = MunmapCall.Unmap(mm, space, tail);
-        return error == Errno.None ? SyscallResult.Ok(request.Address) : error;
+        // By the checks of munmap itself: the old length is the caller's word and may run past the end of user space.
+        var unmapped = MunmapCall.Run(mm, space, request.Address + request.NewLength, request.OldLength - request.NewLength);
+        return unmapped.IsOk ? SyscallResult.Ok(request.Address) : unmapped;
     }
 
     private static SyscallResult Expand(MmContext mm, AddressSpace space, Vma vma, Request request)

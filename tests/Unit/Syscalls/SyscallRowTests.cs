@@ -144,6 +144,16 @@ public sealed class SyscallRowTests
     }
 
     [Fact]
+    public void Mremap_with_an_old_length_past_user_space_changes_nothing()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 4);
+        var shrunk = lab.Machine.Mremap(lab.Space, At, unchecked((ulong)-4096L), Page, MremapFlags.MayMove);
+        Assert.Equal(Errno.EINVAL, shrunk.Error);
+        Assert.Equal(4 * Page, lab.Machine.Maps(lab.Space)[0].Range.Length);
+    }
+
+    [Fact]
     public void Row_123_mremap_of_old_length_0()
     {
         using var lab = new Lab();
