@@ -124,7 +124,10 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         await daemon.MapAsync(space, At, 4);
         PinBatch Batch(ulong sequence, ulong acknowledged) => new()
         {
-            Sequence = sequence, Session = machine, AddressSpace = space, Acknowledged = acknowledged,
+            Sequence = sequence,
+            Session = machine,
+            AddressSpace = space,
+            Acknowledged = acknowledged,
             Operations = { new PinOperation { Pin = new PinRange { Start = At, Pages = 4, Write = true } } },
         };
         async Task<PinBatchResult> Send(AsyncDuplexStreamingCall<PinBatch, PinBatchResult> stream, PinBatch batch)

@@ -42,8 +42,11 @@ public sealed record KernelProfile
     /// <summary>pin_user_pages_remote accepts LONGTERM (6.1: -EINVAL).</summary>
     public required bool RemoteLongTerm { get; init; }
 
-    /// <summary>A PIN of a small folio without mapping leaves the fast path (6.12; not 6.1).</summary>
-    public required bool MappinglessPinIsSlow { get; init; }
+    /// <summary>A small folio without mapping leaves the fast path, for GET as for PIN (6.12; not 6.1).</summary>
+    public required bool MappinglessIsSlow { get; init; }
+
+    /// <summary>get_user_pages_fast_only refuses addresses of the kernel's half with -EFAULT (6.12; 6.1 is never negative).</summary>
+    public required bool FastOnlyMayFail { get; init; }
 
     /// <summary>mseal exists (6.10).</summary>
     public required bool HasMseal { get; init; }
@@ -71,7 +74,8 @@ public sealed record KernelProfile
         FastWrapIsOverflow = false,
         RefusesDirtyTrackedLongTerm = false,
         RemoteLongTerm = false,
-        MappinglessPinIsSlow = false,
+        MappinglessIsSlow = false,
+        FastOnlyMayFail = false,
         HasMseal = false,
         HasDroppable = false,
         HasGuardRegions = false,
@@ -88,7 +92,8 @@ public sealed record KernelProfile
         FastWrapIsOverflow = true,
         RefusesDirtyTrackedLongTerm = true,
         RemoteLongTerm = true,
-        MappinglessPinIsSlow = true,
+        MappinglessIsSlow = true,
+        FastOnlyMayFail = true,
         HasMseal = true,
         HasDroppable = true,
         MprotectUnaccounts = true,

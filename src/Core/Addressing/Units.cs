@@ -22,6 +22,9 @@ public static class PageGeometry
     /// <summary>TASK_SIZE_MAX with four-level page tables: one page below 2^47.</summary>
     public const ulong TaskSize = 0x7FFF_FFFF_F000;
 
+    /// <summary>TASK_SIZE_MAX with five-level page tables: one page below 2^56.</summary>
+    public const ulong FiveLevelTaskSize = (1UL << 56) - PageSize;
+
     /// <summary>Bytes kept free below a VM_GROWSDOWN VMA (stack_guard_gap, 256 pages).</summary>
     public const ulong StackGuardGap = 256 * PageSize;
 

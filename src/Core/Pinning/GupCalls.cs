@@ -78,7 +78,12 @@ internal static class GupCalls
             return Prepared.Done(
                 mm.Profile.FastWrapIsOverflow ? Errno.EOVERFLOW : GupResult.Of(0), StopReason.AddressLimit);
         if (start + length > PageGeometry.TaskSize)
-            return Prepared.Done(isFastOnly ? GupResult.Of(0) : Errno.EFAULT, StopReason.AddressLimit);
+        {
+            // The kernels measured ran on processors with five-level tables: up to 2^56 there is just nothing mapped (row 37).
+            var isRefused = !isFastOnly || (mm.Profile.FastOnlyMayFail && start + length > PageGeometry.FiveLevelTaskSize);
+            return Prepared.Done(isRefused ? Errno.EFAULT : GupResult.Of(0), StopReason.AddressLimit);
+        }
+
         var taken = GupFast.Take(mm, space, start, count, flags, vector);
         if (taken == count) return Prepared.Done(GupResult.Of(taken), StopReason.None);
         if (isFastOnly) return Prepared.Done(GupResult.Of(taken), StopReason.NotPresent);

@@ -237,9 +237,9 @@ internal static class GupFast
         // What follows the kernel finds out on the page, with its reference taken.
         if ((entry & Pte.Secret) != 0) return Verdict.TakeAndDrop;
         var isPin = (flags & GupFlags.Pin) != 0;
+        if ((entry & Pte.NoMapping) != 0 && profile.MappinglessIsSlow) return Verdict.TakeAndDrop;
         if (!isPin) return Verdict.Take;
         var isLongTerm = (flags & GupFlags.LongTerm) != 0;
-        if ((entry & Pte.NoMapping) != 0 && profile.MappinglessPinIsSlow) return Verdict.TakeAndDrop;
         if (isWrite)
             return isLongTerm && (entry & Pte.DirtyTracked) != 0 && profile.RefusesDirtyTrackedLongTerm
                 ? Verdict.TakeAndDrop

@@ -42,7 +42,9 @@ public sealed class ConcurrencyTests
             var space = machine.CreateAddressSpace("app", new AddressSpaceLayout(), new TaskState())!;
             machine.Mmap(space, new MmapRequest
             {
-                Address = At, Length = Pages * Page, Prot = Prot.Read | Prot.Write,
+                Address = At,
+                Length = Pages * Page,
+                Prot = Prot.Read | Prot.Write,
                 Flags = MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed,
             });
             machine.TouchRange(space, At, Pages, isWrite: true, out _);
