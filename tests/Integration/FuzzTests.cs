@@ -17,12 +17,6 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
     private const int BadBytesEvery = 8;
     private const ulong At = 0x10_0000;
 
-    /// <summary>
-    /// Calls of which Linux keeps what they did before they failed (mprotect and its like over a hole, faults of a pin that
-    /// then fails): their refusals by errno may leave a trace, those of their arguments may not.
-    /// </summary>
-    private static readonly string[] MayLeaveATrace = ["mprotect", "madvise", "mlock", "mremap", "mmap", "touch", "get_vaddr_frames", "munlock"];
-
     private static readonly ulong[] Odd =
     [
         0, 1, 0x10_0001, 0x10_0800, 0x7fff_ffff_f000, 0xffff_8000_0000_0000, ulong.MaxValue, ulong.MaxValue - 0xfff, 1UL << 63,
@@ -44,9 +38,12 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
         await daemon.MapAsync(space, At, 32);
         var file = (await daemon.Client.Files.CreateFileAsync(
             new CreateFileRequest { Parent = machineName, Kind = FileKind.Shmem, SizeBytes = 0x8000 })).Name;
+        // The first pin attempt marks the address space for ever, refused or not (the mm has-pinned flag): have it behind us.
+        var first = await daemon.Client.Pinning.PinAsync(new PinRequest { AddressSpace = space, Start = At, Pages = 1 });
+        await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = first.FrameVector });
         var vectors = new List<string>();
         var outcomes = new SortedDictionary<string, int>(StringComparer.Ordinal);
-        var (wellFormed, refused, traced) = (0, 0, 0);
+        var (wellFormed, refused) = (0, 0);
         var digest = machine.Digest();
         for (var i = 0; i < Requests; i++)
         {
@@ -72,16 +69,7 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
                 refused++;
                 what = $"refused {refusal.Code} {refusal.Reason}";
                 var after = machine.Digest();
-                var call = refusal.Metadata.GetValueOrDefault("call", "");
-                var isLasting = refusal.Errno != 0 && MayLeaveATrace.Contains(call) || refusal.Reason.StartsWith("SIG", StringComparison.Ordinal)
-                    || refusal.Reason == "PARTIAL_PIN";
-                if (isLasting && after != digest)
-                {
-                    traced++;
-                    var effect = $"partial effect of {(call.Length > 0 ? call : refusal.Reason)}";
-                    outcomes[effect] = outcomes.GetValueOrDefault(effect) + 1;
-                }
-                else Assert.True(after == digest, $"seed {seed}, request {i}: {exception.Status} changed the machine");
+                Assert.True(after == digest, $"seed {seed}, request {i}: {exception.Status} changed the machine");
                 digest = after;
                 outcomes[what] = outcomes.GetValueOrDefault(what) + 1;
                 continue;
@@ -95,7 +83,7 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
 
         foreach (var (what, count) in outcomes) TestContext.Current.TestOutputHelper?.WriteLine($"{count,6}  {what}");
         TestContext.Current.TestOutputHelper?.WriteLine(
-            $"{Requests} requests, {wellFormed} well formed, {refused} refused, {traced} of them with the partial effect that Linux keeps");
+            $"{Requests} requests, {wellFormed} well formed, {refused} refused, none of which changed the digest");
         Assert.True(wellFormed >= Requests * 8 / 10);
         Assert.True(refused > Requests / 3);
         foreach (var vector in vectors) await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = vector });
@@ -141,6 +129,7 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
         var spoil = new Spoiler(random, bad, Odd);
         var client = daemon.Client;
         var page = (ulong)random.Next(40) * 4096;
+        string part;
         switch (random.Next(12))
         {
             case 0:
@@ -171,10 +160,10 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
                 });
                 return "Convert";
             case 3:
-                await Call(space, new MemoryCall { Munmap = new MunmapCall { Address = spoil.Number(0x900_0000 + page), Length = spoil.Number(4096) } }, spoil);
-                return "munmap";
+                part = await Call(space, new MemoryCall { Munmap = new MunmapCall { Address = spoil.Number(0x900_0000 + page), Length = spoil.Number(4096) } }, spoil);
+                return "munmap" + part;
             case 4:
-                await Call(space, new MemoryCall
+                part = await Call(space, new MemoryCall
                 {
                     Mmap = new MmapCall
                     {
@@ -186,22 +175,22 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
                         Offset = spoil.Number(0),
                     },
                 }, spoil);
-                return "mmap";
+                return "mmap" + part;
             case 5:
-                await Call(space, new MemoryCall { Mprotect = new MprotectCall { Address = spoil.Number(At + page), Length = spoil.Number(8192), Prot = (uint)spoil.Small(3) } }, spoil);
-                return "mprotect";
+                part = await Call(space, new MemoryCall { Mprotect = new MprotectCall { Address = spoil.Number(At + page), Length = spoil.Number(8192), Prot = (uint)spoil.Small(3) } }, spoil);
+                return "mprotect" + part;
             case 6:
-                await Call(space, new MemoryCall { Madvise = new MadviseCall { Address = spoil.Number(At + page), Length = spoil.Number(4096), Advice = spoil.Small(4) } }, spoil);
-                return "madvise";
+                part = await Call(space, new MemoryCall { Madvise = new MadviseCall { Address = spoil.Number(At + page), Length = spoil.Number(4096), Advice = spoil.Small(4) } }, spoil);
+                return "madvise" + part;
             case 7:
-                await Call(space, new MemoryCall
+                part = await Call(space, new MemoryCall
                 {
                     Mremap = new MremapCall { Address = spoil.Number(At + page), OldLength = spoil.Number(4096), NewLength = spoil.Number(4096), Flags = (uint)spoil.Small(1) },
                 }, spoil);
-                return "mremap";
+                return "mremap" + part;
             case 8:
-                await Call(space, new MemoryCall { Touch = new TouchCall { Address = spoil.Number(At + page), Pages = (uint)spoil.Number(2), Write = true } }, spoil);
-                return "touch";
+                part = await Call(space, new MemoryCall { Touch = new TouchCall { Address = spoil.Number(At + page), Pages = (uint)spoil.Number(2), Write = true } }, spoil);
+                return "touch" + part;
             case 9:
                 await client.Files.TruncateFileAsync(new TruncateFileRequest { Name = spoil.Name(file), SizeBytes = spoil.Number(0x8000) });
                 return "truncate";
@@ -221,8 +210,11 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
         }
     }
 
-    private async Task Call(string space, MemoryCall call, Spoiler spoil) =>
-        await daemon.Client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = spoil.Name(space), Call = call });
+    private async Task<string> Call(string space, MemoryCall call, Spoiler spoil)
+    {
+        var response = await daemon.Client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = spoil.Name(space), Call = call });
+        return response.Errno == 0 ? "" : " in part, as Linux keeps it";
+    }
 
     /// <summary>Hands values through, but spoils as many of them as it was told to.</summary>
     private sealed class Spoiler(Random random, int bad, ulong[] odd)

@@ -51,7 +51,10 @@ internal static class SpaceCommands
                 if (parsed.GetValue(fill))
                 {
                     var pages = (uint)Math.Min((parsed.GetValue(length) + 4095) >> 12, uint.MaxValue);
-                    await Call(client, name, new MemoryCall { Touch = new TouchCall { Address = mapped.Value, Pages = pages, Write = true } }, cancelled);
+                    var touch = new MemoryCall { Touch = new TouchCall { Address = mapped.Value, Pages = pages, Write = true } };
+                    var touched = await Call(client, name, touch, cancelled);
+                    output.HasFindings = touched.Errno != 0;
+                    if (touched.Errno != 0) Console.Error.WriteLine($"only {touched.Value} of {pages} pages could be touched: memory is out");
                 }
 
                 output.Write(mapped, ("address", Values.Hex(mapped.Value)));

@@ -6,10 +6,11 @@ namespace FramePin.Core.Abi;
 /// </summary>
 public readonly record struct SyscallResult
 {
-    private SyscallResult(ulong value, Errno error)
+    private SyscallResult(ulong value, Errno error, bool isPartial = false)
     {
         Value = value;
         Error = error;
+        IsPartial = isPartial;
     }
 
     /// <summary>The value on success (an address in bytes, a count); 0 with an error.</summary>
@@ -18,6 +19,9 @@ public readonly record struct SyscallResult
     /// <summary><see cref="Errno.None"/> on success.</summary>
     public Errno Error { get; }
 
+    /// <summary>The call failed after it had changed something, which stays changed as Linux keeps it (rows 118, 126).</summary>
+    public bool IsPartial { get; }
+
     public bool IsOk => Error == Errno.None;
 
     /// <summary>The C return value: the value, or the errno negated.</summary>
@@ -25,7 +29,8 @@ public readonly record struct SyscallResult
 
     public static SyscallResult Ok(ulong value = 0) => new(value, Errno.None);
 
-    public static SyscallResult Fail(Errno error) => new(0, error);
+    /// <summary>A failure; <paramref name="isPartial"/> when something was changed before it.</summary>
+    public static SyscallResult Fail(Errno error, bool isPartial = false) => new(0, error, isPartial);
 
     public static implicit operator SyscallResult(Errno error) => new(0, error);
 

@@ -126,6 +126,34 @@ public sealed partial class Machine
         return outcome;
     }
 
+    /// <summary>
+    /// How many pages a long-term pin would be allowed to take, before anything is faulted in: by the areas, the ends of their files
+    /// and guard markers. Eras C and D; the older ones answer <paramref name="count"/>. Faults may still fail.
+    /// </summary>
+    public long CountPinnable(AddressSpace space, ulong start, long count, GupFlags flags, out StopReason reason)
+    {
+        reason = StopReason.None;
+        if (Profile.Era < HelperEra.C) return count;
+        using var turn = EnterQuery();
+        var full = flags | GupFlags.Pin | GupFlags.LongTerm;
+        if (Profile.Era == HelperEra.C) full |= GupFlags.Write | GupFlags.Force;
+        var address = start & PageGeometry.PageMask;
+        for (var page = 0L; page < count; page++, address += PageGeometry.PageSize)
+        {
+            reason = StopReason.Hole;
+            if (space.Exited || address >= PageGeometry.TaskSize || space.Vmas.Find(address) is not { } vma) return page;
+            if (VmaCheck.Check(Profile, vma, full, out reason) != Errno.None) return page;
+            reason = StopReason.FaultFailed;
+            var entry = space.PageTable.Read(address);
+            if ((entry & PageTables.Pte.Marker) != 0) return page;
+            var isBehindEnd = vma.File is { } file && vma.IndexOf(address) >= PageGeometry.PagesOf(file.Size);
+            if (isBehindEnd && !PageTables.Pte.IsMapped(entry)) return page;
+        }
+
+        reason = StopReason.None;
+        return count;
+    }
+
     /// <summary>A raw call of mm/gup.c. The frames go into <paramref name="vector"/>, which must be empty.</summary>
     /// <param name="space">Whose memory.</param>
     /// <param name="call">Which call.</param>

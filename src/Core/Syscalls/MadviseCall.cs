@@ -37,10 +37,11 @@ internal static class MadviseCall
     {
         var unmapped = Errno.None;
         var at = range.Start;
+        var isPartial = false;
         while (at < range.End)
         {
             var vma = space.Vmas.FindFrom(at);
-            if (vma is null || vma.Start >= range.End) return Errno.ENOMEM;
+            if (vma is null || vma.Start >= range.End) return SyscallResult.Fail(Errno.ENOMEM, isPartial);
             if (vma.Start > at)
             {
                 unmapped = Errno.ENOMEM;
@@ -49,11 +50,12 @@ internal static class MadviseCall
 
             var part = new AddressRange(at, Math.Min(range.End, vma.End));
             var error = One(mm, space, vma, part, advice);
-            if (error != Errno.None) return error;
+            if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
+            isPartial = true;
             at = part.End;
         }
 
-        return unmapped == Errno.None ? SyscallResult.Ok() : unmapped;
+        return unmapped == Errno.None ? SyscallResult.Ok() : SyscallResult.Fail(unmapped, isPartial);
     }
 
     private static Errno One(MmContext mm, AddressSpace space, Vma vma, AddressRange part, Advice advice)
@@ -187,7 +189,7 @@ internal static class MadviseCall
         var flags = GupFlags.Touch | GupFlags.HwPoison | GupFlags.MadvPopulate
             | (advice == Advice.PopulateWrite ? GupFlags.Write : 0);
         var walked = GupWalk.Populate(mm, space, start, (long)((end - start) >> PageGeometry.PageShift), flags);
-        return walked.Error == Errno.None ? SyscallResult.Ok() : walked.Error;
+        return walked.Error == Errno.None ? SyscallResult.Ok() : SyscallResult.Fail(walked.Error, walked.Pages > 0);
     }
 
     /// <summary>MADV_HWPOISON: faults each page in and declares it broken; its mappings become poison markers.</summary>
@@ -197,13 +199,13 @@ internal static class MadviseCall
         for (var address = start; address < end; address += PageGeometry.PageSize)
         {
             var walked = GupWalk.Populate(mm, space, address, 1, GupFlags.Touch);
-            if (walked.Error != Errno.None) return walked.Error;
+            if (walked.Error != Errno.None) return SyscallResult.Fail(walked.Error, address > start);
             if (!Mapping.SplitAt(mm, space, address)) return Errno.ENOMEM;
             var slot = space.PageTable.Find(address);
             if (slot.Order > 0 && !Mapping.SplitLeaf(mm, space, slot)) return Errno.ENOMEM;
             slot = space.PageTable.Find(address);
             var entry = space.PageTable[slot];
-            if ((entry & Pte.Special) != 0) return Errno.EBUSY;
+            if ((entry & Pte.Special) != 0) return SyscallResult.Fail(Errno.EBUSY, isPartial: true);
             mm.Memory.Frames[Pte.PfnOf(entry)].Flags |= FrameFlags.HwPoison;
             space.PageTable[slot] = Pte.PoisonMarker;
             Mapping.Release(mm, entry);

@@ -43,14 +43,14 @@ internal static class MlockCalls
         }
 
         var onFault = (flags & MlockOnFault) != 0 ? VmFlags.LockOnFault : 0;
-        var error = Apply(space, range, VmFlags.Locked | onFault);
-        if (error != Errno.None) return error;
+        var error = Apply(space, range, VmFlags.Locked | onFault, out var isPartial);
+        if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
         return Populate(mm, space, range) switch
         {
             Errno.None => SyscallResult.Ok(),
-            Errno.EFAULT => Errno.ENOMEM,
-            Errno.ENOMEM => Errno.EAGAIN,
-            var other => other,
+            Errno.EFAULT => SyscallResult.Fail(Errno.ENOMEM, isPartial: true),
+            Errno.ENOMEM => SyscallResult.Fail(Errno.EAGAIN, isPartial: true),
+            var other => SyscallResult.Fail(other, isPartial: true),
         };
     }
 
@@ -58,8 +58,8 @@ internal static class MlockCalls
     {
         var range = Round(start, length);
         if (range.End < range.Start) return Errno.EINVAL;
-        var error = Apply(space, range, VmFlags.None);
-        return error == Errno.None ? SyscallResult.Ok() : error;
+        var error = Apply(space, range, VmFlags.None, out var isPartial);
+        return error == Errno.None ? SyscallResult.Ok() : SyscallResult.Fail(error, isPartial);
     }
 
     public static SyscallResult LockAll(MmContext mm, AddressSpace space, uint flags)
@@ -112,8 +112,9 @@ internal static class MlockCalls
     }
 
     /// <summary>apply_vma_lock_flags: a hole ends it with -ENOMEM, what came before stays changed.</summary>
-    private static Errno Apply(AddressSpace space, AddressRange range, VmFlags lockFlags)
+    private static Errno Apply(AddressSpace space, AddressRange range, VmFlags lockFlags, out bool isPartial)
     {
+        isPartial = false;
         if (range.IsEmpty) return Errno.None;
         for (var at = range.Start; at < range.End;)
         {
@@ -121,6 +122,7 @@ internal static class MlockCalls
             var part = new AddressRange(at, Math.Min(range.End, vma.End));
             var error = LockOne(space, vma, part, lockFlags);
             if (error != Errno.None) return error;
+            isPartial = true;
             at = part.End;
         }
 

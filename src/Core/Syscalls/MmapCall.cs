@@ -178,8 +178,10 @@ internal static class MmapCall
             vmFlags |= VmFlags.Account;
         }
 
+        var isPartial = false;
         if (space.Vmas.Intersects(range))
         {
+            isPartial = true;
             var unmapped = MunmapCall.Unmap(mm, space, range);
             if (unmapped != Errno.None) return Dropped(mm, file, unmapped);
         }
@@ -188,7 +190,7 @@ internal static class MmapCall
         if (isSharedAnonymous)
         {
             file = mm.CreateFile("/dev/zero (deleted)", FileKind.Shmem, range.Length);
-            if (file is null) return Errno.ENOMEM;
+            if (file is null) return SyscallResult.Fail(Errno.ENOMEM, isPartial);
             file.Unlinked = true;
             pageOffset = 0;
         }
@@ -208,7 +210,7 @@ internal static class MmapCall
         if (request.Device is not null)
         {
             var mapped = DeviceMappings.Map(mm, space, vma);
-            if (mapped != Errno.None) return mapped;
+            if (mapped != Errno.None) return SyscallResult.Fail(mapped, isPartial);
         }
         else
         {

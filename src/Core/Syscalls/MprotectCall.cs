@@ -33,15 +33,17 @@ internal static class MprotectCall
         }
 
         if (grows == Prot.GrowsUp) return Errno.EINVAL;
+        var first = start;
         while (start < end)
         {
-            if (space.Vmas.Find(start) is not { } area) return Errno.ENOMEM;
+            var isPartial = start > first;
+            if (space.Vmas.Find(start) is not { } area) return SyscallResult.Fail(Errno.ENOMEM, isPartial);
             var upTo = Math.Min(end, area.End);
             var flags = (area.Flags & ~VmFlags.AccessMask) | (VmFlags)(prot & Prot.AccessMask);
             // Each access bit has its MAY bit four places higher.
-            if ((flags & (VmFlags)~((ulong)flags >> 4) & VmFlags.AccessMask) != 0) return Errno.EACCES;
+            if ((flags & (VmFlags)~((ulong)flags >> 4) & VmFlags.AccessMask) != 0) return SyscallResult.Fail(Errno.EACCES, isPartial);
             var error = Change(mm, space, area, start, upTo, flags);
-            if (error != Errno.None) return error;
+            if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
             start = upTo;
         }
 

@@ -136,8 +136,10 @@ internal static class MremapCall
     private static SyscallResult MoveTo(MmContext mm, AddressSpace space, Vma vma, Request request)
     {
         var target = request.NewAddress;
+        var isPartial = false;
         if (request.IsFixed)
         {
+            isPartial = space.Vmas.Intersects(new AddressRange(target, target + request.NewLength));
             var error = MunmapCall.Unmap(mm, space, new AddressRange(target, target + request.NewLength));
             if (error != Errno.None) return error;
         }
@@ -146,7 +148,8 @@ internal static class MremapCall
         {
             var tail = new AddressRange(request.Address + request.NewLength, request.Address + request.OldLength);
             var error = MunmapCall.Unmap(mm, space, tail);
-            if (error != Errno.None) return error;
+            if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
+            isPartial = true;
             request = request with { OldLength = request.NewLength };
             vma = space.Vmas.Find(request.Address)!;
         }
@@ -156,11 +159,12 @@ internal static class MremapCall
             var placed = Placement.Choose(
                 space, mm.Profile, request.NewAddress, request.NewLength, vma.File,
                 vma.IndexOf(request.Address) << PageGeometry.PageShift, vma.HugeOrder, isMove: true);
-            if (!placed.IsOk) return placed;
+            if (!placed.IsOk) return SyscallResult.Fail(placed.Error, isPartial);
             target = placed.Value;
         }
 
-        return Move(mm, space, vma, request, target);
+        var moved = Move(mm, space, vma, request, target);
+        return moved.IsOk ? moved : SyscallResult.Fail(moved.Error, isPartial);
     }
 
     /// <summary>move_vma: copies the area, moves its entries, removes the old one.</summary>

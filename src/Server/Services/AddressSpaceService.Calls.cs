@@ -27,15 +27,15 @@ internal sealed partial class AddressSpaceService
             var space = host.Space(id);
             var call = request.Call ?? throw Refusals.Bad("call", "must be set");
             Check(call, "call");
-            var result = RunCall(host, space, call, out var residency);
-            if (result.Errno > 0)
+            var result = RunCall(host, space, call, out var residency, out var isPartial);
+            if (result.Errno > 0 && !isPartial)
                 throw Refusals.Errno(call.CallCase.ToString().ToLowerInvariant(), (Errno)result.Errno);
-            if (result.Errno < 0)
+            if (result.Errno < 0 && !isPartial)
                 throw Refusals.State(
                     SignalName(-result.Errno), $"touch: the program would get {SignalName(-result.Errno)} after {result.Value} pages",
                     ("signal", (-result.Errno).ToString(CultureInfo.InvariantCulture)),
                     ("pages", result.Value.ToString(CultureInfo.InvariantCulture)));
-            var response = new CallResponse { Value = result.Value };
+            var response = new CallResponse { Value = result.Value, Errno = result.Errno };
             if (residency is not null) response.Residency = UnsafeByteOperations.UnsafeWrap(residency);
             return Task.FromResult(response);
         });
@@ -55,7 +55,7 @@ internal sealed partial class AddressSpaceService
             var previous = new CallResult();
             foreach (var call in request.Calls)
             {
-                var answer = IsTouchOfFailed(call, previous) ? new CallResult() : RunCall(host, space, Resolve(call, previous), out _);
+                var answer = IsTouchOfFailed(call, previous) ? new CallResult() : RunCall(host, space, Resolve(call, previous), out _, out _);
                 response.Results.Add(answer);
                 if (call.CallCase != MemoryCall.CallOneofCase.Touch) previous = answer;
             }
@@ -90,7 +90,7 @@ internal sealed partial class AddressSpaceService
         }
     }
 
-    private CallResult RunCall(MachineHost host, AddressSpace space, MemoryCall call, out byte[]? residency)
+    private CallResult RunCall(MachineHost host, AddressSpace space, MemoryCall call, out byte[]? residency, out bool isPartial)
     {
         residency = null;
         var machine = host.Machine;
@@ -140,9 +140,12 @@ internal sealed partial class AddressSpaceService
                 result = machine.Mincore(space, call.Mincore.Address, call.Mincore.Length, residency);
                 break;
             default:
-                return Touch(machine, space, call.Touch);
+                var touched = Touch(machine, space, call.Touch);
+                isPartial = touched.Value > 0;
+                return touched;
         }
 
+        isPartial = result.IsPartial;
         return new CallResult { Value = result.Value, Errno = (int)result.Error };
     }
 

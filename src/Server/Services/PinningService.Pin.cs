@@ -25,9 +25,10 @@ internal sealed partial class PinningService
         var span = Activity.Current;
         var trace = PinTrace.Begin(span);
         var space = host.Space(spaceId);
+        var flags = WireMapping.PinFlags(request.Write, request.Force);
+        if (request.AllOrNothing) CheckWhole(host, space, request, flags);
         var record = host.CreateVector(request.Pages);
         record.Lease = request.Lease;
-        var flags = WireMapping.PinFlags(request.Write, request.Force);
         PinOutcome outcome;
         try
         {
@@ -64,6 +65,17 @@ internal sealed partial class PinningService
         TelemetryNames.PinnedPages.Add(outcome.Result.Pages);
         trace?.End();
         return response;
+    }
+
+    /// <summary>Refuses what cannot be pinned whole before a page is faulted in for it, so that the refusal leaves nothing behind.</summary>
+    private void CheckWhole(MachineHost host, AddressSpace space, PinRequest request, Core.Abi.GupFlags flags)
+    {
+        if (request.Pages > options.Limits.VectorPagesMax) return;
+        var pages = host.Machine.CountPinnable(space, request.Start, (long)request.Pages, flags, out var reason);
+        // None at all is an errno, which the pin itself answers.
+        if (pages == 0 || pages == (long)request.Pages) return;
+        var outcome = new PinOutcome { Result = Core.Pinning.GupResult.Of(pages), Reason = reason };
+        throw Refused(outcome, request.Start, request.Pages);
     }
 
     /// <summary>Fills a vector, waiting where the pin parks, and notes who did it.</summary>
