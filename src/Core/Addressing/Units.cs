@@ -61,30 +61,6 @@ public readonly record struct Pfn(ulong Value) : IComparable<Pfn>
     public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"pfn 0x{Value:x}");
 }
 
-/// <summary>A virtual address in bytes, of one address space.</summary>
-public readonly record struct VirtualAddress(ulong Value) : IComparable<VirtualAddress>
-{
-    public static readonly VirtualAddress Zero = new(0);
-
-    public VirtualAddress PageDown => new(Value & PageGeometry.PageMask);
-
-    public bool IsPageAligned => (Value & ~PageGeometry.PageMask) == 0;
-
-    public int CompareTo(VirtualAddress other) => Value.CompareTo(other.Value);
-
-    public static VirtualAddress operator +(VirtualAddress address, ulong bytes) => new(address.Value + bytes);
-
-    public static bool operator <(VirtualAddress left, VirtualAddress right) => left.Value < right.Value;
-
-    public static bool operator >(VirtualAddress left, VirtualAddress right) => left.Value > right.Value;
-
-    public static bool operator <=(VirtualAddress left, VirtualAddress right) => left.Value <= right.Value;
-
-    public static bool operator >=(VirtualAddress left, VirtualAddress right) => left.Value >= right.Value;
-
-    public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"0x{Value:x}");
-}
-
 /// <summary>A half-open range of virtual addresses, in bytes.</summary>
 public readonly record struct AddressRange(ulong Start, ulong End)
 {

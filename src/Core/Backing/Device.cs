@@ -17,8 +17,6 @@ public enum DeviceMapping
     MixedPfns,
     /// <summary>Pages served by ->fault, one at a time, from the device's RAM.</summary>
     FaultPages,
-    /// <summary>Special pages of the kernel ([vdso], [vvar]): pages from ->fault, never split.</summary>
-    SpecialPages,
 }
 
 /// <summary>
@@ -56,9 +54,6 @@ public sealed class Device
 
     /// <summary>Opened read-write; a shared writable mapping of a read-only device is -EACCES.</summary>
     public bool Writable { get; init; } = true;
-
-    /// <summary>PCI peer-to-peer memory: pages with FOLL_PCI_P2PDMA only.</summary>
-    public bool IsP2P { get; init; }
 
     public int MappingCount { get; internal set; }
 }

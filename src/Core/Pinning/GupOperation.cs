@@ -36,7 +36,6 @@ internal sealed class GupOperation
     private long _left;
     private long _done;
     private Errno _error;
-    private bool _lockDropped;
 
     /// <summary>Prepares a walk of <paramref name="count"/> pages from <paramref name="start"/>.</summary>
     /// <param name="space">Whose pages.</param>
@@ -69,9 +68,6 @@ internal sealed class GupOperation
 
     /// <summary>How often a fault dropped the lock.</summary>
     public int Retries { get; private set; }
-
-    /// <summary>False on return: the caller's *locked is 0 now.</summary>
-    public bool IsLockHeld => !_lockDropped && !_locksItself;
 
     /// <summary>Address of the fault that a parked operation waits for, in bytes.</summary>
     public ulong ParkedAt => _address;
@@ -153,7 +149,6 @@ internal sealed class GupOperation
         }
 
         Retries++;
-        _lockDropped = true;
         _stage = Stage.RetryOne;
         return !walked.Parks;
     }

@@ -24,7 +24,7 @@ public sealed record DaemonLimits
     /// <summary>vector_pages_max: 8 bytes a slot, so 8 MiB a vector (4 GiB pinned).</summary>
     public ulong VectorPagesMax { get; init; } = 1UL << 20;
 
-    /// <summary>reply_runs_max: runs in one answer; more are read with GetFrameVector's owner in chunks or left out. 3 MiB on the wire.</summary>
+    /// <summary>reply_runs_max: runs in one answer, about 3 MiB on the wire; with more, ask without frames and read struct pages in chunks by GetPages.</summary>
     public int ReplyRunsMax { get; init; } = 262_144;
 
     /// <summary>batch_operations_max, per message of a stream or a batch of calls.</summary>
