@@ -10,7 +10,7 @@ var root = new RootCommand(
 };
 foreach (var command in SpaceCommands.Create(line).Concat(PinCommands.Create(line)).Concat(ReplayCommands.Create(line)))
     root.Subcommands.Add(command);
-foreach (var command in DemoCommands.Create()) root.Subcommands.Add(command);
+foreach (var command in DemoCommands.Create().Concat(ConformanceCommands.Create())) root.Subcommands.Add(command);
 var parsed = root.Parse(args);
 if (parsed.Errors.Count > 0)
 {

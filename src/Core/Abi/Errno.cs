@@ -23,6 +23,7 @@ public enum Errno
     ETXTBSY = 26,
     EFBIG = 27,
     ENOSPC = 28,
+    ESPIPE = 29,
     ENOSYS = 38,
     EOVERFLOW = 75,
     EOPNOTSUPP = 95,

@@ -66,6 +66,9 @@ public sealed record KernelProfile
     /// <summary>MAP_STACK keeps huge pages away and so thread stacks from merging (6.7).</summary>
     public required bool StacksRefuseHugePages { get; init; }
 
+    /// <summary>A move by mremap that changes no length takes every area of its range along (6.17).</summary>
+    public required bool MovesSeveralAreas { get; init; }
+
     private static readonly KernelProfile Mm61 = new()
     {
         Name = "6.1",
@@ -82,6 +85,7 @@ public sealed record KernelProfile
         MprotectUnaccounts = false,
         AlignsHugeAnonymous = false,
         StacksRefuseHugePages = false,
+        MovesSeveralAreas = false,
     };
 
     private static readonly KernelProfile Mm612 = Mm61 with
@@ -105,6 +109,7 @@ public sealed record KernelProfile
     {
         Name = "6.18",
         HasGuardRegions = true,
+        MovesSeveralAreas = true,
     };
 
     /// <summary>Every profile. The eras before 6.1 run over the mm rules of 6.1: a written deviation.</summary>

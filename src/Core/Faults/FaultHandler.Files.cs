@@ -80,13 +80,15 @@ internal static partial class FaultHandler
         return VmFault.Oom;
     }
 
-    /// <summary>do_fault_around: cached neighbours within 64 KiB are mapped too, read-only faults only.</summary>
+    /// <summary>do_fault_around: cached neighbours, sixteen pages at most, are mapped too, read-only faults only.</summary>
     private static void MapAround(MmContext mm, in FaultRequest request, MemoryFile file, ulong address)
     {
         if (file.Kind == FileKind.Secret) return;
         var (space, vma) = (request.Space, request.Vma);
         var start = Math.Max(vma.Start, PageGeometry.AlignDown(address, FaultAroundBytes));
-        var end = Math.Min(vma.End, PageGeometry.AlignDown(address, FaultAroundBytes) + FaultAroundBytes);
+        // Sixteen pages from there on, within one page table.
+        var table = PageGeometry.AlignDown(address, PageGeometry.PmdSize) + PageGeometry.PmdSize;
+        var end = Math.Min(Math.Min(vma.End, table), start + FaultAroundBytes);
         for (var at = start; at < end; at += PageGeometry.PageSize)
         {
             if (at == address || space.PageTable.Read(at) != 0) continue;

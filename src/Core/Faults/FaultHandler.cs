@@ -93,7 +93,7 @@ internal static partial class FaultHandler
     {
         var (space, vma) = (request.Space, request.Vma);
         var address = request.Address & PageGeometry.PageMask;
-        if (!request.IsWrite && !request.IsUnshare)
+        if (mm.UsesZeroPage && !request.IsWrite && !request.IsUnshare)
         {
             var bits = Pte.Accessed | Mapping.AccessBits(vma, false);
             return Mapping.MapSpecial(space, address, mm.Memory.ZeroPage, bits) ? VmFault.NoPage : VmFault.Oom;

@@ -96,7 +96,8 @@ internal static class HugeTlb
         }
 
         var isAnon = (entry & Pte.Anon) != 0;
-        var isOwn = Pte.Has(entry, Pte.Exclusive) || (isAnon && mm.Memory.Frames.RefCount(head) == 1);
+        // hugetlb_wp asks only who maps the page: references such as a pipe's do not count here.
+        var isOwn = Pte.Has(entry, Pte.Exclusive) || (isAnon && mm.Memory.Frames[head].MapCount == 1);
         if (isOwn)
         {
             entry |= Pte.Exclusive | Pte.Dirty | Mapping.AccessBits(vma, !request.IsUnshare);

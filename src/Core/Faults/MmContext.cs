@@ -74,6 +74,9 @@ internal sealed class MmContext : IDisposable
 
     public ThpMode Thp { get; }
 
+    /// <summary>Reads of untouched anonymous memory map the zero page.</summary>
+    public bool UsesZeroPage { get; init; } = true;
+
     public FaultPlan Plan { get; } = new();
 
     public Mutant Mutant { get; set; }

@@ -37,9 +37,12 @@ public sealed partial class Machine
         _mm.DropIfUnused(file);
     }
 
-    /// <summary>ftruncate to <paramref name="size"/> bytes.</summary>
+    /// <summary>ftruncate to <paramref name="size"/> bytes. -EINVAL for a part of a huge page.</summary>
     public Errno Truncate(MemoryFile file, ulong size)
     {
+        if (!PageGeometry.IsAligned(size, PageGeometry.PageSize << file.Order)
+            && file.Kind == FileKind.HugeTlb)
+            return Errno.EINVAL;
         using var turn = EnterTurn();
         FileCalls.Truncate(_mm, file, size);
         return Errno.None;
@@ -90,11 +93,17 @@ public sealed partial class Machine
         return done;
     }
 
-    /// <summary>pwrite: extends the file as needed; fewer bytes than given when memory is out. -EPERM when sealed.</summary>
+    /// <summary>pwrite: extends the file as needed; fewer bytes than given when memory is out. -EPERM when sealed, -ESPIPE
+    /// for secret memory, -EINVAL for hugetlbfs, which have no write.</summary>
     public int WriteFile(MemoryFile file, ulong offset, ReadOnlySpan<byte> bytes, out Errno error)
     {
         using var turn = EnterTurn();
-        error = file.WriteSealed ? Errno.EPERM : Errno.None;
+        error = file.Kind switch
+        {
+            FileKind.Secret => Errno.ESPIPE,
+            FileKind.HugeTlb => Errno.EINVAL,
+            _ => file.WriteSealed ? Errno.EPERM : Errno.None,
+        };
         if (error != Errno.None) return 0;
         var done = 0;
         while (done < bytes.Length)

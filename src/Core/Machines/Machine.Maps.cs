@@ -99,7 +99,7 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// /proc/PID/pagemap for <paramref name="count"/> pages from <paramref name="start"/>: bit 63 present, 61 file or shared, 56 exclusively
+    /// /proc/PID/pagemap for <paramref name="count"/> pages from <paramref name="start"/>: bit 63 present, 61 file or shared, 58 guard region, 56 exclusively
     /// mapped, 55 soft-dirty, PFN below.
     /// </summary>
     public ulong[] Pagemap(AddressSpace space, ulong start, int count)
@@ -108,6 +108,7 @@ public sealed partial class Machine
         const ulong fileOrShared = 1UL << 61;
         const ulong exclusive = 1UL << 56;
         const ulong swapped = 1UL << 62;
+        const ulong guard = 1UL << 58;
         using var turn = EnterQuery();
         var result = new ulong[count];
         if (space.Exited) return result;
@@ -116,7 +117,7 @@ public sealed partial class Machine
             var address = start + ((ulong)i << PageGeometry.PageShift);
             var slot = space.PageTable.Find(address);
             var entry = slot.Exists ? space.PageTable[slot] : 0;
-            if ((entry & Pte.Marker) != 0) result[i] = swapped;
+            if ((entry & Pte.Marker) != 0) result[i] = entry == Pte.GuardMarker && Profile.HasGuardRegions ? swapped | guard : swapped;
             if (!Pte.IsMapped(entry)) continue;
             var pfn = Pte.PfnOf(entry) + ((address >> PageGeometry.PageShift) & ((1UL << slot.Order) - 1));
             result[i] = present | pfn.Value;

@@ -28,6 +28,12 @@ public sealed record MachineOptions
 
     public ThpMode Thp { get; init; } = ThpMode.MAdvise;
 
+    /// <summary>
+    /// A read of untouched anonymous memory maps the zero page. False where it gets a page of its own (mm_forbids_zeropage), as
+    /// on some virtualised hosts.
+    /// </summary>
+    public bool UsesZeroPage { get; init; } = true;
+
     /// <summary>Runs the whole-structure audit after each command and throws on a finding. For tests: slow.</summary>
     public bool AuditsEachCommand { get; init; }
 

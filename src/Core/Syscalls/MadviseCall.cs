@@ -92,7 +92,7 @@ internal static class MadviseCall
             case Advice.Random: return (flags & ~VmFlags.SeqRead) | VmFlags.RandRead;
             case Advice.DontFork: return flags | VmFlags.DontCopy;
             case Advice.DoFork:
-                if (vma.HasAny(VmFlags.Special)) error = Errno.EINVAL;
+                if (vma.Has(VmFlags.Io)) error = Errno.EINVAL;
                 return flags & ~VmFlags.DontCopy;
             case Advice.WipeOnFork:
                 if (!vma.IsAnonymous || vma.HasAny(VmFlags.Shared)) error = Errno.EINVAL;
@@ -146,11 +146,11 @@ internal static class MadviseCall
         return vma.IsAnonymous ? Errno.None : Errno.EINVAL;
     }
 
-    /// <summary>MADV_REMOVE: a hole in the file under a shared writable mapping.</summary>
+    /// <summary>MADV_REMOVE: a hole in the file under a shared mapping that may be written.</summary>
     private static Errno Remove(MmContext mm, Vma vma, AddressRange part)
     {
         if (vma.Has(VmFlags.Locked) || vma.File is not { } file) return Errno.EINVAL;
-        if (!vma.Has(VmFlags.Shared | VmFlags.Write)) return Errno.EACCES;
+        if (!vma.Has(VmFlags.Shared | VmFlags.MayWrite)) return Errno.EACCES;
         FileCalls.PunchHole(mm, file, vma.IndexOf(part.Start) << PageGeometry.PageShift, part.Length);
         return Errno.None;
     }

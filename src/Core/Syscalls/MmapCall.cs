@@ -128,6 +128,13 @@ internal static class MmapCall
         }
 
         if (!request.OpenedForRead) return Errno.EACCES;
+        if (request.File is { Kind: FileKind.Secret })
+        {
+            // Its mount is noexec; its own mmap takes shared mappings only and locks them.
+            if ((vmFlags & VmFlags.Exec) != 0) return Errno.EPERM;
+            vmFlags &= ~VmFlags.MayExec;
+        }
+
         if ((vmFlags & VmFlags.GrowsDown) != 0) return Errno.EINVAL;
         if (request.File is { WriteSealed: true } && (vmFlags & VmFlags.Shared) != 0)
         {
@@ -186,6 +193,9 @@ internal static class MmapCall
             if (unmapped != Errno.None) return Dropped(mm, file, unmapped);
         }
 
+        // secretmem_mmap refuses when the old areas are gone already.
+        if (file is { Kind: FileKind.Secret } && (vmFlags & VmFlags.MayShare) == 0)
+            return SyscallResult.Fail(Errno.EINVAL, isPartial);
         var isSharedAnonymous = file is null && request.Device is null && (vmFlags & VmFlags.Shared) != 0;
         if (isSharedAnonymous)
         {
@@ -197,6 +207,10 @@ internal static class MmapCall
 
         if (file is null && request.Device is null) pageOffset = range.Start >> PageGeometry.PageShift;
         if (file is { Kind: FileKind.Secret }) vmFlags |= VmFlags.Locked | VmFlags.DontDump;
+        var populates = (vmFlags & (VmFlags.Locked | VmFlags.LockOnFault)) == VmFlags.Locked
+            || (flags & (MapFlags.Populate | MapFlags.NonBlock)) == MapFlags.Populate;
+        // Huge pages are locked anyway: the area does not say so.
+        if (hugeOrder > 0) vmFlags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
         var vma = new Vma
         {
             Start = range.Start,
@@ -217,8 +231,6 @@ internal static class MmapCall
             VmaMerge.InsertOrMerge(space, vma);
         }
 
-        var populates = (vmFlags & (VmFlags.Locked | VmFlags.LockOnFault)) == VmFlags.Locked
-            || (flags & (MapFlags.Populate | MapFlags.NonBlock)) == MapFlags.Populate;
         if (populates) MlockCalls.Populate(mm, space, range);
         return SyscallResult.Ok(range.Start);
     }

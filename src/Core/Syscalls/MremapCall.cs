@@ -33,7 +33,45 @@ internal static class MremapCall
         var error = CheckArguments(space, request);
         if (error != Errno.None) return error;
 
-        if (space.Vmas.Find(address) is not { } vma) return Errno.EFAULT;
+        if (mm.Profile.MovesSeveralAreas && request.IsFixed && oldLength == newLength) return MoveAll(mm, space, request);
+        return space.Vmas.Find(address) is { } vma ? RunOn(mm, space, vma, request) : Errno.EFAULT;
+    }
+
+    /// <summary>
+    /// remap_move: every area of the range moves, with the gaps between them; a gap at the start is -EFAULT. What was moved
+    /// before an error stays moved.
+    /// </summary>
+    private static SyscallResult MoveAll(MmContext mm, AddressSpace space, Request request)
+    {
+        var (from, end) = (request.Address, request.Old.End);
+        if (end < from) return Errno.EFAULT;
+        var result = (SyscallResult)Errno.EFAULT;
+        var isFirst = true;
+        for (var vma = space.Vmas.FindFrom(from); vma is not null && vma.Start < end; vma = space.Vmas.FindFrom(from))
+        {
+            var address = Math.Max(vma.Start, request.Address);
+            if (isFirst && address > request.Address) return Errno.EFAULT;
+            from = vma.End;
+            if (vma.Device is not null && (!isFirst || vma.End < end)) return SyscallResult.Fail(Errno.EFAULT, !isFirst);
+            var length = Math.Min(end, vma.End) - address;
+            var moved = RunOn(mm, space, vma, request with
+            {
+                Address = address,
+                OldLength = length,
+                NewLength = length,
+                NewAddress = request.NewAddress + (address - request.Address),
+            });
+            if (!moved.IsOk) return SyscallResult.Fail(moved.Error, !isFirst || moved.IsPartial);
+            if (isFirst) result = moved;
+            isFirst = false;
+        }
+
+        return result;
+    }
+
+    private static SyscallResult RunOn(MmContext mm, AddressSpace space, Vma vma, Request request)
+    {
+        var (address, oldLength, newLength) = (request.Address, request.OldLength, request.NewLength);
         if (vma.Has(VmFlags.Sealed)) return Errno.EPERM;
         if (vma.IsHugeTlb)
         {
@@ -43,7 +81,7 @@ internal static class MremapCall
                 OldLength = PageGeometry.AlignUp(oldLength, size),
                 NewLength = PageGeometry.AlignUp(newLength, size),
             };
-            if (!PageGeometry.IsAligned(address, size) || (request.IsFixed && !PageGeometry.IsAligned(newAddress, size)))
+            if (!PageGeometry.IsAligned(address, size) || (request.IsFixed && !PageGeometry.IsAligned(request.NewAddress, size)))
                 return Errno.EINVAL;
             if (request.NewLength > request.OldLength) return Errno.EINVAL;
         }
@@ -54,7 +92,7 @@ internal static class MremapCall
             if (request.NewLength < request.OldLength) return ShrinkInPlace(mm, space, request);
         }
 
-        error = CheckVma(space, vma, request);
+        var error = CheckVma(space, vma, request);
         if (error != Errno.None) return error;
         if (request.IsFixed || request.KeepsOld) return MoveTo(mm, space, vma, request);
         return Expand(mm, space, vma, request);
@@ -66,16 +104,12 @@ internal static class MremapCall
     {
         if (request.NewLength is 0 or > PageGeometry.TaskSize) return Errno.EINVAL;
         if (!request.IsFixed && !request.KeepsOld) return Errno.None;
-        if (request.IsFixed)
-        {
-            if (!IsPageAligned(request.NewAddress)) return Errno.EINVAL;
-            if (request.NewAddress > PageGeometry.TaskSize - request.NewLength) return Errno.EINVAL;
-        }
-
+        if (!IsPageAligned(request.NewAddress)) return Errno.EINVAL;
+        if (request.NewAddress > PageGeometry.TaskSize - request.NewLength) return Errno.EINVAL;
         if (!request.MayMove) return Errno.EINVAL;
         if (request.KeepsOld && request.OldLength != request.NewLength) return Errno.EINVAL;
         var target = new AddressRange(request.NewAddress, request.NewAddress + request.NewLength);
-        if (request.IsFixed && target.Overlaps(request.Old)) return Errno.EINVAL;
+        if (target.Overlaps(request.Old)) return Errno.EINVAL;
         // The worst case splits three areas.
         return space.MapCount + 2 >= PageGeometry.MaxMapCount - HeadRoom ? Errno.ENOMEM : Errno.None;
     }
@@ -85,7 +119,8 @@ internal static class MremapCall
     {
         if (request.OldLength == 0 && !vma.HasAny(VmFlags.Shared | VmFlags.MayShare)) return Errno.EINVAL;
         if (request.KeepsOld && vma.HasAny(VmFlags.DontExpand | VmFlags.PfnMap)) return Errno.EINVAL;
-        if (request.OldLength > vma.End - request.Address) return Errno.EFAULT;
+        // A shrinking move unmaps the tail first, over whatever lies there.
+        if (Math.Min(request.OldLength, request.NewLength) > vma.End - request.Address) return Errno.EFAULT;
         if (request.NewLength <= request.OldLength) return Errno.None;
         var offset = vma.IndexOf(request.Address);
         if (offset + (request.NewLength >> PageGeometry.PageShift) < offset) return Errno.EINVAL;
@@ -121,7 +156,7 @@ internal static class MremapCall
         if (!request.MayMove) return Errno.ENOMEM;
         var placed = Placement.Choose(
             space, mm.Profile, 0, request.NewLength, vma.File, vma.IndexOf(request.Address) << PageGeometry.PageShift,
-            vma.HugeOrder, isMove: vma.File is null or { HasHugePlacement: false });
+            vma.HugeOrder, isMove: vma.Device is not null);
         return placed.IsOk ? Move(mm, space, vma, request, placed.Value) : placed;
     }
 
@@ -158,7 +193,7 @@ internal static class MremapCall
         {
             var placed = Placement.Choose(
                 space, mm.Profile, request.NewAddress, request.NewLength, vma.File,
-                vma.IndexOf(request.Address) << PageGeometry.PageShift, vma.HugeOrder, isMove: true);
+                vma.IndexOf(request.Address) << PageGeometry.PageShift, vma.HugeOrder, isMove: vma.Device is not null);
             if (!placed.IsOk) return SyscallResult.Fail(placed.Error, isPartial);
             target = placed.Value;
         }

@@ -83,7 +83,7 @@ internal static class UserAccess
     private static UserSignal SignalOf(VmFault fault)
     {
         if ((fault & VmFault.Oom) != 0) return UserSignal.OutOfMemory;
-        if ((fault & VmFault.SigSegv) != 0) return UserSignal.SigSegvAccErr;
+        if ((fault & VmFault.SigSegv) != 0) return UserSignal.SigSegvMapErr;
         return (fault & (VmFault.HwPoison | VmFault.HwPoisonLarge)) != 0 ? UserSignal.SigBusPoison : UserSignal.SigBus;
     }
 }

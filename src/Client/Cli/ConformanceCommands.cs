@@ -1,0 +1,70 @@
+using System.CommandLine;
+using System.Globalization;
+using FramePin.Conformance;
+using FramePin.Conformance.Scripts;
+
+namespace FramePin.Cli;
+
+/// <summary>The running kernel against FramePin.</summary>
+internal static class ConformanceCommands
+{
+    public static IEnumerable<Command> Create()
+    {
+        var steps = new Option<long>("--steps") { Description = "Steps to compare.", DefaultValueFactory = _ => 20_000 };
+        var seed = new Option<int>("--seed") { Description = "Seed of the first script.", DefaultValueFactory = _ => 1 };
+        var most = new Option<int>("--max-divergences") { Description = "Differences after which to stop.", DefaultValueFactory = _ => 1 };
+        var script = new Option<FileInfo?>("--script") { Description = "Runs the steps of this file instead of random ones." };
+        var command = new Command(
+            "conformance",
+            "Runs random scripts of memory calls on the running kernel and on FramePin, and compares after each step.\n\nExample:\n  framepin conformance --steps 100000 --seed 7")
+        {
+            steps, seed, most, script,
+        };
+        command.SetAction(parsed =>
+        {
+            if (parsed.GetValue(script) is { } file) return RunScript(file);
+            var started = TimeProvider.System.GetTimestamp();
+            var report = Runner.Run(new RunOptions
+            {
+                Steps = parsed.GetValue(steps),
+                Seed = parsed.GetValue(seed),
+                MaxDivergences = parsed.GetValue(most),
+            }, Console.IsOutputRedirected ? null : progress => Console.Error.Write($"\r{progress.Steps} steps"));
+            Print(report, TimeProvider.System.GetElapsedTime(started));
+            return report.Divergences.Count == 0 ? CommandLine.Ok : CommandLine.Refused;
+        });
+        yield return command;
+    }
+
+    private static int RunScript(FileInfo file)
+    {
+        try
+        {
+            var steps = File.ReadLines(file.FullName).Where(line => line.Length > 0 && line[0] != '#').Select(Step.Parse).ToList();
+            var divergence = Runner.Replay(steps, Console.WriteLine);
+            if (divergence is not null) Console.WriteLine(divergence);
+            return divergence is null ? CommandLine.Ok : CommandLine.Refused;
+        }
+        catch (Exception exception) when (exception is FormatException or IOException)
+        {
+            Console.Error.WriteLine(exception.Message);
+            return CommandLine.Usage;
+        }
+    }
+
+    private static void Print(ConformanceReport report, TimeSpan elapsed)
+    {
+        foreach (var (seed, divergence) in report.Divergences)
+        {
+            Console.WriteLine($"seed {seed}: differs after {divergence.Steps.Count} steps:");
+            Console.WriteLine(divergence);
+        }
+
+        foreach (var (name, hits) in report.DeviationHits) Console.WriteLine($"deviation {name}: {hits}");
+        foreach (var (kind, (succeeded, failed)) in report.Kinds) Console.WriteLine($"{kind,-16} {succeeded,9} ok {failed,9} refused");
+        Console.WriteLine(string.Create(
+            CultureInfo.InvariantCulture,
+            $"{report.Steps} steps in {report.Scripts} scripts on Linux {report.Kernel}, profile {report.Profile}, seed {report.Seed}: "
+            + $"{report.Divergences.Count} differences, {elapsed.TotalSeconds:f1} s"));
+    }
+}

@@ -1,0 +1,135 @@
+using System.Globalization;
+using FramePin.Conformance.Scripts;
+using FramePin.Core.Abi;
+using FramePin.Core.Faults;
+
+namespace FramePin.Conformance.Kernel;
+
+/// <summary>
+/// What all scripts on the running kernel share: the executor and its template process, the folders of the test files, huge
+/// pages borrowed from the host, and the counters of pins. One thread creates, uses and disposes it.
+/// </summary>
+public sealed class KernelHost : IDisposable
+{
+    private const int WantedHugePages = 8;
+    private const string HugePagesFile = "/proc/sys/vm/nr_hugepages";
+
+    private readonly string _executor;
+    private readonly int _processor = Native.LibC.sched_getcpu();
+    private readonly Tracee _template;
+    private readonly string _hugePagesBefore;
+    private readonly byte[] _statistics = new byte[64 << 10];
+
+    public KernelHost()
+    {
+        DiskFolder = Directory.CreateTempSubdirectory("framepin-conformance-").FullName;
+        TmpfsFolder = Directory.CreateDirectory($"/dev/shm/{Path.GetFileName(DiskFolder)}").FullName;
+        _executor = Path.Combine(DiskFolder, "exe");
+        Executor.Write(_executor);
+        Release = File.ReadAllText("/proc/sys/kernel/osrelease").Trim();
+        IsRoot = Environment.IsPrivilegedProcess;
+        _hugePagesBefore = File.ReadAllText(HugePagesFile).Trim();
+        HugePages = BorrowHugePages();
+        Thp = ReadThp();
+        // Tracer and tracees on one processor: the kernel drains only its own batches of fresh pages, and a page in another
+        // processor's batch has one more reference, which makes a write copy it.
+        Native.LibC.KeepOn(0, _processor);
+        _template = Tracee.Start(_executor);
+    }
+
+    /// <summary>Release of the running kernel, as uname -r prints it.</summary>
+    public string Release { get; }
+
+    /// <summary>Frame numbers and pin counters can be read.</summary>
+    public bool IsRoot { get; }
+
+    /// <summary>Huge pages of 2 MiB that scripts may use.</summary>
+    public int HugePages { get; }
+
+    public ThpMode Thp { get; }
+
+    internal string DiskFolder { get; }
+
+    internal string TmpfsFolder { get; }
+
+    /// <summary>
+    /// The profile whose rules the running kernel should follow: the newest that is not newer than it, the oldest measured one
+    /// at least.
+    /// </summary>
+    public KernelProfile Profile
+    {
+        get
+        {
+            var parts = Release.Split('.', '-');
+            var version = Version(parts[0], parts[1]);
+            return KernelProfile.All.Where(profile => Version(profile) <= version && Version(profile) >= Version("6", "1"))
+                .DefaultIfEmpty(KernelProfile.Find("6.1")!).Last();
+        }
+    }
+
+    /// <summary>A process for one script.</summary>
+    internal Tracee Spawn()
+    {
+        var tracee = _template.Spawn(_executor);
+        tracee.KeepOn(_processor);
+        return tracee;
+    }
+
+    /// <summary>nr_foll_pin_acquired and nr_foll_pin_released, exact; zeroes when they cannot be read.</summary>
+    internal (long Acquired, long Released) PinCounters()
+    {
+        if (!IsRoot) return default;
+        File.WriteAllText("/proc/sys/vm/stat_refresh", "1");
+        using var handle = File.OpenHandle("/proc/vmstat");
+        var text = System.Text.Encoding.ASCII.GetString(_statistics, 0, RandomAccess.Read(handle, _statistics, 0));
+        return (Counter(text, "nr_foll_pin_acquired "), Counter(text, "nr_foll_pin_released "));
+    }
+
+    /// <summary>Whether a frame is the zero page, as /proc/kpageflags has it; true where that cannot be read.</summary>
+    internal bool IsZeroPage(ulong pfn)
+    {
+        const int zeroPageBit = 24;
+        if (!IsRoot) return true;
+        Span<byte> flags = stackalloc byte[8];
+        using var handle = File.OpenHandle("/proc/kpageflags");
+        RandomAccess.Read(handle, flags, (long)pfn * 8);
+        return (BitConverter.ToUInt64(flags) >> zeroPageBit & 1) != 0;
+    }
+
+    public void Dispose()
+    {
+        _template.Dispose();
+        Directory.Delete(DiskFolder, recursive: true);
+        Directory.Delete(TmpfsFolder, recursive: true);
+        if (IsRoot) File.WriteAllText(HugePagesFile, _hugePagesBefore);
+    }
+
+    private static int Version(string major, string minor) =>
+        (int.Parse(major, CultureInfo.InvariantCulture) * 1000) + int.Parse(minor, CultureInfo.InvariantCulture);
+
+    private static int Version(KernelProfile profile) => profile.Name.Split('.') is [var major, var minor] ? Version(major, minor) : 0;
+
+    private int BorrowHugePages()
+    {
+        if (!IsRoot) return 0;
+        File.WriteAllText(HugePagesFile, WantedHugePages.ToString(CultureInfo.InvariantCulture));
+        return int.Parse(File.ReadAllText(HugePagesFile), CultureInfo.InvariantCulture);
+    }
+
+    private static ThpMode ReadThp()
+    {
+        const string file = "/sys/kernel/mm/transparent_hugepage/enabled";
+        if (!File.Exists(file)) return ThpMode.Never;
+        var text = File.ReadAllText(file);
+        return text.Contains("[always]", StringComparison.Ordinal) ? ThpMode.Always
+            : text.Contains("[madvise]", StringComparison.Ordinal) ? ThpMode.MAdvise : ThpMode.Never;
+    }
+
+    private static long Counter(string text, string name)
+    {
+        var at = text.IndexOf(name, StringComparison.Ordinal);
+        if (at < 0) return 0;
+        var end = text.IndexOf('\n', at);
+        return long.Parse(text.AsSpan(at + name.Length, end - at - name.Length), CultureInfo.InvariantCulture);
+    }
+}

@@ -1,0 +1,106 @@
+using FramePin.Conformance.Kernel;
+using FramePin.Conformance.Scripts;
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+
+namespace FramePin.Conformance;
+
+/// <summary>What a run compares.</summary>
+public sealed record RunOptions
+{
+    public int Seed { get; init; } = 1;
+
+    /// <summary>Steps over all scripts.</summary>
+    public long Steps { get; init; } = 20_000;
+
+    /// <summary>Steps of one script, on a fresh process.</summary>
+    public int StepsPerScript { get; init; } = 150;
+
+    /// <summary>Divergences after which the run ends.</summary>
+    public int MaxDivergences { get; init; } = 1;
+}
+
+/// <summary>Compares random scripts on the running kernel and on FramePin.</summary>
+public static class Runner
+{
+    /// <summary>Runs on a thread of its own, since tracing belongs to one thread.</summary>
+    public static ConformanceReport Run(RunOptions options, Action<ConformanceReport>? progress = null)
+    {
+        return OnOwnThread(host => RunScripts(host, options, progress));
+    }
+
+    /// <summary>Runs one script, telling each step and its answer; the first divergence, or null.</summary>
+    public static Divergence? Replay(IReadOnlyList<Step> steps, Action<string> tell) => OnOwnThread(host =>
+    {
+        using var comparison = new Comparison(host, host.Profile);
+        foreach (var step in steps)
+        {
+            var divergence = comparison.Run(step);
+            tell($"{step}  -> {comparison.LastAnswer}");
+            if (divergence is not null) return divergence;
+        }
+
+        tell(comparison.FramePin.Look(withFlags: true, keepsNames: true));
+        return null;
+    });
+
+    private static T OnOwnThread<T>(Func<KernelHost, T> work)
+    {
+        var result = default(T);
+        Exception? failure = null;
+        var thread = new Thread(() =>
+        {
+            try
+            {
+                using var host = new KernelHost();
+                result = work(host);
+            }
+            catch (Exception exception)
+            {
+                failure = exception;
+            }
+        });
+        thread.Start();
+        thread.Join();
+        if (failure is not null) System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(failure);
+        return result!;
+    }
+
+    private static ConformanceReport RunScripts(KernelHost host, RunOptions options, Action<ConformanceReport>? progress)
+    {
+        var report = new ConformanceReport { Kernel = host.Release, Profile = host.Profile.Name, Seed = options.Seed };
+        for (var script = 0; report.Steps < options.Steps && report.Divergences.Count < options.MaxDivergences; script++)
+        {
+            var seed = unchecked(options.Seed + script);
+            if (RunScript(host, options, seed, report) is { } divergence)
+            {
+                var deviation = Deviations.Find(divergence);
+                if (deviation is not null) report.Count(deviation);
+                else report.Divergences.Add((seed, Shrinker.Shrink(host, host.Profile, divergence)));
+            }
+
+            report.Scripts++;
+            progress?.Invoke(report);
+        }
+
+        return report;
+    }
+
+    private static Divergence? RunScript(KernelHost host, RunOptions options, int seed, ConformanceReport report)
+    {
+        using var comparison = new Comparison(host, host.Profile);
+        report.MissingFiles = [.. comparison.Initial.MissingFiles.Select(file => FileSpec.All[file].Name)];
+        var generator = new Generator(seed, comparison.Initial);
+        for (var i = 0; i < options.StepsPerScript && report.Steps < options.Steps; i++)
+        {
+            var step = generator.Next(comparison.FramePin.Areas);
+            report.Steps++;
+            if (comparison.Run(step) is { } divergence) return divergence;
+            report.Count(step.Kind, comparison.LastAnswer);
+        }
+
+        var findings = comparison.FramePin.Audit();
+        if (findings.Count > 0) throw new InvalidOperationException($"seed {seed}: audit: {string.Join("; ", findings)}");
+        return null;
+    }
+}

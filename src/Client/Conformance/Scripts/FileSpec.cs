@@ -1,0 +1,30 @@
+using FramePin.Core.Backing;
+
+namespace FramePin.Conformance.Scripts;
+
+/// <summary>A file that every script finds open, and how it is made.</summary>
+/// <param name="Name">As the snapshots show it.</param>
+/// <param name="Kind">Its file system.</param>
+/// <param name="Pages">Pages written at the start; page i begins with the byte 'A' + i.</param>
+/// <param name="IsWritable">The descriptor that mmap uses is open for writing.</param>
+/// <param name="SameAs">Index of the file of which this is a second, read-only descriptor; -1 for none.</param>
+public sealed record FileSpec(string Name, FileKind Kind, int Pages, bool IsWritable = true, int SameAs = -1)
+{
+    /// <summary>Size of a page of this kind, in bytes.</summary>
+    public ulong PageSize => Kind == FileKind.HugeTlb ? 2UL << 20 : 4096;
+
+    /// <summary>The files of every script, in order of their index.</summary>
+    public static IReadOnlyList<FileSpec> All { get; } =
+    [
+        new("memfd", FileKind.Shmem, 16),
+        new("tmpfs", FileKind.Shmem, 16),
+        new("disk", FileKind.Disk, 16),
+        new("tmpfs", FileKind.Shmem, 16, IsWritable: false, SameAs: 1),
+        new("disk", FileKind.Disk, 16, IsWritable: false, SameAs: 2),
+        new("secret", FileKind.Secret, 8),
+        new("huge", FileKind.HugeTlb, 2),
+    ];
+
+    /// <summary>First byte of page <paramref name="page"/> at the start.</summary>
+    public static byte FirstByte(int page) => (byte)('A' + page);
+}

@@ -1,0 +1,357 @@
+using System.Globalization;
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Machines;
+using FramePin.Core.Pinning;
+using FramePin.Core.Syscalls;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Conformance.Scripts;
+
+/// <summary>Runs scripts on an emulated machine.</summary>
+public sealed class FramePinSystem : IMemorySystem
+{
+    private const ulong Page = PageGeometry.PageSize;
+    private const int PipePages = 16;
+
+    private readonly Machine _machine;
+    private readonly List<AddressSpace> _spaces = [];
+    private readonly MemoryFile?[] _files;
+    private readonly Dictionary<int, Registration> _registered = [];
+    private readonly FrameNames _names = new();
+    private readonly SnapshotWriter _writer;
+    private readonly FrameVector _pipe;
+    private int _dropped;
+    private readonly byte[] _buffer = new byte[1 << 20];
+
+    /// <param name="Dropped">Pins that io_uring gave back at once, keeping one a large folio.</param>
+    private sealed record Registration(FrameVector Vector, ulong Address, ulong Length, int Dropped);
+
+    /// <summary>A machine under <paramref name="profile"/> with one process.</summary>
+    public FramePinSystem(KernelProfile profile, InitialProcess initial)
+    {
+        _machine = new Machine("conformance", new MachineOptions
+        {
+            Profile = profile,
+            Memory = 128UL << 20,
+            HugePages2M = initial.HugePages,
+            Thp = initial.Thp,
+            UsesZeroPage = initial.UsesZeroPage,
+        });
+        var layout = new AddressSpaceLayout { MmapBase = initial.MmapBase, StartBrk = initial.StartBrk };
+        var task = new TaskState { CanLockMemory = true, CanMapLow = true };
+        var space = _machine.CreateAddressSpace("p0", layout, task)!;
+        foreach (var mapping in initial.Mappings) Install(space, mapping);
+        _spaces.Add(space);
+        _files = [.. FileSpec.All.Select((spec, i) => initial.MissingFiles.Contains(i) ? null : CreateFile(spec))];
+        for (var i = 0; i < _files.Length; i++)
+            if (FileSpec.All[i].SameAs >= 0) _files[i] = _files[FileSpec.All[i].SameAs];
+        _pipe = _machine.CreateVector(PipePages)!;
+        _writer = new SnapshotWriter(_names);
+        if (initial.UsesZeroPage) _names.ZeroPage = FindZeroPage(space);
+    }
+
+    /// <summary>The areas of a process that a script may work on: not its code, stack or the kernel's pages.</summary>
+    public IReadOnlyList<AddressRange> Areas(int process) =>
+        [.. _machine.Maps(_spaces[process])
+            .Where(entry => entry.Name != "exe" && entry.Name is not ['[', 's' or 'v', ..]).Select(entry => entry.Range)];
+
+    public IReadOnlyList<string> Audit() => _machine.Audit();
+
+    public string Run(Step step)
+    {
+        if (step.Process >= _spaces.Count) return "no such process";
+        var space = _spaces[step.Process];
+        if (space.Exited) return "no such process";
+        var (acquired, released) = (_machine.PinStatistics.Acquired, _machine.PinStatistics.Released);
+        _dropped = 0;
+        var answer = RunOn(space, step);
+        var a = _machine.PinStatistics.Acquired - acquired;
+        var r = _machine.PinStatistics.Released - released + _dropped;
+        return a == 0 && r == 0 ? answer : string.Create(CultureInfo.InvariantCulture, $"{answer} +{a}/-{r}");
+    }
+
+    public string Look(bool withFlags, bool keepsNames)
+    {
+        _writer.Begin(keepsNames);
+        for (var i = 0; i < _spaces.Count; i++)
+        {
+            var space = _spaces[i];
+            if (space.Exited) continue;
+            _writer.Process(i);
+            foreach (var entry in _machine.Maps(space))
+            {
+                if (entry.Name.StartsWith("[v", StringComparison.Ordinal)) continue;
+                _writer.Area(
+                    entry.Range.Start, entry.Range.End, entry.Permissions, entry.Offset, entry.Name,
+                    withFlags ? entry.VmFlagLetters() : "");
+                if (entry.Name is "[stack]" or "exe") continue;
+                var pages = (int)Math.Min((entry.Range.End - entry.Range.Start) / Page, SnapshotWriter.MaxPages);
+                _writer.Pages(entry.Range.Start, _machine.Pagemap(space, entry.Range.Start, pages), address =>
+                {
+                    var one = new byte[1];
+                    return _machine.ProcMem(space, address, one, isWrite: false).IsOk ? one[0] : -1;
+                });
+            }
+        }
+
+        return _writer.End();
+    }
+
+    public void Dispose() => _machine.Dispose();
+
+    private void Install(AddressSpace space, InitialMapping mapping)
+    {
+        var kind = mapping.Name switch
+        {
+            "[stack]" => InstalledKind.Stack,
+            "[vdso]" => InstalledKind.Vdso,
+            "[vvar]" => InstalledKind.Vvar,
+            "[vvar_vclock]" => InstalledKind.VvarClock,
+            "[vsyscall]" => InstalledKind.Vsyscall,
+            _ => InstalledKind.Ordinary,
+        };
+        var size = mapping.End - mapping.Start;
+        var file = mapping.Name.Length > 0 && mapping.Name[0] != '[' ? _machine.CreateFile(mapping.Name, FileKind.Disk, size) : null;
+        var error = _machine.InstallMapping(space, new InstalledMapping
+        {
+            Range = new AddressRange(mapping.Start, mapping.End),
+            Prot = (mapping.Permissions[0] == 'r' ? Prot.Read : 0) | (mapping.Permissions[1] == 'w' ? Prot.Write : 0)
+                | (mapping.Permissions[2] == 'x' ? Prot.Exec : 0),
+            Kind = kind,
+            File = file,
+            Offset = mapping.Offset,
+        });
+        if (error != Errno.None) throw new InvalidOperationException($"installing {mapping}: {error}");
+    }
+
+    private MemoryFile? CreateFile(FileSpec spec)
+    {
+        if (spec.SameAs >= 0) return null;
+        if (_machine.CreateFile(spec.Name, spec.Kind, (ulong)spec.Pages * spec.PageSize, spec.Kind == FileKind.HugeTlb ? 9 : 0) is not { } file)
+            return null;
+        if (spec.Kind is FileKind.HugeTlb or FileKind.Secret) return file;
+        for (var page = 0; page < spec.Pages; page++)
+            _machine.WriteFile(file, (ulong)page * Page, [FileSpec.FirstByte(page)], out _);
+        return file;
+    }
+
+    private ulong FindZeroPage(AddressSpace space)
+    {
+        var mapped = _machine.Mmap(space, new MmapRequest
+        {
+            Length = Page,
+            Prot = Prot.Read,
+            Flags = MapFlags.Private | MapFlags.Anonymous,
+        });
+        _machine.Touch(space, mapped.Value, isWrite: false);
+        var pfn = _machine.Translate(space, mapped.Value)!.Value.Value;
+        _machine.Munmap(space, mapped.Value, Page);
+        return pfn;
+    }
+
+    private string RunOn(AddressSpace space, Step step)
+    {
+        var (a, b, c) = (step.A, step.B, step.C);
+        switch (step.Kind)
+        {
+            case StepKind.Mmap: return Mmap(space, step);
+            case StepKind.Munmap: return Text(_machine.Munmap(space, a, b));
+            case StepKind.Mprotect: return Text(_machine.Mprotect(space, a, b, (Prot)c));
+            case StepKind.Mremap: return Text(_machine.Mremap(space, a, b, c, (MremapFlags)step.D, step.E));
+            case StepKind.Madvise: return Text(_machine.Madvise(space, a, b, (Advice)c));
+            case StepKind.Mlock: return Text(_machine.Mlock(space, a, b, (uint)c));
+            case StepKind.Munlock: return Text(_machine.Munlock(space, a, b));
+            case StepKind.MlockAll: return Text(_machine.MlockAll(space, (uint)a));
+            case StepKind.MunlockAll: return Text(_machine.MunlockAll(space));
+            case StepKind.Brk: return Text(_machine.Brk(space, space.Layout.StartBrk + a));
+            case StepKind.Mseal: return Text(_machine.Mseal(space, a, b, 0));
+            case StepKind.Msync: return Text(_machine.Msync(space, a, b, (MsyncFlags)c));
+            case StepKind.Mincore: return Mincore(space, a, b);
+            case StepKind.Load:
+                var one = new byte[1];
+                _machine.Read(space, a, one, out var loadSignal);
+                return loadSignal == UserSignal.None ? Byte(one[0]) : $"{loadSignal}";
+            case StepKind.Store:
+                _machine.Write(space, a, [(byte)b], out var storeSignal);
+                return storeSignal == UserSignal.None ? "ok" : $"{storeSignal}";
+            case StepKind.Fork:
+                var child = _machine.Fork(space, $"p{_spaces.Count}", out var error);
+                if (child is null) return $"-{error}";
+                _spaces.Add(child);
+                return "ok";
+            case StepKind.Exit:
+                var freed = Unregister(step.Process);
+                _machine.Exit(space);
+                return freed ? "ok, unregistered" : "ok";
+            case StepKind.Truncate: return Text(File(a) is { } t ? Truncate(t, a, b) : Errno.EBADF);
+            case StepKind.PunchHole: return Text(File(a) is { } p && IsWritable(a) ? _machine.PunchHole(p, b, c) : Errno.EBADF);
+            case StepKind.FileWrite: return FileWrite(step);
+            case StepKind.FileRead: return FileRead(step);
+            case StepKind.Seal: return Text(File(a) is { } s ? _machine.SealWrite(s) : Errno.EBADF);
+            case StepKind.Register: return Register(step.Process, space, a, b);
+            case StepKind.RegisteredRead: return RegisteredCopy(step.Process, a, null);
+            case StepKind.RegisteredWrite: return RegisteredCopy(step.Process, a, (byte)b);
+            case StepKind.Unregister: return Unregister(step.Process) ? "0x0" : "-ENXIO";
+            case StepKind.Vmsplice: return _pipe.Count > 0 ? "pipe full" : Text(_machine.Vmsplice(space, a, b, _pipe));
+            case StepKind.Drain: return Drain();
+            case StepKind.ProcessRead: return Copied(_machine.ProcessVm(space, a, Buffer(b), false), b);
+            case StepKind.ProcessWrite: return Text(_machine.ProcessVm(space, a, Filled(b, c), true));
+            case StepKind.MemRead: return Copied(_machine.ProcMem(space, a, Buffer(b), false), b);
+            case StepKind.MemWrite: return Text(_machine.ProcMem(space, a, Filled(b, c), true));
+            case StepKind.DirectWrite: return Text(_machine.DirectIo(space, a, Buffer(b), isRead: false));
+            case StepKind.DirectRead: return Text(_machine.DirectIo(space, a, DirectInput(b), isRead: true));
+            case StepKind.CopyFrom: return Text(_machine.CopyUser(space, a, Buffer(b), isWrite: false));
+            case StepKind.Clear: return Text(_machine.CopyUser(space, a, Filled(b, 0), isWrite: true));
+            case StepKind.Futex: return Text(_machine.FutexWake(space, a));
+            case StepKind.MovePages:
+                return string.Join(' ', _machine.QueryNodes(space, a, (int)(b / Page)).Select(node => node == Errno.None ? "n0" : $"{node}"));
+            default: throw new InvalidOperationException($"no step {step.Kind}");
+        }
+    }
+
+    private MemoryFile? File(ulong index) => index < (ulong)_files.Length ? _files[index] : null;
+
+    private string Mmap(AddressSpace space, Step step)
+    {
+        var file = step.E == 0 ? null : File(step.E - 1);
+        if (step.E != 0 && file is null) return "-EBADF";
+        return Text(_machine.Mmap(space, new MmapRequest
+        {
+            Address = step.A,
+            Length = step.B,
+            Prot = (Prot)step.C,
+            Flags = (MapFlags)step.D,
+            File = (step.D & (ulong)MapFlags.Anonymous) != 0 ? null : file,
+            OpenedForWrite = step.E == 0 || FileSpec.All[(int)step.E - 1].IsWritable,
+            Offset = step.F,
+        }));
+    }
+
+    private static bool IsWritable(ulong file) => FileSpec.All[(int)file].IsWritable;
+
+    private Errno Truncate(MemoryFile file, ulong index, ulong size) =>
+        !IsWritable(index) || file.Kind == FileKind.Secret ? Errno.EINVAL : _machine.Truncate(file, size);
+
+    private string Mincore(AddressSpace space, ulong address, ulong length)
+    {
+        var residency = new byte[(length + Page - 1) / Page];
+        var result = _machine.Mincore(space, address, length, residency);
+        return result.IsOk ? string.Concat(residency.Select(page => page & 1)) : Text(result);
+    }
+
+    private string FileWrite(Step step)
+    {
+        if (File(step.A) is not { } file || !IsWritable(step.A)) return "-EBADF";
+        return _machine.WriteFile(file, step.B, [(byte)step.C], out var error) == 1 ? "0x1" : $"-{error}";
+    }
+
+    private string FileRead(Step step)
+    {
+        if (File(step.A) is not { } file) return "-EBADF";
+        var one = new byte[1];
+        return _machine.ReadFile(file, step.B, one) == 1 ? Byte(one[0]) : "end";
+    }
+
+    private string Register(int process, AddressSpace space, ulong address, ulong length)
+    {
+        if (_registered.ContainsKey(process)) return "-EBUSY";
+        var vector = _machine.CreateVector(Math.Max(1, (long)PageGeometry.PagesOf((address & ~PageGeometry.PageMask) + length)))!;
+        var result = _machine.RegisterBuffer(space, address, length, vector);
+        if (!result.IsOk)
+        {
+            _machine.DestroyVector(vector);
+            return Text(result);
+        }
+
+        _dropped = Coalesce(vector);
+        _registered.Add(process, new Registration(vector, address, length, _dropped));
+        return Text(result);
+    }
+
+    private bool Unregister(int process)
+    {
+        if (!_registered.Remove(process, out var registration)) return false;
+        _machine.PutVaddrFrames(registration.Vector);
+        _machine.DestroyVector(registration.Vector);
+        _dropped = -registration.Dropped;
+        return true;
+    }
+
+    /// <summary>
+    /// The pins that io_uring gives back when a buffer lies in large folios of one size, whole but for its ends
+    /// (io_uring/rsrc.c: io_check_coalesce_buffer).
+    /// </summary>
+    private int Coalesce(FrameVector vector)
+    {
+        var pages = _machine.ViewPages(vector, 0, (int)vector.Count);
+        var order = pages[0].Order;
+        if (pages.Count == 1 || order == 0) return 0;
+        var folios = 1;
+        for (var i = 1; i < pages.Count; i++)
+        {
+            var isNext = pages[i].Pfn.Value == pages[i - 1].Pfn.Value + 1;
+            if (pages[i].Head == pages[i - 1].Head && isNext) continue;
+            var isWhole = pages[i - 1].Pfn.Value - pages[i - 1].Head.Value == (1UL << order) - 1;
+            if (!isWhole || pages[i].Order != order || pages[i].Pfn != pages[i].Head) return 0;
+            folios++;
+        }
+
+        return pages.Count - folios;
+    }
+
+    private string RegisteredCopy(int process, ulong offset, byte? value)
+    {
+        if (!_registered.TryGetValue(process, out var registration) || offset >= registration.Length) return "none";
+        var one = new byte[] { value ?? 0 };
+        var at = (registration.Address & ~PageGeometry.PageMask) + offset;
+        _machine.CopyFrames(registration.Vector, at, one, isWrite: value is not null, out _);
+        return value is null ? Byte(one[0]) : "ok";
+    }
+
+    private string Drain()
+    {
+        var text = "";
+        for (var page = 0L; page < _pipe.Count; page++)
+        {
+            var one = new byte[1];
+            _machine.CopyFrames(_pipe, (ulong)page * Page, one, isWrite: false, out _);
+            text += " " + Byte(one[0]);
+        }
+
+        _machine.PutVaddrFrames(_pipe);
+        return text.Length == 0 ? "empty" : text.TrimStart();
+    }
+
+    private Span<byte> Buffer(ulong length) => _buffer.AsSpan(0, (int)Math.Min(length, (ulong)_buffer.Length));
+
+    private Span<byte> Filled(ulong length, ulong value)
+    {
+        var buffer = Buffer(length);
+        buffer.Fill((byte)value);
+        return buffer;
+    }
+
+    private Span<byte> DirectInput(ulong length)
+    {
+        var buffer = Filled(length, 0);
+        for (var at = 0; at < buffer.Length; at += (int)Page) buffer[at] = (byte)'d';
+        return buffer;
+    }
+
+    private string Copied(SyscallResult result, ulong length)
+    {
+        var text = Text(result);
+        if (!result.IsOk) return text;
+        var buffer = Buffer(length);
+        for (var at = 0UL; at < result.Value; at += Page) text += " " + Byte(buffer[(int)at]);
+        return text;
+    }
+
+    private static string Byte(byte value) => value.ToString("x", CultureInfo.InvariantCulture);
+
+    private static string Text(Errno error) => error == Errno.None ? "0x0" : $"-{error}";
+
+    private static string Text(SyscallResult result) => $"{result}";
+}

@@ -1,0 +1,229 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+
+namespace FramePin.Conformance.Scripts;
+
+/// <summary>Makes random steps from a seed. Looks at FramePin's areas, never at the kernel's, so that a seed always gives the same script.</summary>
+public sealed class Generator(int seed, InitialProcess initial)
+{
+    private const ulong Page = PageGeometry.PageSize;
+    private const ulong Huge = PageGeometry.PmdSize;
+    private const ulong Arena = 0x1000_0000;
+    private const int ArenaPages = 48;
+    private const ulong HugeArena = 0x4000_0000;
+    private const int MaxProcesses = 4;
+
+    private static readonly (StepKind Kind, int Weight)[] Weights =
+    [
+        (StepKind.Mmap, 170), (StepKind.Munmap, 50), (StepKind.Mprotect, 80), (StepKind.Mremap, 50), (StepKind.Madvise, 120),
+        (StepKind.Mlock, 25), (StepKind.Munlock, 20), (StepKind.MlockAll, 2), (StepKind.MunlockAll, 3), (StepKind.Brk, 20),
+        (StepKind.Mseal, 4), (StepKind.Msync, 10), (StepKind.Mincore, 30), (StepKind.Load, 110), (StepKind.Store, 150),
+        (StepKind.Fork, 14), (StepKind.Exit, 8), (StepKind.Truncate, 15), (StepKind.PunchHole, 12), (StepKind.FileWrite, 20),
+        (StepKind.FileRead, 10), (StepKind.Seal, 2), (StepKind.Register, 30), (StepKind.Unregister, 18),
+        (StepKind.RegisteredRead, 12), (StepKind.RegisteredWrite, 12), (StepKind.Vmsplice, 14), (StepKind.Drain, 14),
+        (StepKind.ProcessRead, 20), (StepKind.ProcessWrite, 20), (StepKind.MemRead, 20), (StepKind.MemWrite, 20),
+        (StepKind.DirectWrite, 8), (StepKind.DirectRead, 8), (StepKind.CopyFrom, 18), (StepKind.Clear, 18), (StepKind.Futex, 18),
+        (StepKind.MovePages, 8),
+    ];
+
+    private static readonly int TotalWeight = Weights.Sum(pair => pair.Weight);
+
+    private static readonly Advice[] Advices =
+    [
+        Advice.Normal, Advice.Random, Advice.Sequential, Advice.WillNeed, Advice.DontNeed, Advice.DontNeed, Advice.DontNeed,
+        Advice.Free, Advice.Remove, Advice.DontFork, Advice.DoFork, Advice.Mergeable, Advice.Unmergeable, Advice.HugePage,
+        Advice.NoHugePage, Advice.DontDump, Advice.DoDump, Advice.WipeOnFork, Advice.KeepOnFork, Advice.Cold,
+        Advice.PopulateRead, Advice.PopulateRead, Advice.PopulateWrite, Advice.PopulateWrite, Advice.DontNeedLocked,
+        Advice.GuardInstall, Advice.GuardInstall, Advice.GuardRemove,
+    ];
+
+    private readonly Random _random = new(seed);
+    private int _processes = 1;
+    private readonly HashSet<int> _exited = [];
+
+    /// <summary>The next step, given the areas of each process.</summary>
+    public Step Next(Func<int, IReadOnlyList<AddressRange>> areasOf)
+    {
+        while (true)
+        {
+            var process = PickProcess();
+            var step = Make(process, PickKind(), areasOf(process));
+            if (step is null || Endangers(step)) continue;
+            if (step.Kind == StepKind.Fork) _processes++;
+            if (step.Kind == StepKind.Exit) _exited.Add(process);
+            return step;
+        }
+    }
+
+    private int PickProcess()
+    {
+        while (true)
+        {
+            var process = _random.Next(4) == 0 ? _random.Next(_processes) : 0;
+            if (!_exited.Contains(process)) return process;
+        }
+    }
+
+    private StepKind PickKind()
+    {
+        var at = _random.Next(TotalWeight);
+        foreach (var (kind, weight) in Weights)
+        {
+            if (at < weight) return kind;
+            at -= weight;
+        }
+
+        throw new InvalidOperationException("weights");
+    }
+
+    private Step? Make(int process, StepKind kind, IReadOnlyList<AddressRange> areas)
+    {
+        var (address, length) = PickRange(areas);
+        switch (kind)
+        {
+            case StepKind.Mmap: return Mmap(process, address, length);
+            case StepKind.Mprotect: return new Step(process, kind, address, length, PickProt());
+            case StepKind.Mremap:
+                var flags = Pick<ulong>([0, 1, 1, 1, 3, 3, 3, 5, 7]);
+                var newLength = Chance(3) ? length : PickLength(address >= HugeArena && Chance(3));
+                var (target, _) = PickRange(areas);
+                return new Step(process, kind, address, length, newLength, flags, (flags & 6) != 0 ? target : 0);
+            case StepKind.Madvise: return new Step(process, kind, address, length, (ulong)Pick(Advices));
+            case StepKind.Mlock: return new Step(process, kind, address, length, Chance(3) ? 1UL : 0);
+            case StepKind.MlockAll: return new Step(process, kind, Pick<ulong>([1, 2, 3, 5, 6, 7]));
+            case StepKind.MunlockAll or StepKind.Unregister or StepKind.Drain: return new Step(process, kind);
+            case StepKind.Brk: return new Step(process, kind, (ulong)_random.Next(0, 12) * (Page / 2));
+            case StepKind.Msync: return new Step(process, kind, address, length, Pick<ulong>([0, 1, 2, 4, 6, 5]));
+            case StepKind.Mseal: return new Step(process, kind, address, length);
+            case StepKind.Load: return new Step(process, kind, address + PickOffset());
+            case StepKind.Store: return new Step(process, kind, address + PickOffset(), PickByte());
+            case StepKind.Fork: return _processes < MaxProcesses ? new Step(process, kind) : null;
+            case StepKind.Exit: return process > 0 ? new Step(process, kind) : null;
+            case StepKind.Truncate: return new Step(process, kind, PickFile(), PickSize());
+            case StepKind.PunchHole:
+                return new Step(process, kind, PickFile(), (ulong)_random.Next(0, 16) * Page, (ulong)_random.Next(1, 5) * Page);
+            case StepKind.FileWrite: return new Step(process, kind, PickFile(), (ulong)_random.Next(0, 18) * Page, PickByte());
+            case StepKind.FileRead: return new Step(process, kind, Pick<ulong>([0, 1, 2, 6]), (ulong)_random.Next(0, 18) * Page);
+            case StepKind.Seal: return new Step(process, kind, 0);
+            case StepKind.RegisteredRead: return new Step(process, kind, (ulong)_random.Next(0, 4) * Page);
+            case StepKind.RegisteredWrite: return new Step(process, kind, (ulong)_random.Next(0, 4) * Page, PickByte());
+            case StepKind.ProcessWrite or StepKind.MemWrite:
+                return new Step(process, kind, address, Math.Clamp(length, Page, 16 * Page), PickByte());
+            case StepKind.Futex: return new Step(process, kind, address);
+            case StepKind.Munmap or StepKind.Munlock: return new Step(process, kind, address, length);
+            default: return new Step(process, kind, address, Math.Clamp(length, Page, 16 * Page));
+        }
+    }
+
+    private Step Mmap(int process, ulong address, ulong length)
+    {
+        var prot = PickProt();
+        var type = _random.Next(10);
+        var extra = (ulong)(Chance(12) ? MapFlags.NoReserve : 0) | (ulong)(Chance(10) ? MapFlags.Populate : 0)
+            | (ulong)(Chance(20) ? MapFlags.Locked : 0) | (ulong)(Chance(25) ? MapFlags.Stack : 0);
+        var placed = _random.Next(10) switch
+        {
+            < 6 => (ulong)MapFlags.Fixed,
+            6 => (ulong)MapFlags.FixedNoReplace,
+            7 => 0UL,
+            _ => ulong.MaxValue,
+        };
+        if (placed == ulong.MaxValue) (address, placed) = (0, 0);
+        ulong file = 0, offset = 0;
+        var flags = extra | placed;
+        switch (type)
+        {
+            case < 4:
+                flags |= (ulong)(MapFlags.Private | MapFlags.Anonymous);
+                if (Chance(15)) flags |= (ulong)MapFlags.GrowsDown;
+                break;
+            case 4 or 5: flags |= (ulong)(MapFlags.Shared | MapFlags.Anonymous); break;
+            case 6 or 7 or 8:
+                file = PickFile() + 1;
+                offset = (ulong)_random.Next(0, 10) * Page;
+                if (FileSpec.All[(int)file - 1].Kind == Core.Backing.FileKind.HugeTlb)
+                {
+                    offset = (ulong)_random.Next(0, 2) * Huge;
+                    if (!Chance(6)) (address, length) = (PageGeometry.AlignDown(address, Huge), Huge);
+                }
+
+                flags |= (ulong)(Chance(2) ? MapFlags.Shared : MapFlags.Private);
+                break;
+            default:
+                if (Chance(3)) flags |= (ulong)(MapFlags.Droppable | MapFlags.Anonymous);
+                else if (Chance(2))
+                {
+                    flags |= (ulong)(MapFlags.Private | MapFlags.Anonymous | MapFlags.HugeTlb);
+                    if (!Chance(6)) (address, length) = (PageGeometry.AlignDown(address, Huge), Huge);
+                }
+                else
+                {
+                    flags |= (ulong)(MapFlags.Private | MapFlags.Anonymous);
+                    prot = 3;
+                    extra = 0;
+                }
+
+                break;
+        }
+
+        return new Step(process, StepKind.Mmap, address, length, prot, flags, file, offset);
+    }
+
+    private (ulong Address, ulong Length) PickRange(IReadOnlyList<AddressRange> areas)
+    {
+        var where = _random.Next(100);
+        if (where < 12 && areas.Count > 0)
+        {
+            var area = areas[_random.Next(areas.Count)];
+            var pages = area.Length / Page;
+            var first = (ulong)_random.NextInt64((long)Math.Min(pages, 1024));
+            return (area.Start + (first * Page), PickLength(pages >= 512 && Chance(2)));
+        }
+
+        if (where < 24)
+        {
+            var at = HugeArena + ((ulong)_random.Next(0, 3) * Huge) + (Chance(2) ? 0 : (ulong)_random.Next(0, 512) * Page);
+            return (at, PickLength(Chance(2)));
+        }
+
+        var address = Arena + ((ulong)_random.Next(0, ArenaPages) * Page);
+        if (Chance(60)) address += 0x10;
+        return (address, PickLength(false));
+    }
+
+    private ulong PickLength(bool huge)
+    {
+        if (huge) return Huge * (ulong)_random.Next(1, 3);
+        var pages = (ulong)_random.Next(1, 9);
+        if (Chance(15)) pages = (ulong)_random.Next(9, 25);
+        var length = pages * Page;
+        if (Chance(30)) length -= 0x800;
+        return Chance(100) ? 0 : length;
+    }
+
+    private ulong PickProt() => Pick<ulong>([3, 3, 3, 3, 3, 1, 1, 0, 7, 5, 2]);
+
+    private ulong PickFile() => Pick<ulong>([0, 0, 0, 1, 1, 2, 2, 2, 3, 4, 5, 6]);
+
+    private ulong PickSize() => Chance(4) ? ((ulong)_random.Next(0, 20) * Page) + 0x800 : (ulong)_random.Next(0, 20) * Page;
+
+    private ulong PickByte() => (ulong)_random.Next(1, 256);
+
+    private ulong PickOffset() => Chance(2) ? 0 : (ulong)_random.Next(1, 4096);
+
+    private bool Chance(int oneIn) => _random.Next(oneIn) == 0;
+
+    private T Pick<T>(ReadOnlySpan<T> from) => from[_random.Next(from.Length)];
+
+    /// <summary>True for a step that would reach the executor's own code and stack, or the kernel's pages (vvar counts time).</summary>
+    private bool Endangers(Step step)
+    {
+        if (step.Kind is StepKind.MlockAll or StepKind.Brk or StepKind.Truncate or StepKind.PunchHole or StepKind.FileWrite
+            or StepKind.FileRead or StepKind.Seal or StepKind.RegisteredRead or StepKind.RegisteredWrite)
+            return false;
+        return Hits(step.A, Math.Max(step.B, Page)) || (step.Kind == StepKind.Mremap && Hits(step.E, Math.Max(step.C, Page)));
+    }
+
+    private bool Hits(ulong address, ulong length) =>
+        address != 0 && initial.Mappings.Any(mapping => address < mapping.End && mapping.Start < address + length);
+}

@@ -1,0 +1,19 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Faults;
+
+namespace FramePin.Conformance.Scripts;
+
+/// <summary>A mapping that exec made. Addresses and offset in bytes; permissions as in maps.</summary>
+public sealed record InitialMapping(ulong Start, ulong End, string Permissions, ulong Offset, string Name);
+
+/// <summary>The process that a script starts with, as the kernel made it.</summary>
+/// <param name="Mappings">What exec put into place.</param>
+/// <param name="MmapBase">End of the highest mapping that mmap may choose.</param>
+/// <param name="StartBrk">Start of the heap.</param>
+/// <param name="HugePages">Free huge pages of 2 MiB.</param>
+/// <param name="Thp">The host's mode of transparent huge pages.</param>
+/// <param name="UsesZeroPage">Reads of untouched anonymous memory map the zero page.</param>
+/// <param name="MissingFiles">Indexes of the files that the host could not make.</param>
+public sealed record InitialProcess(
+    IReadOnlyList<InitialMapping> Mappings, ulong MmapBase, ulong StartBrk, int HugePages, ThpMode Thp,
+    bool UsesZeroPage, IReadOnlyList<int> MissingFiles);

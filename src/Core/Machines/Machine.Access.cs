@@ -1,0 +1,183 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Pinning;
+using FramePin.Core.Syscalls;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Machines;
+
+/// <summary>
+/// The paths by which other parts of the kernel reach a process's memory, each with the GUP call that it makes. A result is a
+/// count of bytes or an errno, as the system call answers it.
+/// </summary>
+public sealed partial class Machine
+{
+    private const ulong MaxRegisteredBytes = 1UL << 30;
+
+    /// <summary>
+    /// io_uring's REGISTER_BUFFERS of one buffer: PIN, WRITE, LONGTERM, all of it or -EFAULT. The pages stay in
+    /// <paramref name="vector"/> until it is put. Source: io_uring/rsrc.c: io_sqe_buffer_register, io_pin_pages.
+    /// </summary>
+    public SyscallResult RegisterBuffer(AddressSpace space, ulong address, ulong length, FrameVector vector)
+    {
+        if (length is 0 or > MaxRegisteredBytes || address == 0) return Errno.EFAULT;
+        if (address + length < address) return Errno.EOVERFLOW;
+        var pages = PagesBetween(address, length);
+        var result = Gup(
+            space, GupCall.PinUserPagesFast, address, pages, GupFlags.Write | GupFlags.LongTerm, LockedArgument.Null, vector).Result;
+        if (result.Error != Errno.None) return result.Error;
+        if (result.Pages == pages) return SyscallResult.Ok();
+        PutVaddrFrames(vector);
+        return Errno.EFAULT;
+    }
+
+    /// <summary>
+    /// vmsplice into a pipe with room for the vector's slots: GET, read. The pages stay in <paramref name="vector"/> as the
+    /// pipe's buffers do. Source: fs/splice.c: vmsplice_to_pipe.
+    /// </summary>
+    public SyscallResult Vmsplice(AddressSpace space, ulong address, ulong length, FrameVector vector)
+    {
+        var pages = Math.Min(PagesBetween(address, length), vector.Allocated);
+        var result = Gup(space, GupCall.GetUserPagesFast, address, pages, GupFlags.None, LockedArgument.Null, vector).Result;
+        if (result.Error != Errno.None) return result.Error;
+        var first = PageGeometry.PageSize - (address & ~PageGeometry.PageMask);
+        var bytes = first + ((ulong)(result.Pages - 1) << PageGeometry.PageShift);
+        return SyscallResult.Ok(Math.Min(bytes, length));
+    }
+
+    /// <summary>
+    /// process_vm_readv and process_vm_writev by another process: PIN, remote. Pages before the first that cannot be had count.
+    /// Source: mm/process_vm_access.c: process_vm_rw_single_vec.
+    /// </summary>
+    public SyscallResult ProcessVm(AddressSpace space, ulong address, Span<byte> buffer, bool isWrite) =>
+        CopyPinned(space, GupCall.PinUserPagesRemote, address, buffer, isWrite, isWrite, needsAll: false);
+
+    /// <summary>
+    /// A direct transfer between user memory and a disk file: PIN fast, all of it. <paramref name="isRead"/>: the file is read, user memory
+    /// written. Source: block/bio.c: bio_iov_iter_get_pages.
+    /// </summary>
+    public SyscallResult DirectIo(AddressSpace space, ulong address, Span<byte> buffer, bool isRead) =>
+        CopyPinned(space, GupCall.PinUserPagesFast, address, buffer, isRead, isRead, needsAll: true);
+
+    /// <summary>
+    /// pread and pwrite of /proc/PID/mem: GET, remote, FORCE, page by page; grows a stack. -EIO when the first byte cannot be had.
+    /// Source: fs/proc/base.c: mem_rw; mm/memory.c: __access_remote_vm.
+    /// </summary>
+    public SyscallResult ProcMem(AddressSpace space, ulong address, Span<byte> buffer, bool isWrite)
+    {
+        var flags = GupFlags.Force | (isWrite ? GupFlags.Write : 0);
+        using var held = new HeldVector(this, 1);
+        var done = 0;
+        while (done < buffer.Length)
+        {
+            var at = address + (ulong)done;
+            if (!GrowStack(space, at)) break;
+            if (Gup(space, GupCall.GetUserPagesRemote, at, 1, flags, LockedArgument.Null, held.Vector).Result.Pages != 1) break;
+            var within = at & ~PageGeometry.PageMask;
+            var part = buffer.Slice(done, Math.Min(buffer.Length - done, (int)(PageGeometry.PageSize - within)));
+            var copied = CopyFrames(held.Vector, within, part, isWrite, out _);
+            if (isWrite) PutVaddrFramesDirty(held.Vector);
+            else PutVaddrFrames(held.Vector);
+            done += copied;
+            if (copied < part.Length) break;
+        }
+
+        return done > 0 ? SyscallResult.Ok((ulong)done) : Errno.EIO;
+    }
+
+    /// <summary>
+    /// FUTEX_WAKE of a shared futex that nobody waits for: finds the page for writing, else for reading (kernel/futex/core.c:
+    /// get_futex_key).
+    /// </summary>
+    public SyscallResult FutexWake(AddressSpace space, ulong address)
+    {
+        if ((address & 3) != 0) return Errno.EINVAL;
+        if (address >= PageGeometry.TaskSize) return Errno.EFAULT;
+        using var held = new HeldVector(this, 1);
+        var result = Gup(space, GupCall.GetUserPagesFast, address, 1, GupFlags.Write, LockedArgument.Null, held.Vector).Result;
+        if (result.Error == Errno.None) return SyscallResult.Ok();
+        result = Gup(space, GupCall.GetUserPagesFast, address, 1, GupFlags.None, LockedArgument.Null, held.Vector).Result;
+        if (result.Error != Errno.None) return result.Error;
+        // A page that may be replaced by the first write is no key: anonymous, or the zero page.
+        var page = ViewPages(held.Vector, 0, 1)[0];
+        return (page.Flags & Frames.FrameFlags.InCache) != 0 ? SyscallResult.Ok() : Errno.EFAULT;
+    }
+
+    /// <summary>
+    /// move_pages without targets: for each page 0 (its node), -ENOENT when it is absent, -EFAULT outside every area or for the
+    /// zero page. Source: mm/migrate.c: do_pages_stat_array.
+    /// </summary>
+    public Errno[] QueryNodes(AddressSpace space, ulong address, int pages)
+    {
+        using var turn = EnterQuery();
+        var result = new Errno[pages];
+        for (var i = 0; i < pages; i++)
+        {
+            var at = address + ((ulong)i << PageGeometry.PageShift);
+            if (space.Exited || space.Vmas.Find(at) is null)
+            {
+                result[i] = Errno.EFAULT;
+                continue;
+            }
+
+            var slot = space.PageTable.Find(at);
+            var entry = slot.Exists ? space.PageTable[slot] : 0;
+            if (!PageTables.Pte.IsMapped(entry)) result[i] = Errno.ENOENT;
+            else if (PageTables.Pte.PfnOf(entry) == _mm.Memory.ZeroPage) result[i] = Errno.EFAULT;
+            else if ((entry & PageTables.Pte.Special) != 0) result[i] = Errno.ENOENT;
+        }
+
+        return result;
+    }
+
+    /// <summary>
+    /// copy_from_user and copy_to_user of a system call: the bytes before the first page that cannot be had, -EFAULT when there
+    /// are none.
+    /// </summary>
+    public SyscallResult CopyUser(AddressSpace space, ulong address, Span<byte> buffer, bool isWrite)
+    {
+        var done = isWrite ? Write(space, address, buffer, out _) : Read(space, address, buffer, out _);
+        return done > 0 || buffer.IsEmpty ? SyscallResult.Ok((ulong)done) : Errno.EFAULT;
+    }
+
+    private static long PagesBetween(ulong address, ulong length) =>
+        (long)PageGeometry.PagesOf((address & ~PageGeometry.PageMask) + length);
+
+    private SyscallResult CopyPinned(
+        AddressSpace space, GupCall call, ulong address, Span<byte> buffer, bool isWrite, bool dirties, bool needsAll)
+    {
+        if (buffer.IsEmpty) return SyscallResult.Ok();
+        var pages = PagesBetween(address, (ulong)buffer.Length);
+        using var held = new HeldVector(this, pages);
+        var flags = isWrite ? GupFlags.Write : GupFlags.None;
+        var result = Gup(space, call, address, pages, flags, LockedArgument.Held, held.Vector).Result;
+        if (result.Error != Errno.None) return Errno.EFAULT;
+        var within = address & ~PageGeometry.PageMask;
+        var bytes = Math.Min((ulong)buffer.Length, ((ulong)result.Pages << PageGeometry.PageShift) - within);
+        var done = CopyFrames(held.Vector, within, buffer[..(int)bytes], isWrite, out _);
+        if (dirties) PutVaddrFramesDirty(held.Vector);
+        // Pages that were had before the first that was not take part in the transfer, whose answer is the error.
+        return needsAll && result.Pages < pages ? SyscallResult.Fail(Errno.EFAULT, isPartial: true) : SyscallResult.Ok((ulong)done);
+    }
+
+    /// <summary>An address between a stack and what is below it belongs to the stack; false when it belongs to nobody.</summary>
+    private bool GrowStack(AddressSpace space, ulong address)
+    {
+        using var turn = EnterTurn();
+        if (space.Exited || address >= PageGeometry.TaskSize) return false;
+        if (space.Vmas.FindFrom(address) is not { } vma) return false;
+        return vma.Start <= address || (vma.Has(VmFlags.GrowsDown) && StackGrowth.Expand(space, vma, address));
+    }
+
+    /// <summary>A vector for the length of one call: put and destroyed at its end.</summary>
+    private readonly ref struct HeldVector(Machine machine, long slots)
+    {
+        public FrameVector Vector { get; } = machine.CreateVector(slots) ?? throw new ArgumentOutOfRangeException(nameof(slots));
+
+        public void Dispose()
+        {
+            machine.PutVaddrFrames(Vector);
+            machine.DestroyVector(Vector);
+        }
+    }
+}
