@@ -16,7 +16,22 @@ internal static partial class FaultHandler
         if (vma.File is not { } file) return SpecialFault(mm, request);
         var address = request.Address & PageGeometry.PageMask;
         var index = vma.IndexOf(address);
+        // do_read_fault: what is cached around the address is mapped first, also when the page itself cannot be had.
+        if (!request.IsWrite && !request.IsUnshare)
+        {
+            MapAround(mm, request, file, address);
+            if (Pte.IsMapped(space.PageTable.Read(address))) return VmFault.NoPage;
+        }
+
         if (index >= PageGeometry.PagesOf(file.Size)) return VmFault.SigBus;
+        if (file.Kind == FileKind.Disk && file.Lookup(index) is null && ReadAhead(mm, vma, file, index)
+            && !request.IsWrite && !request.IsUnshare)
+        {
+            // The read drops the lock; the fault begins anew and finds the neighbours cached.
+            MapAround(mm, request, file, address);
+            if (Pte.IsMapped(space.PageTable.Read(address))) return VmFault.NoPage;
+        }
+
         var isShared = vma.Has(VmFlags.Shared);
         var isPrivateCopy = !vma.HasAny(VmFlags.Shared | VmFlags.MayShare) && (request.IsWrite || request.IsUnshare);
         if (FindOrAddPage(mm, space, file, index, address, request.Context) is not { } pfn) return VmFault.Oom;
@@ -33,8 +48,27 @@ internal static partial class FaultHandler
         }
 
         if (isDirtying) mm.Memory.MarkDirty(pfn);
-        else MapAround(mm, request, file, address);
         return VmFault.NoPage;
+    }
+
+    /// <summary>
+    /// do_sync_mmap_readahead: a page that is not cached is read with its neighbours, 16 pages before it and 15 behind it; from it
+    /// on under MADV_SEQUENTIAL, alone under MADV_RANDOM. True when it is cached now.
+    /// </summary>
+    private static bool ReadAhead(MmContext mm, Vma vma, MemoryFile file, ulong index)
+    {
+        if (vma.Has(VmFlags.RandRead)) CacheRange(mm, file, index, 1);
+        else if (vma.Has(VmFlags.SeqRead)) CacheRange(mm, file, index, ReadAheadPages);
+        else CacheRange(mm, file, index - Math.Min(index, ReadAheadPages / 2), ReadAheadPages);
+        return file.Lookup(index) is not null;
+    }
+
+    /// <summary>Reads a range of pages into the cache, up to the end of the file; stops in silence when memory is out.</summary>
+    public static void CacheRange(MmContext mm, MemoryFile file, ulong first, ulong count)
+    {
+        var end = Math.Min(first + count, PageGeometry.PagesOf(file.Size));
+        for (var index = first; index < end; index++)
+            if (FindOrAddPage(mm, null, file, index, 0, AllocationContext.Movable) is null) return;
     }
 
     private static ulong FileBits(MmContext mm, Vma vma, Pfn pfn, bool writable)
@@ -91,7 +125,7 @@ internal static partial class FaultHandler
         var end = Math.Min(Math.Min(vma.End, table), start + FaultAroundBytes);
         for (var at = start; at < end; at += PageGeometry.PageSize)
         {
-            if (at == address || space.PageTable.Read(at) != 0) continue;
+            if (space.PageTable.Read(at) != 0) continue;
             var index = vma.IndexOf(at);
             if (index >= PageGeometry.PagesOf(file.Size) || file.Lookup(index) is not { } pfn) continue;
             if ((mm.Memory.Frames[pfn].Flags & FrameFlags.HwPoison) != 0) continue;

@@ -11,6 +11,9 @@ internal static partial class FaultHandler
 {
     private const ulong FaultAroundBytes = 64UL << 10;
 
+    /// <summary>Pages that a block device reads ahead (128 KiB).</summary>
+    private const ulong ReadAheadPages = 32;
+
     /// <summary>
     /// Handles a fault. <see cref="VmFault.Retry"/> means that a plan dropped the lock: the caller tries again, or parks when
     /// <paramref name="parks"/> says so.

@@ -52,6 +52,7 @@ public sealed partial class Machine
     public Errno PunchHole(MemoryFile file, ulong offset, ulong length)
     {
         if (length == 0 || offset + length < offset) return Errno.EINVAL;
+        if (file.Kind == FileKind.Secret) return Errno.EOPNOTSUPP;
         using var turn = EnterTurn();
         if (file.WriteSealed) return Errno.EPERM;
         FileCalls.PunchHole(_mm, file, offset, length);

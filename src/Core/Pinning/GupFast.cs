@@ -69,11 +69,13 @@ internal static class GupFast
         var address = start;
         var end = start + ((ulong)count << PageGeometry.PageShift);
         var verdict = Verdict.Take;
+        var order = 0;
         while (address < end && verdict == Verdict.Take)
         {
             var slot = space.PageTable.Find(address);
             if (!slot.Exists) break;
-            verdict = slot.Order == 0
+            order = slot.Order;
+            verdict = order == 0
                 ? WalkTable<TCounts>(mm, ref address, end, slot, flags, ref writer)
                 : TakeHuge<TCounts>(mm, ref address, end, space.PageTable[slot], slot.Order, flags, ref writer);
         }
@@ -82,7 +84,8 @@ internal static class GupFast
         var taken = writer.Frames - before;
         if ((flags & GupFlags.Pin) != 0)
         {
-            var dropped = verdict == Verdict.TakeAndDrop ? 1 : 0;
+            // A huge leaf is taken, and dropped, for all the pages wanted of it at once.
+            var dropped = verdict == Verdict.TakeAndDrop ? PagesOfLeaf(address, end, order) : 0;
             mm.Memory.Statistics.Acquire(taken + dropped, mode);
             if (dropped != 0) mm.Memory.Statistics.Release(dropped, mode);
         }
@@ -210,12 +213,19 @@ internal static class GupFast
         var head = Pte.PfnOf(entry).Value;
         if ((flags & GupFlags.LongTerm) != 0 && head >= mm.Memory.MovableStart) return Verdict.Stop;
         var offset = (address >> PageGeometry.PageShift) & ((1UL << order) - 1);
-        var pages = Math.Min((1UL << order) - offset, (end - address) >> PageGeometry.PageShift);
+        var pages = (ulong)PagesOfLeaf(address, end, order);
         var delta = (flags & GupFlags.Pin) != 0 ? FrameTable.PinDelta(order, (long)pages) : (long)pages;
         if (!TryTake<TCounts>(ref mm.Memory.Frames.Counts[head], delta)) return Verdict.Stop;
         writer.Append(head + offset, pages, isLarge: true);
         address += pages << PageGeometry.PageShift;
         return Verdict.Take;
+    }
+
+    /// <summary>Pages from <paramref name="address"/> to the end of its leaf or of the range.</summary>
+    private static long PagesOfLeaf(ulong address, ulong end, int order)
+    {
+        var offset = (address >> PageGeometry.PageShift) & ((1UL << order) - 1);
+        return (long)Math.Min((1UL << order) - offset, (end - address) >> PageGeometry.PageShift);
     }
 
     private static bool TakeOfLarge<TCounts>(FrameTable frames, ulong pfn, GupFlags flags)

@@ -49,7 +49,7 @@ internal static class ForkCall
 
     /// <summary>vma_needs_copy: what faults can fill again is left to them.</summary>
     private static bool NeedsCopy(Vma vma) =>
-        vma.AnonVma is not null || vma.IsHugeTlb
+        vma.AnonVma is not null
         || vma.HasAny(VmFlags.PfnMap | VmFlags.MixedMap | VmFlags.UffdWp | VmFlags.MaybeGuard | VmFlags.Io);
 
     private static Errno CopyRange(MmContext mm, AddressSpace parent, AddressSpace child, Vma vma, Vma copy)

@@ -63,6 +63,8 @@ internal static class MadviseCall
         switch (advice)
         {
             case Advice.WillNeed:
+                if (vma.File is { Kind: FileKind.Disk } file)
+                    FaultHandler.CacheRange(mm, file, vma.IndexOf(part.Start), part.Length >> PageGeometry.PageShift);
                 return Errno.None;
             case Advice.DontNeed or Advice.DontNeedLocked or Advice.Free:
                 return Discard(mm, space, vma, part, advice);

@@ -154,7 +154,7 @@ internal static class MmapCall
                 vmFlags |= VmFlags.Shared | VmFlags.MayShare;
                 return Errno.None;
             case MapFlags.Droppable when mm.Profile.HasDroppable:
-                if ((vmFlags & (VmFlags.Locked | VmFlags.GrowsDown)) != 0 || (flags & MapFlags.HugeTlb) != 0)
+                if ((vmFlags & VmFlags.GrowsDown) != 0 || (flags & (MapFlags.Locked | MapFlags.HugeTlb)) != 0)
                     return Errno.EINVAL;
                 vmFlags |= VmFlags.Droppable | VmFlags.NoReserve | VmFlags.WipeOnFork | VmFlags.DontDump;
                 return Errno.None;
@@ -207,10 +207,11 @@ internal static class MmapCall
 
         if (file is null && request.Device is null) pageOffset = range.Start >> PageGeometry.PageShift;
         if (file is { Kind: FileKind.Secret }) vmFlags |= VmFlags.Locked | VmFlags.DontDump;
-        var populates = (vmFlags & (VmFlags.Locked | VmFlags.LockOnFault)) == VmFlags.Locked
+        // Populating passes over areas that lock on fault; whether this one does is decided below.
+        var populates = (vmFlags & VmFlags.Locked) != 0
             || (flags & (MapFlags.Populate | MapFlags.NonBlock)) == MapFlags.Populate;
-        // Huge pages are locked anyway: the area does not say so.
-        if (hugeOrder > 0) vmFlags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
+        // vma_supports_mlock: such an area is populated, but not called locked.
+        if (hugeOrder > 0 || (vmFlags & VmFlags.Droppable) != 0) vmFlags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
         var vma = new Vma
         {
             Start = range.Start,

@@ -72,8 +72,13 @@ internal static class MprotectCall
             flags &= ~VmFlags.Account;
         }
 
+        var wasLockedPrivate =
+            (vma.Flags & (VmFlags.Write | VmFlags.Shared | VmFlags.Locked | VmFlags.LockOnFault)) == VmFlags.Locked;
         var error = VmaFlagChange.Apply(space, ref vma, start, end, flags);
         if (error != Errno.None) return error;
-        return Mapping.ChangeProtection(mm, space, vma, start, end) ? Errno.None : Errno.ENOMEM;
+        if (!Mapping.ChangeProtection(mm, space, vma, start, end)) return Errno.ENOMEM;
+        // Locked private memory that becomes writable is copied now rather than at a later fault.
+        if (wasLockedPrivate && (flags & VmFlags.Write) != 0) MlockCalls.Populate(mm, space, new AddressRange(start, end));
+        return Errno.None;
     }
 }

@@ -18,62 +18,39 @@ internal static class MunmapCall
         return error == Errno.None ? SyscallResult.Ok() : error;
     }
 
-    /// <summary>Removes what lies in the range; nothing there is fine. On an error nothing is unmapped.</summary>
+    /// <summary>
+    /// Removes what lies in the range; nothing there is fine. On an error nothing is unmapped, though the first area may have
+    /// been cut in two (vms_gather_munmap_vmas).
+    /// </summary>
     public static Errno Unmap(MmContext mm, AddressSpace space, AddressRange range)
     {
-        var affected = space.Vmas.Overlapping(range);
-        if (affected.Count == 0) return Errno.None;
-        if (affected.Exists(vma => vma.Has(VmFlags.Sealed))) return Errno.EPERM;
-        var first = affected[0];
-        var last = affected[^1];
-        var cutsFirst = range.Start > first.Start;
-        var cutsLast = range.End < last.End;
-        // A hole in the middle of one area makes one more of them; trimming an end does not (row 116).
-        if (cutsFirst && range.End < first.End && space.MapCount >= PageGeometry.MaxMapCount) return Errno.ENOMEM;
-        foreach (var vma in affected)
+        if (space.Vmas.FindFrom(range.Start) is not { } first || first.Start >= range.End) return Errno.None;
+        if (range.Start > first.Start)
         {
-            var cuts = (cutsFirst && vma == first) || (cutsLast && vma == last);
-            if (cuts && vma.NeverSplit) return Errno.EINVAL;
-            if (cuts && vma.IsHugeTlb && !CutsAtHugePage(vma, range)) return Errno.EINVAL;
+            // A hole in the middle of one area makes one more of them; trimming an end does not (row 116).
+            if (range.End < first.End && space.MapCount >= PageGeometry.MaxMapCount) return Errno.ENOMEM;
+            if (first.Has(VmFlags.Sealed)) return Errno.EPERM;
+            var error = VmaMerge.Split(space, first, range.Start, out _, checksLimit: false);
+            if (error != Errno.None) return error;
+        }
+
+        foreach (var vma in space.Vmas.Overlapping(range))
+        {
+            if (vma.Has(VmFlags.Sealed)) return Errno.EPERM;
+            if (vma.End <= range.End) continue;
+            var error = VmaMerge.Split(space, vma, range.End, out _, checksLimit: false);
+            if (error != Errno.None) return error;
         }
 
         if (!Mapping.SplitAt(mm, space, range.Start) || !Mapping.SplitAt(mm, space, range.End)) return Errno.ENOMEM;
-        foreach (var vma in affected) Remove(mm, space, vma, range);
-        return Errno.None;
-    }
-
-    private static bool CutsAtHugePage(Vma vma, AddressRange range)
-    {
-        var size = PageGeometry.PageSize << vma.HugeOrder;
-        var cut = vma.Range.Intersect(range);
-        return PageGeometry.IsAligned(cut.Start, size) && PageGeometry.IsAligned(cut.End, size);
-    }
-
-    private static void Remove(MmContext mm, AddressSpace space, Vma vma, AddressRange range)
-    {
-        var cut = vma.Range.Intersect(range);
-        Mapping.Zap(mm, space, cut.Start, cut.End);
-        if (cut.Start > vma.Start && cut.End < vma.End)
+        foreach (var vma in space.Vmas.Overlapping(range))
         {
-            var upper = vma.Slice(cut.End, vma.End);
-            vma.End = cut.Start;
-            space.Vmas.Insert(upper);
-            VmaMerge.Opened(upper);
-        }
-        else if (cut.Start > vma.Start)
-        {
-            vma.End = cut.Start;
-        }
-        else if (cut.End < vma.End)
-        {
-            vma.PageOffset = vma.IndexOf(cut.End);
-            vma.Start = cut.End;
-        }
-        else
-        {
+            Mapping.Zap(mm, space, vma.Start, vma.End);
             space.Vmas.Remove(vma);
             VmaMerge.Closed(vma);
             mm.DropIfUnused(vma.File);
         }
+
+        return Errno.None;
     }
 }

@@ -25,13 +25,18 @@ internal static class BrkCall
 
     private static bool Move(MmContext mm, AddressSpace space, ulong from, ulong to)
     {
-        if (to < from) return MunmapCall.Unmap(mm, space, new AddressRange(to, from)) == Errno.None;
+        if (to < from)
+        {
+            var range = new AddressRange(to, from);
+            return space.Vmas.Intersects(range) && MunmapCall.Unmap(mm, space, range) == Errno.None;
+        }
+
         if (to > PageGeometry.TaskSize) return false;
         var next = space.Vmas.FindFrom(from);
         if (next is not null && to + PageGeometry.PageSize > Placement.GuardedStart(next)) return false;
         const VmFlags flags = VmFlags.Read | VmFlags.Write | VmFlags.MayRead | VmFlags.MayWrite | VmFlags.MayExec
             | VmFlags.Account;
-        var locked = space.LocksFuture ? VmFlags.Locked : 0;
+        var locked = !space.LocksFuture ? 0 : space.LocksFutureOnFault ? VmFlags.Locked | VmFlags.LockOnFault : VmFlags.Locked;
         if (MlockCalls.CheckNewMapping(space, flags | locked, to - from, isAsked: false) != Errno.None) return false;
         if (Limits.CheckExpansion(space, flags, to - from) != Errno.None) return false;
         if (space.MapCount > PageGeometry.MaxMapCount) return false;
@@ -127,8 +132,9 @@ internal static class MincoreCall
             var address = start + ((ulong)i << PageGeometry.PageShift);
             if (space.Vmas.Find(address) is not { } vma) return Errno.ENOMEM;
             var entry = space.PageTable.Read(address);
-            var isResident = Pte.IsMapped(entry)
-                || (entry == 0 && vma.File is { } file && file.Lookup(vma.IndexOf(address)) is not null);
+            // A guard marker is looked through to the page cache; hugetlb counts what is mapped only.
+            var isResident = entry is not (0 or Pte.GuardMarker)
+                || (vma.File is { } file && !vma.IsHugeTlb && file.Lookup(vma.IndexOf(address)) is not null);
             residency[i] = isResident ? (byte)1 : (byte)0;
         }
 

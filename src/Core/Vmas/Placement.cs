@@ -70,22 +70,22 @@ internal static class Placement
     {
         var top = Math.Min(space.Layout.MmapBase, PageGeometry.TaskSize);
         var vmas = space.Vmas;
-        // gapEnd walks down: the guarded start of the VMA above the gap.
-        var gapEnd = top;
-        for (var i = vmas.LowerIndex(top) - 1; ; i--)
+        var wanted = length + alignment - PageGeometry.PageSize;
+        var limit = top;
+        for (var i = vmas.LowerIndex(top) - 1; i >= -1; i--)
         {
-            var above = i + 1 < vmas.Count ? GuardedStart(vmas[i + 1]) : PageGeometry.TaskSize;
-            gapEnd = Math.Min(gapEnd, above);
-            var gapStart = i >= 0 ? vmas[i].End : 0;
-            gapStart = Math.Max(gapStart, PageGeometry.MmapMinAddress);
-            if (gapEnd >= gapStart && gapEnd - gapStart >= length)
+            var gapStart = Math.Max(i >= 0 ? vmas[i].End : 0, PageGeometry.MmapMinAddress);
+            var above = i + 1 < vmas.Count ? vmas[i + 1] : null;
+            var gapEnd = Math.Min(limit, above?.Start ?? PageGeometry.TaskSize);
+            if (gapEnd < gapStart || gapEnd - gapStart < wanted) continue;
+            if (above is not null && GuardedStart(above) < gapEnd)
             {
-                var address = PageGeometry.AlignDown(gapEnd - length, alignment);
-                if (address >= gapStart) return SyscallResult.Ok(address);
+                // A gap that would do, but for the stack above it: the search goes on below the stack's guard gap.
+                limit = gapEnd = GuardedStart(above);
+                if (gapEnd < gapStart || gapEnd - gapStart < wanted) continue;
             }
 
-            if (i < 0) break;
-            gapEnd = Math.Min(gapEnd, GuardedStart(vmas[i]));
+            return SyscallResult.Ok(PageGeometry.AlignDown(gapEnd - length, alignment));
         }
 
         return SearchBottomUp(space, length, alignment, top);

@@ -10,12 +10,17 @@ internal static class VmaMerge
     /// Cuts <paramref name="vma"/> at <paramref name="address"/> and returns the upper part. -ENOMEM at the map limit, -EINVAL
     /// when the mapping refuses (vm_ops->may_split).
     /// </summary>
-    public static Errno Split(AddressSpace space, Vma vma, ulong address, out Vma upper)
+    /// <param name="space">Where.</param>
+    /// <param name="vma">The area.</param>
+    /// <param name="address">Where to cut, inside the area.</param>
+    /// <param name="upper">The upper part; the area itself on an error.</param>
+    /// <param name="checksLimit">False for munmap, which decides itself whether one more area is too many.</param>
+    public static Errno Split(AddressSpace space, Vma vma, ulong address, out Vma upper, bool checksLimit = true)
     {
         upper = vma;
         if (vma.NeverSplit) return Errno.EINVAL;
         if (vma.IsHugeTlb && !PageGeometry.IsAligned(address, PageGeometry.PageSize << vma.HugeOrder)) return Errno.EINVAL;
-        if (space.MapCount >= PageGeometry.MaxMapCount) return Errno.ENOMEM;
+        if (checksLimit && space.MapCount >= PageGeometry.MaxMapCount) return Errno.ENOMEM;
         upper = vma.Slice(address, vma.End);
         vma.End = address;
         space.Vmas.Insert(upper);

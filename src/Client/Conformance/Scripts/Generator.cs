@@ -103,12 +103,15 @@ public sealed class Generator(int seed, InitialProcess initial)
             case StepKind.PunchHole:
                 return new Step(process, kind, PickFile(), (ulong)_random.Next(0, 16) * Page, (ulong)_random.Next(1, 5) * Page);
             case StepKind.FileWrite: return new Step(process, kind, PickFile(), (ulong)_random.Next(0, 18) * Page, PickByte());
-            case StepKind.FileRead: return new Step(process, kind, Pick<ulong>([0, 1, 2, 6]), (ulong)_random.Next(0, 18) * Page);
+            case StepKind.FileRead: return new Step(process, kind, Pick<ulong>([0, 1, 6]), (ulong)_random.Next(0, 18) * Page);
             case StepKind.Seal: return new Step(process, kind, 0);
             case StepKind.RegisteredRead: return new Step(process, kind, (ulong)_random.Next(0, 4) * Page);
             case StepKind.RegisteredWrite: return new Step(process, kind, (ulong)_random.Next(0, 4) * Page, PickByte());
             case StepKind.ProcessWrite or StepKind.MemWrite:
                 return new Step(process, kind, address, Math.Clamp(length, Page, 16 * Page), PickByte());
+            case StepKind.DirectRead or StepKind.DirectWrite:
+                // The block layer wants aligned memory.
+                return new Step(process, kind, address & ~(Page - 1), Math.Clamp(length, Page, 16 * Page));
             case StepKind.Futex: return new Step(process, kind, address);
             case StepKind.Munmap or StepKind.Munlock: return new Step(process, kind, address, length);
             default: return new Step(process, kind, address, Math.Clamp(length, Page, 16 * Page));
