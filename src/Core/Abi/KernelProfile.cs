@@ -69,6 +69,12 @@ public sealed record KernelProfile
     /// <summary>A move by mremap that changes no length takes every area of its range along (6.17).</summary>
     public required bool MovesSeveralAreas { get; init; }
 
+    /// <summary>A sealed private file mapping that is not writable keeps its pages as anonymous memory does (6.17).</summary>
+    public required bool SealsPrivateFiles { get; init; }
+
+    /// <summary>A fault in an executable mapping reads from its page on, not around it (6.16).</summary>
+    public required bool ExecReadsForward { get; init; }
+
     private static readonly KernelProfile Mm61 = new()
     {
         Name = "6.1",
@@ -86,6 +92,8 @@ public sealed record KernelProfile
         AlignsHugeAnonymous = false,
         StacksRefuseHugePages = false,
         MovesSeveralAreas = false,
+        SealsPrivateFiles = false,
+        ExecReadsForward = false,
     };
 
     private static readonly KernelProfile Mm612 = Mm61 with
@@ -110,6 +118,8 @@ public sealed record KernelProfile
         Name = "6.18",
         HasGuardRegions = true,
         MovesSeveralAreas = true,
+        SealsPrivateFiles = true,
+        ExecReadsForward = true,
     };
 
     /// <summary>Every profile. The eras before 6.1 run over the mm rules of 6.1: a written deviation.</summary>

@@ -23,6 +23,9 @@ internal static partial class FaultHandler
             if (Pte.IsMapped(space.PageTable.Read(address))) return VmFault.NoPage;
         }
 
+        var isPrivateCopy = !vma.HasAny(VmFlags.Shared | VmFlags.MayShare) && (request.IsWrite || request.IsUnshare);
+        // do_cow_fault prepares before it asks the file, and keeps that when the file refuses.
+        if (isPrivateCopy) PrepareAnonVma(mm, space, vma);
         if (index >= PageGeometry.PagesOf(file.Size)) return VmFault.SigBus;
         if (file.Kind == FileKind.Disk && file.Lookup(index) is null && ReadAhead(mm, vma, file, index)
             && !request.IsWrite && !request.IsUnshare)
@@ -33,7 +36,6 @@ internal static partial class FaultHandler
         }
 
         var isShared = vma.Has(VmFlags.Shared);
-        var isPrivateCopy = !vma.HasAny(VmFlags.Shared | VmFlags.MayShare) && (request.IsWrite || request.IsUnshare);
         if (FindOrAddPage(mm, space, file, index, address, request.Context) is not { } pfn) return VmFault.Oom;
         if ((mm.Memory.Frames[pfn].Flags & FrameFlags.HwPoison) != 0) return VmFault.HwPoison;
         if (isPrivateCopy) return PrivateCopy(mm, request, address, pfn);
@@ -58,6 +60,8 @@ internal static partial class FaultHandler
     private static bool ReadAhead(MmContext mm, Vma vma, MemoryFile file, ulong index)
     {
         if (vma.Has(VmFlags.RandRead)) CacheRange(mm, file, index, 1);
+        else if (vma.Has(VmFlags.Exec) && mm.Profile.ExecReadsForward && !vma.Has(VmFlags.SeqRead))
+            CacheRange(mm, file, index, Math.Min(ReadAheadPages, vma.PageOffset + vma.Pages - index));
         else if (vma.Has(VmFlags.SeqRead)) CacheRange(mm, file, index, ReadAheadPages);
         else CacheRange(mm, file, index - Math.Min(index, ReadAheadPages / 2), ReadAheadPages);
         return file.Lookup(index) is not null;

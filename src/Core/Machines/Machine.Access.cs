@@ -32,17 +32,36 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// vmsplice into a pipe with room for the vector's slots: GET, read. The pages stay in <paramref name="vector"/> as the
-    /// pipe's buffers do. Source: fs/splice.c: vmsplice_to_pipe.
+    /// vmsplice into a pipe with room for <paramref name="room"/> pages: GET, read, again from where the last call stopped until
+    /// nothing more can be had. Source: fs/splice.c: iter_to_pipe.
     /// </summary>
-    public SyscallResult Vmsplice(AddressSpace space, ulong address, ulong length, FrameVector vector)
+    /// <param name="space">Whose memory.</param>
+    /// <param name="address">First byte.</param>
+    /// <param name="length">Bytes.</param>
+    /// <param name="room">Free buffers of the pipe, a page each.</param>
+    /// <param name="buffers">Gets one vector for each GUP call, which the caller puts and destroys.</param>
+    /// <returns>Bytes that the pipe holds now, or the errno of the first page.</returns>
+    public SyscallResult Vmsplice(AddressSpace space, ulong address, ulong length, int room, ICollection<FrameVector> buffers)
     {
-        var pages = Math.Min(PagesBetween(address, length), vector.Allocated);
-        var result = Gup(space, GupCall.GetUserPagesFast, address, pages, GupFlags.None, LockedArgument.Null, vector).Result;
-        if (result.Error != Errno.None) return result.Error;
-        var first = PageGeometry.PageSize - (address & ~PageGeometry.PageMask);
-        var bytes = first + ((ulong)(result.Pages - 1) << PageGeometry.PageShift);
-        return SyscallResult.Ok(Math.Min(bytes, length));
+        var done = 0UL;
+        while (done < length && room > 0)
+        {
+            var at = address + done;
+            var pages = Math.Min(PagesBetween(at, length - done), room);
+            if (CreateVector(pages) is not { } vector) return Errno.ENOMEM;
+            var result = Gup(space, GupCall.GetUserPagesFast, at, pages, GupFlags.None, LockedArgument.Null, vector).Result;
+            if (result.Error != Errno.None)
+            {
+                DestroyVector(vector);
+                return done > 0 ? SyscallResult.Ok(done) : result.Error;
+            }
+
+            buffers.Add(vector);
+            room -= (int)result.Pages;
+            done = Math.Min(done + ((ulong)result.Pages << PageGeometry.PageShift) - (at & ~PageGeometry.PageMask), length);
+        }
+
+        return SyscallResult.Ok(done);
     }
 
     /// <summary>
@@ -50,14 +69,32 @@ public sealed partial class Machine
     /// Source: mm/process_vm_access.c: process_vm_rw_single_vec.
     /// </summary>
     public SyscallResult ProcessVm(AddressSpace space, ulong address, Span<byte> buffer, bool isWrite) =>
-        CopyPinned(space, GupCall.PinUserPagesRemote, address, buffer, isWrite, isWrite, needsAll: false);
+        CopyPinned(space, GupCall.PinUserPagesRemote, address, buffer, isWrite);
 
     /// <summary>
     /// A direct transfer between user memory and a disk file: PIN fast, all of it. <paramref name="isRead"/>: the file is read, user memory
     /// written. Source: block/bio.c: bio_iov_iter_get_pages.
     /// </summary>
-    public SyscallResult DirectIo(AddressSpace space, ulong address, Span<byte> buffer, bool isRead) =>
-        CopyPinned(space, GupCall.PinUserPagesFast, address, buffer, isRead, isRead, needsAll: true);
+    public SyscallResult DirectIo(AddressSpace space, ulong address, Span<byte> buffer, bool isRead)
+    {
+        var done = 0;
+        while (done < buffer.Length)
+        {
+            // What was pinned so far takes part in the transfer; the rest is pinned anew, until nothing more can be had.
+            var part = CopyPinned(space, GupCall.PinUserPagesFast, address + (ulong)done, buffer[done..], isRead);
+            if (!part.IsOk)
+            {
+                // With something to transfer the block layer tries twice more: in the next bio and in the next mapping.
+                for (var again = 0; again < 2 && done > 0; again++)
+                    CopyPinned(space, GupCall.PinUserPagesFast, address + (ulong)done, buffer[done..], isRead);
+                return SyscallResult.Fail(Errno.EFAULT, isPartial: done > 0);
+            }
+
+            done += (int)part.Value;
+        }
+
+        return SyscallResult.Ok((ulong)done);
+    }
 
     /// <summary>
     /// pread and pwrite of /proc/PID/mem: GET, remote, FORCE, page by page; grows a stack. -EIO when the first byte cannot be had.
@@ -143,8 +180,8 @@ public sealed partial class Machine
     private static long PagesBetween(ulong address, ulong length) =>
         (long)PageGeometry.PagesOf((address & ~PageGeometry.PageMask) + length);
 
-    private SyscallResult CopyPinned(
-        AddressSpace space, GupCall call, ulong address, Span<byte> buffer, bool isWrite, bool dirties, bool needsAll)
+    /// <summary>Pins, copies what was had, unpins: dirty where the memory was written.</summary>
+    private SyscallResult CopyPinned(AddressSpace space, GupCall call, ulong address, Span<byte> buffer, bool isWrite)
     {
         if (buffer.IsEmpty) return SyscallResult.Ok();
         var pages = PagesBetween(address, (ulong)buffer.Length);
@@ -155,9 +192,8 @@ public sealed partial class Machine
         var within = address & ~PageGeometry.PageMask;
         var bytes = Math.Min((ulong)buffer.Length, ((ulong)result.Pages << PageGeometry.PageShift) - within);
         var done = CopyFrames(held.Vector, within, buffer[..(int)bytes], isWrite, out _);
-        if (dirties) PutVaddrFramesDirty(held.Vector);
-        // Pages that were had before the first that was not take part in the transfer, whose answer is the error.
-        return needsAll && result.Pages < pages ? SyscallResult.Fail(Errno.EFAULT, isPartial: true) : SyscallResult.Ok((ulong)done);
+        if (isWrite) PutVaddrFramesDirty(held.Vector);
+        return SyscallResult.Ok((ulong)done);
     }
 
     /// <summary>An address between a stack and what is below it belongs to the stack; false when it belongs to nobody.</summary>
@@ -166,7 +202,7 @@ public sealed partial class Machine
         using var turn = EnterTurn();
         if (space.Exited || address >= PageGeometry.TaskSize) return false;
         if (space.Vmas.FindFrom(address) is not { } vma) return false;
-        return vma.Start <= address || (vma.Has(VmFlags.GrowsDown) && StackGrowth.Expand(space, vma, address));
+        return vma.Start <= address || (vma.Has(VmFlags.GrowsDown) && StackGrowth.Expand(_mm, space, vma, address));
     }
 
     /// <summary>A vector for the length of one call: put and destroyed at its end.</summary>

@@ -60,6 +60,7 @@ internal static class MadviseCall
 
     private static Errno One(MmContext mm, AddressSpace space, Vma vma, AddressRange part, Advice advice)
     {
+        if (IsRefusedBySeal(mm.Profile, vma, advice)) return Errno.EPERM;
         switch (advice)
         {
             case Advice.WillNeed:
@@ -83,6 +84,17 @@ internal static class MadviseCall
         }
     }
 
+    /// <summary>
+    /// can_madv_modify: what a program could not overwrite, because it is sealed and not writable, it may not discard either.
+    /// </summary>
+    private static bool IsRefusedBySeal(KernelProfile profile, Vma vma, Advice advice)
+    {
+        if (!vma.Has(VmFlags.Sealed) || vma.Has(VmFlags.Write)) return false;
+        var discards = advice is Advice.DontNeed or Advice.DontNeedLocked or Advice.Free or Advice.Remove or Advice.DontFork
+            or Advice.WipeOnFork or Advice.GuardInstall;
+        return discards && (vma.IsAnonymous || (profile.SealsPrivateFiles && !vma.HasAny(VmFlags.Shared | VmFlags.MayShare)));
+    }
+
     private static VmFlags NewFlags(Vma vma, Advice advice, out Errno error)
     {
         error = Errno.None;
@@ -104,18 +116,16 @@ internal static class MadviseCall
                 return flags & ~VmFlags.WipeOnFork;
             case Advice.DontDump: return flags | VmFlags.DontDump;
             case Advice.DoDump:
-                if (vma.HasAny(VmFlags.Special & ~VmFlags.DontExpand) || (!vma.IsHugeTlb && vma.HasAny(VmFlags.Special)))
+                if ((!vma.IsHugeTlb && vma.HasAny(VmFlags.Special)) || vma.Has(VmFlags.Droppable))
                     error = Errno.EINVAL;
                 return flags & ~VmFlags.DontDump;
             case Advice.Mergeable:
-                return vma.HasAny(VmFlags.Special | VmFlags.Shared | VmFlags.MayShare | VmFlags.HugeTlb)
+                return vma.HasAny(VmFlags.Special | VmFlags.Shared | VmFlags.MayShare | VmFlags.HugeTlb | VmFlags.Droppable)
                 ? flags : flags | VmFlags.Mergeable;
             case Advice.Unmergeable: return flags & ~VmFlags.Mergeable;
             case Advice.HugePage:
-                if (vma.HasAny(VmFlags.Special | VmFlags.HugeTlb)) error = Errno.EINVAL;
                 return (flags & ~VmFlags.NoHugePage) | VmFlags.HugePage;
             case Advice.NoHugePage:
-                if (vma.HasAny(VmFlags.Special | VmFlags.HugeTlb)) error = Errno.EINVAL;
                 return (flags & ~VmFlags.HugePage) | VmFlags.NoHugePage;
             default:
                 error = Errno.EINVAL;
@@ -126,7 +136,6 @@ internal static class MadviseCall
     /// <summary>DONTNEED, DONTNEED_LOCKED and FREE.</summary>
     private static Errno Discard(MmContext mm, AddressSpace space, Vma vma, AddressRange part, Advice advice)
     {
-        if (vma.Has(VmFlags.Sealed) && vma.IsAnonymous && !vma.Has(VmFlags.Write)) return Errno.EPERM;
         var forbidden = advice == Advice.DontNeedLocked ? VmFlags.PfnMap : VmFlags.PfnMap | VmFlags.Locked;
         if (vma.IsHugeTlb)
         {
@@ -174,7 +183,8 @@ internal static class MadviseCall
         }
 
         if (!Mapping.Zap(mm, space, part.Start, part.End)) return Errno.ENOMEM;
-        FaultHandler.PrepareAnonVma(mm, space, vma);
+        // Anonymous memory with page tables ought to have its anon_vma.
+        if (vma.IsAnonymous) FaultHandler.PrepareAnonVma(mm, space, vma);
         vma.Flags |= VmFlags.MaybeGuard;
         for (var address = part.Start; address < part.End; address += PageGeometry.PageSize)
         {

@@ -108,7 +108,7 @@ internal static class MmapCall
     }
 
     private static bool IsSharedAnonymous(MmapRequest request) =>
-        request.File is null && (request.Flags & MapFlags.TypeMask) != MapFlags.Private;
+        request.File is null && (request.Flags & MapFlags.TypeMask) == MapFlags.Shared;
 
     private static Errno ApplyFile(MmapRequest request, MapFlags flags, ref VmFlags vmFlags)
     {
@@ -169,7 +169,8 @@ internal static class MmapCall
         MmContext mm, AddressSpace space, MmapRequest request, AddressRange range, MapFlags flags, VmFlags vmFlags,
         ulong pageOffset, int hugeOrder)
     {
-        if (space.Vmas.Overlapping(range).Exists(vma => vma.Has(VmFlags.Sealed))) return Errno.EPERM;
+        var gathered = MunmapCall.Gather(space, range);
+        if (gathered != Errno.None) return gathered;
         var limit = Limits.CheckExpansion(space, vmFlags, range.Length, replaced: Limits.MappedBytes(space, range));
         if (limit != Errno.None) return limit;
         if ((flags & MapFlags.NoReserve) != 0) vmFlags |= VmFlags.NoReserve;
@@ -267,19 +268,31 @@ internal static class MmapCall
     /// <summary>hugetlb_reserve_pages: what may be faulted in later must be there now.</summary>
     private static Errno ReserveHuge(MmContext mm, MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
     {
-        if ((vmFlags & VmFlags.NoReserve) != 0) return Errno.None;
+        if ((vmFlags & VmFlags.NoReserve) != 0)
+        {
+            Extend(file, range, pageOffset, vmFlags);
+            return Errno.None;
+        }
+
         var pool = mm.HugePools[file.Order];
         var wanted = range.Length >> (PageGeometry.PageShift + file.Order);
         if ((vmFlags & VmFlags.MayShare) != 0)
         {
             var held = (ulong)file.CachedFolios().Count(folio => folio.Index >= pageOffset) + file.ReservedHugePages;
             wanted = wanted > held ? wanted - held : 0;
-            file.Size = Math.Max(file.Size, (pageOffset << PageGeometry.PageShift) + range.Length);
         }
 
         if ((ulong)pool.Free.Count < pool.Reserved + wanted) return Errno.ENOMEM;
+        Extend(file, range, pageOffset, vmFlags);
         pool.Reserved += wanted;
         file.ReservedHugePages += wanted;
         return Errno.None;
+    }
+
+    /// <summary>hugetlbfs_file_mmap: a writable mapping, private ones too, makes the file as long as it reaches.</summary>
+    private static void Extend(MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
+    {
+        if ((vmFlags & VmFlags.Write) != 0)
+            file.Size = Math.Max(file.Size, (pageOffset << PageGeometry.PageShift) + range.Length);
     }
 }

@@ -160,12 +160,12 @@ internal static class MremapCall
         return placed.IsOk ? Move(mm, space, vma, request, placed.Value) : placed;
     }
 
-    /// <summary>vma_expandable: the bytes behind the area are free and below the end of user space.</summary>
+    /// <summary>vma_expandable: the bytes behind the area are free and below the end of user space; a stack's guard gap does not count.</summary>
     private static bool CanGrow(AddressSpace space, Vma vma, ulong growth)
     {
         var end = vma.End + growth;
         if (end < vma.End || end > PageGeometry.TaskSize) return false;
-        return space.Vmas.FindFrom(vma.End) is not { } next || end <= Placement.GuardedStart(next);
+        return space.Vmas.FindFrom(vma.End) is not { } next || end <= next.Start;
     }
 
     private static SyscallResult MoveTo(MmContext mm, AddressSpace space, Vma vma, Request request)
@@ -233,7 +233,9 @@ internal static class MremapCall
 
         if (request.KeepsOld) LeaveOld(space, request);
         else if (request.OldLength > 0) MunmapCall.Unmap(mm, space, request.Old);
-        if (merged.Has(VmFlags.Locked)) MlockCalls.Populate(mm, space, new AddressRange(target, target + request.NewLength));
+        // Only what the move added is filled.
+        if (merged.Has(VmFlags.Locked) && request.NewLength > request.OldLength)
+            MlockCalls.Populate(mm, space, new AddressRange(target + request.OldLength, target + request.NewLength));
         return SyscallResult.Ok(target);
     }
 

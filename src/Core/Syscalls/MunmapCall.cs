@@ -18,11 +18,28 @@ internal static class MunmapCall
         return error == Errno.None ? SyscallResult.Ok() : error;
     }
 
-    /// <summary>
-    /// Removes what lies in the range; nothing there is fine. On an error nothing is unmapped, though the first area may have
-    /// been cut in two (vms_gather_munmap_vmas).
-    /// </summary>
+    /// <summary>Removes what lies in the range; nothing there is fine. On an error nothing is unmapped.</summary>
     public static Errno Unmap(MmContext mm, AddressSpace space, AddressRange range)
+    {
+        var error = Gather(space, range);
+        if (error != Errno.None) return error;
+        if (!Mapping.SplitAt(mm, space, range.Start) || !Mapping.SplitAt(mm, space, range.End)) return Errno.ENOMEM;
+        foreach (var vma in space.Vmas.Overlapping(range))
+        {
+            Mapping.Zap(mm, space, vma.Start, vma.End);
+            space.Vmas.Remove(vma);
+            VmaMerge.Closed(vma);
+            mm.DropIfUnused(vma.File);
+        }
+
+        return Errno.None;
+    }
+
+    /// <summary>
+    /// vms_gather_munmap_vmas: cuts the areas at the ends of the range and sees whether all of it may go. Cuts stay when it may
+    /// not.
+    /// </summary>
+    public static Errno Gather(AddressSpace space, AddressRange range)
     {
         if (space.Vmas.FindFrom(range.Start) is not { } first || first.Start >= range.End) return Errno.None;
         if (range.Start > first.Start)
@@ -40,15 +57,6 @@ internal static class MunmapCall
             if (vma.End <= range.End) continue;
             var error = VmaMerge.Split(space, vma, range.End, out _, checksLimit: false);
             if (error != Errno.None) return error;
-        }
-
-        if (!Mapping.SplitAt(mm, space, range.Start) || !Mapping.SplitAt(mm, space, range.End)) return Errno.ENOMEM;
-        foreach (var vma in space.Vmas.Overlapping(range))
-        {
-            Mapping.Zap(mm, space, vma.Start, vma.End);
-            space.Vmas.Remove(vma);
-            VmaMerge.Closed(vma);
-            mm.DropIfUnused(vma.File);
         }
 
         return Errno.None;

@@ -88,12 +88,15 @@ internal static class MsyncCall
         if ((flags & (MsyncFlags.Async | MsyncFlags.Sync)) == (MsyncFlags.Async | MsyncFlags.Sync)) return Errno.EINVAL;
         var range = new AddressRange(start, start + PageGeometry.AlignUp(length, PageGeometry.PageSize));
         if (range.End < start) return Errno.ENOMEM;
+        if (range.IsEmpty) return SyscallResult.Ok();
         var mapped = 0UL;
         foreach (var vma in space.Vmas.Overlapping(range))
         {
             if ((flags & MsyncFlags.Invalidate) != 0 && vma.Has(VmFlags.Locked)) return Errno.EBUSY;
             var part = vma.Range.Intersect(range);
             mapped += part.Length;
+            if ((flags & MsyncFlags.Sync) != 0 && vma.Has(VmFlags.Shared) && vma.File is { Kind: FileKind.Secret })
+                return Errno.EINVAL;
             if ((flags & MsyncFlags.Sync) != 0 && vma.Has(VmFlags.Shared) && vma.File is { TracksDirty: true })
                 Clean(mm, space, part);
         }

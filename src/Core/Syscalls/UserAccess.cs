@@ -22,7 +22,7 @@ internal static class UserAccess
         if (address >= PageGeometry.TaskSize) return UserSignal.SigSegvMapErr;
         var vma = space.Vmas.FindFrom(address);
         if (vma is null) return UserSignal.SigSegvMapErr;
-        if (vma.Start > address && (!vma.Has(VmFlags.GrowsDown) || !StackGrowth.Expand(space, vma, address)))
+        if (vma.Start > address && (!vma.Has(VmFlags.GrowsDown) || !StackGrowth.Expand(mm, space, vma, address)))
             return UserSignal.SigSegvMapErr;
         // A load needs any access at all on x86; a store needs VM_WRITE.
         if (isWrite ? !vma.Has(VmFlags.Write) : !vma.HasAny(VmFlags.AccessMask)) return UserSignal.SigSegvAccErr;
@@ -91,7 +91,7 @@ internal static class UserAccess
 /// <summary>Growth of a VM_GROWSDOWN area by a user fault (mm/vma.c: expand_downwards; kernel-semantics 4.8).</summary>
 internal static class StackGrowth
 {
-    public static bool Expand(AddressSpace space, Vma vma, ulong address)
+    public static bool Expand(MmContext mm, AddressSpace space, Vma vma, ulong address)
     {
         address &= PageGeometry.PageMask;
         if (address < PageGeometry.MmapMinAddress) return false;
@@ -105,6 +105,7 @@ internal static class StackGrowth
         var growth = vma.Start - address;
         if (MlockCalls.CheckNewMapping(space, vma.Flags, growth, isAsked: false) != Errno.None) return false;
         if (Limits.CheckExpansion(space, vma.Flags, growth) != Errno.None) return false;
+        FaultHandler.PrepareAnonVma(mm, space, vma);
         vma.PageOffset -= growth >> PageGeometry.PageShift;
         vma.Start = address;
         return true;

@@ -146,6 +146,8 @@ internal static class VmaMerge
             right.Start = middle.Start;
         }
 
+        // Guard regions stick: a merged area has them if a part had.
+        survivor.Flags |= ((left?.Flags ?? 0) | middle.Flags | (right?.Flags ?? 0)) & VmFlags.MaybeGuard;
         survivor.AnonVma = anon;
         survivor.HasForkedAnon = forked;
         return survivor;

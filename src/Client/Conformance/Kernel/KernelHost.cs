@@ -12,12 +12,14 @@ namespace FramePin.Conformance.Kernel;
 public sealed class KernelHost : IDisposable
 {
     private const int WantedHugePages = 8;
+    private const string CollapsePauseFile = "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs";
     private const string HugePagesFile = "/proc/sys/vm/nr_hugepages";
 
     private readonly string _executor;
     private readonly int _processor = Native.LibC.sched_getcpu();
     private readonly Tracee _template;
     private readonly string _hugePagesBefore;
+    private readonly string _collapsePauseBefore;
     private readonly byte[] _statistics = new byte[64 << 10];
 
     public KernelHost()
@@ -31,6 +33,7 @@ public sealed class KernelHost : IDisposable
         _hugePagesBefore = File.ReadAllText(HugePagesFile).Trim();
         HugePages = BorrowHugePages();
         Thp = ReadThp();
+        _collapsePauseBefore = PauseCollapse();
         // Tracer and tracees on one processor: the kernel drains only its own batches of fresh pages, and a page in another
         // processor's batch has one more reference, which makes a write copy it.
         Native.LibC.KeepOn(0, _processor);
@@ -101,7 +104,9 @@ public sealed class KernelHost : IDisposable
         _template.Dispose();
         Directory.Delete(DiskFolder, recursive: true);
         Directory.Delete(TmpfsFolder, recursive: true);
-        if (IsRoot) File.WriteAllText(HugePagesFile, _hugePagesBefore);
+        if (!IsRoot) return;
+        File.WriteAllText(HugePagesFile, _hugePagesBefore);
+        if (_collapsePauseBefore.Length > 0) File.WriteAllText(CollapsePauseFile, _collapsePauseBefore);
     }
 
     private static int Version(string major, string minor) =>
@@ -114,6 +119,15 @@ public sealed class KernelHost : IDisposable
         if (!IsRoot) return 0;
         File.WriteAllText(HugePagesFile, WantedHugePages.ToString(CultureInfo.InvariantCulture));
         return int.Parse(File.ReadAllText(HugePagesFile), CultureInfo.InvariantCulture);
+    }
+
+    /// <summary>Keeps khugepaged from joining small pages at a moment of its own; what the file held before, if it is there.</summary>
+    private string PauseCollapse()
+    {
+        if (!IsRoot || !File.Exists(CollapsePauseFile)) return "";
+        var before = File.ReadAllText(CollapsePauseFile).Trim();
+        File.WriteAllText(CollapsePauseFile, uint.MaxValue.ToString(CultureInfo.InvariantCulture));
+        return before;
     }
 
     private static ThpMode ReadThp()

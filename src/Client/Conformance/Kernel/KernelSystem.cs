@@ -67,6 +67,7 @@ public sealed class KernelSystem : IMemorySystem
 
     public string Look(bool withFlags, bool keepsNames)
     {
+        LibC.DrainBatches();
         _writer.Begin(keepsNames);
         for (var i = 0; i < _tracees.Count; i++)
         {

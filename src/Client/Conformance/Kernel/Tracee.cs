@@ -65,7 +65,14 @@ internal sealed class Tracee : IDisposable
         Check(LibC.ptrace_registers(LibC.PtraceGetRegisters, tracee.Pid, 0, ref tracee._registers), "PTRACE_GETREGS");
         tracee._registers.OrigRax = ulong.MaxValue;
         tracee.Scratch = tracee._registers.Rsp & ~0xfffUL;
-        tracee.Call(SysPersonality, NoRandomize);
+        // The first call may be lost to the system call that the interrupt ended.
+        const ulong query = 0xffff_ffff;
+        for (var attempt = 0; tracee.Call(SysPersonality, query) != (long)NoRandomize; attempt++)
+        {
+            if (attempt == 3) throw new InvalidOperationException("the executor could not switch address randomisation off");
+            tracee.Call(SysPersonality, NoRandomize);
+        }
+
         // Ignored, so that ended children leave no zombie: struct kernel_sigaction with SIG_IGN.
         Span<byte> action = stackalloc byte[32];
         action.Clear();

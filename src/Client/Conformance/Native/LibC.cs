@@ -131,6 +131,21 @@ internal static unsafe partial class LibC
         }
     }
 
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int madvise(void* address, nuint length, int advice);
+
+    private static readonly void* DrainPage = mmap(null, 4096, 3, 0x22, -1, 0);
+
+    /// <summary>
+    /// Empties this processor's batches of pages on their way to the LRU lists, as MADV_COLD does first: a page in a batch has one
+    /// more reference, and a write copies it.
+    /// </summary>
+    internal static void DrainBatches()
+    {
+        const int cold = 20;
+        _ = madvise(DrainPage, 4096, cold);
+    }
+
     /// <summary>Keeps a thread (0: the calling one) on one processor.</summary>
     internal static void KeepOn(int pid, int processor)
     {

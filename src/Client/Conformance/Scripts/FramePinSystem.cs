@@ -21,7 +21,7 @@ public sealed class FramePinSystem : IMemorySystem
     private readonly Dictionary<int, Registration> _registered = [];
     private readonly FrameNames _names = new();
     private readonly SnapshotWriter _writer;
-    private readonly FrameVector _pipe;
+    private readonly List<FrameVector> _pipe = [];
     private int _dropped;
     private readonly byte[] _buffer = new byte[1 << 20];
 
@@ -47,7 +47,6 @@ public sealed class FramePinSystem : IMemorySystem
         _files = [.. FileSpec.All.Select((spec, i) => initial.MissingFiles.Contains(i) ? null : CreateFile(spec))];
         for (var i = 0; i < _files.Length; i++)
             if (FileSpec.All[i].SameAs >= 0) _files[i] = _files[FileSpec.All[i].SameAs];
-        _pipe = _machine.CreateVector(PipePages)!;
         _writer = new SnapshotWriter(_names);
         if (initial.UsesZeroPage) _names.ZeroPage = FindZeroPage(space);
     }
@@ -194,7 +193,7 @@ public sealed class FramePinSystem : IMemorySystem
             case StepKind.RegisteredRead: return RegisteredCopy(step.Process, a, null);
             case StepKind.RegisteredWrite: return RegisteredCopy(step.Process, a, (byte)b);
             case StepKind.Unregister: return Unregister(step.Process) ? "0x0" : "-ENXIO";
-            case StepKind.Vmsplice: return _pipe.Count > 0 ? "pipe full" : Text(_machine.Vmsplice(space, a, b, _pipe));
+            case StepKind.Vmsplice: return _pipe.Count > 0 ? "pipe full" : Text(_machine.Vmsplice(space, a, b, PipePages, _pipe));
             case StepKind.Drain: return Drain();
             case StepKind.ProcessRead: return Copied(_machine.ProcessVm(space, a, Buffer(b), false), b);
             case StepKind.ProcessWrite: return Text(_machine.ProcessVm(space, a, Filled(b, c), true));
@@ -202,7 +201,7 @@ public sealed class FramePinSystem : IMemorySystem
             case StepKind.MemWrite: return Text(_machine.ProcMem(space, a, Filled(b, c), true));
             case StepKind.DirectWrite: return Text(_machine.DirectIo(space, a, Buffer(b), isRead: false));
             case StepKind.DirectRead: return Text(_machine.DirectIo(space, a, DirectInput(b), isRead: true));
-            case StepKind.CopyFrom: return Text(_machine.CopyUser(space, a, Buffer(b), isWrite: false));
+            case StepKind.CopyFrom: return PipeWrite(_machine.CopyUser(space, a, Buffer(b), isWrite: false), b);
             case StepKind.Clear: return Text(_machine.CopyUser(space, a, Filled(b, 0), isWrite: true));
             case StepKind.Futex: return Text(_machine.FutexWake(space, a));
             case StepKind.MovePages:
@@ -313,14 +312,20 @@ public sealed class FramePinSystem : IMemorySystem
     private string Drain()
     {
         var text = "";
-        for (var page = 0L; page < _pipe.Count; page++)
+        var one = new byte[1];
+        foreach (var vector in _pipe)
         {
-            var one = new byte[1];
-            _machine.CopyFrames(_pipe, (ulong)page * Page, one, isWrite: false, out _);
-            text += " " + Byte(one[0]);
+            for (var page = 0L; page < vector.Count; page++)
+            {
+                _machine.CopyFrames(vector, (ulong)page * Page, one, isWrite: false, out _);
+                text += " " + Byte(one[0]);
+            }
+
+            _machine.PutVaddrFrames(vector);
+            _machine.DestroyVector(vector);
         }
 
-        _machine.PutVaddrFrames(_pipe);
+        _pipe.Clear();
         return text.Length == 0 ? "empty" : text.TrimStart();
     }
 
@@ -338,6 +343,14 @@ public sealed class FramePinSystem : IMemorySystem
         var buffer = Filled(length, 0);
         for (var at = 0; at < buffer.Length; at += (int)Page) buffer[at] = (byte)'d';
         return buffer;
+    }
+
+    /// <summary>A pipe takes whole pages of bytes and drops one that it could not fill (fs/pipe.c: pipe_write).</summary>
+    private static string PipeWrite(SyscallResult copied, ulong length)
+    {
+        if (!copied.IsOk || copied.Value == length) return Text(copied);
+        var whole = copied.Value & ~(Page - 1);
+        return Text(whole > 0 ? SyscallResult.Ok(whole) : Errno.EFAULT);
     }
 
     private string Copied(SyscallResult result, ulong length)

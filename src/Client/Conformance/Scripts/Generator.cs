@@ -109,8 +109,8 @@ public sealed class Generator(int seed, InitialProcess initial)
             case StepKind.RegisteredWrite: return new Step(process, kind, (ulong)_random.Next(0, 4) * Page, PickByte());
             case StepKind.ProcessWrite or StepKind.MemWrite:
                 return new Step(process, kind, address, Math.Clamp(length, Page, 16 * Page), PickByte());
-            case StepKind.DirectRead or StepKind.DirectWrite:
-                // The block layer wants aligned memory.
+            case StepKind.DirectRead or StepKind.DirectWrite or StepKind.Vmsplice:
+                // The block layer wants aligned memory, and a pipe joins parts of pages.
                 return new Step(process, kind, address & ~(Page - 1), Math.Clamp(length, Page, 16 * Page));
             case StepKind.Futex: return new Step(process, kind, address);
             case StepKind.Munmap or StepKind.Munlock: return new Step(process, kind, address, length);
