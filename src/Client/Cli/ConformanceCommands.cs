@@ -14,33 +14,45 @@ internal static class ConformanceCommands
         var seed = new Option<int>("--seed") { Description = "Seed of the first script.", DefaultValueFactory = _ => 1 };
         var most = new Option<int>("--max-divergences") { Description = "Differences after which to stop.", DefaultValueFactory = _ => 1 };
         var script = new Option<FileInfo?>("--script") { Description = "Runs the steps of this file instead of random ones." };
+        var keep = new Option<FileInfo?>("--keep")
+        {
+            Description = "With --script: writes the steps and the kernel's answers to this file, as a regression that runs without root.",
+        };
+        var report = new Option<FileInfo?>("--report") { Description = "Also writes the result to this file, as a page in Markdown." };
         var command = new Command(
             "conformance",
             "Runs random scripts of memory calls on the running kernel and on FramePin, and compares after each step.\n\nExample:\n  framepin conformance --steps 100000 --seed 7")
         {
-            steps, seed, most, script,
+            steps, seed, most, script, keep, report,
         };
         command.SetAction(parsed =>
         {
-            if (parsed.GetValue(script) is { } file) return RunScript(file);
+            if (parsed.GetValue(script) is { } file) return RunScript(file, parsed.GetValue(keep));
             var started = TimeProvider.System.GetTimestamp();
-            var report = Runner.Run(new RunOptions
+            var result = Runner.Run(new RunOptions
             {
                 Steps = parsed.GetValue(steps),
                 Seed = parsed.GetValue(seed),
                 MaxDivergences = parsed.GetValue(most),
             }, Console.IsOutputRedirected ? null : progress => Console.Error.Write($"\r{progress.Steps} steps"));
-            Print(report, TimeProvider.System.GetElapsedTime(started));
-            return report.Divergences.Count == 0 ? CommandLine.Ok : CommandLine.Refused;
+            Print(result, TimeProvider.System.GetElapsedTime(started));
+            if (parsed.GetValue(report) is { } page) File.WriteAllText(page.FullName, result.ToMarkdown());
+            return result.Divergences.Count == 0 ? CommandLine.Ok : CommandLine.Refused;
         });
         yield return command;
     }
 
-    private static int RunScript(FileInfo file)
+    private static int RunScript(FileInfo file, FileInfo? keep)
     {
         try
         {
             var steps = File.ReadLines(file.FullName).Where(line => line.Length > 0 && line[0] != '#').Select(Step.Parse).ToList();
+            if (keep is not null)
+            {
+                File.WriteAllText(keep.FullName, Runner.Record(steps).Format());
+                return CommandLine.Ok;
+            }
+
             var divergence = Runner.Replay(steps, Console.WriteLine);
             if (divergence is not null) Console.WriteLine(divergence);
             return divergence is null ? CommandLine.Ok : CommandLine.Refused;

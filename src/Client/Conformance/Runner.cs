@@ -44,6 +44,14 @@ public static class Runner
         return null;
     });
 
+    /// <summary>Runs a script on the kernel alone and keeps what it answered.</summary>
+    public static Regression Record(IReadOnlyList<Step> steps) => OnOwnThread(host =>
+    {
+        using var kernel = new KernelSystem(host);
+        var answered = steps.Select(step => (step, kernel.Run(step))).ToList();
+        return new Regression(host.Profile.Name, kernel.Initial, answered, kernel.Look(withFlags: true, keepsNames: false));
+    });
+
     private static T OnOwnThread<T>(Func<KernelHost, T> work)
     {
         var result = default(T);
@@ -68,7 +76,7 @@ public static class Runner
 
     private static ConformanceReport RunScripts(KernelHost host, RunOptions options, Action<ConformanceReport>? progress)
     {
-        var report = new ConformanceReport { Kernel = host.Release, Profile = host.Profile.Name, Seed = options.Seed };
+        var report = new ConformanceReport { Kernel = host.Release, Profile = host.Profile.Name, Seed = options.Seed, IsPrivileged = host.IsRoot };
         for (var script = 0; report.Steps < options.Steps && report.Divergences.Count < options.MaxDivergences; script++)
         {
             var seed = unchecked(options.Seed + script);

@@ -69,9 +69,6 @@ public sealed record KernelProfile
     /// <summary>A move by mremap that changes no length takes every area of its range along (6.17).</summary>
     public required bool MovesSeveralAreas { get; init; }
 
-    /// <summary>A sealed private file mapping that is not writable keeps its pages as anonymous memory does (6.17).</summary>
-    public required bool SealsPrivateFiles { get; init; }
-
     /// <summary>A fault in an executable mapping reads from its page on, not around it (6.16).</summary>
     public required bool ExecReadsForward { get; init; }
 
@@ -92,7 +89,6 @@ public sealed record KernelProfile
         AlignsHugeAnonymous = false,
         StacksRefuseHugePages = false,
         MovesSeveralAreas = false,
-        SealsPrivateFiles = false,
         ExecReadsForward = false,
     };
 
@@ -118,7 +114,6 @@ public sealed record KernelProfile
         Name = "6.18",
         HasGuardRegions = true,
         MovesSeveralAreas = true,
-        SealsPrivateFiles = true,
         ExecReadsForward = true,
     };
 

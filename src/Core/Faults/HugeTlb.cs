@@ -44,7 +44,7 @@ internal static class HugeTlb
         var vma = request.Vma;
         var file = vma.File!;
         var index = vma.IndexOf(address);
-        if (index << PageGeometry.PageShift >= file.Size) return VmFault.SigBus;
+        if (vma.LostHugePage || index << PageGeometry.PageShift >= file.Size) return VmFault.SigBus;
         var isShared = vma.Has(VmFlags.MayShare);
         var head = file.Lookup(index);
         if (head is null && !isShared) return NewAnon(mm, request, slot, null);
@@ -71,7 +71,7 @@ internal static class HugeTlb
     {
         var vma = request.Vma;
         var file = vma.File!;
-        var fresh = Take(mm, vma, file.ReservedHugePages > 0 && !vma.HasForkedAnon, () => file.ReservedHugePages--);
+        var fresh = Take(mm, vma, file.ReservedHugePages > 0 && vma.OwnsHugeReserve, () => file.ReservedHugePages--);
         if (fresh is not { } head) return VmFault.SigBus;
         if (source is { } from) CopyHuge(mm, from, head, vma.HugeOrder);
         FaultHandler.PrepareAnonVma(mm, request.Space, vma);
@@ -106,8 +106,40 @@ internal static class HugeTlb
 
         var old = entry;
         var result = NewAnon(mm, request, slot, head);
-        if ((result & VmFault.ErrorMask) == 0) Mapping.Release(mm, old);
+        if ((result & VmFault.ErrorMask) == 0)
+        {
+            Mapping.Release(mm, old);
+        }
+        else if (isAnon && vma.OwnsHugeReserve)
+        {
+            TakeFromForks(mm, request.Space, vma, address, head);
+            if (mm.Memory.Frames[head].MapCount == 1) return WriteProtected(mm, request, address, slot);
+        }
+
         return result;
+    }
+
+    /// <summary>
+    /// unmap_ref_private: when the pool is empty, the owner of a private mapping keeps its page and whoever shares it by fork
+    /// loses it, to end with SIGBUS.
+    /// </summary>
+    private static void TakeFromForks(MmContext mm, AddressSpace owner, Vma vma, ulong address, Pfn head)
+    {
+        var index = vma.IndexOf(address);
+        foreach (var space in mm.Spaces)
+        {
+            if (space == owner) continue;
+            foreach (var other in space.Vmas.All)
+            {
+                if (!ReferenceEquals(other.File, vma.File) || other.Has(VmFlags.MayShare) || other.OwnsHugeReserve) continue;
+                if (index < other.PageOffset || index >= other.PageOffset + other.Pages) continue;
+                var at = other.Start + ((index - other.PageOffset) << PageGeometry.PageShift);
+                var entry = space.PageTable.Read(at);
+                if (!Pte.IsMapped(entry) || Pte.PfnOf(entry) != head) continue;
+                other.LostHugePage = true;
+                Mapping.Zap(mm, space, at, at + (PageGeometry.PageSize << vma.HugeOrder));
+            }
+        }
     }
 
     private static Pfn? Take(MmContext mm, Vma vma, bool fromReserve, Action taken)

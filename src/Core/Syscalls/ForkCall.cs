@@ -24,6 +24,7 @@ internal static class ForkCall
             if (vma.Has(VmFlags.DontCopy)) continue;
             var copy = vma.Slice(vma.Start, vma.End);
             copy.Flags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
+            copy.OwnsHugeReserve = false;
             if (vma.Has(VmFlags.WipeOnFork))
             {
                 copy.AnonVma = null;

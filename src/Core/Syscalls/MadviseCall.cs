@@ -60,7 +60,7 @@ internal static class MadviseCall
 
     private static Errno One(MmContext mm, AddressSpace space, Vma vma, AddressRange part, Advice advice)
     {
-        if (IsRefusedBySeal(mm.Profile, vma, advice)) return Errno.EPERM;
+        if (IsRefusedBySeal(vma, advice)) return Errno.EPERM;
         switch (advice)
         {
             case Advice.WillNeed:
@@ -85,15 +85,13 @@ internal static class MadviseCall
     }
 
     /// <summary>
-    /// can_madv_modify: what a program could not overwrite, because it is sealed and not writable, it may not discard either.
+    /// can_madvise_modify: anonymous memory that a program could not overwrite, because it is sealed and not writable, it may not
+    /// discard either. File mappings it may.
     /// </summary>
-    private static bool IsRefusedBySeal(KernelProfile profile, Vma vma, Advice advice)
-    {
-        if (!vma.Has(VmFlags.Sealed) || vma.Has(VmFlags.Write)) return false;
-        var discards = advice is Advice.DontNeed or Advice.DontNeedLocked or Advice.Free or Advice.Remove or Advice.DontFork
-            or Advice.WipeOnFork or Advice.GuardInstall;
-        return discards && (vma.IsAnonymous || (profile.SealsPrivateFiles && !vma.HasAny(VmFlags.Shared | VmFlags.MayShare)));
-    }
+    private static bool IsRefusedBySeal(Vma vma, Advice advice) =>
+        vma.Has(VmFlags.Sealed) && !vma.Has(VmFlags.Write) && vma.IsAnonymous
+        && (advice is Advice.DontNeed or Advice.DontNeedLocked or Advice.Free or Advice.Remove or Advice.DontFork
+            or Advice.WipeOnFork or Advice.GuardInstall);
 
     private static VmFlags NewFlags(Vma vma, Advice advice, out Errno error)
     {

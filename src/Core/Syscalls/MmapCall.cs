@@ -222,6 +222,7 @@ internal static class MmapCall
             File = file,
             Device = request.Device,
             HugeOrder = hugeOrder,
+            OwnsHugeReserve = hugeOrder > 0 && (vmFlags & (VmFlags.MayShare | VmFlags.NoReserve)) == 0,
         };
         if (request.Device is not null)
         {

@@ -220,6 +220,8 @@ internal static class MremapCall
             Device = vma.Device,
             AnonVma = vma.AnonVma,
             HasForkedAnon = vma.HasForkedAnon,
+            OwnsHugeReserve = vma.OwnsHugeReserve,
+            LostHugePage = vma.LostHugePage,
             SpecialName = vma.SpecialName,
             HugeOrder = vma.HugeOrder,
         };

@@ -100,12 +100,14 @@ internal static class StackGrowth
             && address - Math.Min(address, below.End) < PageGeometry.StackGuardGap)
             return false;
         if (below is not null && address < below.End) return false;
+        // Before the limits are asked: it stays when they refuse.
+        FaultHandler.PrepareAnonVma(mm, space, vma);
         var task = space.Task;
         if (task.RlimitStack != TaskState.Unlimited && vma.End - address > task.RlimitStack) return false;
         var growth = vma.Start - address;
+        if (growth >> PageGeometry.PageShift > vma.PageOffset) return false;
         if (MlockCalls.CheckNewMapping(space, vma.Flags, growth, isAsked: false) != Errno.None) return false;
         if (Limits.CheckExpansion(space, vma.Flags, growth) != Errno.None) return false;
-        FaultHandler.PrepareAnonVma(mm, space, vma);
         vma.PageOffset -= growth >> PageGeometry.PageShift;
         vma.Start = address;
         return true;

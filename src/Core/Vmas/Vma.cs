@@ -44,6 +44,12 @@ internal sealed class Vma
     /// <summary>log2 of the frames of a huge page for hugetlb areas; 0 otherwise.</summary>
     public int HugeOrder { get; init; }
 
+    /// <summary>A private hugetlb area that made its reservation itself; one that came by fork did not (HPAGE_RESV_OWNER).</summary>
+    public bool OwnsHugeReserve { get; set; }
+
+    /// <summary>The owner of the reservation took a page away from this area (HPAGE_RESV_UNMAPPED).</summary>
+    public bool LostHugePage { get; set; }
+
     /// <summary>Memory-deny and special mappings refuse to be split (vm_ops->may_split).</summary>
     public bool NeverSplit => SpecialName is "[vdso]" or "[vvar]" or "[vvar_vclock]" or "[vsyscall]";
 
@@ -82,6 +88,8 @@ internal sealed class Vma
         Device = Device,
         AnonVma = AnonVma,
         HasForkedAnon = HasForkedAnon,
+        OwnsHugeReserve = OwnsHugeReserve,
+        LostHugePage = LostHugePage,
         SpecialName = SpecialName,
         HugeOrder = HugeOrder,
     };

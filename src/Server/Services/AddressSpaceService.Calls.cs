@@ -30,11 +30,6 @@ internal sealed partial class AddressSpaceService
             var result = RunCall(host, space, call, out var residency, out var isPartial);
             if (result.Errno > 0 && !isPartial)
                 throw Refusals.Errno(call.CallCase.ToString().ToLowerInvariant(), (Errno)result.Errno);
-            if (result.Errno < 0 && !isPartial)
-                throw Refusals.State(
-                    SignalName(-result.Errno), $"touch: the program would get {SignalName(-result.Errno)} after {result.Value} pages",
-                    ("signal", (-result.Errno).ToString(CultureInfo.InvariantCulture)),
-                    ("pages", result.Value.ToString(CultureInfo.InvariantCulture)));
             var response = new CallResponse { Value = result.Value, Errno = result.Errno };
             if (residency is not null) response.Residency = UnsafeByteOperations.UnsafeWrap(residency);
             return Task.FromResult(response);
@@ -140,9 +135,9 @@ internal sealed partial class AddressSpaceService
                 result = machine.Mincore(space, call.Mincore.Address, call.Mincore.Length, residency);
                 break;
             default:
-                var touched = Touch(machine, space, call.Touch);
-                isPartial = touched.Value > 0;
-                return touched;
+                // Always an answer: a fault that ends in a signal may leave pages around it mapped, or a stack grown.
+                isPartial = true;
+                return Touch(machine, space, call.Touch);
         }
 
         isPartial = result.IsPartial;
@@ -188,11 +183,4 @@ internal sealed partial class AddressSpaceService
         };
         return new CallResult { Value = (ulong)done, Errno = -number };
     }
-
-    private static string SignalName(int number) => number switch
-    {
-        Sigbus => "SIGBUS",
-        Sigkill => "SIGKILL",
-        _ => "SIGSEGV",
-    };
 }

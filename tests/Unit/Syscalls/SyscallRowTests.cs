@@ -278,7 +278,7 @@ public sealed class SyscallRowTests
         using var lab = new Lab();
         lab.Anon(At, 2);
         Assert.True(lab.Machine.Madvise(lab.Space, At, Page, Advice.GuardInstall).IsOk);
-        Assert.Equal(UserSignal.SigSegvAccErr, lab.Machine.Touch(lab.Space, At, isWrite: false));
+        Assert.Equal(UserSignal.SigSegvMapErr, lab.Machine.Touch(lab.Space, At, isWrite: false));
         Assert.Equal(-(long)Errno.EFAULT, lab.Get(At, 1, out var vector).Raw);
         Assert.True(lab.Machine.Madvise(lab.Space, At, 2 * Page, Advice.GuardRemove).IsOk);
         lab.Write(At, 2);

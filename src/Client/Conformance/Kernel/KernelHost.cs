@@ -20,6 +20,8 @@ public sealed class KernelHost : IDisposable
     private readonly Tracee _template;
     private readonly string _hugePagesBefore;
     private readonly string _collapsePauseBefore;
+    private readonly Lock _restoring = new();
+    private bool _restored;
     private readonly byte[] _statistics = new byte[64 << 10];
 
     public KernelHost()
@@ -34,6 +36,7 @@ public sealed class KernelHost : IDisposable
         HugePages = BorrowHugePages();
         Thp = ReadThp();
         _collapsePauseBefore = PauseCollapse();
+        AppDomain.CurrentDomain.ProcessExit += OnExit;
         // Tracer and tracees on one processor: the kernel drains only its own batches of fresh pages, and a page in another
         // processor's batch has one more reference, which makes a write copy it.
         Native.LibC.KeepOn(0, _processor);
@@ -88,25 +91,28 @@ public sealed class KernelHost : IDisposable
         return (Counter(text, "nr_foll_pin_acquired "), Counter(text, "nr_foll_pin_released "));
     }
 
-    /// <summary>Whether a frame is the zero page, as /proc/kpageflags has it; true where that cannot be read.</summary>
-    internal bool IsZeroPage(ulong pfn)
-    {
-        const int zeroPageBit = 24;
-        if (!IsRoot) return true;
-        Span<byte> flags = stackalloc byte[8];
-        using var handle = File.OpenHandle("/proc/kpageflags");
-        RandomAccess.Read(handle, flags, (long)pfn * 8);
-        return (BitConverter.ToUInt64(flags) >> zeroPageBit & 1) != 0;
-    }
-
     public void Dispose()
     {
+        AppDomain.CurrentDomain.ProcessExit -= OnExit;
         _template.Dispose();
-        Directory.Delete(DiskFolder, recursive: true);
-        Directory.Delete(TmpfsFolder, recursive: true);
-        if (!IsRoot) return;
-        File.WriteAllText(HugePagesFile, _hugePagesBefore);
-        if (_collapsePauseBefore.Length > 0) File.WriteAllText(CollapsePauseFile, _collapsePauseBefore);
+        Restore();
+    }
+
+    /// <summary>A run that is interrupted leaves the host as it was, too.</summary>
+    private void OnExit(object? sender, EventArgs arguments) => Restore();
+
+    private void Restore()
+    {
+        lock (_restoring)
+        {
+            if (_restored) return;
+            _restored = true;
+            Directory.Delete(DiskFolder, recursive: true);
+            Directory.Delete(TmpfsFolder, recursive: true);
+            if (!IsRoot) return;
+            File.WriteAllText(HugePagesFile, _hugePagesBefore);
+            if (_collapsePauseBefore.Length > 0) File.WriteAllText(CollapsePauseFile, _collapsePauseBefore);
+        }
     }
 
     private static int Version(string major, string minor) =>

@@ -31,6 +31,7 @@ public sealed class KernelSystem : IMemorySystem
     private readonly byte[] _buffer = new byte[1 << 20];
     private readonly ulong[] _entries = new ulong[SnapshotWriter.MaxPages];
     private readonly ulong _startBrk;
+    private bool _usesZeroPage;
     private ulong _pipeRead, _pipeWrite, _copyWrite, _zero, _directIn, _directOut;
     private int _pipeFd, _copyFd;
     private int _pipeHeld;
@@ -43,7 +44,8 @@ public sealed class KernelSystem : IMemorySystem
         _tracees.Add(first);
         PrepareFiles(first);
         _startBrk = (ulong)first.Call(SystemCall.Brk);
-        _names.ZeroPage = FindZeroPage(first);
+        _names.HidesFrames = !host.IsRoot;
+        FindZeroPage(first);
         Initial = Describe(first);
     }
 
@@ -185,16 +187,18 @@ public sealed class KernelSystem : IMemorySystem
     private static long Must(long result, string what) =>
         result >= 0 ? result : throw new InvalidOperationException($"{what}: {(Errno)(-result)}");
 
-    private ulong FindZeroPage(Tracee tracee)
+    private void FindZeroPage(Tracee tracee)
     {
         const ulong privateAnonymous = 0x22;
+        const ulong exclusive = 1UL << 56;
         var address = (ulong)tracee.Call(SystemCall.Mmap, 0, Page, 1, privateAnonymous, ulong.MaxValue);
         tracee.Touch(address, null, out _);
         var entry = _entries.AsSpan(0, 1);
         LibC.Read(tracee.PagemapFd, MemoryMarshal.AsBytes(entry), address / Page * 8);
         tracee.Call(SystemCall.Munmap, address, Page);
-        var pfn = entry[0] & ((1UL << 55) - 1);
-        return _host.IsZeroPage(pfn) ? pfn : ulong.MaxValue;
+        // The zero page belongs to nobody; some hosts give each reader a page of its own.
+        _usesZeroPage = (entry[0] & exclusive) == 0;
+        if (_usesZeroPage) _names.ZeroPage = entry[0] & ((1UL << 55) - 1);
     }
 
     private InitialProcess Describe(Tracee tracee)
@@ -204,7 +208,7 @@ public sealed class KernelSystem : IMemorySystem
         var mappings = areas.Select(area => new InitialMapping(
             area.Start, area.End, area.Permissions, area.Offset, ShortName(area.Name))).ToList();
         return new InitialProcess(
-            mappings, areas.Where(area => area.End <= stack).Max(area => area.End), _startBrk, _host.HugePages, _host.Thp, _names.ZeroPage != ulong.MaxValue,
+            mappings, areas.Where(area => area.End <= stack).Max(area => area.End), _startBrk, _host.HugePages, _host.Thp, _usesZeroPage, _host.IsRoot,
             _missing);
     }
 

@@ -21,6 +21,7 @@ internal sealed class Tracee : IDisposable
     private const int EventExec = 4;
     private const int EventStop = 128;
     private const ulong SignalChild = 17;
+    private const ulong SysRead = 0;
     private const ulong SysExit = 231;
     private const ulong SysFork = 57;
     private const ulong SysExecve = 59;
@@ -109,6 +110,8 @@ internal sealed class Tracee : IDisposable
         child._registers.OrigRax = ulong.MaxValue;
         child.Scratch = child._registers.Rsp & ~0xfffUL;
         child.CloseFiles();
+        // execve is still on its way out and writes its result over the number of the first call: this one is for that.
+        child.Call(SysRead);
         return child;
     }
 

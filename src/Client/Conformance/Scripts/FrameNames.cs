@@ -15,6 +15,9 @@ public sealed class FrameNames
     /// <summary>The frame of the zero page; it is called "z".</summary>
     public ulong ZeroPage { get; set; } = ulong.MaxValue;
 
+    /// <summary>Frame numbers are not to be had: every frame is called "p", also by a system that knows better.</summary>
+    public bool HidesFrames { get; set; }
+
     public void Begin(bool keepsNames)
     {
         (_names, _seen) = (_seen, _names);
@@ -27,7 +30,8 @@ public sealed class FrameNames
     /// <summary>The name of <paramref name="pfn"/>, and whether this snapshot sees it for the first time.</summary>
     public string Of(ulong pfn, out bool isFirst)
     {
-        isFirst = false;
+        isFirst = HidesFrames;
+        if (HidesFrames) return "p";
         if (pfn == ZeroPage) return "z";
         if (_seen.TryGetValue(pfn, out var name)) return name.ToString(CultureInfo.InvariantCulture);
         isFirst = true;

@@ -22,6 +22,7 @@ public sealed class FramePinSystem : IMemorySystem
     private readonly FrameNames _names = new();
     private readonly SnapshotWriter _writer;
     private readonly List<FrameVector> _pipe = [];
+    private readonly bool _countsPins;
     private int _dropped;
     private readonly byte[] _buffer = new byte[1 << 20];
 
@@ -40,7 +41,9 @@ public sealed class FramePinSystem : IMemorySystem
             UsesZeroPage = initial.UsesZeroPage,
         });
         var layout = new AddressSpaceLayout { MmapBase = initial.MmapBase, StartBrk = initial.StartBrk };
-        var task = new TaskState { CanLockMemory = true, CanMapLow = true };
+        var task = new TaskState { CanLockMemory = initial.IsPrivileged, CanMapLow = initial.IsPrivileged };
+        _countsPins = initial.IsPrivileged;
+        _names.HidesFrames = !initial.IsPrivileged;
         var space = _machine.CreateAddressSpace("p0", layout, task)!;
         foreach (var mapping in initial.Mappings) Install(space, mapping);
         _spaces.Add(space);
@@ -68,7 +71,7 @@ public sealed class FramePinSystem : IMemorySystem
         var answer = RunOn(space, step);
         var a = _machine.PinStatistics.Acquired - acquired;
         var r = _machine.PinStatistics.Released - released + _dropped;
-        return a == 0 && r == 0 ? answer : string.Create(CultureInfo.InvariantCulture, $"{answer} +{a}/-{r}");
+        return !_countsPins || (a == 0 && r == 0) ? answer : string.Create(CultureInfo.InvariantCulture, $"{answer} +{a}/-{r}");
     }
 
     public string Look(bool withFlags, bool keepsNames)
@@ -304,7 +307,7 @@ public sealed class FramePinSystem : IMemorySystem
     {
         if (!_registered.TryGetValue(process, out var registration) || offset >= registration.Length) return "none";
         var one = new byte[] { value ?? 0 };
-        var at = (registration.Address & ~PageGeometry.PageMask) + offset;
+        var at = Math.Max(registration.Address & ~PageGeometry.PageMask, offset);
         _machine.CopyFrames(registration.Vector, at, one, isWrite: value is not null, out _);
         return value is null ? Byte(one[0]) : "ok";
     }

@@ -175,7 +175,7 @@ public sealed class Generator(int seed, InitialProcess initial)
     private (ulong Address, ulong Length) PickRange(IReadOnlyList<AddressRange> areas)
     {
         var where = _random.Next(100);
-        if (where < 12 && areas.Count > 0)
+        if (where < 45 && areas.Count > 0)
         {
             var area = areas[_random.Next(areas.Count)];
             var pages = area.Length / Page;
@@ -183,7 +183,7 @@ public sealed class Generator(int seed, InitialProcess initial)
             return (area.Start + (first * Page), PickLength(pages >= 512 && Chance(2)));
         }
 
-        if (where < 24)
+        if (where < 55)
         {
             var at = HugeArena + ((ulong)_random.Next(0, 3) * Huge) + (Chance(2) ? 0 : (ulong)_random.Next(0, 512) * Page);
             return (at, PickLength(Chance(2)));

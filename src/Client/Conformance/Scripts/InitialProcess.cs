@@ -13,7 +13,8 @@ public sealed record InitialMapping(ulong Start, ulong End, string Permissions, 
 /// <param name="HugePages">Free huge pages of 2 MiB.</param>
 /// <param name="Thp">The host's mode of transparent huge pages.</param>
 /// <param name="UsesZeroPage">Reads of untouched anonymous memory map the zero page.</param>
+/// <param name="IsPrivileged">Root: frames and pin counters are seen, memory locks have no limit.</param>
 /// <param name="MissingFiles">Indexes of the files that the host could not make.</param>
 public sealed record InitialProcess(
     IReadOnlyList<InitialMapping> Mappings, ulong MmapBase, ulong StartBrk, int HugePages, ThpMode Thp,
-    bool UsesZeroPage, IReadOnlyList<int> MissingFiles);
+    bool UsesZeroPage, bool IsPrivileged, IReadOnlyList<int> MissingFiles);

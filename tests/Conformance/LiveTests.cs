@@ -1,0 +1,44 @@
+using System.Globalization;
+using FramePin.Conformance;
+using Xunit;
+
+namespace FramePin.Tests.Conformance;
+
+/// <summary>The kernel that runs the tests, asked step by step.</summary>
+public sealed class LiveTests(ITestOutputHelper output)
+{
+    private const int Steps = 20_000;
+
+    [Fact]
+    public void The_running_kernel_and_FramePin_agree_on_random_scripts()
+    {
+        var seed = int.TryParse(Environment.GetEnvironmentVariable("FRAMEPIN_SEED"), CultureInfo.InvariantCulture, out var given)
+            ? given
+            : Random.Shared.Next();
+        output.WriteLine($"seed {seed}; FRAMEPIN_SEED={seed} repeats it");
+        var report = Runner.Run(new RunOptions { Seed = seed, Steps = Steps, MaxDivergences = 3 });
+        var page = report.ToMarkdown();
+        File.WriteAllText(Path.Combine(AppContext.BaseDirectory, "conformance.md"), page);
+        output.WriteLine(page);
+        Assert.True(report.Divergences.Count == 0, page);
+        Assert.True(report.DeviationHits.Values.Sum() * 1000L < report.Steps, "known deviations cover too much");
+        Assert.Equal(Steps, report.Steps);
+    }
+
+    [Fact]
+    public void The_list_of_deviations_is_short() => Assert.InRange(Deviations.All.Count, 0, 10);
+
+    public static TheoryData<string> Regressions =>
+        [.. Directory.EnumerateFiles(Path.Combine(AppContext.BaseDirectory, "Data", "regressions"), "*.txt")
+            .Select(Path.GetFileNameWithoutExtension).OfType<string>().Order(StringComparer.Ordinal)];
+
+    [Theory]
+    [MemberData(nameof(Regressions))]
+    public void A_difference_that_was_closed_stays_closed(string name)
+    {
+        var text = File.ReadAllText(Path.Combine(AppContext.BaseDirectory, "Data", "regressions", name + ".txt"));
+        var regression = Regression.Parse(text);
+        Assert.Equal(text, regression.Format());
+        Assert.Null(regression.Check());
+    }
+}
