@@ -44,6 +44,10 @@ public enum UserSignal
     None,
     SigSegvMapErr,
     SigSegvAccErr,
+    /// <summary>SI_KERNEL: an address that the processor itself refuses.</summary>
+    SigSegvNonCanonical,
+    /// <summary>SEGV_PKUERR: refused by a protection key.</summary>
+    SigSegvKey,
     SigBus,
     SigBusPoison,
     OutOfMemory,

@@ -72,6 +72,21 @@ public sealed record KernelProfile
     /// <summary>A fault in an executable mapping reads from its page on, not around it (6.16).</summary>
     public required bool ExecReadsForward { get; init; }
 
+    /// <summary>Page 2 of [vvar] is there (6.18).</summary>
+    public required bool VvarHasRandomPage { get; init; }
+
+    /// <summary>O_DIRECT pins its pages (6.1 took plain references).</summary>
+    public required bool DirectIoPins { get; init; }
+
+    /// <summary>move_pages walks as a core dump does: an anonymous page that was never touched is -EFAULT, secret memory absent (6.1).</summary>
+    public required bool NodeQueryDumps { get; init; }
+
+    /// <summary>UFFDIO_POISON exists (6.6).</summary>
+    public required bool HasUffdPoison { get; init; }
+
+    /// <summary>io_uring registers buffers by pin_user_pages under mmap_lock, without the fast path (6.1).</summary>
+    public required bool RingPinsUnderLock { get; init; }
+
     private static readonly KernelProfile Mm61 = new()
     {
         Name = "6.1",
@@ -90,6 +105,11 @@ public sealed record KernelProfile
         StacksRefuseHugePages = false,
         MovesSeveralAreas = false,
         ExecReadsForward = false,
+        VvarHasRandomPage = false,
+        DirectIoPins = false,
+        RingPinsUnderLock = true,
+        NodeQueryDumps = true,
+        HasUffdPoison = false,
     };
 
     private static readonly KernelProfile Mm612 = Mm61 with
@@ -104,6 +124,10 @@ public sealed record KernelProfile
         FastOnlyMayFail = true,
         HasMseal = true,
         HasDroppable = true,
+        DirectIoPins = true,
+        RingPinsUnderLock = false,
+        NodeQueryDumps = false,
+        HasUffdPoison = true,
         MprotectUnaccounts = true,
         AlignsHugeAnonymous = true,
         StacksRefuseHugePages = true,
@@ -115,6 +139,7 @@ public sealed record KernelProfile
         HasGuardRegions = true,
         MovesSeveralAreas = true,
         ExecReadsForward = true,
+        VvarHasRandomPage = true,
     };
 
     /// <summary>Every profile. The eras before 6.1 run over the mm rules of 6.1: a written deviation.</summary>

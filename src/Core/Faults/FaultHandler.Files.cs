@@ -143,8 +143,16 @@ internal static partial class FaultHandler
     /// <summary>Pages that the kernel itself maps without a file: [vdso] and its like read as zeroes here.</summary>
     private static VmFault SpecialFault(MmContext mm, in FaultRequest request)
     {
-        if (request.Vma.Has(VmFlags.PfnMap)) return VmFault.SigBus;
         var address = request.Address & PageGeometry.PageMask;
+        if (request.Vma.Has(VmFlags.PfnMap))
+        {
+            // [vvar]: the page of the clocks, and since 6.18 that of the random numbers. Their contents are not emulated.
+            var page = (address - request.Vma.Start) >> PageGeometry.PageShift;
+            if (request.Vma.SpecialName != "[vvar]" || (page != 0 && !(page == 2 && mm.Profile.VvarHasRandomPage)))
+                return VmFault.SigBus;
+            return MapRaw(request.Space, request.Vma, address, mm.Memory.ZeroPage) ? VmFault.NoPage : VmFault.Oom;
+        }
+
         if (mm.AllocatePage(request.Space, address, AllocationContext.Unmovable, FrameFlags.None) is not { } pfn)
             return VmFault.Oom;
         var bits = Pte.Accessed | Pte.NoMapping | Mapping.AccessBits(request.Vma, false);

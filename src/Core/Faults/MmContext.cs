@@ -77,6 +77,12 @@ internal sealed class MmContext : IDisposable
     /// <summary>Reads of untouched anonymous memory map the zero page.</summary>
     public bool UsesZeroPage { get; init; } = true;
 
+    /// <summary>The processor has protection keys: execute-only memory is just that.</summary>
+    public bool HasProtectionKeys { get; init; }
+
+    /// <summary>CONFIG_MEMORY_FAILURE.</summary>
+    public bool HandlesMemoryFailure { get; init; } = true;
+
     public FaultPlan Plan { get; } = new();
 
     public Mutant Mutant { get; set; }

@@ -1,5 +1,6 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
 using FramePin.Core.Pinning;
 using FramePin.Core.Syscalls;
 using FramePin.Core.Vmas;
@@ -23,8 +24,9 @@ public sealed partial class Machine
         if (length is 0 or > MaxRegisteredBytes || address == 0) return Errno.EFAULT;
         if (address + length < address) return Errno.EOVERFLOW;
         var pages = PagesBetween(address, length);
+        var call = Profile.RingPinsUnderLock ? GupCall.PinUserPages : GupCall.PinUserPagesFast;
         var result = Gup(
-            space, GupCall.PinUserPagesFast, address, pages, GupFlags.Write | GupFlags.LongTerm, LockedArgument.Null, vector).Result;
+            space, call, address, pages, GupFlags.Write | GupFlags.LongTerm, LockedArgument.Null, vector).Result;
         if (result.Error != Errno.None) return result.Error;
         if (result.Pages == pages) return SyscallResult.Ok();
         PutVaddrFrames(vector);
@@ -50,10 +52,10 @@ public sealed partial class Machine
             var pages = Math.Min(PagesBetween(at, length - done), room);
             if (CreateVector(pages) is not { } vector) return Errno.ENOMEM;
             var result = Gup(space, GupCall.GetUserPagesFast, at, pages, GupFlags.None, LockedArgument.Null, vector).Result;
-            if (result.Error != Errno.None)
+            if (result.Error != Errno.None || result.Pages == 0)
             {
                 DestroyVector(vector);
-                return done > 0 ? SyscallResult.Ok(done) : result.Error;
+                return done > 0 ? SyscallResult.Ok(done) : Errno.EFAULT;
             }
 
             buffers.Add(vector);
@@ -77,16 +79,17 @@ public sealed partial class Machine
     /// </summary>
     public SyscallResult DirectIo(AddressSpace space, ulong address, Span<byte> buffer, bool isRead)
     {
+        var call = Profile.DirectIoPins ? GupCall.PinUserPagesFast : GupCall.GetUserPagesFast;
         var done = 0;
         while (done < buffer.Length)
         {
             // What was pinned so far takes part in the transfer; the rest is pinned anew, until nothing more can be had.
-            var part = CopyPinned(space, GupCall.PinUserPagesFast, address + (ulong)done, buffer[done..], isRead);
+            var part = CopyPinned(space, call, address + (ulong)done, buffer[done..], isRead);
             if (!part.IsOk)
             {
                 // With something to transfer the block layer tries twice more: in the next bio and in the next mapping.
                 for (var again = 0; again < 2 && done > 0; again++)
-                    CopyPinned(space, GupCall.PinUserPagesFast, address + (ulong)done, buffer[done..], isRead);
+                    CopyPinned(space, call, address + (ulong)done, buffer[done..], isRead);
                 return SyscallResult.Fail(Errno.EFAULT, isPartial: done > 0);
             }
 
@@ -102,6 +105,7 @@ public sealed partial class Machine
     /// </summary>
     public SyscallResult ProcMem(AddressSpace space, ulong address, Span<byte> buffer, bool isWrite)
     {
+        if (address > long.MaxValue) return Errno.EINVAL;
         var flags = GupFlags.Force | (isWrite ? GupFlags.Write : 0);
         using var held = new HeldVector(this, 1);
         var done = 0;
@@ -109,9 +113,15 @@ public sealed partial class Machine
         {
             var at = address + (ulong)done;
             if (!GrowStack(space, at)) break;
-            if (Gup(space, GupCall.GetUserPagesRemote, at, 1, flags, LockedArgument.Null, held.Vector).Result.Pages != 1) break;
             var within = at & ~PageGeometry.PageMask;
             var part = buffer.Slice(done, Math.Min(buffer.Length - done, (int)(PageGeometry.PageSize - within)));
+            if (Gup(space, GupCall.GetUserPagesRemote, at, 1, flags, LockedArgument.Null, held.Vector).Result.Pages != 1)
+            {
+                if (!AccessRaw(space, at, part, isWrite)) break;
+                done += part.Length;
+                continue;
+            }
+
             var copied = CopyFrames(held.Vector, within, part, isWrite, out _);
             if (isWrite) PutVaddrFramesDirty(held.Vector);
             else PutVaddrFrames(held.Vector);
@@ -151,17 +161,8 @@ public sealed partial class Machine
         for (var i = 0; i < pages; i++)
         {
             var at = address + ((ulong)i << PageGeometry.PageShift);
-            if (space.Exited || space.Vmas.Find(at) is null)
-            {
-                result[i] = Errno.EFAULT;
-                continue;
-            }
-
-            var slot = space.PageTable.Find(at);
-            var entry = slot.Exists ? space.PageTable[slot] : 0;
-            if (!PageTables.Pte.IsMapped(entry)) result[i] = Errno.ENOENT;
-            else if (PageTables.Pte.PfnOf(entry) == _mm.Memory.ZeroPage) result[i] = Errno.EFAULT;
-            else if ((entry & PageTables.Pte.Special) != 0) result[i] = Errno.ENOENT;
+            var vma = space.Exited ? null : space.Vmas.Find(at);
+            result[i] = vma is null ? Errno.EFAULT : QueryNode(space, vma, at);
         }
 
         return result;
@@ -177,6 +178,65 @@ public sealed partial class Machine
         return done > 0 || buffer.IsEmpty ? SyscallResult.Ok((ulong)done) : Errno.EFAULT;
     }
 
+    /// <summary>vm_ops->access of memory without pages (mm/memory.c: generic_access_phys): by physical address, as far as the entry allows.</summary>
+    private bool AccessRaw(AddressSpace space, ulong address, Span<byte> part, bool isWrite)
+    {
+        using var turn = EnterTurn();
+        if (space.Exited || space.Vmas.Find(address) is not { Device: not null } vma || !vma.Has(VmFlags.PfnMap)) return false;
+        var entry = space.PageTable.Read(address);
+        if ((entry & PageTables.Pte.RawPfn) == 0 || (isWrite && (entry & PageTables.Pte.Write) == 0)) return false;
+        var pfn = PageTables.Pte.PfnOf(entry);
+        var within = (int)(address & ~PageGeometry.PageMask);
+        if (!_mm.Memory.Frames.IsValid(pfn))
+        {
+            if (!isWrite) part.Fill(0xff);
+            return true;
+        }
+
+        var bytes = _mm.Memory.Bytes.Of(pfn).Slice(within, part.Length);
+        if (isWrite) part.CopyTo(bytes);
+        else bytes.CopyTo(part);
+        return true;
+    }
+
+    private Errno QueryNode(AddressSpace space, Vma vma, ulong address)
+    {
+        var slot = space.PageTable.Find(address);
+        var entry = slot.Exists ? space.PageTable[slot] : 0;
+        if (Profile.NodeQueryDumps)
+        {
+            // FOLL_DUMP: what would only be filled with zeroes is an error; memory without access is not looked through.
+            if (entry == 0) return vma.IsAnonymous || vma.Device is not null ? Errno.EFAULT : Errno.ENOENT;
+            if (!vma.HasAny(VmFlags.AccessMask) || vma.File is { Kind: FileKind.Secret }) return Errno.ENOENT;
+        }
+
+        if (!PageTables.Pte.IsMapped(entry)) return Errno.ENOENT;
+        if (PageTables.Pte.PfnOf(entry) == _mm.Memory.ZeroPage && !vma.Has(VmFlags.PfnMap)) return Errno.EFAULT;
+        if ((entry & PageTables.Pte.Special) == 0) return Errno.None;
+        return Profile.NodeQueryDumps ? Errno.EFAULT : Errno.ENOENT;
+    }
+
+    /// <summary>
+    /// UFFDIO_POISON: markers that read as broken memory, in place of nothing. -EEXIST over a page. Source: mm/userfaultfd.c:
+    /// mfill_atomic_pte_poison.
+    /// </summary>
+    public SyscallResult PoisonMarkers(AddressSpace space, ulong address, ulong length)
+    {
+        using var turn = EnterTurn();
+        if (((address | length) & ~PageGeometry.PageMask) != 0 || length == 0) return Errno.EINVAL;
+        if (!Profile.HasUffdPoison) return Errno.EINVAL;
+        for (var at = address; at < address + length; at += PageGeometry.PageSize)
+        {
+            if (space.Exited || space.Vmas.Find(at) is null) return SyscallResult.Fail(Errno.ENOENT, at > address);
+            var slot = space.PageTable.Ensure(at, 0);
+            if (!slot.Exists) return SyscallResult.Fail(Errno.ENOMEM, at > address);
+            if (space.PageTable[slot] != 0) return SyscallResult.Fail(Errno.EEXIST, at > address);
+            space.PageTable[slot] = PageTables.Pte.UffdPoisonMarker;
+        }
+
+        return SyscallResult.Ok();
+    }
+
     private static long PagesBetween(ulong address, ulong length) =>
         (long)PageGeometry.PagesOf((address & ~PageGeometry.PageMask) + length);
 
@@ -188,7 +248,7 @@ public sealed partial class Machine
         using var held = new HeldVector(this, pages);
         var flags = isWrite ? GupFlags.Write : GupFlags.None;
         var result = Gup(space, call, address, pages, flags, LockedArgument.Held, held.Vector).Result;
-        if (result.Error != Errno.None) return Errno.EFAULT;
+        if (result.Error != Errno.None || result.Pages == 0) return Errno.EFAULT;
         var within = address & ~PageGeometry.PageMask;
         var bytes = Math.Min((ulong)buffer.Length, ((ulong)result.Pages << PageGeometry.PageShift) - within);
         var done = CopyFrames(held.Vector, within, buffer[..(int)bytes], isWrite, out _);

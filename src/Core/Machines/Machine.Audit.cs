@@ -205,13 +205,13 @@ public sealed partial class Machine
         foreach (var vector in VectorSnapshot())
         {
             if (!vector.GotRef) continue;
-            if (vector.IsPinned) pins += vector.Count;
             foreach (var run in vector.Runs)
             {
                 for (var i = 0UL; i < run.Count; i++)
                 {
                     var pfn = run.First + i;
                     if (vector.IsPinned && pfn == _mm.Memory.ZeroPage) continue;
+                    if (vector.IsPinned) pins++;
                     var head = _mm.Memory.Frames.HeadOf(pfn);
                     AddWord(expected, head, vector.IsPinned ? FrameTable.PinDelta(_mm.Memory.Frames.OrderOf(head), 1) : 1);
                 }

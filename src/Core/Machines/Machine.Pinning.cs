@@ -142,7 +142,7 @@ public sealed partial class Machine
         {
             reason = StopReason.Hole;
             if (space.Exited || address >= PageGeometry.TaskSize || space.Vmas.Find(address) is not { } vma) return page;
-            if (VmaCheck.Check(Profile, vma, full, out reason) != Errno.None) return page;
+            if (VmaCheck.Check(_mm, vma, full, out reason) != Errno.None) return page;
             reason = StopReason.FaultFailed;
             var entry = space.PageTable.Read(address);
             if ((entry & PageTables.Pte.Marker) != 0) return page;

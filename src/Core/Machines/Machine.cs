@@ -48,7 +48,12 @@ public sealed partial class Machine : IDisposable
         Options = options;
         var memory = new PhysicalMemory(
             $"framepin-{name}", options.Memory >> PageGeometry.PageShift, options.MovableMemory >> PageGeometry.PageShift);
-        _mm = new MmContext(options.Profile, memory, options.Thp) { UsesZeroPage = options.UsesZeroPage };
+        _mm = new MmContext(options.Profile, memory, options.Thp) 
+        {
+            UsesZeroPage = options.UsesZeroPage,
+            HasProtectionKeys = options.HasProtectionKeys,
+            HandlesMemoryFailure = options.HandlesMemoryFailure,
+        };
         // MMIO starts one gigabyte behind the RAM, so that a PFN that runs over the end of one meets nothing of the other.
         _nextMmio = memory.Frames.Count + (1UL << PageGeometry.PudOrder);
         FillPool(PageGeometry.PudOrder, options.HugePages1G);

@@ -34,6 +34,16 @@ public sealed record MachineOptions
     /// </summary>
     public bool UsesZeroPage { get; init; } = true;
 
+    /// <summary>
+    /// The processor has protection keys: memory that is only executable cannot be read. Keys of a program's own are not emulated.
+    /// </summary>
+    public bool HasProtectionKeys { get; init; }
+
+    /// <summary>
+    /// The kernel handles broken memory (CONFIG_MEMORY_FAILURE). Without it MADV_HWPOISON is -EINVAL and a poisoned entry a plain SIGBUS.
+    /// </summary>
+    public bool HandlesMemoryFailure { get; init; } = true;
+
     /// <summary>Runs the whole-structure audit after each command and throws on a finding. For tests: slow.</summary>
     public bool AuditsEachCommand { get; init; }
 

@@ -43,6 +43,8 @@ internal static class Pte
         | DirtyTracked | NoMapping | Secret | RawPfn;
 
     public const ulong GuardMarker = Marker | (1UL << PfnShift);
+    /// <summary>What UFFDIO_POISON leaves: reads as broken memory, though no frame is.</summary>
+    public const ulong UffdPoisonMarker = Marker | (3UL << PfnShift);
     public const ulong PoisonMarker = Marker | (2UL << PfnShift);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -109,7 +109,7 @@ internal static class GupWalk
         vma = space.Vmas.Find(address);
         reason = address >= PageGeometry.TaskSize ? StopReason.AddressLimit : StopReason.Hole;
         if (vma is null) return isPopulate ? Errno.ENOMEM : Errno.EFAULT;
-        var error = VmaCheck.Check(mm.Profile, vma, flags, out reason);
+        var error = VmaCheck.Check(mm, vma, flags, out reason);
         return error == Errno.None || !isPopulate ? error : Errno.EINVAL;
     }
 
@@ -180,8 +180,12 @@ internal static class GupWalk
         if (isPin)
         {
             space.HasPinned = true;
-            if (pfn != mm.Memory.ZeroPage) frames.Counts[head.Value] += FrameTable.PinDelta(order, (long)pages);
-            mm.Memory.Statistics.Acquire((long)pages, CountMode.Exclusive);
+            // The zero page is not going anywhere: no count is taken, and none reported.
+            if (pfn != mm.Memory.ZeroPage)
+            {
+                frames.Counts[head.Value] += FrameTable.PinDelta(order, (long)pages);
+                mm.Memory.Statistics.Acquire((long)pages, CountMode.Exclusive);
+            }
         }
         else
         {

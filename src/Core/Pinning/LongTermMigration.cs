@@ -80,7 +80,6 @@ internal static class LongTermMigration
         }
 
         foreach (var run in dropped) DropRun(mm, run);
-        mm.Memory.Statistics.Release(vector.Count - from, CountMode.Exclusive);
         vector.Reset();
         var writer = new RunWriter(vector);
         foreach (var run in kept) writer.Append(run.First.Value, run.Count, run.IsLarge);
@@ -95,6 +94,7 @@ internal static class LongTermMigration
             if (pfn == mm.Memory.ZeroPage) continue;
             var head = mm.Memory.Frames.HeadOf(pfn);
             mm.Memory.DropCounts(head, FrameTable.PinDelta(mm.Memory.Frames.OrderOf(head), 1));
+            mm.Memory.Statistics.Release(1, CountMode.Exclusive);
         }
     }
 

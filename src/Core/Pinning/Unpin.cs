@@ -24,8 +24,8 @@ internal static class Unpin
         try
         {
             ObjectDisposedException.ThrowIf(mm.IsDisposed, mm);
-            Runs(mm, vector.Slots[..vector.RunCount], vector.IsPinned, makeDirty, mode);
-            if (vector.IsPinned) mm.Memory.Statistics.Release(vector.Count, mode);
+            var uncounted = Runs(mm, vector.Slots[..vector.RunCount], vector.IsPinned, makeDirty, mode);
+            if (vector.IsPinned) mm.Memory.Statistics.Release(vector.Count - uncounted, mode);
             vector.LetGo();
         }
         finally
@@ -34,20 +34,23 @@ internal static class Unpin
         }
     }
 
-    private static void Runs(MmContext mm, ReadOnlySpan<ulong> slots, bool isPinned, bool makeDirty, CountMode mode)
+    /// <summary>Drops the references; returns how many slots held none (the zero page, pinned).</summary>
+    private static long Runs(MmContext mm, ReadOnlySpan<ulong> slots, bool isPinned, bool makeDirty, CountMode mode)
     {
         if (makeDirty) MarkDirty(mm.Memory, slots);
-        if (mode == CountMode.Exclusive) Drop<PlainCounts>(mm.Memory, slots, isPinned);
-        else Drop<InterlockedCounts>(mm.Memory, slots, isPinned);
+        return mode == CountMode.Exclusive
+            ? Drop<PlainCounts>(mm.Memory, slots, isPinned)
+            : Drop<InterlockedCounts>(mm.Memory, slots, isPinned);
     }
 
-    private static void Drop<TCounts>(PhysicalMemory memory, ReadOnlySpan<ulong> slots, bool isPinned)
+    private static long Drop<TCounts>(PhysicalMemory memory, ReadOnlySpan<ulong> slots, bool isPinned)
         where TCounts : struct, ICountAccess
     {
         var counts = memory.Frames.Counts;
         var delta = isPinned ? FrameTable.PinBias : 1L;
         // A PIN of the shared zero page was not counted; GET of it was.
         var uncounted = isPinned ? memory.ZeroPage.Value : ulong.MaxValue;
+        var passedOver = 0L;
         for (var i = 0; i < slots.Length; i++)
         {
             i += DropScattered<TCounts>(memory, slots[i..], uncounted, delta);
@@ -63,11 +66,18 @@ internal static class Unpin
             var last = pfn + (packed & FrameRun.CountMask);
             for (; pfn <= last; pfn++)
             {
-                if (pfn == uncounted) continue;
+                if (pfn == uncounted)
+                {
+                    passedOver++;
+                    continue;
+                }
+
                 var left = (int)TCounts.Add(ref counts[pfn], -delta);
                 if (left <= 0) DroppedLast(memory, pfn, left);
             }
         }
+
+        return passedOver;
     }
 
     /// <summary>

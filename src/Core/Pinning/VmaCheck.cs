@@ -1,5 +1,6 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Backing;
+using FramePin.Core.Faults;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Pinning;
@@ -7,7 +8,7 @@ namespace FramePin.Core.Pinning;
 /// <summary>check_vma_flags: may this VMA be walked with these flags (mm/gup.c; kernel-semantics 3.3). Order matters.</summary>
 internal static class VmaCheck
 {
-    public static Errno Check(KernelProfile profile, Vma vma, GupFlags flags, out StopReason reason)
+    public static Errno Check(MmContext mm, Vma vma, GupFlags flags, out StopReason reason)
     {
         var isWrite = (flags & GupFlags.Write) != 0;
         var isForced = (flags & GupFlags.Force) != 0;
@@ -15,6 +16,8 @@ internal static class VmaCheck
         reason = StopReason.PfnMapping;
         if (vma.HasAny(VmFlags.Io | VmFlags.PfnMap)) return Errno.EFAULT;
         reason = StopReason.Permission;
+        // arch_vma_access_permitted: another process's keys are not asked.
+        if (mm.HasProtectionKeys && (flags & GupFlags.Remote) == 0 && vma.IsExecuteOnly) return Errno.EFAULT;
         if ((flags & GupFlags.Anon) != 0 && !vma.IsAnonymous) return Errno.EFAULT;
         if (isLongTerm && vma.File is { Kind: FileKind.FsDax }) return Errno.EOPNOTSUPP;
         if ((flags & GupFlags.SplitPmd) != 0 && vma.IsHugeTlb) return Errno.EOPNOTSUPP;
@@ -23,7 +26,7 @@ internal static class VmaCheck
         if (isWrite)
         {
             reason = StopReason.DirtyTrackedFile;
-            if (!vma.IsAnonymous && isLongTerm && (flags & GupFlags.Pin) != 0 && profile.RefusesDirtyTrackedLongTerm
+            if (!vma.IsAnonymous && isLongTerm && (flags & GupFlags.Pin) != 0 && mm.Profile.RefusesDirtyTrackedLongTerm
                 && NeedsDirtyTracking(vma))
                 return Errno.EFAULT;
             reason = StopReason.Permission;

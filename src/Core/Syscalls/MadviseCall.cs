@@ -14,7 +14,7 @@ internal static class MadviseCall
 {
     public static SyscallResult Run(MmContext mm, AddressSpace space, ulong start, ulong length, Advice advice)
     {
-        if (!IsKnown(mm.Profile, advice) || !PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
+        if (!IsKnown(mm, advice) || !PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
         var rounded = PageGeometry.AlignUp(length, PageGeometry.PageSize);
         if (length != 0 && rounded == 0) return Errno.EINVAL;
         var end = start + rounded;
@@ -25,9 +25,10 @@ internal static class MadviseCall
         return ForEach(mm, space, new AddressRange(start, end), advice);
     }
 
-    private static bool IsKnown(KernelProfile profile, Advice advice) => advice switch
+    private static bool IsKnown(MmContext mm, Advice advice) => advice switch
     {
-        Advice.GuardInstall or Advice.GuardRemove => profile.HasGuardRegions,
+        Advice.GuardInstall or Advice.GuardRemove => mm.Profile.HasGuardRegions,
+        Advice.HwPoison => mm.HandlesMemoryFailure,
         Advice.Collapse => false,
         _ => Enum.IsDefined(advice),
     };

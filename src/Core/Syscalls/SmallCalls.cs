@@ -134,9 +134,16 @@ internal static class MincoreCall
         {
             var address = start + ((ulong)i << PageGeometry.PageShift);
             if (space.Vmas.Find(address) is not { } vma) return Errno.ENOMEM;
+            if (vma.SpecialName is not null || vma.Has(VmFlags.PfnMap))
+            {
+                // can_do_mincore: the kernel's own pages count as there. Frames without pages are not looked at.
+                residency[i] = vma.SpecialName is not null ? (byte)1 : (byte)0;
+                continue;
+            }
+
             var entry = space.PageTable.Read(address);
-            // A guard marker is looked through to the page cache; hugetlb counts what is mapped only.
-            var isResident = entry is not (0 or Pte.GuardMarker)
+            // Markers are looked through to the page cache; hugetlb counts what is mapped only.
+            var isResident = entry is not (0 or Pte.GuardMarker or Pte.UffdPoisonMarker)
                 || (vma.File is { } file && !vma.IsHugeTlb && file.Lookup(vma.IndexOf(address)) is not null);
             residency[i] = isResident ? (byte)1 : (byte)0;
         }

@@ -19,11 +19,12 @@ internal static class UserAccess
     public static UserSignal Touch(MmContext mm, AddressSpace space, ulong address, bool isWrite, out Pfn pfn)
     {
         pfn = Pfn.Invalid;
-        if (address >= PageGeometry.TaskSize) return UserSignal.SigSegvMapErr;
+        if (address >= PageGeometry.TaskSize) return IsCanonical(address) ? UserSignal.SigSegvMapErr : UserSignal.SigSegvNonCanonical;
         var vma = space.Vmas.FindFrom(address);
         if (vma is null) return UserSignal.SigSegvMapErr;
         if (vma.Start > address && (!vma.Has(VmFlags.GrowsDown) || !StackGrowth.Expand(mm, space, vma, address)))
             return UserSignal.SigSegvMapErr;
+        if (mm.HasProtectionKeys && vma.IsExecuteOnly) return UserSignal.SigSegvKey;
         // A load needs any access at all on x86; a store needs VM_WRITE.
         if (isWrite ? !vma.Has(VmFlags.Write) : !vma.HasAny(VmFlags.AccessMask)) return UserSignal.SigSegvAccErr;
         for (var attempt = 0; attempt < RetryLimit; attempt++)
@@ -41,7 +42,7 @@ internal static class UserAccess
             var flags = FaultFlags.User | FaultFlags.AllowRetry | FaultFlags.Killable | (isWrite ? FaultFlags.Write : 0);
             var request = new FaultRequest(space, vma, address, flags, AllocationContext.Movable);
             var result = FaultHandler.Handle(mm, request, out _);
-            if ((result & VmFault.ErrorMask) != 0) return SignalOf(result);
+            if ((result & VmFault.ErrorMask) != 0) return SignalOf(mm, result);
         }
 
         return UserSignal.OutOfMemory;
@@ -80,11 +81,14 @@ internal static class UserAccess
         return done;
     }
 
-    private static UserSignal SignalOf(VmFault fault)
+    /// <summary>The upper bits of an address are all alike, from bit 56 on (five-level tables).</summary>
+    private static bool IsCanonical(ulong address) => (long)address >> 56 is 0 or -1;
+
+    private static UserSignal SignalOf(MmContext mm, VmFault fault)
     {
         if ((fault & VmFault.Oom) != 0) return UserSignal.OutOfMemory;
         if ((fault & VmFault.SigSegv) != 0) return UserSignal.SigSegvMapErr;
-        return (fault & (VmFault.HwPoison | VmFault.HwPoisonLarge)) != 0 ? UserSignal.SigBusPoison : UserSignal.SigBus;
+        return mm.HandlesMemoryFailure && (fault & (VmFault.HwPoison | VmFault.HwPoisonLarge)) != 0 ? UserSignal.SigBusPoison : UserSignal.SigBus;
     }
 }
 

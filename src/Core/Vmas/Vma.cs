@@ -62,6 +62,9 @@ internal sealed class Vma
     /// <summary>vma_is_anonymous: private anonymous memory.</summary>
     public bool IsAnonymous => File is null && Device is null && SpecialName is null;
 
+    /// <summary>Executable and nothing else: with protection keys such memory cannot be read.</summary>
+    public bool IsExecuteOnly => (Flags & VmFlags.AccessMask) == VmFlags.Exec;
+
     /// <summary>is_cow_mapping: private and may become writable.</summary>
     public bool IsCow => (Flags & (VmFlags.Shared | VmFlags.MayWrite)) == VmFlags.MayWrite;
 

@@ -91,6 +91,16 @@ public sealed class KernelHost : IDisposable
         return (Counter(text, "nr_foll_pin_acquired "), Counter(text, "nr_foll_pin_released "));
     }
 
+    /// <summary>/proc/kpagecount of a frame; 0 where it cannot be read.</summary>
+    internal long MapCount(ulong pfn)
+    {
+        if (!IsRoot) return 0;
+        Span<byte> count = stackalloc byte[8];
+        using var handle = File.OpenHandle("/proc/kpagecount");
+        RandomAccess.Read(handle, count, (long)pfn * 8);
+        return BitConverter.ToInt64(count);
+    }
+
     public void Dispose()
     {
         AppDomain.CurrentDomain.ProcessExit -= OnExit;

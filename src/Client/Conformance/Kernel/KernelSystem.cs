@@ -131,6 +131,8 @@ public sealed class KernelSystem : IMemorySystem
         const ulong hugeTlb = 4;
         switch (spec.Kind)
         {
+            case FileKind.Shmem when spec.IsZeroDevice || spec.IsRomDevice:
+                return TryOpen(tracee, spec.Name, OpenReadWrite);
             case FileKind.Shmem when spec.Name == "memfd":
                 var memfd = MemFile(tracee, spec.Name, allowSealing);
                 if (memfd >= 0) Fill($"/proc/{tracee.Pid}/fd/{memfd}", spec.Pages, FileSpec.FirstByte);
@@ -164,10 +166,13 @@ public sealed class KernelSystem : IMemorySystem
         }
     }
 
-    private static ulong Open(Tracee tracee, string path, ulong flags)
+    private static ulong Open(Tracee tracee, string path, ulong flags) =>
+        (ulong)Must(TryOpen(tracee, path, flags), $"open {path}");
+
+    private static long TryOpen(Tracee tracee, string path, ulong flags)
     {
         tracee.WriteScratch(Encoding.UTF8.GetBytes(path + '\0'), 0);
-        return (ulong)Must(tracee.Call(SystemCall.OpenAt, AtCwd, tracee.Scratch, flags), $"open {path}");
+        return tracee.Call(SystemCall.OpenAt, AtCwd, tracee.Scratch, flags);
     }
 
     private static long MemFile(Tracee tracee, string name, ulong flags)
@@ -209,7 +214,12 @@ public sealed class KernelSystem : IMemorySystem
             area.Start, area.End, area.Permissions, area.Offset, ShortName(area.Name))).ToList();
         return new InitialProcess(
             mappings, areas.Where(area => area.End <= stack).Max(area => area.End), _startBrk, _host.HugePages, _host.Thp, _usesZeroPage, _host.IsRoot,
-            _missing);
+            _missing)
+        {
+            HasProtectionKeys = File.ReadLines("/proc/cpuinfo").Any(line =>
+                line.StartsWith("flags", StringComparison.Ordinal) && line.Contains(" ospke", StringComparison.Ordinal)),
+            HandlesMemoryFailure = File.Exists("/proc/sys/vm/memory_failure_recovery"),
+        };
     }
 
     private string ShortName(string name)
@@ -231,7 +241,9 @@ public sealed class KernelSystem : IMemorySystem
             case StepKind.Mmap:
                 if (step.E != 0 && _missing.Contains((int)step.E - 1)) return "-EBADF";
                 var fd = step.E == 0 ? ulong.MaxValue : _descriptors[step.E - 1];
-                return Text(tracee.Call(SystemCall.Mmap, a, b, c, step.D, fd, step.F));
+                const ulong romStart = 0xf_0000;
+                var offset = step.E != 0 && FileSpec.All[(int)step.E - 1].IsRomDevice ? romStart : step.F;
+                return Text(tracee.Call(SystemCall.Mmap, a, b, c, step.D, fd, offset));
             case StepKind.Munmap: return Text(tracee.Call(SystemCall.Munmap, a, b));
             case StepKind.Mprotect: return Text(tracee.Call(SystemCall.Mprotect, a, b, c));
             case StepKind.Mremap: return Text(tracee.Call(SystemCall.Mremap, a, b, c, step.D, step.E));
@@ -290,6 +302,8 @@ public sealed class KernelSystem : IMemorySystem
                 return Text(written);
             case StepKind.Clear: return Text(tracee.Call(SystemCall.Read, _zero, a, b));
             case StepKind.Futex: return Text(tracee.Call(SystemCall.Futex, a, 1, 1));
+            case StepKind.Pagemap: return Pagemap(tracee, a, b);
+            case StepKind.Poison: return Poison(tracee, a, b);
             case StepKind.MovePages: return MovePages(tracee, a, b);
             default: throw new InvalidOperationException($"no step {step.Kind}");
         }
@@ -392,6 +406,42 @@ public sealed class KernelSystem : IMemorySystem
     }
 
     private static long FileRead(int fd, Span<byte> buffer) => LibC.ReadNext(fd, buffer);
+
+    private string Pagemap(Tracee tracee, ulong address, ulong length)
+    {
+        var entries = _entries.AsSpan(0, (int)(length / Page));
+        if (LibC.Read(tracee.PagemapFd, MemoryMarshal.AsBytes(entries), address / Page * 8) <= 0) return "EOF";
+        var text = new List<string>();
+        for (var page = 0; page < entries.Length; page++)
+        {
+            var entry = entries[page];
+            text.Add(SnapshotWriter.Letters(entry, page, () => _host.MapCount(entry & SnapshotWriter.PfnMask)));
+        }
+
+        return string.Join(' ', text);
+    }
+
+    /// <summary>userfaultfd on the range, then UFFDIO_POISON.</summary>
+    private static string Poison(Tracee tracee, ulong address, ulong length)
+    {
+        const ulong ioctl = 16;
+        const ulong userfaultfd = 323;
+        const ulong api = 0xc018_aa3f;
+        const ulong register = 0xc020_aa00;
+        const ulong poison = 0xc020_aa08;
+        const ulong featurePoison = 1 << 14;
+        var fd = tracee.Call(userfaultfd, 0);
+        if (fd < 0) return Text(fd);
+        foreach (var (request, words) in ((ulong, ulong[])[])[
+            (api, [0xaa, featurePoison, 0]), (register, [address, length, 1, 0]), (poison, [address, length, 0, 0])])
+        {
+            tracee.WriteScratch(MemoryMarshal.AsBytes<ulong>(words), 0);
+            var result = tracee.Call(ioctl, (ulong)fd, request, tracee.Scratch);
+            if (result < 0) return Text(result);
+        }
+
+        return "0x0";
+    }
 
     private static string MovePages(Tracee tracee, ulong address, ulong length)
     {

@@ -177,7 +177,8 @@ internal sealed class Tracee : IDisposable
         {
             (SigSegv, 1) => UserSignal.SigSegvMapErr,
             (SigSegv, 2) => UserSignal.SigSegvAccErr,
-            (SigSegv, 128) => UserSignal.SigSegvMapErr,
+            (SigSegv, 4) => UserSignal.SigSegvKey,
+            (SigSegv, 128) => UserSignal.SigSegvNonCanonical,
             (SigBus, 4 or 5) => UserSignal.SigBusPoison,
             (SigBus, _) => UserSignal.SigBus,
             _ => throw new InvalidOperationException($"a touch ended with signal {signal}, code {info.Code}"),

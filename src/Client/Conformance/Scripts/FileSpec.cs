@@ -13,7 +13,13 @@ public sealed record FileSpec(string Name, FileKind Kind, int Pages, bool IsWrit
     /// <summary>Size of a page of this kind, in bytes.</summary>
     public ulong PageSize => Kind == FileKind.HugeTlb ? 2UL << 20 : 4096;
 
-    /// <summary>The files of every script, in order of their index.</summary>
+    /// <summary>/dev/zero: its mappings are anonymous memory.</summary>
+    public bool IsZeroDevice => Name == "/dev/zero";
+
+    /// <summary>/dev/mem, at the ROM below 1 MiB: a mapping of frames without pages.</summary>
+    public bool IsRomDevice => Name == "/dev/mem";
+
+    /// <summary>The files of every script, in order of their index; random scripts use those before the devices.</summary>
     public static IReadOnlyList<FileSpec> All { get; } =
     [
         new("memfd", FileKind.Shmem, 16),
@@ -23,6 +29,8 @@ public sealed record FileSpec(string Name, FileKind Kind, int Pages, bool IsWrit
         new("disk", FileKind.Disk, 16, IsWritable: false, SameAs: 2),
         new("secret", FileKind.Secret, 8),
         new("huge", FileKind.HugeTlb, 2),
+        new("/dev/zero", FileKind.Shmem, 0),
+        new("/dev/mem", FileKind.Shmem, 0),
     ];
 
     /// <summary>First byte of page <paramref name="page"/> at the start.</summary>

@@ -39,12 +39,15 @@ public sealed class FramePinSystem : IMemorySystem
             HugePages2M = initial.HugePages,
             Thp = initial.Thp,
             UsesZeroPage = initial.UsesZeroPage,
+            HasProtectionKeys = initial.HasProtectionKeys,
+            HandlesMemoryFailure = initial.HandlesMemoryFailure,
         });
         var layout = new AddressSpaceLayout { MmapBase = initial.MmapBase, StartBrk = initial.StartBrk };
         var task = new TaskState { CanLockMemory = initial.IsPrivileged, CanMapLow = initial.IsPrivileged };
         _countsPins = initial.IsPrivileged;
         _names.HidesFrames = !initial.IsPrivileged;
         var space = _machine.CreateAddressSpace("p0", layout, task)!;
+        Initial = initial;
         foreach (var mapping in initial.Mappings) Install(space, mapping);
         _spaces.Add(space);
         _files = [.. FileSpec.All.Select((spec, i) => initial.MissingFiles.Contains(i) ? null : CreateFile(spec))];
@@ -58,6 +61,8 @@ public sealed class FramePinSystem : IMemorySystem
     public IReadOnlyList<AddressRange> Areas(int process) =>
         [.. _machine.Maps(_spaces[process])
             .Where(entry => entry.Name != "exe" && entry.Name is not ['[', 's' or 'v', ..]).Select(entry => entry.Range)];
+
+    public InitialProcess Initial { get; }
 
     public IReadOnlyList<string> Audit() => _machine.Audit();
 
@@ -130,7 +135,7 @@ public sealed class FramePinSystem : IMemorySystem
 
     private MemoryFile? CreateFile(FileSpec spec)
     {
-        if (spec.SameAs >= 0) return null;
+        if (spec.SameAs >= 0 || spec.IsZeroDevice || spec.IsRomDevice) return null;
         if (_machine.CreateFile(spec.Name, spec.Kind, (ulong)spec.Pages * spec.PageSize, spec.Kind == FileKind.HugeTlb ? 9 : 0) is not { } file)
             return null;
         if (spec.Kind is FileKind.HugeTlb or FileKind.Secret) return file;
@@ -207,6 +212,8 @@ public sealed class FramePinSystem : IMemorySystem
             case StepKind.CopyFrom: return PipeWrite(_machine.CopyUser(space, a, Buffer(b), isWrite: false), b);
             case StepKind.Clear: return Text(_machine.CopyUser(space, a, Filled(b, 0), isWrite: true));
             case StepKind.Futex: return Text(_machine.FutexWake(space, a));
+            case StepKind.Pagemap: return Pagemap(space, a, b);
+            case StepKind.Poison: return Text(_machine.PoisonMarkers(space, a, b));
             case StepKind.MovePages:
                 return string.Join(' ', _machine.QueryNodes(space, a, (int)(b / Page)).Select(node => node == Errno.None ? "n0" : $"{node}"));
             default: throw new InvalidOperationException($"no step {step.Kind}");
@@ -217,6 +224,10 @@ public sealed class FramePinSystem : IMemorySystem
 
     private string Mmap(AddressSpace space, Step step)
     {
+        var spec = step.E == 0 ? null : FileSpec.All[(int)step.E - 1];
+        if (spec is { IsZeroDevice: true })
+            return Mmap(space, step with { D = step.D | (ulong)MapFlags.Anonymous, E = 0 });
+        if (spec is { IsRomDevice: true }) return MmapRom(space, step);
         var file = step.E == 0 ? null : File(step.E - 1);
         if (step.E != 0 && file is null) return "-EBADF";
         return Text(_machine.Mmap(space, new MmapRequest
@@ -229,6 +240,24 @@ public sealed class FramePinSystem : IMemorySystem
             OpenedForWrite = step.E == 0 || FileSpec.All[(int)step.E - 1].IsWritable,
             Offset = step.F,
         }));
+    }
+
+    private string MmapRom(AddressSpace space, Step step) => Text(_machine.Mmap(space, new MmapRequest
+    {
+        Address = step.A,
+        Length = step.B,
+        Prot = (Prot)step.C,
+        Flags = (MapFlags)step.D,
+        Device = _machine.CreateDevice("/dev/mem", DeviceMapping.PfnMap, step.B / Page, isRam: true, hasClose: false, isWritable: true),
+    }));
+
+    /// <summary>As the recorded tables write it: P present, F file or shared, X exclusive, S swap-like, G guard; map counts of three.</summary>
+    private string Pagemap(AddressSpace space, ulong address, ulong length)
+    {
+        if (address + length < address || address >= PageGeometry.TaskSize) return "EOF";
+        var entries = _machine.Pagemap(space, address, (int)(length / Page));
+        return string.Join(' ', entries.Select((entry, page) => SnapshotWriter.Letters(entry, page, () =>
+            _machine.ViewPage(new Pfn(entry & SnapshotWriter.PfnMask)).MapCount)));
     }
 
     private static bool IsWritable(ulong file) => FileSpec.All[(int)file].IsWritable;

@@ -3,6 +3,9 @@ namespace FramePin.Conformance.Scripts;
 /// <summary>What a script runs on: the kernel or FramePin. Answers and snapshots are text, the same text for the same outcome.</summary>
 public interface IMemorySystem : IDisposable
 {
+    /// <summary>The process as a script finds it.</summary>
+    InitialProcess Initial { get; }
+
     /// <summary>Runs one step. The answer is the return value or the errno, and what the call delivered.</summary>
     string Run(Step step);
 

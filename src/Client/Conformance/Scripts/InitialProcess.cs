@@ -17,4 +17,11 @@ public sealed record InitialMapping(ulong Start, ulong End, string Permissions, 
 /// <param name="MissingFiles">Indexes of the files that the host could not make.</param>
 public sealed record InitialProcess(
     IReadOnlyList<InitialMapping> Mappings, ulong MmapBase, ulong StartBrk, int HugePages, ThpMode Thp,
-    bool UsesZeroPage, bool IsPrivileged, IReadOnlyList<int> MissingFiles);
+    bool UsesZeroPage, bool IsPrivileged, IReadOnlyList<int> MissingFiles)
+{
+    /// <summary>The processor has protection keys.</summary>
+    public bool HasProtectionKeys { get; init; }
+
+    /// <summary>The kernel handles broken memory (CONFIG_MEMORY_FAILURE).</summary>
+    public bool HandlesMemoryFailure { get; init; } = true;
+}

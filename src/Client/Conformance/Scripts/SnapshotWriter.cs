@@ -11,7 +11,7 @@ internal sealed class SnapshotWriter(FrameNames names)
     private const ulong FileOrShared = 1UL << 61;
     private const ulong Guard = 1UL << 58;
     private const ulong Exclusive = 1UL << 56;
-    private const ulong PfnMask = (1UL << 55) - 1;
+    public const ulong PfnMask = (1UL << 55) - 1;
 
     private readonly StringBuilder _text = new();
 
@@ -54,6 +54,16 @@ internal sealed class SnapshotWriter(FrameNames names)
         }
 
         if (any) _text.Append('\n');
+    }
+
+    /// <summary>One page of pagemap in the letters of the recorded tables; the map count is asked for the first three.</summary>
+    public static string Letters(ulong entry, int page, Func<long> mapCount)
+    {
+        if ((entry & Swapped) != 0) return (entry & Guard) != 0 ? "S:G" : "S:";
+        if ((entry & Present) == 0) return "-";
+        if (page >= 3) return "P";
+        var letters = "P" + ((entry & FileOrShared) != 0 ? "F" : "") + ((entry & Exclusive) != 0 ? "X" : "");
+        return string.Create(CultureInfo.InvariantCulture, $"{letters}:f:c{mapCount()}");
     }
 
     public string End() => _text.ToString();

@@ -77,6 +77,10 @@ public enum StepKind
     Clear,
     /// <summary>address: FUTEX_WAKE of a shared futex (GET fast, WRITE, then read).</summary>
     Futex,
+    /// <summary>address, length: what /proc/PID/pagemap and the map counts say of each page.</summary>
+    Pagemap,
+    /// <summary>address, length: UFFDIO_POISON.</summary>
+    Poison,
     /// <summary>address, length: move_pages without a target: 1 a page on node 0, else its errno.</summary>
     MovePages,
 }
@@ -124,6 +128,8 @@ public sealed record Step(int Process, StepKind Kind, ulong A = 0, ulong B = 0, 
         [StepKind.Clear] = ["addr", "len"],
         [StepKind.Futex] = ["addr"],
         [StepKind.MovePages] = ["addr", "len"],
+        [StepKind.Pagemap] = ["addr", "len"],
+        [StepKind.Poison] = ["addr", "len"],
     };
 
     /// <summary>The step as a line of a script file: <c>0 Mmap addr=0x10000000 len=0x4000 ...</c>.</summary>
