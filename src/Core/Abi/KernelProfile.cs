@@ -87,6 +87,9 @@ public sealed record KernelProfile
     /// <summary>io_uring registers buffers by pin_user_pages under mmap_lock, without the fast path (6.1).</summary>
     public required bool RingPinsUnderLock { get; init; }
 
+    /// <summary>Fault-around that would begin with a file's last page does nothing where there is no page table yet (6.18).</summary>
+    public required bool LastPageNeedsTable { get; init; }
+
     private static readonly KernelProfile Mm61 = new()
     {
         Name = "6.1",
@@ -105,6 +108,7 @@ public sealed record KernelProfile
         StacksRefuseHugePages = false,
         MovesSeveralAreas = false,
         ExecReadsForward = false,
+        LastPageNeedsTable = false,
         VvarHasRandomPage = false,
         DirectIoPins = false,
         RingPinsUnderLock = true,
@@ -139,6 +143,7 @@ public sealed record KernelProfile
         HasGuardRegions = true,
         MovesSeveralAreas = true,
         ExecReadsForward = true,
+        LastPageNeedsTable = true,
         VvarHasRandomPage = true,
     };
 

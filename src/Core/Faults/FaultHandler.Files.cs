@@ -28,9 +28,9 @@ internal static partial class FaultHandler
         if (isPrivateCopy) PrepareAnonVma(mm, space, vma);
         if (index >= PageGeometry.PagesOf(file.Size)) return VmFault.SigBus;
         if (file.Kind == FileKind.Disk && file.Lookup(index) is null && ReadAhead(mm, vma, file, index)
-            && !request.IsWrite && !request.IsUnshare)
+            && request.MayRetry && !request.IsWrite && !request.IsUnshare)
         {
-            // The read drops the lock; the fault begins anew and finds the neighbours cached.
+            // The read drops the lock where it may; the fault begins anew and finds the neighbours cached.
             MapAround(mm, request, file, address);
             if (Pte.IsMapped(space.PageTable.Read(address))) return VmFault.NoPage;
         }
@@ -127,6 +127,9 @@ internal static partial class FaultHandler
         // Sixteen pages from there on, within one page table.
         var table = PageGeometry.AlignDown(address, PageGeometry.PmdSize) + PageGeometry.PmdSize;
         var end = Math.Min(Math.Min(vma.End, table), start + FaultAroundBytes);
+        if (mm.Profile.LastPageNeedsTable && file.Kind == FileKind.Disk && !space.PageTable.Find(address).Exists
+            && StartsWithLastPage(file, vma, start, end))
+            return;
         for (var at = start; at < end; at += PageGeometry.PageSize)
         {
             if (space.PageTable.Read(at) != 0) continue;
@@ -138,6 +141,18 @@ internal static partial class FaultHandler
             mm.Memory.Put(pfn);
             return;
         }
+    }
+
+    /// <summary>
+    /// filemap_map_pages sets a missing page table up only when the first page that it finds is not the file's last
+    /// (can_map_large); without the table it maps nothing.
+    /// </summary>
+    private static bool StartsWithLastPage(MemoryFile file, Vma vma, ulong start, ulong end)
+    {
+        var last = PageGeometry.PagesOf(file.Size) - 1;
+        for (var at = start; at < end; at += PageGeometry.PageSize)
+            if (file.Lookup(vma.IndexOf(at)) is not null) return vma.IndexOf(at) >= last;
+        return false;
     }
 
     /// <summary>Pages that the kernel itself maps without a file: [vdso] and its like read as zeroes here.</summary>

@@ -60,6 +60,17 @@ public sealed partial class Machine
     }
 
     /// <summary>
+    /// The first byte of a frame as /proc/PID/mem would show it; -1 for memory that nobody may look at (secret, broken, MMIO).
+    /// </summary>
+    public int PeekFrame(Pfn pfn)
+    {
+        using var turn = EnterQuery();
+        if (!_mm.Memory.Frames.IsValid(pfn)) return -1;
+        var flags = _mm.Memory.Frames[_mm.Memory.Frames.HeadOf(pfn)].Flags;
+        return (flags & (FrameFlags.Secret | FrameFlags.HwPoison)) != 0 ? -1 : _mm.Memory.Bytes.Of(pfn)[0];
+    }
+
+    /// <summary>
     /// Copies bytes of a vector's frames as a device would by DMA, from byte <paramref name="offset"/> of the first frame on. Needs no
     /// turn: the caller's references keep the frames. -ENXIO for MMIO without memory behind it.
     /// </summary>

@@ -161,6 +161,7 @@ internal static class MadviseCall
     {
         if (vma.Has(VmFlags.Locked) || vma.File is not { } file) return Errno.EINVAL;
         if (!vma.Has(VmFlags.Shared | VmFlags.MayWrite)) return Errno.EACCES;
+        if (file.Kind == FileKind.Secret) return Errno.EOPNOTSUPP;
         FileCalls.PunchHole(mm, file, vma.IndexOf(part.Start) << PageGeometry.PageShift, part.Length);
         return Errno.None;
     }

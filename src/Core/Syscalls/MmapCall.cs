@@ -175,23 +175,21 @@ internal static class MmapCall
         if (limit != Errno.None) return limit;
         if ((flags & MapFlags.NoReserve) != 0) vmFlags |= VmFlags.NoReserve;
         var file = request.File;
-        if (hugeOrder > 0)
-        {
-            vmFlags |= VmFlags.HugeTlb | VmFlags.DontExpand;
-            var reserve = ReserveHuge(mm, file!, range, pageOffset, vmFlags);
-            if (reserve != Errno.None) return Dropped(mm, file, reserve);
-        }
-        else if ((vmFlags & (VmFlags.NoReserve | VmFlags.Shared | VmFlags.Write)) == VmFlags.Write)
-        {
-            vmFlags |= VmFlags.Account;
-        }
-
+        if (hugeOrder > 0) vmFlags |= VmFlags.HugeTlb | VmFlags.DontExpand;
+        else if ((vmFlags & (VmFlags.NoReserve | VmFlags.Shared | VmFlags.Write)) == VmFlags.Write) vmFlags |= VmFlags.Account;
         var isPartial = false;
         if (space.Vmas.Intersects(range))
         {
             isPartial = true;
             var unmapped = MunmapCall.Unmap(mm, space, range);
             if (unmapped != Errno.None) return Dropped(mm, file, unmapped);
+        }
+
+        if (hugeOrder > 0)
+        {
+            // What was mapped there has given its huge pages back by now.
+            var reserve = ReserveHuge(mm, file!, range, pageOffset, vmFlags);
+            if (reserve != Errno.None) return SyscallResult.Fail(Dropped(mm, file, reserve), isPartial);
         }
 
         // secretmem_mmap refuses when the old areas are gone already.

@@ -247,7 +247,7 @@ internal static class MremapCall
         foreach (var old in space.Vmas.Overlapping(request.Old))
         {
             old.Flags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
-            if (old.IsAnonymous && old.Range == request.Old) old.AnonVma = null;
+            if (old.Range == request.Old) old.AnonVma = null;
         }
     }
 

@@ -30,12 +30,16 @@ internal static class Placement
     {
         if (length > PageGeometry.TaskSize) return Errno.ENOMEM;
         var alignment = PageGeometry.PageSize << hugeOrder;
+        if (hugeOrder == 0 && !isMove && WantsHugeAlignment(profile, hint, length, file, fileOffset))
+        {
+            // __thp_get_unmapped_area asks for room to align first, with the hint too; a hint taken is left as it is.
+            if (hint != 0 && TakeHint(space, hint, length + PageGeometry.PmdSize) is { } roomy) return SyscallResult.Ok(roomy);
+            if (SearchAligned(space, length, file is null ? 0 : fileOffset) is { } aligned) return SyscallResult.Ok(aligned);
+        }
+
         if (hint != 0 && TakeHint(space, PageGeometry.AlignUp(hint, alignment), length) is { } taken)
             return SyscallResult.Ok(taken);
         if (hugeOrder > 0) return Search(space, length, alignment);
-        if (!isMove && WantsHugeAlignment(profile, hint, length, file, fileOffset)
-            && SearchAligned(space, length, file is null ? 0 : fileOffset) is { } aligned)
-            return SyscallResult.Ok(aligned);
         return Search(space, length, PageGeometry.PageSize);
     }
 

@@ -95,11 +95,8 @@ public sealed class FramePinSystem : IMemorySystem
                     withFlags ? entry.VmFlagLetters() : "");
                 if (entry.Name is "[stack]" or "exe") continue;
                 var pages = (int)Math.Min((entry.Range.End - entry.Range.Start) / Page, SnapshotWriter.MaxPages);
-                _writer.Pages(entry.Range.Start, _machine.Pagemap(space, entry.Range.Start, pages), address =>
-                {
-                    var one = new byte[1];
-                    return _machine.ProcMem(space, address, one, isWrite: false).IsOk ? one[0] : -1;
-                });
+                var entries = _machine.Pagemap(space, entry.Range.Start, pages);
+                _writer.Pages(entry.Range.Start, entries, page => _machine.PeekFrame(new Pfn(entries[page] & SnapshotWriter.PfnMask)));
             }
         }
 
