@@ -12,8 +12,9 @@ internal static class ReplayCommands
 {
     public static IEnumerable<Command> Create(CommandLine line)
     {
-        var strace = new Option<string>("--strace") { Description = "Log of strace -f -y -e trace=%memory,execve,clone,...", Required = true };
-        var mapsStart = new Option<string>("--maps-start") { Description = "/proc/PID/maps before the first call.", Required = true };
+        var folder = new Argument<string?>("folder") { Description = "A recording, as framepin record made it.", DefaultValueFactory = _ => null };
+        var strace = new Option<string?>("--strace") { Description = "Instead of a folder: log of strace -f -y -e trace=%memory,execve,clone,..." };
+        var mapsStart = new Option<string?>("--maps-start") { Description = "/proc/PID/maps before the first call." };
         var mapsEnd = new Option<string?>("--maps-end") { Description = "/proc/PID/maps at the end, to compare with." };
         var pinAll = new Option<bool>("--pin-all") { Description = "Then pin, convert and unpin every mapping." };
         var keep = new Option<bool>("--keep") { Description = "Leave the machine on the daemon." };
@@ -24,10 +25,16 @@ internal static class ReplayCommands
         };
         yield return line.Create(
             "replay", "Replays the memory calls of a recorded program and compares what each answers.",
-            "replay --strace strace.log --maps-start maps.start --maps-end maps.end --pin-all --output json",
-            [strace, mapsStart, mapsEnd, pinAll, keep, sizes], async (parsed, client, output, cancelled) =>
+            "replay ls.recording --pin-all\n  framepin replay --strace strace.log --maps-start maps.start --maps-end maps.end --output json",
+            [folder, strace, mapsStart, mapsEnd, pinAll, keep, sizes], async (parsed, client, output, cancelled) =>
             {
-                var recording = Recording.Load(parsed.GetValue(strace)!, parsed.GetValue(mapsStart)!, parsed.GetValue(mapsEnd)) with
+                var recording = parsed.GetValue(folder) is { } place
+                    ? Recording.Load(place)
+                    : Recording.Load(
+                        parsed.GetValue(strace) ?? throw new FormatException("replay wants a folder, or --strace and --maps-start"),
+                        parsed.GetValue(mapsStart) ?? throw new FormatException("--strace wants --maps-start with it"),
+                        parsed.GetValue(mapsEnd));
+                if (parsed.GetValue(sizes)!.Length > 0) recording = recording with
                 {
                     FileSizes = parsed.GetValue(sizes)!.Select(pair => pair.Split('=', 2)).ToDictionary(
                         pair => pair[0], pair => pair.Length == 2 ? Values.ParseSize(pair[1]) : throw new FormatException($"--file-size wants PATH=SIZE, got '{pair[0]}'")),
@@ -37,6 +44,7 @@ internal static class ReplayCommands
                 Print(report, output);
             });
 
+        yield return Record();
         var pid = new Option<int>("--pid") { Description = "Process to copy the layout of.", Required = true };
         yield return line.Create(
             "import", "Builds an address space from a live process's /proc/PID/maps and smaps.", "import --pid 1234", [pid],
@@ -46,6 +54,34 @@ internal static class ReplayCommands
                     client, Values.Machine(parsed.GetValue(line.Machine)!), parsed.GetValue(pid), cancelled);
                 output.Write(space, ("address space", space.Name), ("mappings", space.MapCount.ToString(CultureInfo.InvariantCulture)));
             });
+    }
+
+    private static Command Record()
+    {
+        var target = new Option<string?>("--to") { Description = "Folder of the recording; otherwise PROGRAM.recording here." };
+        var program = new Argument<string[]>("program") { Description = "Program and its arguments, behind --.", Arity = ArgumentArity.OneOrMore };
+        var command = new Command(
+            "record", "Records a program's memory calls and maps, for replay. Needs strace.\n\nExample:\n  framepin record --to ls.recording -- ls -l /")
+        {
+            target, program,
+        };
+        command.SetAction(async (parsed, cancelled) =>
+        {
+            var words = parsed.GetValue(program)!;
+            var folder = parsed.GetValue(target) ?? Path.GetFileName(words[0]) + ".recording";
+            try
+            {
+                var exit = await new Client.Replay.Recorder(TimeProvider.System).RunAsync(words, folder, cancelled);
+                Console.Error.WriteLine($"recorded into {folder}; the program's exit code was {exit}");
+                return CommandLine.Ok;
+            }
+            catch (IOException exception)
+            {
+                Console.Error.WriteLine(exception.Message);
+                return CommandLine.Usage;
+            }
+        });
+        return command;
     }
 
     private static async Task<T> WithProgress<T>(Output output, Func<IProgress<ReplayProgress>?, Task<T>> work)

@@ -77,7 +77,7 @@ internal static class Mapping
 
     /// <summary>
     /// Removes every entry of [start, end) and what it held (zap_page_range), markers too. Leaves that the borders cut are
-    /// split first.
+    /// split first. Tables stay, empty as they may be: munmap frees them.
     /// </summary>
     /// <param name="keepMarkers">Guard markers stay (MADV_DONTNEED).</param>
     /// <param name="onlyFile">Leaves private copies alone (truncate without even_cows).</param>
@@ -101,7 +101,6 @@ internal static class Mapping
             address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
 
-        table.Prune(start, end);
         return true;
     }
 

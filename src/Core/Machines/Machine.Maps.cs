@@ -111,6 +111,7 @@ public sealed partial class Machine
         const ulong guard = 1UL << 58;
         using var turn = EnterQuery();
         var result = new ulong[count];
+        Dictionary<Pfn, int>? parts = null;
         if (space.Exited) return result;
         for (var i = 0; i < count; i++)
         {
@@ -123,10 +124,42 @@ public sealed partial class Machine
             result[i] = present | pfn.Value;
             if ((entry & Pte.Special) != 0) continue;
             if ((entry & Pte.Anon) == 0) result[i] |= fileOrShared;
-            if (_mm.Memory.Frames[_mm.Memory.Frames.HeadOf(pfn)].MapCount == 1) result[i] |= exclusive;
+            var isAlone = _mm.Memory.Frames[_mm.Memory.Frames.HeadOf(pfn)].MapCount == 1;
+            if (!isAlone && (entry & Pte.Compound) != 0)
+            {
+                // The folio's count does not tell about one of its pages (folio_precise_page_mapcount).
+                parts ??= CountParts();
+                isAlone = parts[pfn] == 1;
+            }
+
+            if (isAlone) result[i] |= exclusive;
         }
 
         return result;
+    }
+
+    /// <summary>How often each page of a large folio is mapped, for folios that small entries map. Walks every page table.</summary>
+    private Dictionary<Pfn, int> CountParts()
+    {
+        var counts = new Dictionary<Pfn, int>();
+        var whole = new List<(Pfn Head, int Order)>();
+        foreach (var space in _mm.Spaces)
+        {
+            var address = 0UL;
+            while (space.PageTable.Next(ref address, PageGeometry.TaskSize, out var slot))
+            {
+                var entry = space.PageTable[slot];
+                if (Pte.IsMapped(entry) && (entry & Pte.Compound) != 0)
+                    counts[Pte.PfnOf(entry)] = counts.GetValueOrDefault(Pte.PfnOf(entry)) + 1;
+                else if (Pte.IsMapped(entry) && slot.Order > 0) whole.Add((Pte.PfnOf(entry), slot.Order));
+                address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+            }
+        }
+
+        foreach (var (head, order) in whole)
+            for (var i = 0UL; i < 1UL << order && counts.Count > 0; i++)
+                if (counts.TryGetValue(head + i, out var count)) counts[head + i] = count + 1;
+        return counts;
     }
 
     private static MapsEntry Describe(AddressSpace space, Vma vma, bool withUsage)

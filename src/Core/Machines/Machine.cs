@@ -48,7 +48,7 @@ public sealed partial class Machine : IDisposable
         Options = options;
         var memory = new PhysicalMemory(
             $"framepin-{name}", options.Memory >> PageGeometry.PageShift, options.MovableMemory >> PageGeometry.PageShift);
-        _mm = new MmContext(options.Profile, memory, options.Thp) 
+        _mm = new MmContext(options.Profile, memory, options.Thp)
         {
             UsesZeroPage = options.UsesZeroPage,
             HasProtectionKeys = options.HasProtectionKeys,

@@ -167,11 +167,33 @@ internal sealed class PageTable
         return true;
     }
 
-    /// <summary>Frees tables inside [<paramref name="start"/>, <paramref name="end"/>) that hold nothing any more.</summary>
-    public void Prune(ulong start, ulong end)
+    /// <summary>
+    /// Frees tables that hold nothing any more, around [<paramref name="start"/>, <paramref name="end"/>), as far as nothing else uses
+    /// their reach: those that lie within [<paramref name="floor"/>, <paramref name="ceiling"/>) (mm/memory.c: free_pgd_range).
+    /// </summary>
+    public void Prune(ulong start, ulong end, ulong floor, ulong ceiling)
     {
-        if (start < end) PruneTable(Root, PgdLevel, 0, start, end);
+        if (start < end) PruneTable(Root, PgdLevel, 0, new Pruned(start, end, floor, ceiling));
     }
+
+    /// <summary>Frees empty tables that lie wholly inside the range.</summary>
+    public void Prune(ulong start, ulong end) => Prune(start, end, start, end);
+
+    /// <summary>Whether the table exists that would hold a 2 MiB leaf at <paramref name="address"/>.</summary>
+    public bool HasPmdTable(ulong address)
+    {
+        var table = Root;
+        for (var level = PgdLevel; level > PmdLevel; level--)
+        {
+            var entry = _pool.Entry(table, IndexOf(address, level));
+            if (entry == 0 || (entry & Pte.Huge) != 0) return false;
+            table = TableOf(entry);
+        }
+
+        return true;
+    }
+
+    private readonly record struct Pruned(ulong Start, ulong End, ulong Floor, ulong Ceiling);
 
     /// <summary>Frees every table; the object must not be used afterwards.</summary>
     public void Destroy()
@@ -195,18 +217,19 @@ internal sealed class PageTable
         return count;
     }
 
-    private void PruneTable(int table, int level, ulong tableBase, ulong start, ulong end)
+    private void PruneTable(int table, int level, ulong tableBase, in Pruned range)
     {
         var span = 1UL << ShiftOf(level);
-        var first = start <= tableBase ? 0 : IndexOf(start, level);
-        var last = end >= tableBase + (span * 512) ? 511 : IndexOf(end - 1, level);
+        var first = range.Start <= tableBase ? 0 : IndexOf(range.Start, level);
+        var last = range.End >= tableBase + (span * 512) ? 511 : IndexOf(range.End - 1, level);
         for (var index = first; index <= last; index++)
         {
             ref var entry = ref _pool.Entry(table, index);
             if (entry == 0 || (entry & Pte.Huge) != 0) continue;
             var child = TableOf(entry);
             var childBase = tableBase + ((ulong)index * span);
-            if (level > PmdLevel) PruneTable(child, level - 1, childBase, start, end);
+            if (level > PmdLevel) PruneTable(child, level - 1, childBase, range);
+            if (childBase < range.Floor || childBase + span > range.Ceiling) continue;
             if (_pool.Table(child).ContainsAnyExcept(0UL)) continue;
             _pool.Free(child);
             entry = 0;

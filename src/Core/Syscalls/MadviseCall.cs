@@ -151,7 +151,14 @@ internal static class MadviseCall
 
         if (mm.Mutant == Mutant.DontNeedKeeps) return Errno.None;
         if (advice != Advice.Free)
-            return Mapping.Zap(mm, space, part.Start, part.End, keepMarkers: true) ? Errno.None : Errno.ENOMEM;
+        {
+            if (!Mapping.Zap(mm, space, part.Start, part.End, keepMarkers: true)) return Errno.ENOMEM;
+            // Tables whose whole reach was discarded go (CONFIG_PT_RECLAIM).
+            space.PageTable.Prune(part.Start, part.End);
+            return Errno.None;
+        }
+
+
         // Free pages go when memory is short, which never comes here: they keep their contents.
         return vma.IsAnonymous ? Errno.None : Errno.EINVAL;
     }

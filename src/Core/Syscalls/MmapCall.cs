@@ -27,6 +27,9 @@ public sealed record MmapRequest
     /// <summary>The descriptor was opened for writing (FMODE_WRITE).</summary>
     public bool OpenedForWrite { get; init; } = true;
 
+    /// <summary>Number of the opening of the file (struct file), the caller's own; areas of two openings do not merge.</summary>
+    public int Opening { get; init; }
+
     public ulong Offset { get; init; }
 }
 
@@ -219,6 +222,7 @@ internal static class MmapCall
             PageOffset = pageOffset,
             File = file,
             Device = request.Device,
+            Opening = request.Opening,
             HugeOrder = hugeOrder,
             OwnsHugeReserve = hugeOrder > 0 && (vmFlags & (VmFlags.MayShare | VmFlags.NoReserve)) == 0,
         };

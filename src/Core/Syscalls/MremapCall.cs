@@ -189,6 +189,9 @@ internal static class MremapCall
             vma = space.Vmas.Find(request.Address)!;
         }
 
+        // What was unmapped may have been what was to move.
+        if (space.Vmas.Find(request.Address) is not { } still) return SyscallResult.Fail(Errno.EFAULT, isPartial);
+        vma = still;
         if (!request.IsFixed)
         {
             var placed = Placement.Choose(
@@ -218,6 +221,7 @@ internal static class MremapCall
             PageOffset = offset,
             File = vma.File,
             Device = vma.Device,
+            Opening = vma.Opening,
             AnonVma = vma.AnonVma,
             HasForkedAnon = vma.HasForkedAnon,
             OwnsHugeReserve = vma.OwnsHugeReserve,
@@ -269,12 +273,18 @@ internal static class MremapCall
 
             var into = table.Ensure(to, slot.Order);
             if (!into.Exists) return false;
+            if (slot.Order > 0 && table[into] != 0)
+            {
+                // A table of small entries is there already, empty: a huge leaf does not go in its place (move_huge_pmd).
+                if (!Mapping.SplitLeaf(mm, space, slot)) return false;
+                continue;
+            }
+
             table[into] = table[slot];
             table[slot] = 0;
             address += slot.Size;
         }
 
-        table.Prune(request.Address, end);
         return true;
     }
 }

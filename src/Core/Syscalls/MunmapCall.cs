@@ -32,6 +32,9 @@ internal static class MunmapCall
             mm.DropIfUnused(vma.File);
         }
 
+        var floor = space.Vmas.Before(range.Start)?.End ?? 0;
+        var ceiling = space.Vmas.FindFrom(range.End)?.Start ?? PageGeometry.TaskSize;
+        space.PageTable.Prune(range.Start, range.End, floor, ceiling);
         return Errno.None;
     }
 

@@ -142,9 +142,10 @@ internal static class MincoreCall
             }
 
             var entry = space.PageTable.Read(address);
-            // Markers are looked through to the page cache; hugetlb counts what is mapped only.
+            // Markers are looked through to the page cache; hugetlb counts what is mapped
+            // only, where there is a table at all.
             var isResident = entry is not (0 or Pte.GuardMarker or Pte.UffdPoisonMarker)
-                || (vma.File is { } file && !vma.IsHugeTlb && file.Lookup(vma.IndexOf(address)) is not null);
+                || (vma.File is { } file && (!vma.IsHugeTlb || !space.PageTable.HasPmdTable(address)) && file.Lookup(vma.IndexOf(address)) is not null);
             residency[i] = isResident ? (byte)1 : (byte)0;
         }
 

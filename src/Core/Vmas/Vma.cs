@@ -32,6 +32,9 @@ internal sealed class Vma
 
     public Device? Device { get; init; }
 
+    /// <summary>Which opening of the file was mapped (struct file): areas of two openings do not merge.</summary>
+    public int Opening { get; init; }
+
     /// <summary>Set by the first anonymous fault; inherited over fork.</summary>
     public AnonVma? AnonVma { get; set; }
 
@@ -89,6 +92,7 @@ internal sealed class Vma
         PageOffset = IndexOf(start),
         File = File,
         Device = Device,
+        Opening = Opening,
         AnonVma = AnonVma,
         HasForkedAnon = HasForkedAnon,
         OwnsHugeReserve = OwnsHugeReserve,

@@ -75,7 +75,7 @@ internal static class VmaMerge
         ((lower.Flags ^ upper.Flags) & ~VmFlags.IgnoreMerge) == 0
         && !lower.HasAny(VmFlags.Special) && !upper.HasAny(VmFlags.Special)
         && ReferenceEquals(lower.File, upper.File) && ReferenceEquals(lower.Device, upper.Device)
-        && lower.SpecialName == upper.SpecialName
+        && lower.Opening == upper.Opening && lower.SpecialName == upper.SpecialName
         && !lower.HasClose && !upper.HasClose
         && lower.PageOffset + lower.Pages == upper.PageOffset
         && CompatibleAnon(lower, upper);
@@ -97,6 +97,7 @@ internal static class VmaMerge
         const VmFlags mayDiffer = VmFlags.AccessMask | VmFlags.IgnoreMerge;
         return owner.AnonVma is not null && !owner.HasForkedAnon
             && ReferenceEquals(lower.File, upper.File) && ReferenceEquals(lower.Device, upper.Device)
+            && lower.Opening == upper.Opening
             && ((lower.Flags ^ upper.Flags) & ~mayDiffer) == 0
             && lower.PageOffset + lower.Pages == upper.PageOffset;
     }

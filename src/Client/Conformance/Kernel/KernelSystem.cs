@@ -91,6 +91,8 @@ public sealed class KernelSystem : IMemorySystem
             }
         }
 
+        // Looking marks pages as used, which puts them into a batch again.
+        LibC.DrainBatches();
         return _writer.End();
     }
 

@@ -143,7 +143,8 @@ internal static unsafe partial class LibC
     internal static void DrainBatches()
     {
         const int cold = 20;
-        _ = madvise(DrainPage, 4096, cold);
+        if (madvise(DrainPage, 4096, cold) != 0)
+            throw new System.ComponentModel.Win32Exception(Marshal.GetLastPInvokeError(), "MADV_COLD");
     }
 
     /// <summary>Keeps a thread (0: the calling one) on one processor.</summary>

@@ -54,7 +54,9 @@ public sealed class FramePinSystem : IMemorySystem
         for (var i = 0; i < _files.Length; i++)
             if (FileSpec.All[i].SameAs >= 0) _files[i] = _files[FileSpec.All[i].SameAs];
         _writer = new SnapshotWriter(_names);
-        if (initial.UsesZeroPage) _names.ZeroPage = FindZeroPage(space);
+        TouchText(space);
+        var zeroPage = FindZeroPage(space);
+        if (initial.UsesZeroPage) _names.ZeroPage = zeroPage;
     }
 
     /// <summary>The areas of a process that a script may work on: not its code, stack or the kernel's pages.</summary>
@@ -141,6 +143,13 @@ public sealed class FramePinSystem : IMemorySystem
         return file;
     }
 
+    /// <summary>A process runs: the page of its code is mapped, and the tables over it are there.</summary>
+    private void TouchText(AddressSpace space)
+    {
+        foreach (var mapping in Initial.Mappings)
+            if (mapping.Name == "exe") _machine.Touch(space, mapping.Start, isWrite: false);
+    }
+
     private ulong FindZeroPage(AddressSpace space)
     {
         var mapped = _machine.Mmap(space, new MmapRequest
@@ -184,6 +193,7 @@ public sealed class FramePinSystem : IMemorySystem
                 var child = _machine.Fork(space, $"p{_spaces.Count}", out var error);
                 if (child is null) return $"-{error}";
                 _spaces.Add(child);
+                TouchText(child);
                 return "ok";
             case StepKind.Exit:
                 var freed = Unregister(step.Process);
@@ -234,6 +244,7 @@ public sealed class FramePinSystem : IMemorySystem
             Prot = (Prot)step.C,
             Flags = (MapFlags)step.D,
             File = (step.D & (ulong)MapFlags.Anonymous) != 0 ? null : file,
+            Opening = (int)step.E,
             OpenedForWrite = step.E == 0 || FileSpec.All[(int)step.E - 1].IsWritable,
             Offset = step.F,
         }));

@@ -1,3 +1,4 @@
+using System.Globalization;
 using FramePin.V1;
 
 namespace FramePin.Client.Replay;
@@ -21,6 +22,21 @@ public sealed record Recording
         MapsStart = MapsFile.Parse(System.IO.File.ReadLines(mapsStart)),
         MapsEnd = mapsEnd is null ? null : MapsFile.Parse(System.IO.File.ReadLines(mapsEnd)),
     };
+
+    /// <summary>Reads a folder as <see cref="Recorder"/> leaves it; maps.end and files may be missing.</summary>
+    public static Recording Load(string folder)
+    {
+        string At(string name) => Path.Combine(folder, name);
+        var end = At("maps.end");
+        var recording = Load(At("strace.log"), At("maps.start"), System.IO.File.Exists(end) ? end : null);
+        var files = At("files");
+        if (!System.IO.File.Exists(files)) return recording;
+        return recording with
+        {
+            FileSizes = System.IO.File.ReadLines(files).Select(line => line.Split(' ', 2)).ToDictionary(
+                pair => pair[1], pair => ulong.Parse(pair[0], CultureInfo.InvariantCulture), StringComparer.Ordinal),
+        };
+    }
 
     /// <summary>End of the highest mapping below the stack at the start: where the kernel searches downwards from.</summary>
     public ulong MmapBase
