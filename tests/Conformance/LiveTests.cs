@@ -22,6 +22,7 @@ public sealed class LiveTests(ITestOutputHelper output)
         output.WriteLine(page);
         Assert.True(report.Divergences.Count == 0, page);
         Assert.True(report.DeviationHits.Values.Sum() * 1000L < report.Steps, "known deviations cover too much");
+        Assert.True(report.Unrepeated.Count <= 2, page);
         Assert.Equal(Steps, report.Steps);
     }
 

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
 using FramePin.Conformance;
+using FramePin.Conformance.Matrix;
 using FramePin.Conformance.Scripts;
 
 namespace FramePin.Cli;
@@ -19,15 +20,20 @@ internal static class ConformanceCommands
             Description = "With --script: writes the steps and the kernel's answers to this file, as a regression that runs without root.",
         };
         var report = new Option<FileInfo?>("--report") { Description = "Also writes the result to this file, as a page in Markdown." };
+        var matrix = new Option<FileInfo?>("--matrix")
+        {
+            Description = "Instead: measures kinds of mapping × paths into user memory on this kernel, writes the table to this file and compares it with FramePin.",
+        };
         var command = new Command(
             "conformance",
             "Runs random scripts of memory calls on the running kernel and on FramePin, and compares after each step.\n\nExample:\n  framepin conformance --steps 100000 --seed 7")
         {
-            steps, seed, most, script, keep, report,
+            steps, seed, most, script, keep, report, matrix,
         };
         command.SetAction(parsed =>
         {
             if (parsed.GetValue(script) is { } file) return RunScript(file, parsed.GetValue(keep));
+            if (parsed.GetValue(matrix) is { } table) return MeasureMatrix(table);
             var started = TimeProvider.System.GetTimestamp();
             var result = Runner.Run(new RunOptions
             {
@@ -40,6 +46,27 @@ internal static class ConformanceCommands
             return result.Divergences.Count == 0 ? CommandLine.Ok : CommandLine.Refused;
         });
         yield return command;
+    }
+
+    private static int MeasureMatrix(FileInfo file)
+    {
+        var (kernel, ours) = Runner.MeasureMatrix();
+        File.WriteAllLines(file.FullName, kernel);
+        var different = 0;
+        for (var row = 1; row < kernel.Count; row++)
+        {
+            var (theirs, here) = (kernel[row].Split('\t'), ours[row].Split('\t'));
+            for (var column = 1; column < Math.Max(theirs.Length, here.Length); column++)
+            {
+                var (a, b) = (theirs.ElementAtOrDefault(column) ?? "", here.ElementAtOrDefault(column) ?? "");
+                if (AccessMatrix.Comparable(a) == AccessMatrix.Comparable(b)) continue;
+                different++;
+                Console.WriteLine($"{theirs[0]} × {AccessMatrix.Columns[column - 1].Name}: kernel {a}, FramePin {b}");
+            }
+        }
+
+        Console.WriteLine($"{kernel.Count - 1} kinds of mapping × {AccessMatrix.Columns.Count} paths into {file.Name}: {different} cells differ");
+        return different == 0 ? CommandLine.Ok : CommandLine.Refused;
     }
 
     private static int RunScript(FileInfo file, FileInfo? keep)
@@ -72,6 +99,8 @@ internal static class ConformanceCommands
             Console.WriteLine(divergence);
         }
 
+        foreach (var (seed, divergence) in report.Unrepeated)
+            Console.WriteLine($"seed {seed}: gone when run again: {divergence.Step}: kernel {divergence.KernelAnswer}, FramePin {divergence.FramePinAnswer}");
         foreach (var (name, hits) in report.DeviationHits) Console.WriteLine($"deviation {name}: {hits}");
         foreach (var (kind, (succeeded, failed)) in report.Kinds) Console.WriteLine($"{kind,-16} {succeeded,9} ok {failed,9} refused");
         Console.WriteLine(string.Create(

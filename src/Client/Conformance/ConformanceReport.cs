@@ -26,6 +26,11 @@ public sealed class ConformanceReport
     /// <summary>Unexplained differences, each with the seed of its script.</summary>
     public List<(int Seed, Divergence Divergence)> Divergences { get; } = [];
 
+    /// <summary>
+    /// Differences that were gone when the same steps ran again: another process pinned memory meanwhile, or the kernel moved a page.
+    /// </summary>
+    public List<(int Seed, Divergence Divergence)> Unrepeated { get; } = [];
+
     /// <summary>Hits of each known deviation.</summary>
     public SortedDictionary<string, int> DeviationHits { get; } = new(StringComparer.Ordinal);
 
@@ -43,7 +48,8 @@ public sealed class ConformanceReport
         text.Append("  present, which of them share a frame, their first bytes, and the pins taken and dropped\n");
         text.Append(CultureInfo.InvariantCulture, $"- Files that this host could not make: {(MissingFiles.Count == 0 ? "none" : string.Join(", ", MissingFiles))}\n");
         text.Append(CultureInfo.InvariantCulture, $"- Rights: {(IsPrivileged ? "root" : "not root: frame numbers and pin counters were not compared")}\n");
-        text.Append(CultureInfo.InvariantCulture, $"- Differences: {Divergences.Count}; hits of known deviations: {DeviationHits.Values.Sum()}\n\n");
+        text.Append(CultureInfo.InvariantCulture, $"- Differences: {Divergences.Count}; hits of known deviations: {DeviationHits.Values.Sum()};\n");
+        text.Append(CultureInfo.InvariantCulture, $"  gone when run again (something else on the machine): {Unrepeated.Count}\n\n");
         text.Append("| Step | Succeeded alike | Failed alike |\n|---|---|---|\n");
         foreach (var (kind, (succeeded, failed)) in Kinds)
             text.Append(CultureInfo.InvariantCulture, $"| {kind} | {succeeded} | {failed} |\n");
@@ -51,6 +57,8 @@ public sealed class ConformanceReport
         foreach (var deviation in Deviations.All)
             text.Append(CultureInfo.InvariantCulture, $"| {deviation.Name} | {DeviationHits.GetValueOrDefault(deviation.Name)} | {deviation.Reason} |\n");
         if (Deviations.All.Count == 0) text.Append("| none | 0 | |\n");
+        foreach (var (seed, divergence) in Unrepeated)
+            text.Append(CultureInfo.InvariantCulture, $"\nSeed {seed}, gone when run again: {divergence.Step}: kernel {divergence.KernelAnswer}, FramePin {divergence.FramePinAnswer}\n");
         foreach (var (seed, divergence) in Divergences)
             text.Append(CultureInfo.InvariantCulture, $"\nSeed {seed}:\n\n```\n{divergence}```\n");
         return text.ToString();

@@ -1,4 +1,5 @@
 using FramePin.Conformance.Kernel;
+using FramePin.Conformance.Matrix;
 using FramePin.Conformance.Scripts;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
@@ -52,6 +53,14 @@ public static class Runner
         return new Regression(host.Profile.Name, kernel.Initial, answered, kernel.Look(withFlags: true, keepsNames: false));
     });
 
+    /// <summary>The access matrix of the running kernel, and FramePin's under the same conditions.</summary>
+    public static (IReadOnlyList<string> Kernel, IReadOnlyList<string> FramePin) MeasureMatrix() => OnOwnThread(host =>
+    {
+        using var probe = new KernelSystem(host);
+        var kernel = AccessMatrix.Table(() => new KernelSystem(host)).ToList();
+        return ((IReadOnlyList<string>)kernel, AccessMatrix.Table(() => new FramePinSystem(host.Profile, probe.Initial)).ToList());
+    });
+
     private static T OnOwnThread<T>(Func<KernelHost, T> work)
     {
         var result = default(T);
@@ -84,6 +93,8 @@ public static class Runner
             {
                 var deviation = Deviations.Find(divergence);
                 if (deviation is not null) report.Count(deviation);
+                // What the kernel itself does not answer twice came from something else on the machine: it is named, not hidden.
+                else if (Shrinker.Replay(host, host.Profile, divergence.Steps) is null) report.Unrepeated.Add((seed, divergence));
                 else report.Divergences.Add((seed, Shrinker.Shrink(host, host.Profile, divergence)));
             }
 

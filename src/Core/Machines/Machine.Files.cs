@@ -66,6 +66,7 @@ public sealed partial class Machine
     public Errno SealWrite(MemoryFile file)
     {
         using var turn = EnterTurn();
+        if (file.WriteSealed) return Errno.None;
         foreach (var space in _mm.Spaces)
             foreach (var vma in space.Vmas.All)
                 if (ReferenceEquals(vma.File, file) && vma.Has(VmFlags.Shared | VmFlags.MayWrite)) return Errno.EBUSY;

@@ -193,6 +193,28 @@ internal sealed class PageTable
         return true;
     }
 
+    /// <summary>Makes the lowest tables of a range that <paramref name="other"/> has. False: the pool is used up.</summary>
+    public bool MirrorTables(PageTable other, ulong start, ulong end) => Mirror(other.Root, PgdLevel, 0, start, end);
+
+    private bool Mirror(int table, int level, ulong tableBase, ulong start, ulong end)
+    {
+        var span = 1UL << ShiftOf(level);
+        var first = start <= tableBase ? 0 : IndexOf(start, level);
+        var last = end >= tableBase + (span * 512) ? 511 : IndexOf(end - 1, level);
+        for (var index = first; index <= last; index++)
+        {
+            var entry = _pool.Entry(table, index);
+            if (entry == 0 || (entry & Pte.Huge) != 0) continue;
+            var childBase = tableBase + ((ulong)index * span);
+            var made = level > PmdLevel
+                ? Mirror(TableOf(entry), level - 1, childBase, start, end)
+                : Ensure(Math.Max(childBase, start), 0).Exists;
+            if (!made) return false;
+        }
+
+        return true;
+    }
+
     private readonly record struct Pruned(ulong Start, ulong End, ulong Floor, ulong Ceiling);
 
     /// <summary>Frees every table; the object must not be used afterwards.</summary>

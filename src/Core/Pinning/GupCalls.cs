@@ -46,7 +46,10 @@ internal static class GupCalls
         MmContext mm, AddressSpace space, GupCall call, ulong start, long count, GupFlags flags, LockedArgument locked,
         FrameVector vector)
     {
-        if (!IsValid(mm.Profile, call, flags, locked)) return Prepared.Done(Rejection(call));
+        if (!IsValid(call, flags, locked)) return Prepared.Done(Rejection(call));
+        // __get_user_pages_remote of 6.1 refuses by itself: the arguments were fine.
+        if (call == GupCall.PinUserPagesRemote && (flags & GupFlags.LongTerm) != 0 && !mm.Profile.RemoteLongTerm)
+            return Prepared.Done(Errno.EINVAL);
         var isPin = IsPin(call);
         vector.IsPinned = isPin;
         var full = flags | (isPin ? GupFlags.Pin : GupFlags.Get);
@@ -112,14 +115,13 @@ internal static class GupCalls
         call is GupCall.GetUserPagesFast or GupCall.PinUserPagesFast or GupCall.GetUserPagesFastOnly;
 
     /// <summary>is_valid_gup_args, and what the fast family allows beyond it.</summary>
-    private static bool IsValid(KernelProfile profile, GupCall call, GupFlags flags, LockedArgument locked)
+    private static bool IsValid(GupCall call, GupFlags flags, LockedArgument locked)
     {
         var isPin = IsPin(call);
         if ((flags & GupFlags.InternalMask) != 0 || locked == LockedArgument.NotHeld) return false;
         if (isPin && (flags & GupFlags.Get) != 0) return false;
         if (!isPin && (flags & GupFlags.LongTerm) != 0) return false;
         if ((flags & (GupFlags.LongTerm | GupFlags.PciP2PDma)) == (GupFlags.LongTerm | GupFlags.PciP2PDma)) return false;
-        if (call == GupCall.PinUserPagesRemote && (flags & GupFlags.LongTerm) != 0 && !profile.RemoteLongTerm) return false;
         if (!IsFast(call)) return true;
         var allowed = GupFlags.FastAllowed | (isPin ? 0 : GupFlags.Get);
         return (flags & ~allowed) == 0;

@@ -54,12 +54,23 @@ internal static class GupWalk
         return end with { Pages = taken, Error = taken > 0 ? Errno.None : end.Error };
     }
 
-    /// <summary>Faults the pages of a range in without taking them (pages == NULL): populate, mlock. Never drops the lock.</summary>
+    /// <summary>
+    /// Faults the pages of a range in without taking them (pages == NULL): populate, mlock. A fault may drop the lock; the walk then
+    /// goes on from its page at once, since nobody gets in between here.
+    /// </summary>
     public static WalkEnd Populate(MmContext mm, AddressSpace space, ulong start, long count, GupFlags flags)
     {
+        const int retryLimit = 64;
         var nothing = default(RunWriter);
-        var end = Walk(mm, space, start, ref count, flags, ref nothing, out _, out var taken);
-        return end with { Pages = taken };
+        var total = 0L;
+        for (var attempt = 0; ; attempt++)
+        {
+            var unlockable = attempt < retryLimit ? GupFlags.Unlockable : GupFlags.None;
+            var from = start + ((ulong)total << PageGeometry.PageShift);
+            var end = Walk(mm, space, from, ref count, flags | unlockable, ref nothing, out _, out var taken);
+            total += taken;
+            if (count == 0 || end.Error != Errno.None || !end.IsLockDropped) return end with { Pages = total };
+        }
     }
 
     private static WalkEnd Walk(

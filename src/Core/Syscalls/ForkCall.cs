@@ -56,6 +56,8 @@ internal static class ForkCall
     private static Errno CopyRange(MmContext mm, AddressSpace parent, AddressSpace child, Vma vma, Vma copy)
     {
         var table = parent.PageTable;
+        // copy_pte_range makes a table wherever the parent has one, though nothing in it may be copied.
+        if (!child.PageTable.MirrorTables(table, vma.Start, vma.End)) return Errno.ENOMEM;
         var address = vma.Start;
         while (table.Next(ref address, vma.End, out var slot))
         {

@@ -213,7 +213,10 @@ internal static class MmapCall
         var populates = (vmFlags & VmFlags.Locked) != 0
             || (flags & (MapFlags.Populate | MapFlags.NonBlock)) == MapFlags.Populate;
         // vma_supports_mlock: such an area is populated, but not called locked.
+        // Whether it may merge is asked while it still does.
+        var wasLocked = (vmFlags & VmFlags.Locked) != 0;
         if (hugeOrder > 0 || (vmFlags & VmFlags.Droppable) != 0) vmFlags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
+        var mayMerge = !wasLocked || (vmFlags & VmFlags.Locked) != 0;
         var vma = new Vma
         {
             Start = range.Start,
@@ -231,9 +234,14 @@ internal static class MmapCall
             var mapped = DeviceMappings.Map(mm, space, vma);
             if (mapped != Errno.None) return SyscallResult.Fail(mapped, isPartial);
         }
-        else
+        else if (mayMerge)
         {
             VmaMerge.InsertOrMerge(space, vma);
+        }
+        else
+        {
+            space.Vmas.Insert(vma);
+            VmaMerge.Opened(vma);
         }
 
         if (populates) MlockCalls.Populate(mm, space, range);

@@ -7,9 +7,16 @@ namespace FramePin.Client.Replay;
 public sealed record MapsLine(
     ulong Start, ulong End, string Permissions, ulong Offset, string Device, ulong Inode, string Name)
 {
-    /// <summary>The line without device and inode, for comparisons.</summary>
+    private const string Deleted = " (deleted)";
+
+    /// <summary>
+    /// The line without device and inode, for comparisons; and without " (deleted)", since a log of memory calls does not tell of an
+    /// unlink.
+    /// </summary>
     public string Comparable =>
-        string.Create(CultureInfo.InvariantCulture, $"{Start:x}-{End:x} {Permissions} {Offset:x8} {Name}").TrimEnd();
+        string.Create(CultureInfo.InvariantCulture, $"{Start:x}-{End:x} {Permissions} {Offset:x8} {PathOnly}").TrimEnd();
+
+    private string PathOnly => Name.EndsWith(Deleted, StringComparison.Ordinal) ? Name[..^Deleted.Length] : Name;
 
     public bool IsFile => Inode != 0 && Name.StartsWith('/');
 }

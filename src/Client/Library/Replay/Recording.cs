@@ -59,6 +59,37 @@ public sealed record Recording
         return open < 0 ? "" : descriptor[(open + 1)..].TrimEnd('>');
     }
 
+    /// <summary>A file of memory: memfd, tmpfs under /dev/shm, POSIX shared memory.</summary>
+    internal static bool IsShmem(string path) =>
+        path.StartsWith("/memfd:", StringComparison.Ordinal) || path.StartsWith("/dev/shm/", StringComparison.Ordinal);
+
+    /// <summary>
+    /// Files that the program must have opened for writing: memory files, those that it mapped shared and writable, and those whose
+    /// shared mapping it could make writable later.
+    /// </summary>
+    internal HashSet<string> OpenedForWriting()
+    {
+        var result = new HashSet<string>(StringComparer.Ordinal);
+        var shared = new List<(ulong Start, ulong End, string Path)>();
+        foreach (var call in Calls)
+        {
+            if (call.Errno.Length > 0) continue;
+            if (call.Name == "mmap" && PathOf(call.Arguments[4]) is { Length: > 0 } path && call.Arguments[3].Contains("MAP_SHARED", StringComparison.Ordinal))
+            {
+                shared.Add((call.Value, call.Value + StraceNumbers.Parse(call.Arguments[1]), path));
+                if (IsShmem(path) || call.Arguments[2].Contains("PROT_WRITE", StringComparison.Ordinal)) result.Add(path);
+            }
+            else if (call.Name == "mprotect" && call.Arguments[2].Contains("PROT_WRITE", StringComparison.Ordinal))
+            {
+                var address = StraceNumbers.Parse(call.Arguments[0]);
+                foreach (var mapping in shared)
+                    if (address >= mapping.Start && address < mapping.End) result.Add(mapping.Path);
+            }
+        }
+
+        return result;
+    }
+
     /// <summary>Least size of each file that makes every mapping of it lie inside.</summary>
     internal Dictionary<string, ulong> SizesSeen()
     {

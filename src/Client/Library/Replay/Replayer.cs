@@ -26,6 +26,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         ["brk", "madvise", "mlock", "mlock2", "mlockall", "mmap", "mprotect", "mremap", "msync", "munlock", "munlockall", "munmap"];
 
     private readonly Dictionary<string, string> _files = new(StringComparer.Ordinal);
+    private HashSet<string> _writable = [];
     private ulong _break;
 
     /// <summary>Runs the replay.</summary>
@@ -75,7 +76,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
                 new CreateFileRequest
                 {
                     Parent = machine,
-                    Kind = FileKind.Disk,
+                    Kind = Recording.IsShmem(path) ? FileKind.Shmem : FileKind.Disk,
                     SizeBytes = isKnown ? size : seen,
                     Path = path,
                     Device = line?.Device ?? "",
@@ -86,6 +87,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         }
 
         _break = recording.StartBrk;
+        _writable = recording.OpenedForWriting();
         var space = await client.AddressSpaces.CreateAddressSpaceAsync(
             new CreateAddressSpaceRequest
             {
@@ -189,7 +191,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
                         Flags = flags,
                         Target = path.Length == 0 ? "" : _files[path],
                         Offset = Number(5),
-                        OpenMode = (flags & MapTypeMask) != MapPrivate && (prot & ProtWrite) != 0 ? OpenMode.ReadWrite : OpenMode.ReadOnly,
+                        OpenMode = path.Length == 0 || _writable.Contains(path) ? OpenMode.ReadWrite : OpenMode.ReadOnly,
                     },
                 };
                 if ((prot & ProtWrite) != 0 && (flags & MapTypeMask) == MapPrivate) yield return Touch(0, fromPrevious: true);

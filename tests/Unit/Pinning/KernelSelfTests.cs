@@ -1,0 +1,251 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Faults;
+using FramePin.Core.Pinning;
+using FramePin.Core.Vmas;
+using FramePin.Tests.Support;
+using Xunit;
+
+namespace FramePin.Tests.Unit.Pinning;
+
+/// <summary>The kernel's own self tests of pinning over FramePin (tools/testing/selftests/mm; kernel-semantics 7).</summary>
+public sealed class KernelSelfTests
+{
+    private const ulong At = 0x4000_0000;
+    private const ulong Huge = PageGeometry.PmdSize;
+    private const int Size = 8192;
+
+    public static TheoryData<string, string, bool, bool, int> GupTestMatrix()
+    {
+        var runs = new TheoryData<string, string, bool, bool, int>();
+        foreach (var memory in new[] { "thp", "small", "hugetlb" })
+            foreach (var call in new[] { "-u", "-U", "-a", "-b", "-L" })
+                foreach (var isWrite in new[] { false, true })
+                    foreach (var isShared in new[] { false, true })
+                        foreach (var pagesPerCall in new[] { 1, 512, 123, -1 })
+                            runs.Add(memory, call, isWrite, isShared, pagesPerCall);
+        return runs;
+    }
+
+    [Fact]
+    public void The_matrix_has_240_runs() => Assert.Equal(240, GupTestMatrix().Count);
+
+    /// <summary>gup_test: -u get fast, -U get, -a pin fast, -b pin, -L pin long-term; over 32 MiB, every page written first.</summary>
+    [Theory]
+    [MemberData(nameof(GupTestMatrix))]
+    public void Gup_test(string memory, string call, bool isWrite, bool isShared, int pagesPerCall)
+    {
+        using var lab = new Lab("6.18", options => options with
+        {
+            Memory = 256UL << 20,
+            HugePages2M = memory == "hugetlb" ? Size / 512 : 0,
+            AuditsEachCommand = false,
+        });
+        var type = (isShared ? MapFlags.Shared : MapFlags.Private) | (memory == "hugetlb" ? MapFlags.HugeTlb : 0);
+        Assert.True(lab.Map(At, Size, Prot.Read | Prot.Write, type | MapFlags.Anonymous | MapFlags.Fixed).IsOk);
+        if (memory != "hugetlb")
+            Assert.True(lab.Machine.Madvise(lab.Space, At, Size * Lab.Page, memory == "thp" ? Advice.HugePage : Advice.NoHugePage).IsOk);
+        lab.Write(At, Size);
+        var chunk = pagesPerCall < 0 ? Size : pagesPerCall;
+        var stepped = 0;
+        var vectors = new List<FrameVector>();
+        while (stepped < Size)
+        {
+            var wanted = Math.Min(chunk, Size - stepped);
+            var (kind, flags) = call switch
+            {
+                "-u" => (GupCall.GetUserPagesFast, GupFlags.None),
+                "-U" => (GupCall.GetUserPages, GupFlags.None),
+                "-a" => (GupCall.PinUserPagesFast, GupFlags.None),
+                "-b" => (GupCall.PinUserPages, GupFlags.None),
+                _ => (GupCall.PinUserPages, GupFlags.LongTerm),
+            };
+            var result = lab.Gup(kind, At + ((ulong)stepped * Lab.Page), wanted, flags | (isWrite ? GupFlags.Write : 0), out var vector).Result;
+            vectors.Add(vector);
+            Assert.Equal(wanted, result.Raw);
+            stepped += wanted;
+        }
+
+        if (call is "-a" or "-b" or "-L")
+            foreach (var vector in vectors)
+                foreach (var page in lab.Machine.ViewPages(vector, 0, (int)vector.Count)) Assert.True(page.MaybeDmaPinned);
+        lab.Drop([.. vectors]);
+        Assert.Equal(lab.Machine.PinStatistics.Acquired, lab.Machine.PinStatistics.Released);
+    }
+
+    /// <summary>gup_longterm: shared writable long-term pins work on memory files and fail on a disk file; all else works.</summary>
+    [Theory]
+    [InlineData(FileKind.Shmem)]
+    [InlineData(FileKind.Disk)]
+    [InlineData(FileKind.HugeTlb)]
+    public void Gup_longterm(FileKind kind)
+    {
+        foreach (var isShared in new[] { true, false })
+            foreach (var isWrite in new[] { true, false })
+                foreach (var call in new[] { GupCall.PinUserPages, GupCall.PinUserPagesFast })
+                {
+                    using var lab = new Lab("6.18", options => options with { HugePages2M = kind == FileKind.HugeTlb ? 4 : 0 });
+                    var size = kind == FileKind.HugeTlb ? Huge : Lab.Page;
+                    var file = lab.Machine.CreateFile("/f", kind, size, kind == FileKind.HugeTlb ? 9 : 0)!;
+                    lab.MapFile(At, (int)(size / Lab.Page), file, isShared ? MapFlags.Shared : MapFlags.Private, Prot.Read | Prot.Write);
+                    var flags = GupFlags.LongTerm | (isWrite ? GupFlags.Write : 0);
+                    var result = lab.Gup(call, At, 1, flags, out var vector).Result;
+                    var mayFail = kind == FileKind.Disk && isShared && isWrite;
+                    Assert.True(result.Raw == (mayFail ? -(long)Errno.EFAULT : 1), $"shared {isShared}, write {isWrite}, {call}: {result.Raw}");
+                    lab.Drop(vector);
+                }
+    }
+
+    public static TheoryData<string, string> CowMatrix()
+    {
+        var runs = new TheoryData<string, string>();
+        foreach (var memory in new[] { "base page", "THP", "PTE-mapped THP", "single PTE of partially mapped THP", "hugetlb" })
+            foreach (var test in CowCases.Keys) runs.Add(memory, test);
+        return runs;
+    }
+
+    /// <summary>cow, anonymous memory: what is pinned or spliced stays consistent over fork, unmap and write.</summary>
+    [Theory]
+    [MemberData(nameof(CowMatrix))]
+    public void Cow_of_anonymous_memory(string memory, string test)
+    {
+        using var lab = new Lab("6.18", options => options with { HugePages2M = memory == "hugetlb" ? 8 : 0 });
+        MapAnonymous(lab, memory);
+        CowCases[test](lab, memory == "hugetlb");
+    }
+
+    private static void MapAnonymous(Lab lab, string memory)
+    {
+        var isHuge = memory != "base page";
+        var flags = MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed | (memory == "hugetlb" ? MapFlags.HugeTlb : 0);
+        Assert.True(lab.Map(At, isHuge ? 512 : 1, Prot.Read | Prot.Write, flags).IsOk);
+        if (isHuge && memory != "hugetlb") Assert.True(lab.Machine.Madvise(lab.Space, At, Huge, Advice.HugePage).IsOk);
+        lab.Poke(At, 1);
+        if (memory == "PTE-mapped THP") Assert.True(lab.Machine.Mprotect(lab.Space, At + Lab.Page, Lab.Page, Prot.Read).IsOk);
+        if (memory.StartsWith("single PTE", StringComparison.Ordinal))
+            Assert.True(lab.Machine.Madvise(lab.Space, At + Lab.Page, Huge - Lab.Page, Advice.DontNeed).IsOk);
+    }
+
+    private static readonly Dictionary<string, Action<Lab, bool>> CowCases = new(StringComparer.Ordinal)
+    {
+        ["basic COW after fork"] = (lab, _) => ChildKeepsItsByte(lab, protects: false),
+        ["basic COW after fork with mprotect"] = (lab, _) => ChildKeepsItsByte(lab, protects: true),
+        ["vmsplice, unmap in child"] = (lab, isHugeTlb) => SplicedInChild(lab, protects: false, isHugeTlb),
+        ["vmsplice, unmap in child with mprotect"] = (lab, isHugeTlb) => SplicedInChild(lab, protects: true, isHugeTlb),
+        ["vmsplice before fork, unmap in parent"] = (lab, isHugeTlb) => SplicedInParent(lab, beforeFork: true, isHugeTlb),
+        ["vmsplice, unmap in parent after fork"] = (lab, isHugeTlb) => SplicedInParent(lab, beforeFork: false, isHugeTlb),
+        ["R/W pin, fork"] = (lab, _) => Pinned(lab, GupCall.PinUserPagesFast, GupFlags.Write, forksFirst: false, childLives: true),
+        ["R/W pin, fork, child ends"] = (lab, _) => Pinned(lab, GupCall.PinUserPagesFast, GupFlags.Write, forksFirst: false, childLives: false),
+        ["R/O pin on shared page"] = (lab, _) => Pinned(lab, GupCall.PinUserPages, GupFlags.None, forksFirst: true, childLives: true),
+        ["R/O fast pin on shared page"] = (lab, _) => Pinned(lab, GupCall.PinUserPagesFast, GupFlags.None, forksFirst: true, childLives: true),
+        ["R/O pin on previously shared page"] = (lab, _) => Pinned(lab, GupCall.PinUserPages, GupFlags.None, forksFirst: true, childLives: false),
+        ["R/O fast pin on previously shared page"] = (lab, _) => Pinned(lab, GupCall.PinUserPagesFast, GupFlags.None, forksFirst: true, childLives: false),
+        ["R/O pin on exclusive page"] = (lab, _) => Pinned(lab, GupCall.PinUserPages, GupFlags.None, forksFirst: false, childLives: true),
+        ["R/O fast pin on exclusive page"] = (lab, _) => Pinned(lab, GupCall.PinUserPagesFast, GupFlags.None, forksFirst: false, childLives: true),
+    };
+
+    private static void ChildKeepsItsByte(Lab lab, bool protects)
+    {
+        var child = lab.Fork();
+        if (protects)
+        {
+            var size = lab.Machine.Maps(lab.Space).First(entry => entry.Range.Contains(At)).Range.Length;
+            Assert.True(lab.Machine.Mprotect(lab.Space, At, size, Prot.Read).IsOk);
+            Assert.True(lab.Machine.Mprotect(lab.Space, At, size, Prot.Read | Prot.Write).IsOk);
+        }
+
+        lab.Poke(At, 2);
+        Assert.Equal(1, lab.Peek(At, child));
+        Assert.Equal(2, lab.Peek(At));
+    }
+
+    /// <summary>A page that the child spliced before it unmapped it must not show what the parent writes later; hugetlb does (known).</summary>
+    private static void SplicedInChild(Lab lab, bool protects, bool isHugeTlb)
+    {
+        var child = lab.Fork();
+        var pipe = new List<FrameVector>();
+        Assert.True(lab.Machine.Vmsplice(child, At, Lab.Page, 1, pipe).IsOk);
+        var range = lab.Machine.Maps(child).First(entry => entry.Range.Contains(At)).Range;
+        Assert.True(lab.Machine.Munmap(child, range.Start, range.Length).IsOk);
+        if (protects)
+        {
+            Assert.True(lab.Machine.Mprotect(lab.Space, range.Start, range.Length, Prot.Read).IsOk);
+            Assert.True(lab.Machine.Mprotect(lab.Space, range.Start, range.Length, Prot.Read | Prot.Write).IsOk);
+        }
+
+        lab.Poke(At, 2);
+        Assert.Equal(isHugeTlb ? 2 : 1, lab.PeekFrame(pipe[0]));
+        lab.Drop([.. pipe]);
+    }
+
+    private static void SplicedInParent(Lab lab, bool beforeFork, bool isHugeTlb)
+    {
+        var pipe = new List<FrameVector>();
+        if (beforeFork) Assert.True(lab.Machine.Vmsplice(lab.Space, At, Lab.Page, 1, pipe).IsOk);
+        var child = lab.Fork();
+        if (!beforeFork) Assert.True(lab.Machine.Vmsplice(lab.Space, At, Lab.Page, 1, pipe).IsOk);
+        var range = lab.Machine.Maps(lab.Space).First(entry => entry.Range.Contains(At)).Range;
+        Assert.True(lab.Machine.Munmap(lab.Space, range.Start, range.Length).IsOk);
+        Assert.Equal(1, lab.Machine.Write(child, At, [2], out _));
+        Assert.Equal(isHugeTlb ? 2 : 1, lab.PeekFrame(pipe[0]));
+        lab.Drop([.. pipe]);
+    }
+
+    /// <summary>What the parent writes after the pin is seen through it, whoever shares the page.</summary>
+    private static void Pinned(Lab lab, GupCall call, GupFlags access, bool forksFirst, bool childLives)
+    {
+        AddressSpace? child = null;
+        if (forksFirst) child = lab.Fork();
+        if (forksFirst && !childLives) lab.Machine.Exit(child!);
+        Assert.Equal(1, lab.Gup(call, At, 1, access | GupFlags.LongTerm, out var vector).Result.Raw);
+        if (!forksFirst) child = lab.Fork();
+        if (!forksFirst && !childLives) lab.Machine.Exit(child!);
+        lab.Poke(At, 3);
+        Assert.Equal(3, lab.PeekFrame(vector));
+        if (childLives) Assert.Equal(1, lab.Peek(At, child));
+        lab.Drop(vector);
+    }
+
+    /// <summary>pfnmap: what may not be done to memory without pages, and what may.</summary>
+    [Fact]
+    public void Pfnmap()
+    {
+        using var lab = new Lab("6.18");
+        lab.Device(At, 8, DeviceMapping.PfnMap, isRam: false);
+        foreach (var advice in new[]
+        {
+            Advice.DontNeed, Advice.DontNeedLocked, Advice.Free, Advice.WipeOnFork, Advice.Cold, Advice.PageOut, Advice.PopulateRead,
+            Advice.PopulateWrite,
+        })
+            Assert.Equal(Errno.EINVAL, lab.Machine.Madvise(lab.Space, At, 8 * Lab.Page, advice).Error);
+        Assert.True(lab.Machine.Mremap(lab.Space, At, 8 * Lab.Page, 8 * Lab.Page, MremapFlags.MayMove | MremapFlags.Fixed, At + (32 * Lab.Page)).IsOk);
+        var moved = At + (32 * Lab.Page);
+        Assert.True(lab.Machine.Mremap(lab.Space, moved, 8 * Lab.Page, 4 * Lab.Page, MremapFlags.None).IsOk);
+        Assert.Equal(Errno.EFAULT, lab.Machine.Mremap(lab.Space, moved, 4 * Lab.Page, 8 * Lab.Page, MremapFlags.MayMove).Error);
+        Assert.True(lab.Machine.Munmap(lab.Space, moved + Lab.Page, Lab.Page).IsOk);
+        Assert.Equal(UserSignal.None, lab.Machine.Touch(lab.Space, moved, isWrite: false));
+        var child = lab.Fork();
+        Assert.Equal(UserSignal.None, lab.Machine.Touch(child, moved, isWrite: false));
+    }
+
+    /// <summary>madv_populate: protections, holes, and what is there afterwards.</summary>
+    [Fact]
+    public void Madv_populate()
+    {
+        using var lab = new Lab("6.18");
+        lab.Anon(At, 4, Prot.Read, written: false);
+        Assert.Equal(Errno.EINVAL, lab.Machine.Madvise(lab.Space, At, 4 * Lab.Page, Advice.PopulateWrite).Error);
+        Assert.True(lab.Machine.Madvise(lab.Space, At, 4 * Lab.Page, Advice.PopulateRead).IsOk);
+        lab.Anon(At, 4, Prot.None, written: false);
+        Assert.Equal(Errno.EINVAL, lab.Machine.Madvise(lab.Space, At, 4 * Lab.Page, Advice.PopulateRead).Error);
+        lab.Anon(At, 4, written: false);
+        Assert.True(lab.Machine.Munmap(lab.Space, At + (2 * Lab.Page), Lab.Page).IsOk);
+        foreach (var advice in new[] { Advice.PopulateRead, Advice.PopulateWrite })
+            foreach (var (first, pages) in new[] { (0UL, 4UL), (2UL, 2UL), (0UL, 3UL) })
+                Assert.Equal(Errno.ENOMEM, lab.Machine.Madvise(lab.Space, At + (first * Lab.Page), pages * Lab.Page, advice).Error);
+        lab.Anon(At, 4, written: false);
+        Assert.True(lab.Machine.Madvise(lab.Space, At, 4 * Lab.Page, Advice.PopulateWrite).IsOk);
+        Assert.All(lab.Machine.Pagemap(lab.Space, At, 4), entry => Assert.True(entry >> 63 != 0));
+    }
+}
