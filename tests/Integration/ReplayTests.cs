@@ -53,4 +53,27 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
         Assert.Equal(calls[index].Line, difference.Line);
         Assert.Equal(report.ReturnsExpected - 1, report.ReturnsMatched);
     }
+
+    /// <summary>framepin record and replay, on a program that the machine has.</summary>
+    [Fact]
+    public async Task A_program_recorded_here_replays_as_it_ran()
+    {
+        var folder = Directory.CreateTempSubdirectory("framepin-recording-").FullName;
+        try
+        {
+            var exit = await new Recorder(TimeProvider.System).RunAsync(["/bin/ls", "/"], folder, TestContext.Current.CancellationToken);
+            Assert.Equal(0, exit);
+            var report = await new Replayer(daemon.Client).RunAsync(
+                Recording.Load(folder), pinAll: true, cancelled: TestContext.Current.CancellationToken);
+            Assert.True(report.ReturnsExpected > 10);
+            Assert.True(report.ReturnsDifferent.Count == 0, string.Join('\n', report.ReturnsDifferent));
+            Assert.Empty(report.MapsMissing);
+            Assert.Empty(report.MapsUnexpected);
+            Assert.Equal(0, report.LeakedPins);
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
 }

@@ -90,6 +90,9 @@ public sealed record KernelProfile
     /// <summary>Fault-around that would begin with a file's last page does nothing where there is no page table yet (6.18).</summary>
     public required bool LastPageNeedsTable { get; init; }
 
+    /// <summary>A write to the huge zero page gets a huge page (6.13); before, a small one.</summary>
+    public required bool HugeZeroIsReplacedWhole { get; init; }
+
     private static readonly KernelProfile Mm61 = new()
     {
         Name = "6.1",
@@ -108,6 +111,7 @@ public sealed record KernelProfile
         StacksRefuseHugePages = false,
         MovesSeveralAreas = false,
         ExecReadsForward = false,
+        HugeZeroIsReplacedWhole = false,
         LastPageNeedsTable = false,
         VvarHasRandomPage = false,
         DirectIoPins = false,
@@ -143,6 +147,7 @@ public sealed record KernelProfile
         HasGuardRegions = true,
         MovesSeveralAreas = true,
         ExecReadsForward = true,
+        HugeZeroIsReplacedWhole = true,
         LastPageNeedsTable = true,
         VvarHasRandomPage = true,
     };

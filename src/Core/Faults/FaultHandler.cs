@@ -99,6 +99,14 @@ internal static partial class FaultHandler
         if (mm.UsesZeroPage && !request.IsWrite && !request.IsUnshare)
         {
             var bits = Pte.Accessed | Mapping.AccessBits(vma, false);
+            if (!tableExists && WantsHuge(mm, request, out var zeroStart) && mm.EnsureHugeZero())
+            {
+                var into = space.PageTable.Ensure(zeroStart, PageGeometry.PmdOrder);
+                if (!into.Exists) return VmFault.Oom;
+                space.PageTable[into] = Pte.Leaf(mm.HugeZero, Pte.Huge | Pte.Special | bits);
+                return VmFault.NoPage;
+            }
+
             return Mapping.MapSpecial(space, address, mm.Memory.ZeroPage, bits) ? VmFault.NoPage : VmFault.Oom;
         }
 
@@ -141,6 +149,14 @@ internal static partial class FaultHandler
             entry |= Mapping.AccessBits(vma, true) | Pte.Dirty | Pte.Accessed;
             if ((entry & Pte.Special) == 0) mm.Memory.MarkDirty(Pte.PfnOf(entry));
             return VmFault.NoPage;
+        }
+
+        if (slot.Order > 0 && (entry & Pte.Special) != 0)
+        {
+            // do_huge_zero_wp_pmd since 6.13: a huge page at once. Before, the huge zero page is split and one small page copied.
+            if (mm.Profile.HugeZeroIsReplacedWhole) entry = 0;
+            else if (!Mapping.SplitLeaf(mm, space, slot)) return VmFault.Oom;
+            return mm.Profile.HugeZeroIsReplacedWhole ? Anonymous(mm, request, tableExists: false) : HandleEntry(mm, request);
         }
 
         if ((entry & Pte.Anon) != 0)

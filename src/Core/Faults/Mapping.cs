@@ -59,6 +59,15 @@ internal static class Mapping
     {
         var entry = space.PageTable[slot];
         if (!space.PageTable.Split(slot)) return false;
+        if ((entry & Pte.Special) != 0)
+        {
+            // The huge zero page: small entries of the small one, none of them counted (__split_huge_zero_page_pmd).
+            var bits = (entry & Pte.KeepMask & ~(Pte.PfnMask | Pte.Huge)) | (entry & (Pte.Present | Pte.ProtNone));
+            var entries = mm.Tables.Table(PageTable.TableOf(space.PageTable[slot]));
+            entries.Fill(Pte.Leaf(mm.Memory.ZeroPage, bits));
+            return true;
+        }
+
         const int more = PageGeometry.EntriesPerTable - 1;
         var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
         mm.Memory.Frames.AddRefs(head, more);

@@ -74,6 +74,18 @@ internal sealed class MmContext : IDisposable
 
     public ThpMode Thp { get; }
 
+    /// <summary>The huge zero page, made when first wanted; it stays. Invalid before.</summary>
+    public Pfn HugeZero { get; private set; } = Pfn.Invalid;
+
+    /// <summary>mm_get_huge_zero_folio: false when there is no room for one.</summary>
+    public bool EnsureHugeZero()
+    {
+        if (HugeZero != Pfn.Invalid) return true;
+        if (Memory.Allocate(PageGeometry.PmdOrder, AllocationContext.Unmovable, FrameFlags.None) is not { } head) return false;
+        HugeZero = head;
+        return true;
+    }
+
     /// <summary>Reads of untouched anonymous memory map the zero page.</summary>
     public bool UsesZeroPage { get; init; } = true;
 

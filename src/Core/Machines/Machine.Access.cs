@@ -211,7 +211,8 @@ public sealed partial class Machine
         }
 
         if (!PageTables.Pte.IsMapped(entry)) return Errno.ENOENT;
-        if (PageTables.Pte.PfnOf(entry) == _mm.Memory.ZeroPage && !vma.Has(VmFlags.PfnMap)) return Errno.EFAULT;
+        var isZero = PageTables.Pte.PfnOf(entry) == _mm.Memory.ZeroPage || PageTables.Pte.PfnOf(entry) == _mm.HugeZero;
+        if (isZero && !vma.Has(VmFlags.PfnMap)) return Errno.EFAULT;
         if ((entry & PageTables.Pte.Special) == 0) return Errno.None;
         return Profile.NodeQueryDumps ? Errno.EFAULT : Errno.ENOENT;
     }

@@ -113,6 +113,7 @@ public sealed partial class Machine
         foreach (var space in _mm.Spaces) AuditSpace(space, expected, findings);
         foreach (var file in _mm.Files.Values) AuditFile(file, expected, findings);
         foreach (var device in _devices) AuditDevice(device, expected);
+        if (_mm.HugeZero != Pfn.Invalid) AddWord(expected, _mm.HugeZero, 1);
         var pins = AuditVectors(expected);
         var outstanding = PinStatistics.Acquired - PinStatistics.Released;
         if (outstanding != pins) findings.Add($"pins outstanding by the counters {outstanding}, by the vectors {pins}");

@@ -146,7 +146,7 @@ internal static class GupWalk
         if ((entry & Pte.Special) != 0)
         {
             if ((flags & GupFlags.Dump) != 0) return LookUp.Fail(Errno.EFAULT);
-            if (pfn != mm.Memory.ZeroPage)
+            if (pfn != mm.Memory.ZeroPage && pfn != mm.HugeZero)
                 return (flags & TakingFlags) != 0 ? LookUp.Fail(Errno.EEXIST) : new LookUp(Found.Page, Errno.None, pfn, 1, false);
         }
 

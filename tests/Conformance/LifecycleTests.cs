@@ -1,0 +1,226 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Backing;
+using FramePin.Core.Frames;
+using FramePin.Core.Machines;
+using FramePin.Core.Pinning;
+using FramePin.Tests.Support;
+using Xunit;
+
+namespace FramePin.Tests.Conformance;
+
+/// <summary>
+/// Lives of io_uring's registered buffers as kernel 6.18 answered them (pin-lifecycle-6.18): each case of the file is either made anew
+/// here or named with the reason why not.
+/// </summary>
+public sealed class LifecycleTests(ITestOutputHelper output)
+{
+    private const ulong At = 0x1000_0000;
+
+    private static readonly Dictionary<int, string> NotMade = new()
+    {
+        [16] = "compaction: FramePin moves pages only for long-term pins",
+        [17] = "MADV_PAGEOUT: no reclaim",
+        [19] = "memory-lock accounting of rings is per user: users are not emulated; mlock's own limit is row 127",
+        [20] = "a ring that goes with its process is the ring's matter; a vector lives until its holder puts it",
+        [22] = "userfaultfd write protection",
+    };
+
+    private static readonly Dictionary<int, Action<Lab>> Cases = new()
+    {
+        [1] = lab =>
+        {
+            lab.Anon(At, 4);
+            var before = lab.Machine.Pagemap(lab.Space, At, 4);
+            var vector = Register(lab, 4);
+            Assert.Equal(before, lab.Machine.Pagemap(lab.Space, At, 4));
+            Assert.Equal(4, lab.Machine.PinStatistics.Acquired);
+            Assert.Equal(0, lab.Machine.PinStatistics.Released);
+            lab.Drop(vector);
+        },
+        [2] = lab =>
+        {
+            lab.Anon(At, 2);
+            var vector = Register(lab, 1);
+            var (pinned, other) = (lab.ViewAt(At).Pfn, lab.ViewAt(At + Lab.Page).Pfn);
+            var child = lab.Fork();
+            Assert.Equal(pinned, lab.ViewAt(At).Pfn);
+            Assert.NotEqual(pinned, lab.ViewAt(At, child).Pfn);
+            Assert.Equal(other, lab.ViewAt(At + Lab.Page, child).Pfn);
+            lab.Drop(vector);
+        },
+        [3] = lab => Survives(lab, () => lab.Machine.Mprotect(lab.Space, At, Lab.Page, Prot.None)),
+        [4] = lab =>
+        {
+            Survives(lab, () => lab.Machine.Madvise(lab.Space, At, Lab.Page, Advice.DontNeed));
+            Assert.Equal(0, lab.Peek(At));
+            Assert.True((lab.ViewAt(At).Flags & FrameFlags.Zero) != 0);
+        },
+        [5] = lab => Survives(lab, () => lab.Machine.Munmap(lab.Space, At, Lab.Page)),
+        [6] = lab =>
+        {
+            lab.Anon(At, 4);
+            var vector = Register(lab, 4);
+            lab.Machine.PutVaddrFrames(vector);
+            lab.Machine.PutVaddrFrames(vector);
+            Assert.Equal(4, lab.Machine.PinStatistics.Released);
+            lab.Drop(vector);
+        },
+        [7] = lab =>
+        {
+            lab.Anon(At, 1);
+            var vectors = Enumerable.Range(0, 64).Select(_ => Register(lab, 1)).ToArray();
+            Assert.Equal(64, lab.Machine.PinStatistics.Acquired);
+            lab.Drop(vectors);
+        },
+        [8] = lab =>
+        {
+            lab.Anon(At, 2);
+            Assert.Equal(Errno.EFAULT, Try(lab, At, 0));
+            Assert.Equal(Errno.EFAULT, Try(lab, 0, 1));
+            Assert.Equal(Errno.None, Try(lab, At, 1));
+            Assert.Equal(Errno.None, Try(lab, At + 5, 4096));
+            Assert.Equal(Errno.EFAULT, Try(lab, At, (1UL << 30) + 1));
+        },
+        [9] = lab =>
+        {
+            var file = lab.Machine.CreateFile("/memfd", FileKind.Shmem, Lab.Page)!;
+            lab.MapFile(At, 1, file, MapFlags.Shared, Prot.Read | Prot.Write);
+            var vector = Register(lab, 1);
+            Assert.True(lab.Machine.Munmap(lab.Space, At, Lab.Page).IsOk);
+            Assert.Equal(Errno.EBUSY, lab.Machine.SealWrite(file));
+            lab.Drop(vector);
+            Assert.Equal(Errno.None, lab.Machine.SealWrite(file));
+        },
+        [10] = lab =>
+        {
+            var file = lab.Machine.CreateFile("/memfd", FileKind.Shmem, Lab.Page)!;
+            lab.MapFile(At, 1, file, MapFlags.Shared, Prot.Read | Prot.Write);
+            lab.Poke(At, (byte)'M');
+            var vector = Register(lab, 1);
+            Assert.Equal(Errno.None, lab.Machine.PunchHole(file, 0, Lab.Page));
+            Assert.Equal(0, lab.Peek(At));
+            Assert.Equal((byte)'M', lab.PeekFrame(vector));
+            Assert.NotEqual(lab.View(vector).Pfn, lab.ViewAt(At).Pfn);
+            lab.Drop(vector);
+        },
+        [11] = lab =>
+        {
+            lab.Anon(At, 1);
+            lab.Fork();
+            var before = lab.ViewAt(At).Pfn;
+            var vector = Register(lab, 1);
+            Assert.NotEqual(before, lab.ViewAt(At).Pfn);
+            lab.Drop(vector);
+        },
+        [12] = lab =>
+        {
+            lab.Anon(At, 2);
+            lab.Fork();
+            var (direct, spliced) = (lab.ViewAt(At).Pfn, lab.ViewAt(At + Lab.Page).Pfn);
+            Assert.True(lab.Machine.DirectIo(lab.Space, At, new byte[Lab.Page], isRead: false).IsOk);
+            Assert.NotEqual(direct, lab.ViewAt(At).Pfn);
+            var pipe = new List<FrameVector>();
+            Assert.True(lab.Machine.Vmsplice(lab.Space, At + Lab.Page, Lab.Page, 1, pipe).IsOk);
+            Assert.Equal(spliced, lab.ViewAt(At + Lab.Page).Pfn);
+            lab.Drop([.. pipe]);
+        },
+        [13] = lab =>
+        {
+            lab.File(At, 1, FileKind.Disk, MapFlags.Private, Prot.Read | Prot.Write);
+            lab.Load(At, 1);
+            var before = lab.ViewAt(At);
+            var vector = Register(lab, 1);
+            Assert.NotEqual(before.Pfn, lab.ViewAt(At).Pfn);
+            Assert.True((before.Flags & FrameFlags.Anon) == 0 && (lab.ViewAt(At).Flags & FrameFlags.Anon) != 0);
+            lab.Drop(vector);
+        },
+        [14] = lab =>
+        {
+            lab.Anon(At, 1, written: false);
+            lab.Load(At, 1);
+            Assert.True((lab.ViewAt(At).Flags & FrameFlags.Zero) != 0);
+            var vector = Register(lab, 1);
+            Assert.True((lab.ViewAt(At).Flags & FrameFlags.Zero) == 0);
+            lab.Drop(vector);
+        },
+        [15] = lab =>
+        {
+            lab.Anon(At, 1);
+            lab.Poke(At, (byte)'R');
+            var vector = Register(lab, 1);
+            const ulong target = At + 0x10_0000;
+            Assert.True(lab.Machine.Mremap(lab.Space, At, Lab.Page, Lab.Page, MremapFlags.MayMove | MremapFlags.Fixed, target).IsOk);
+            Assert.Equal(lab.View(vector).Pfn, lab.ViewAt(target).Pfn);
+            Assert.Equal((byte)'R', lab.PeekFrame(vector));
+            lab.Drop(vector);
+        },
+        [18] = lab =>
+        {
+            const ulong huge = 2UL << 20;
+            lab.Anon(huge * 200, 512, written: false);
+            lab.Machine.Madvise(lab.Space, huge * 200, huge, Advice.HugePage);
+            lab.Write(huge * 200, 1);
+            var vector = lab.Vector(1);
+            Assert.True(lab.Machine.RegisterBuffer(lab.Space, (huge * 200) + (7 * Lab.Page), Lab.Page, vector).IsOk);
+            Assert.True(lab.Machine.Madvise(lab.Space, (huge * 200) + (huge / 2), huge / 2, Advice.DontNeed).IsOk);
+            var child = lab.Fork();
+            foreach (var page in new ulong[] { 0, 7 })
+                Assert.NotEqual(lab.ViewAt((huge * 200) + (page * Lab.Page)).Pfn, lab.ViewAt((huge * 200) + (page * Lab.Page), child).Pfn);
+            lab.Drop(vector);
+        },
+        [21] = lab =>
+        {
+            lab.Anon(At, 1);
+            lab.Poke(At, (byte)'F');
+            var vector = Register(lab, 1);
+            lab.Machine.Exit(lab.Fork());
+            Assert.Equal((byte)'F', lab.PeekFrame(vector));
+            lab.Drop(vector);
+        },
+    };
+
+    [Fact]
+    public void Every_case_of_the_file_is_made_or_named()
+    {
+        var lines = File.ReadAllLines(Path.Combine(AppContext.BaseDirectory, "Data", "oracle", "pin-lifecycle-6.18.txt"));
+        var numbers = lines.Where(line => line.StartsWith("== ", StringComparison.Ordinal)).Select(line => int.Parse(line.Split(' ')[1])).ToList();
+        foreach (var (number, reason) in NotMade) output.WriteLine($"case {number} is not made: {reason}");
+        Assert.Equal(numbers, Cases.Keys.Concat(NotMade.Keys).Order());
+    }
+
+    public static TheoryData<int> Numbers => [.. Cases.Keys];
+
+    [Theory]
+    [MemberData(nameof(Numbers))]
+    public void A_case_ends_as_the_kernel_ended_it(int number)
+    {
+        using var lab = new Lab("6.18");
+        Cases[number](lab);
+    }
+
+    private static FrameVector Register(Lab lab, int pages)
+    {
+        var vector = lab.Vector(pages);
+        Assert.True(lab.Machine.RegisterBuffer(lab.Space, At, (ulong)pages * Lab.Page, vector).IsOk);
+        return vector;
+    }
+
+    private static Errno Try(Lab lab, ulong address, ulong length)
+    {
+        var vector = lab.Vector(2);
+        var result = lab.Machine.RegisterBuffer(lab.Space, address, length, vector);
+        lab.Drop(vector);
+        return result.Error;
+    }
+
+    /// <summary>The pin goes on seeing the byte that was there, whatever became of the mapping.</summary>
+    private static void Survives(Lab lab, Func<SyscallResult> change)
+    {
+        lab.Anon(At, 1);
+        lab.Poke(At, (byte)'A');
+        var vector = Register(lab, 1);
+        Assert.True(change().IsOk);
+        Assert.Equal((byte)'A', lab.PeekFrame(vector));
+        lab.Drop(vector);
+    }
+}
