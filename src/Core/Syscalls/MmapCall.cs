@@ -267,7 +267,9 @@ internal static class MmapCall
 
         var log = (int)(((uint)request.Flags >> MapHuge.Shift) & MapHuge.Mask);
         order = log == 0 ? PageGeometry.PmdOrder : log - PageGeometry.PageShift;
-        if (order <= 0 || !mm.HugePools.ContainsKey(order)) return Errno.EINVAL;
+        if (order <= 0 || order is not (PageGeometry.PmdOrder or PageGeometry.PudOrder)) return Errno.EINVAL;
+        // A size that the processor has, with no page of it in the pool.
+        if (!mm.HugePools.ContainsKey(order)) return Errno.ENOMEM;
         var length = PageGeometry.AlignUp(request.Length, PageGeometry.PageSize << order);
         if (length == 0) return request.Length == 0 ? Errno.EINVAL : Errno.ENOMEM;
         if (mm.CreateFile("/anon_hugepage (deleted)", FileKind.HugeTlb, length, order) is not { } file) return Errno.ENOMEM;

@@ -8,13 +8,14 @@ namespace FramePin.Client.Replay;
 /// its exit, and the sizes of the files that it mapped.
 /// </summary>
 /// <remarks>
-/// strace holds the program for a moment at its first brk and at exit_group; the maps are read then. Needs strace and the right to
+/// strace holds the program for a moment at its first brk or mmap and at exit_group; the maps are read then. Needs strace and the right to
 /// trace.
 /// </remarks>
 public sealed class Recorder(TimeProvider time)
 {
     private const string Traced = "%memory,execve,clone,clone3,fork,vfork,exit_group,prctl,arch_prctl";
     private const string SysBrk = "12 ";
+    private const string SysMmap = "9 ";
     private const string SysExitGroup = "231 ";
     private const int HoldMilliseconds = 1000;
     private static readonly TimeSpan Poll = TimeSpan.FromMilliseconds(2);
@@ -27,16 +28,16 @@ public sealed class Recorder(TimeProvider time)
         System.IO.File.Delete(log);
         var start = new ProcessStartInfo("strace") { UseShellExecute = false };
         foreach (var argument in (string[])["-f", "-y", "-s", "0", "-o", log, "-e", $"trace={Traced}",
-            "-e", $"inject=brk:delay_enter={HoldMilliseconds}ms:when=1", "-e", $"inject=exit_group:delay_enter={HoldMilliseconds}ms", "--", .. command])
+            "-e", $"inject=brk,mmap:delay_enter={HoldMilliseconds}ms:when=1", "-e", $"inject=exit_group:delay_enter={HoldMilliseconds}ms", "--", .. command])
             start.ArgumentList.Add(argument);
         using var strace = Start(start);
         var pid = 0;
         var (hasStart, hasEnd) = (false, false);
         while (!strace.HasExited)
         {
-            // strace first tries tracing out on children of its own: the program is the one that comes to a brk.
+            // strace first tries tracing out on children of its own: the program is the one that comes to a call.
             if (!hasStart) pid = ChildOf(strace.Id);
-            if (pid != 0 && !hasStart && IsIn(pid, SysBrk)) hasStart = Copy(pid, "maps", Path.Combine(folder, "maps.start"));
+            if (pid != 0 && !hasStart && (IsIn(pid, SysBrk) || IsIn(pid, SysMmap))) hasStart = Copy(pid, "maps", Path.Combine(folder, "maps.start"));
             if (hasStart && !hasEnd && IsIn(pid, SysExitGroup))
             {
                 hasEnd = Copy(pid, "maps", Path.Combine(folder, "maps.end")) && Copy(pid, "smaps", Path.Combine(folder, "smaps.end"));
@@ -47,7 +48,7 @@ public sealed class Recorder(TimeProvider time)
         }
 
         await strace.WaitForExitAsync(cancelled).ConfigureAwait(false);
-        if (!hasStart) throw new IOException($"{command[0]}: ended before its first brk could be seen; see {log}");
+        if (!hasStart) throw new IOException($"{command[0]}: ended before its first memory call could be seen; see {log}");
         if (!hasEnd) throw new IOException($"{command[0]}: did not end by exit_group (a signal?): there is no maps.end in {folder}");
         return strace.ExitCode;
     }

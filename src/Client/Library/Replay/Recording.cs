@@ -56,7 +56,9 @@ public sealed record Recording
     internal static string PathOf(string descriptor)
     {
         var open = descriptor.IndexOf('<', StringComparison.Ordinal);
-        return open < 0 ? "" : descriptor[(open + 1)..].TrimEnd('>');
+        // A file without a name is written as 3</path>(deleted).
+        var close = descriptor.LastIndexOf('>');
+        return open < 0 || close < open ? "" : descriptor[(open + 1)..close];
     }
 
     /// <summary>A file of memory: memfd, tmpfs under /dev/shm, POSIX shared memory.</summary>

@@ -110,16 +110,16 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
 
     private async Task ReplayCalls(Recording recording, string space, ReplayReport report, CancellationToken cancelled)
     {
-        var strangers = new HashSet<int>();
+        var strangers = FindStrangers(recording.Calls);
         var batch = new CallBatchRequest { AddressSpace = space };
         var sent = new List<(StraceCall Call, int Index)>();
         for (var i = 0; i < recording.Calls.Count; i++)
         {
             var call = recording.Calls[i];
-            NoteStrangers(call, strangers);
-            if (strangers.Contains(call.Thread) || !Replayed.Contains(call.Name))
+            var isStranger = strangers.TryGetValue(call.Thread, out var since) && since <= call.Line;
+            if (isStranger || !Replayed.Contains(call.Name))
             {
-                var name = strangers.Contains(call.Thread) ? $"{call.Name} (another process)" : call.Name;
+                var name = isStranger ? $"{call.Name} (another process)" : call.Name;
                 report.CallsOther[name] = report.CallsOther.GetValueOrDefault(name) + 1;
                 continue;
             }
@@ -136,12 +136,30 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         await Flush(batch, sent, report, cancelled).ConfigureAwait(false);
     }
 
-    /// <summary>A child made without CLONE_VM has an address space of its own, which this replay does not follow.</summary>
-    private static void NoteStrangers(StraceCall call, HashSet<int> strangers)
+    /// <summary>
+    /// Threads of other processes, with the line from which on they have an address space of their own, which this replay does not
+    /// follow: from the start for a fork and its offspring, from its execve on for a child that shared memory until then. The whole
+    /// log is looked at first, since a child's first calls may stand before the line that tells of it.
+    /// </summary>
+    private static Dictionary<int, int> FindStrangers(IReadOnlyList<StraceCall> calls)
     {
-        var makesProcess = call.Name is "fork" or "vfork"
-            || (call.Name is "clone" or "clone3" && !string.Join(',', call.Arguments).Contains("CLONE_VM", StringComparison.Ordinal));
-        if (makesProcess && call.Errno.Length == 0) strangers.Add((int)call.Value);
+        var strangers = new Dictionary<int, int>();
+        var first = calls.Count > 0 ? calls[0].Thread : 0;
+        // Twice, since a grandchild may be told of before its parent is known.
+        for (var pass = 0; pass < 2; pass++)
+        {
+            foreach (var call in calls)
+            {
+                if (call.Errno.Length > 0) continue;
+                if (call.Name == "execve" && call.Thread != first) strangers.TryAdd(call.Thread, call.Line);
+                if (call.Name is not ("fork" or "vfork" or "clone" or "clone3")) continue;
+                var sharesMemory = call.Name == "vfork" || string.Join(',', call.Arguments).Contains("CLONE_VM", StringComparison.Ordinal);
+                var ofStranger = strangers.TryGetValue(call.Thread, out var since) && since <= call.Line;
+                if (!sharesMemory || ofStranger) strangers[(int)call.Value] = 0;
+            }
+        }
+
+        return strangers;
     }
 
     private async Task Flush(
