@@ -17,6 +17,8 @@ public enum DeviceMapping
     MixedPfns,
     /// <summary>Pages served by ->fault, one at a time, from the device's RAM.</summary>
     FaultPages,
+    /// <summary>Peer-to-peer memory of a PCI device: pages inserted at mmap time, pinned only by who says PCI_P2PDMA.</summary>
+    P2PPages,
 }
 
 /// <summary>

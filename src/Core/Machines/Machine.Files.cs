@@ -172,6 +172,8 @@ public sealed partial class Machine
             HasClose = hasClose,
             Writable = isWritable,
         };
+        if (mapping == DeviceMapping.P2PPages)
+            for (var i = 0UL; i < frames && isRam; i++) _mm.Memory.Frames[first + i].Flags |= FrameFlags.P2PDma;
         _devices.Add(device);
         return device;
     }

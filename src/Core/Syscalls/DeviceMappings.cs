@@ -36,7 +36,7 @@ internal static class DeviceMappings
     {
         DeviceMapping.PfnMap or DeviceMapping.PfnMapLazy => Remapped,
         DeviceMapping.IoPages => VmFlags.Io | VmFlags.DontExpand | VmFlags.DontDump,
-        DeviceMapping.MixedPages or DeviceMapping.MixedPfns =>
+        DeviceMapping.MixedPages or DeviceMapping.MixedPfns or DeviceMapping.P2PPages =>
             VmFlags.MixedMap | VmFlags.DontExpand | VmFlags.DontDump,
         DeviceMapping.FaultPages => VmFlags.None,
         _ => VmFlags.DontExpand,
@@ -47,7 +47,7 @@ internal static class DeviceMappings
         {
             DeviceMapping.PfnMap or DeviceMapping.IoPages or DeviceMapping.MixedPfns =>
                 FaultHandler.MapRaw(space, vma, address, pfn) ? Errno.None : Errno.ENOMEM,
-            DeviceMapping.MixedPages => FaultHandler.InsertPage(mm, space, vma, address, pfn),
+            DeviceMapping.MixedPages or DeviceMapping.P2PPages => FaultHandler.InsertPage(mm, space, vma, address, pfn),
             _ => Errno.None,
         };
 }

@@ -118,12 +118,13 @@ internal sealed class DeviceService(MachineRegistry machines, DaemonOptions opti
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         return host.Requests.Run(nameof(CreateDevice), request.RequestId, request, () =>
         {
-            if (request.Mapping is DeviceMapping.Unspecified or > DeviceMapping.FaultPages)
+            if (request.Mapping is DeviceMapping.Unspecified or > DeviceMapping.P2PPages)
                 throw Refusals.Bad("mapping", "must be set");
             if (request.Pages == 0) throw Refusals.Bad("pages", "must be at least 1");
             if (request.Pages > options.Limits.DevicePagesMax)
                 throw Refusals.Limit("device_pages_max", options.Limits.DevicePagesMax, request.Pages);
-            var needsRam = request.Mapping is DeviceMapping.IoPages or DeviceMapping.MixedPages or DeviceMapping.FaultPages;
+            var needsRam = request.Mapping is DeviceMapping.IoPages or DeviceMapping.MixedPages or DeviceMapping.FaultPages
+                or DeviceMapping.P2PPages;
             if (needsRam && !request.Ram) throw Refusals.Bad("ram", $"{request.Mapping} maps pages, which only RAM has");
             var (id, device) = host.AddDevice(request.DeviceId, chosen => host.Machine.CreateDevice(
                 request.Path.Length == 0 ? $"/dev/{chosen}" : request.Path, (Core.Backing.DeviceMapping)(request.Mapping - 1),

@@ -1,7 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
-using FramePin.Core.Faults;
+using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
 using FramePin.Tests.Support;
@@ -47,31 +47,65 @@ public sealed class KernelSelfTests
         if (memory != "hugetlb")
             Assert.True(lab.Machine.Madvise(lab.Space, At, Size * Lab.Page, memory == "thp" ? Advice.HugePage : Advice.NoHugePage).IsOk);
         lab.Write(At, Size);
-        var chunk = pagesPerCall < 0 ? Size : pagesPerCall;
-        var stepped = 0;
-        var vectors = new List<FrameVector>();
-        while (stepped < Size)
+        var (kind, flags) = call switch
         {
-            var wanted = Math.Min(chunk, Size - stepped);
-            var (kind, flags) = call switch
-            {
-                "-u" => (GupCall.GetUserPagesFast, GupFlags.None),
-                "-U" => (GupCall.GetUserPages, GupFlags.None),
-                "-a" => (GupCall.PinUserPagesFast, GupFlags.None),
-                "-b" => (GupCall.PinUserPages, GupFlags.None),
-                _ => (GupCall.PinUserPages, GupFlags.LongTerm),
-            };
-            var result = lab.Gup(kind, At + ((ulong)stepped * Lab.Page), wanted, flags | (isWrite ? GupFlags.Write : 0), out var vector).Result;
-            vectors.Add(vector);
-            Assert.Equal(wanted, result.Raw);
-            stepped += wanted;
-        }
-
-        if (call is "-a" or "-b" or "-L")
-            foreach (var vector in vectors)
-                foreach (var page in lab.Machine.ViewPages(vector, 0, (int)vector.Count)) Assert.True(page.MaybeDmaPinned);
-        lab.Drop([.. vectors]);
+            "-u" => (GupCall.GetUserPagesFast, GupFlags.None),
+            "-U" => (GupCall.GetUserPages, GupFlags.None),
+            "-a" => (GupCall.PinUserPagesFast, GupFlags.None),
+            "-b" => (GupCall.PinUserPages, GupFlags.None),
+            _ => (GupCall.PinUserPages, GupFlags.LongTerm),
+        };
+        using var device = new GupTest(lab.Machine, lab.Space);
+        var result = device.Run(
+            kind, flags | (isWrite ? GupFlags.Write : 0), At, Size * Lab.Page, pagesPerCall < 0 ? Size : pagesPerCall);
+        Assert.Equal(new GupTestResult(Errno.None, Size * Lab.Page, true), result);
         Assert.Equal(lab.Machine.PinStatistics.Acquired, lab.Machine.PinStatistics.Released);
+    }
+
+    [Fact]
+    public void Row_138_gup_test_is_started_once()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 4);
+        lab.Poke(At + Lab.Page, 7);
+        using var device = new GupTest(lab.Machine, lab.Space);
+        var bytes = new byte[2 * Lab.Page];
+        Assert.Equal(Errno.EINVAL, device.Read(bytes));
+        Assert.Equal(Errno.EINVAL, device.StartLongTerm(At, 0, 0));
+        Assert.Equal(Errno.EINVAL, device.StartLongTerm(At + 1, Lab.Page, 0));
+        Assert.Equal(Errno.EINVAL, device.StartLongTerm(At, Lab.Page, 4));
+        Assert.Equal(Errno.EFAULT, device.StartLongTerm(At, 8 * Lab.Page, 3));
+        Assert.Equal(lab.Machine.PinStatistics.Acquired, lab.Machine.PinStatistics.Released);
+        Assert.Equal(Errno.None, device.StartLongTerm(At, 4 * Lab.Page, 3));
+        Assert.Equal(Errno.EINVAL, device.StartLongTerm(At, 4 * Lab.Page, 3));
+        Assert.Equal(Errno.None, device.Read(bytes));
+        Assert.Equal(7, bytes[Lab.Page]);
+        device.Stop();
+        Assert.Equal(lab.Machine.PinStatistics.Acquired, lab.Machine.PinStatistics.Released);
+    }
+
+    [Fact]
+    public void Row_139_gup_test_on_a_bad_address_answers_no_error_and_no_bytes()
+    {
+        using var lab = new Lab();
+        using var device = new GupTest(lab.Machine, lab.Space);
+        foreach (var call in new[] { GupCall.GetUserPages, GupCall.PinUserPages, GupCall.PinUserPagesFast })
+            Assert.Equal(new GupTestResult(Errno.None, 0, true), device.Run(call, GupFlags.None, At, 4 * Lab.Page, 2));
+        lab.Anon(At, 3);
+        // A short call counts its whole chunk.
+        Assert.Equal(4 * Lab.Page, device.Run(GupCall.PinUserPages, GupFlags.None, At, 8 * Lab.Page, 2).Bytes);
+    }
+
+    [Fact]
+    public void Row_140_gup_test_zeroes_page_numbers_past_the_end()
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 8);
+        using var device = new GupTest(lab.Machine, lab.Space);
+        var which = new uint[] { 1, 8, 9, 0x1000, 0, 0, 0, 0 };
+        var pages = device.Dump(isPin: true, At, 8 * Lab.Page, which);
+        Assert.Equal(new uint[] { 1, 8, 0, 0, 0, 0, 0, 0 }, which);
+        Assert.Equal([lab.ViewAt(At).Pfn, lab.ViewAt(At + (7 * Lab.Page)).Pfn], pages.Select(page => page.Pfn));
     }
 
     /// <summary>gup_longterm: shared writable long-term pins work on memory files and fail on a disk file; all else works.</summary>

@@ -289,6 +289,16 @@ public sealed class SyscallRowTests
     }
 
     [Fact]
+    public void Row_55_peer_to_peer_memory_wants_its_flag()
+    {
+        using var lab = new Lab();
+        lab.Device(At, 2, DeviceMapping.P2PPages, isRam: true);
+        Assert.Equal(-(long)Errno.EREMOTEIO, lab.Gup(GupCall.PinUserPagesFast, At, 1, GupFlags.None, out var without).Result.Raw);
+        Assert.Equal(1, lab.Gup(GupCall.PinUserPagesFast, At, 1, GupFlags.PciP2PDma, out var with).Result.Raw);
+        lab.Drop(without, with);
+    }
+
+    [Fact]
     public void Row_135_an_empty_entry_of_a_device_without_fault_method()
     {
         using var lab = new Lab();
