@@ -31,7 +31,7 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
             + $"{report.PagesPinned} pages pinned; missing:\n{string.Join('\n', report.MapsMissing)}\nunexpected:\n"
             + string.Join('\n', report.MapsUnexpected));
         Assert.True(
-            report.MapsMatched * 100 >= report.MapsExpected * 95,
+            report.MapsMatched == report.MapsExpected && report.MapsUnexpected.Count == 0,
             $"{report.MapsMatched} of {report.MapsExpected}; missing:\n{string.Join('\n', report.MapsMissing)}\nunexpected:\n"
             + string.Join('\n', report.MapsUnexpected));
         Assert.True(report.PagesPinned > 0);
