@@ -267,7 +267,7 @@ internal static class MmapCall
 
         var log = (int)(((uint)request.Flags >> MapHuge.Shift) & MapHuge.Mask);
         order = log == 0 ? PageGeometry.PmdOrder : log - PageGeometry.PageShift;
-        if (order <= 0 || order is not (PageGeometry.PmdOrder or PageGeometry.PudOrder)) return Errno.EINVAL;
+        if (order is not (PageGeometry.PmdOrder or PageGeometry.PudOrder)) return Errno.EINVAL;
         // A size that the processor has, with no page of it in the pool.
         if (!mm.HugePools.ContainsKey(order)) return Errno.ENOMEM;
         var length = PageGeometry.AlignUp(request.Length, PageGeometry.PageSize << order);
