@@ -57,5 +57,11 @@ public sealed class Device
     /// <summary>Opened read-write; a shared writable mapping of a read-only device is -EACCES.</summary>
     public bool Writable { get; init; } = true;
 
+    /// <summary>
+    /// The mmap method calls remap_pfn_range once for each page and not once for the whole area, which a private writable mapping
+    /// refuses (row 137).
+    /// </summary>
+    public bool RemapsInParts { get; init; }
+
     public int MappingCount { get; internal set; }
 }

@@ -14,6 +14,13 @@ public enum ChoicePoint
     LockTake,
     /// <summary>A folio is about to be migrated for a long-term pin.</summary>
     Migration,
+    /// <summary>
+    /// A pin's lockless walk is at its end: any action is a fork that ran meanwhile (write_protect_seq changed), so that what the
+    /// walk took is dropped again and the slow path asks for the lock.
+    /// </summary>
+    FastWalk,
+    /// <summary>A long-term pin that has let mmap_lock go is about to look whether its pages may stay where they are.</summary>
+    LongTermCheck,
 }
 
 /// <summary>What a rule makes of a choice point.</summary>
@@ -22,7 +29,9 @@ public enum FaultAction
     None,
     /// <summary>VM_FAULT_RETRY: the lock is dropped and taken again at once.</summary>
     Retry,
-    /// <summary>VM_FAULT_RETRY, and the pin parks until it is resumed by a command of its own.</summary>
+    /// <summary>
+    /// The pin parks until it is resumed by a command of its own: at a fault behind VM_FAULT_RETRY, at the lock as one who waits for it.
+    /// </summary>
     Park,
     Oom,
     SigBus,
@@ -59,16 +68,42 @@ public sealed record FaultRule
     public int Times { get; init; } = 1;
 }
 
-/// <summary>The rules in force and how often each matched. Deterministic; guarded by the turn.</summary>
+/// <summary>
+/// The rules in force and how often each matched. Rules for <see cref="ChoicePoint.FastWalk"/> are asked by pins beside each other and
+/// are guarded by a lock; all else happens under the turn.
+/// </summary>
 internal sealed class FaultPlan
 {
     private readonly List<(FaultRule Rule, int[] Seen)> _rules = [];
+    private readonly Lock _guard = new();
+    private volatile bool _hasFastWalkRules;
 
     public int Count => _rules.Count;
 
-    public void Add(FaultRule rule) => _rules.Add((rule, [0]));
+    public void Add(FaultRule rule)
+    {
+        lock (_guard)
+        {
+            _rules.Add((rule, [0]));
+            if (rule.Point == ChoicePoint.FastWalk) _hasFastWalkRules = true;
+        }
+    }
 
-    public void Clear() => _rules.Clear();
+    public void Clear()
+    {
+        lock (_guard)
+        {
+            _rules.Clear();
+            _hasFastWalkRules = false;
+        }
+    }
+
+    /// <summary>Whether a fork comes between the steps of a lockless walk from <paramref name="address"/> on. Needs no turn.</summary>
+    public bool ForkMeetsFastWalk(string space, ulong address)
+    {
+        if (!_hasFastWalkRules) return false;
+        lock (_guard) return Decide(ChoicePoint.FastWalk, space, address) != FaultAction.None;
+    }
 
     /// <summary>What happens at a choice point: the first rule that acts wins.</summary>
     public FaultAction Decide(ChoicePoint point, string space, ulong address)

@@ -151,6 +151,42 @@ public sealed partial class Machine
     }
 
     /// <summary>
+    /// FUTEX_WAKE_OP of private futexes that nobody waits for, with an operation that adds nothing: the second word is written
+    /// under a lock, and its page is made writable first when it is not (kernel/futex/waitwake.c: futex_wake_op).
+    /// </summary>
+    public SyscallResult FutexWakeOp(AddressSpace space, ulong address)
+    {
+        if ((address & 3) != 0) return Errno.EINVAL;
+        if (address >= PageGeometry.TaskSize) return Errno.EFAULT;
+        using var turn = EnterTurn();
+        if (space.Exited) return Errno.ESRCH;
+        while (!UserAccess.CanWriteWithoutFault(space, address))
+        {
+            var error = UserAccess.FixupFault(_mm, space, address, isWrite: true, mayDropLock: false, out _);
+            if (error != Errno.None) return error;
+        }
+
+        UserAccess.Touch(_mm, space, address, isWrite: true, out _);
+        return SyscallResult.Ok();
+    }
+
+    /// <summary>
+    /// fixup_user_fault: makes the page at <paramref name="address"/> accessible as a user's own access would, without taking it.
+    /// -EFAULT where there is no area or no permission, -EINTR behind a fatal signal.
+    /// </summary>
+    /// <param name="space">Whose memory.</param>
+    /// <param name="address">Any byte of the page.</param>
+    /// <param name="isWrite">Whether it is to be writable.</param>
+    /// <param name="unlocked">True when the lock was dropped meanwhile, so that areas looked up before are stale; it is held again.</param>
+    /// <remarks>Source: mm/gup.c: fixup_user_fault; row 74.</remarks>
+    public Errno FixupUserFault(AddressSpace space, ulong address, bool isWrite, out bool unlocked)
+    {
+        using var turn = EnterTurn();
+        unlocked = false;
+        return space.Exited ? Errno.EFAULT : UserAccess.FixupFault(_mm, space, address, isWrite, mayDropLock: true, out unlocked);
+    }
+
+    /// <summary>
     /// move_pages without targets: for each page 0 (its node), -ENOENT when it is absent, -EFAULT outside every area or for the
     /// zero page. Source: mm/migrate.c: do_pages_stat_array.
     /// </summary>

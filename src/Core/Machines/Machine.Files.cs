@@ -133,19 +133,20 @@ public sealed partial class Machine
     /// A device over <paramref name="frames"/> frames: of the machine's RAM (which it keeps), or of MMIO behind it. Null when RAM
     /// is out or not to be had in one piece.
     /// </summary>
-    public Device? CreateDevice(string name, DeviceMapping mapping, ulong frames, bool isRam, bool hasClose, bool isWritable)
+    public Device? CreateDevice(
+        string name, DeviceMapping mapping, ulong frames, bool isRam, bool hasClose, bool isWritable, bool remapsInParts = false)
     {
         using var turn = EnterTurn();
         if (isRam)
         {
             var order = frames <= 1 ? 0 : 64 - System.Numerics.BitOperations.LeadingZeroCount(frames - 1);
             if (order > PageGeometry.PudOrder || AllocateForDevice(order) is not { } first) return null;
-            return AddDevice(name, mapping, first, frames, isRam, hasClose, isWritable);
+            return AddDevice(name, mapping, first, frames, isRam, hasClose, isWritable, remapsInParts);
         }
 
         var start = new Pfn(_nextMmio);
         _nextMmio += PageGeometry.AlignUp(frames, 1UL << PageGeometry.PmdOrder) + (1UL << PageGeometry.PmdOrder);
-        return AddDevice(name, mapping, start, frames, isRam, hasClose, isWritable);
+        return AddDevice(name, mapping, start, frames, isRam, hasClose, isWritable, remapsInParts);
     }
 
     /// <summary>Single frames, each with a reference that the device holds.</summary>
@@ -165,12 +166,13 @@ public sealed partial class Machine
     }
 
     private Device AddDevice(
-        string name, DeviceMapping mapping, Pfn first, ulong frames, bool isRam, bool hasClose, bool isWritable)
+        string name, DeviceMapping mapping, Pfn first, ulong frames, bool isRam, bool hasClose, bool isWritable, bool remapsInParts)
     {
         var device = new Device(++_nextDevice, name, mapping, first, frames, isRam)
         {
             HasClose = hasClose,
             Writable = isWritable,
+            RemapsInParts = remapsInParts,
         };
         if (mapping == DeviceMapping.P2PPages)
             for (var i = 0UL; i < frames && isRam; i++) _mm.Memory.Frames[first + i].Flags |= FrameFlags.P2PDma;

@@ -88,6 +88,14 @@ internal static class GupCalls
         }
 
         var taken = GupFast.Take(mm, space, start, count, flags, vector);
+        if ((flags & GupFlags.Pin) != 0 && mm.Plan.ForkMeetsFastWalk(space.Name, start))
+        {
+            // gup_fast: a fork may have shared the pages meanwhile; the slow path waits until it is done (row 67).
+            if (taken > 0) FrameVectors.Put(mm, vector, makeDirty: false);
+            vector.IsPinned = true;
+            taken = 0;
+        }
+
         if (taken == count) return Prepared.Done(GupResult.Of(taken), StopReason.None);
         if (isFastOnly) return Prepared.Done(GupResult.Of(taken), StopReason.NotPresent);
         var rest = start + ((ulong)taken << PageGeometry.PageShift);

@@ -18,7 +18,9 @@ internal sealed class GupOperation
     private enum Stage
     {
         TakeLock,
+        LockTaken,
         Walk,
+        RetakeLock,
         RetryOne,
         Done,
     }
@@ -36,6 +38,7 @@ internal sealed class GupOperation
     private long _left;
     private long _done;
     private Errno _error;
+    private bool _hasWaited;
 
     /// <summary>Prepares a walk of <paramref name="count"/> pages from <paramref name="start"/>.</summary>
     /// <param name="space">Whose pages.</param>
@@ -69,19 +72,20 @@ internal sealed class GupOperation
     /// <summary>How often a fault dropped the lock.</summary>
     public int Retries { get; private set; }
 
-    /// <summary>Address of the fault that a parked operation waits for, in bytes.</summary>
+    /// <summary>Address at which a parked operation waits, in bytes: its next page.</summary>
     public ulong ParkedAt => _address;
 
     /// <summary>A fatal signal for this pin alone: its caller is gone. It ends at its next choice point.</summary>
     public bool IsKilled { get; set; }
 
-    /// <summary>Goes on until the end (true) or until a fault has to wait for somebody (false).</summary>
+    /// <summary>Goes on until the end (true) or until it has to wait for somebody (false).</summary>
     public bool Run(MmContext mm)
     {
         while (true)
         {
             if (!RunLocked(mm)) return false;
             if ((_flags & GupFlags.LongTerm) == 0 || _done == 0) break;
+            if (WaitsBeforeCheck(mm)) return false;
             var moved = LongTermMigration.Run(mm, _space, _start, _vector, _before);
             if (moved == MigrationOutcome.AllPinnable) break;
             if (moved == MigrationOutcome.Failed)
@@ -106,6 +110,15 @@ internal sealed class GupOperation
         _left = _wanted;
         _done = 0;
         _error = Errno.None;
+        _hasWaited = false;
+    }
+
+    /// <summary>__gup_longterm_locked: who let the lock go holds nothing but pins between the walk and the look at its folios.</summary>
+    private bool WaitsBeforeCheck(MmContext mm)
+    {
+        if (_hasWaited || (!_locksItself && Retries == 0)) return false;
+        _hasWaited = true;
+        return mm.Plan.Decide(ChoicePoint.LongTermCheck, _space.Name, _start) == FaultAction.Park;
     }
 
     private bool RunLocked(MmContext mm)
@@ -115,17 +128,20 @@ internal sealed class GupOperation
             switch (_stage)
             {
                 case Stage.TakeLock:
-                    if (mm.Plan.Decide(ChoicePoint.LockTake, _space.Name, _address) == FaultAction.Kill)
-                    {
-                        Kill();
-                        Finish(Errno.EAGAIN, StopReason.Signal);
-                        break;
-                    }
-
-                    _stage = Stage.Walk;
+                    _stage = Stage.LockTaken;
+                    if (WaitsForLock(mm)) return false;
+                    break;
+                case Stage.LockTaken:
+                    // mmap_read_lock_killable: a fatal signal counts only for who had to wait (row 39); the walk sees the others.
+                    if (IsKilled) Finish(Errno.EAGAIN, StopReason.Signal);
+                    else _stage = Stage.Walk;
                     break;
                 case Stage.Walk:
                     if (!WalkRest(mm)) return false;
+                    break;
+                case Stage.RetakeLock:
+                    _stage = Stage.RetryOne;
+                    if (WaitsForLock(mm)) return false;
                     break;
                 case Stage.RetryOne:
                     if (!RetryOnePage(mm)) return false;
@@ -149,19 +165,32 @@ internal sealed class GupOperation
         }
 
         Retries++;
-        _stage = Stage.RetryOne;
+        _stage = Stage.RetakeLock;
         return !walked.Parks;
+    }
+
+    /// <summary>What a plan has happen while the lock is asked for; true: somebody else has it.</summary>
+    private bool WaitsForLock(MmContext mm)
+    {
+        switch (mm.Plan.Decide(ChoicePoint.LockTake, _space.Name, _address))
+        {
+            case FaultAction.Kill:
+                IsKilled = true;
+                Signal(PendingSignal.Fatal);
+                return false;
+            case FaultAction.Signal:
+                Signal(PendingSignal.NonFatal);
+                return false;
+            case FaultAction.Park:
+                return true;
+            default:
+                return false;
+        }
     }
 
     /// <summary>After the lock was dropped: one page with TRIED, then the rest.</summary>
     private bool RetryOnePage(MmContext mm)
     {
-        switch (mm.Plan.Decide(ChoicePoint.LockTake, _space.Name, _address))
-        {
-            case FaultAction.Kill: Kill(); break;
-            case FaultAction.Signal: Signal(PendingSignal.NonFatal); break;
-        }
-
         var pending = _space.Task.Pending;
         var isInterrupted = IsKilled || pending == PendingSignal.Fatal
             || (pending == PendingSignal.NonFatal && (_flags & GupFlags.Interruptible) != 0);
@@ -176,6 +205,7 @@ internal sealed class GupOperation
         if (walked.IsLockDropped)
         {
             Retries++;
+            _stage = Stage.RetakeLock;
             return !walked.Parks;
         }
 
@@ -202,8 +232,6 @@ internal sealed class GupOperation
         // No page without NOWAIT is a warning and -EFAULT.
         if (_done == 0 && error == Errno.None && !(isNoWait && allowsZero)) _error = Errno.EFAULT;
     }
-
-    private void Kill() => Signal(PendingSignal.Fatal);
 
     private void Signal(PendingSignal signal) => _space.Task = _space.Task with { Pending = signal };
 }

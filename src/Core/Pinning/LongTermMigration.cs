@@ -103,6 +103,8 @@ internal static class LongTermMigration
     {
         var frames = mm.Memory.Frames;
         ref var info = ref frames[head];
+        // Unmapped while the lock was free, and gone with our own pin: nothing is left to be moved.
+        if (frames.RefCount(head) == 0) return true;
         if ((info.Flags & (FrameFlags.HwPoison | FrameFlags.Device)) != 0) return false;
         var inCache = (info.Flags & FrameFlags.InCache) != 0;
         // Every reference must be a mapping or the cache's: any other means that somebody uses the page (row 34).
@@ -143,8 +145,8 @@ internal static class LongTermMigration
         MmContext mm, AddressSpace space, Pfn head, ulong address, int expected)
     {
         var found = new List<(AddressSpace, ulong)>();
-        var slot = space.PageTable.Find(address);
-        if (expected == 1 && slot.Exists && Maps(mm, space.PageTable[slot], head)) return [(space, address)];
+        if (expected == 1 && !space.Exited && space.PageTable.Find(address) is { Exists: true } slot && Maps(mm, space.PageTable[slot], head))
+            return [(space, address)];
         foreach (var candidate in mm.Spaces)
         {
             var at = 0UL;

@@ -17,6 +17,8 @@ internal static class DeviceMappings
         var device = vma.Device!;
         if (vma.PageOffset + vma.Pages > device.Frames) return Errno.EINVAL;
         if (!device.Writable && vma.Has(VmFlags.Shared | VmFlags.Write)) return Errno.EACCES;
+        // get_remap_pgoff: who remaps a copy-on-write area does so in one piece.
+        if (device is { Mapping: DeviceMapping.PfnMap, RemapsInParts: true } && vma.IsCow && vma.Pages > 1) return Errno.EINVAL;
         vma.Flags |= FlagsOf(device.Mapping);
         vma.Flags &= ~VmFlags.Account;
         var tracked = VmaMerge.InsertOrMerge(space, vma);

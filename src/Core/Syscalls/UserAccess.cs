@@ -81,6 +81,37 @@ internal static class UserAccess
         return done;
     }
 
+    /// <summary>A store at <paramref name="address"/> would need no fault.</summary>
+    public static bool CanWriteWithoutFault(AddressSpace space, ulong address) =>
+        Pte.Has(space.PageTable.Read(address), Pte.Present | Pte.Write);
+
+    /// <summary>
+    /// fixup_user_fault (mm/gup.c; kernel-semantics 3.5): faults one page in for somebody who holds mmap_lock and holds it again
+    /// afterwards; <paramref name="unlocked"/> says that it was dropped. Grows no stack.
+    /// </summary>
+    public static Errno FixupFault(
+        MmContext mm, AddressSpace space, ulong address, bool isWrite, bool mayDropLock, out bool unlocked)
+    {
+        unlocked = false;
+        var flags = (isWrite ? FaultFlags.Write : 0) | (mayDropLock ? FaultFlags.AllowRetry | FaultFlags.Killable : 0);
+        while (true)
+        {
+            if (space.Vmas.Find(address) is not { } vma) return Errno.EFAULT;
+            if (!vma.Has(isWrite ? VmFlags.Write : VmFlags.Read)) return Errno.EFAULT;
+            if (mayDropLock && space.Task.Pending == PendingSignal.Fatal) return Errno.EINTR;
+            var result = FaultHandler.Handle(mm, new FaultRequest(space, vma, address, flags, AllocationContext.Movable), out _);
+            if ((result & VmFault.ErrorMask) != 0)
+            {
+                if ((result & VmFault.Oom) != 0) return Errno.ENOMEM;
+                return Errno.EFAULT;
+            }
+
+            if ((result & VmFault.Retry) == 0) return Errno.None;
+            unlocked = true;
+            flags |= FaultFlags.Tried;
+        }
+    }
+
     /// <summary>The upper bits of an address are all alike, from bit 56 on (five-level tables).</summary>
     private static bool IsCanonical(ulong address) => (long)address >> 56 is 0 or -1;
 

@@ -128,7 +128,7 @@ internal sealed class DeviceService(MachineRegistry machines, DaemonOptions opti
             if (needsRam && !request.Ram) throw Refusals.Bad("ram", $"{request.Mapping} maps pages, which only RAM has");
             var (id, device) = host.AddDevice(request.DeviceId, chosen => host.Machine.CreateDevice(
                 request.Path.Length == 0 ? $"/dev/{chosen}" : request.Path, (Core.Backing.DeviceMapping)(request.Mapping - 1),
-                request.Pages, request.Ram, request.HasClose, !request.ReadOnly));
+                request.Pages, request.Ram, request.HasClose, !request.ReadOnly, request.RemapsInParts));
             return Task.FromResult(ToWire(host, id, device));
         });
     }

@@ -68,7 +68,7 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
 
     private Core.Faults.FaultRule ToRule(MachineHost host, V1.FaultRule rule)
     {
-        if (rule.Point is V1.ChoicePoint.Unspecified or > V1.ChoicePoint.Migration) throw Refusals.Bad("rules.point", "must be set");
+        if (rule.Point is V1.ChoicePoint.Unspecified or > V1.ChoicePoint.LongTermCheck) throw Refusals.Bad("rules.point", "must be set");
         if (rule.Action is V1.FaultAction.Unspecified or > V1.FaultAction.Signal) throw Refusals.Bad("rules.action", "must be set");
         if (rule.End < rule.Start) throw Refusals.Bad("rules.end", "must not lie before start");
         string? space = null;

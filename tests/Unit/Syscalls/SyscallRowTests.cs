@@ -324,6 +324,21 @@ public sealed class SyscallRowTests
     }
 
     [Fact]
+    public void Row_137_remap_pfn_range_of_a_part_of_a_copy_on_write_area()
+    {
+        using var lab = new Lab();
+        var whole = lab.Machine.CreateDevice("/dev/whole", DeviceMapping.PfnMap, 2, isRam: true, hasClose: false, isWritable: true)!;
+        var parts = lab.Machine.CreateDevice(
+            "/dev/parts", DeviceMapping.PfnMap, 2, isRam: true, hasClose: false, isWritable: true, remapsInParts: true)!;
+        Assert.True(lab.MapDevice(At, 2, whole, isPrivate: true).IsOk);
+        Assert.Equal(Errno.EINVAL, lab.MapDevice(0x40000, 2, parts, isPrivate: true).Error);
+        Assert.Null(lab.Machine.Translate(lab.Space, 0x40000));
+        // Shared areas, read-only private ones that stay so, and a part that is the whole may be remapped so.
+        Assert.True(lab.MapDevice(0x40000, 2, parts).IsOk);
+        Assert.True(lab.MapDevice(0x50000, 1, parts, isPrivate: true).IsOk);
+    }
+
+    [Fact]
     public void Mappings_with_a_close_method_never_merge()
     {
         using var lab = new Lab();

@@ -196,6 +196,9 @@ public sealed partial class KernelSystem : IMemorySystem
                 return Text(written);
             case StepKind.Clear: return Text(tracee.Call(SystemCall.Read, _zero, a, b));
             case StepKind.Futex: return Text(tracee.Call(SystemCall.Futex, a, 1, 1));
+            case StepKind.FutexOp:
+                // FUTEX_WAKE_OP | PRIVATE; FUTEX_OP_ADD of 0, compared with 0: nobody is woken, the word stays as it is.
+                return Text(tracee.Call(SystemCall.Futex, a, 133, 1, 1, a, 1u << 28));
             case StepKind.Pagemap: return Pagemap(tracee, a, b);
             case StepKind.Poison: return Poison(tracee, a, b);
             case StepKind.MovePages: return MovePages(tracee, a, b);

@@ -219,6 +219,7 @@ public sealed class FramePinSystem : IMemorySystem
             case StepKind.CopyFrom: return PipeWrite(_machine.CopyUser(space, a, Buffer(b), isWrite: false), b);
             case StepKind.Clear: return Text(_machine.CopyUser(space, a, Filled(b, 0), isWrite: true));
             case StepKind.Futex: return Text(_machine.FutexWake(space, a));
+            case StepKind.FutexOp: return Text(_machine.FutexWakeOp(space, a));
             case StepKind.Pagemap: return Pagemap(space, a, b);
             case StepKind.Poison: return Text(_machine.PoisonMarkers(space, a, b));
             case StepKind.MovePages:

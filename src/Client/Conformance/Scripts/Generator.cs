@@ -23,6 +23,7 @@ public sealed class Generator(int seed, InitialProcess initial)
         (StepKind.RegisteredRead, 12), (StepKind.RegisteredWrite, 12), (StepKind.Vmsplice, 14), (StepKind.Drain, 14),
         (StepKind.ProcessRead, 20), (StepKind.ProcessWrite, 20), (StepKind.MemRead, 20), (StepKind.MemWrite, 20),
         (StepKind.DirectWrite, 8), (StepKind.DirectRead, 8), (StepKind.CopyFrom, 18), (StepKind.Clear, 18), (StepKind.Futex, 18),
+        (StepKind.FutexOp, 14),
         (StepKind.MovePages, 8),
     ];
 
@@ -112,7 +113,7 @@ public sealed class Generator(int seed, InitialProcess initial)
             case StepKind.DirectRead or StepKind.DirectWrite or StepKind.Vmsplice:
                 // The block layer wants aligned memory, and a pipe joins parts of pages.
                 return new Step(process, kind, address & ~(Page - 1), Math.Clamp(length, Page, 16 * Page));
-            case StepKind.Futex: return new Step(process, kind, address);
+            case StepKind.Futex or StepKind.FutexOp: return new Step(process, kind, address);
             case StepKind.Munmap or StepKind.Munlock: return new Step(process, kind, address, length);
             default: return new Step(process, kind, address, Math.Clamp(length, Page, 16 * Page));
         }

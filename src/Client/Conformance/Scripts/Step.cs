@@ -77,6 +77,8 @@ public enum StepKind
     Clear,
     /// <summary>address: FUTEX_WAKE of a shared futex (GET fast, WRITE, then read).</summary>
     Futex,
+    /// <summary>address: FUTEX_WAKE_OP of private futexes (fixup_user_fault where the page is not writable).</summary>
+    FutexOp,
     /// <summary>address, length: what /proc/PID/pagemap and the map counts say of each page.</summary>
     Pagemap,
     /// <summary>address, length: UFFDIO_POISON.</summary>
@@ -127,6 +129,7 @@ public sealed record Step(int Process, StepKind Kind, ulong A = 0, ulong B = 0, 
         [StepKind.CopyFrom] = ["addr", "len"],
         [StepKind.Clear] = ["addr", "len"],
         [StepKind.Futex] = ["addr"],
+        [StepKind.FutexOp] = ["addr"],
         [StepKind.MovePages] = ["addr", "len"],
         [StepKind.Pagemap] = ["addr", "len"],
         [StepKind.Poison] = ["addr", "len"],
