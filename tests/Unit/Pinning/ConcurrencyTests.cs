@@ -1,4 +1,6 @@
 using FramePin.Core.Abi;
+using FramePin.Core.Backing;
+using FramePin.Core.Frames;
 using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
 using FramePin.Core.Syscalls;
@@ -68,6 +70,120 @@ public sealed class ConcurrencyTests
             machine.CopyFrames(vector, 0, buffer, isWrite: true, out _);
             machine.PutVaddrFrames(vector);
         }
+    }
+
+    /// <summary>
+    /// Section 8's race expectations, one race at a time: three threads pin and unpin while a fourth does nothing but the other thing.
+    /// At the end pins are still held: every one is on a page that lives, an anonymous page that is pinned belongs to one address
+    /// space alone, the counters agree with what is held; after the last put the audit finds mappings and caches only.
+    /// </summary>
+    [Theory]
+    [InlineData("munmap")]
+    [InlineData("fork")]
+    [InlineData("MADV_DONTNEED")]
+    [InlineData("truncate")]
+    [InlineData("migration")]
+    [InlineData("mremap")]
+    public async Task A_race_leaves_what_section_8_expects(string race)
+    {
+        var seed = (int)(DateTime.UtcNow.Ticks & 0x7fffffff);
+        TestContext.Current.TestOutputHelper?.WriteLine($"seed {seed}");
+        using var lab = new Lab(configure: options => options with
+        {
+            AuditsEachCommand = false,
+            MovableMemory = race == "migration" ? 32UL << 20 : 0,
+        });
+        var file = race == "truncate" ? lab.Machine.CreateFile("/f", FileKind.Shmem, Pages * Page) : null;
+        if (file is not null) lab.MapFile(At, Pages, file, MapFlags.Shared, Prot.Read | Prot.Write);
+        else lab.Anon(At, Pages);
+        var children = new List<AddressSpace>();
+        using var stop = new CancellationTokenSource();
+        var mutator = Task.Run(() => Mutate(lab, race, file, children, new Random(seed), stop.Token), TestContext.Current.CancellationToken);
+        var pinners = Enumerable.Range(1, 3).Select(i => Task.Run(
+            () => PinBesideRace(lab, new Random(seed + i), race), TestContext.Current.CancellationToken)).ToList();
+        var held = (await Task.WhenAll(pinners)).SelectMany(vectors => vectors).ToList();
+        await stop.CancelAsync();
+        Assert.True(await mutator > 0);
+
+        var views = held.SelectMany(vector => lab.Machine.ViewPages(vector, 0, (int)vector.Count)).ToList();
+        Assert.True(views.Count > 0);
+        Assert.All(views, view => Assert.True(view.RefCount > 0 && view.MaybeDmaPinned));
+        Assert.Equal(views.Count, lab.Machine.PinStatistics.Acquired - lab.Machine.PinStatistics.Released);
+        var pinned = views.Where(view => (view.Flags & FrameFlags.Anon) != 0).Select(view => view.Pfn.Value).ToHashSet();
+        var mappings = children.Append(lab.Space)
+            .SelectMany(space => lab.Machine.Pagemap(space, At, Pages).Select(entry => entry & PfnOfPagemap))
+            .Where(pinned.Contains).GroupBy(pfn => pfn);
+        Assert.All(mappings, mapping => Assert.Single(mapping));
+        lab.Drop([.. held]);
+        Assert.Equal(lab.Machine.PinStatistics.Acquired, lab.Machine.PinStatistics.Released);
+        foreach (var child in children) lab.Machine.Exit(child);
+        Assert.Empty(lab.Machine.Audit());
+    }
+
+    private const ulong PfnOfPagemap = (1UL << 55) - 1;
+
+    private static List<FrameVector> PinBesideRace(Lab lab, Random random, string race)
+    {
+        var vectors = Enumerable.Range(0, 8).Select(_ => lab.Vector(16)).ToList();
+        for (var i = 0; i < Rounds; i++)
+        {
+            var vector = vectors[random.Next(vectors.Count)];
+            lab.Machine.PutVaddrFrames(vector);
+            var start = At + ((ulong)random.Next(Pages) * Page);
+            var result = lab.Machine.GetVaddrFrames(lab.Space, start, random.Next(1, 17), GupFlags.Write, vector).Result;
+            // A folio that another pin holds cannot be moved out of ZONE_MOVABLE: -ENOMEM (row 34).
+            var isExpected = result.Pages > 0 || result.Error == Errno.EFAULT || (race == "migration" && result.Error == Errno.ENOMEM);
+            Assert.True(isExpected, $"{race}: {result}");
+            Span<byte> one = [(byte)random.Next(256)];
+            if (result.Pages > 0) Assert.Equal(1, lab.Machine.CopyFrames(vector, 0, one, isWrite: true, out _));
+        }
+
+        return vectors;
+    }
+
+    private static int Mutate(Lab lab, string race, MemoryFile? file, List<AddressSpace> children, Random random, CancellationToken stop)
+    {
+        var done = 0;
+        for (; done < Rounds * 4 && !stop.IsCancellationRequested; done++)
+        {
+            var start = At + ((ulong)random.Next(Pages - 8) * Page);
+            switch (race)
+            {
+                case "munmap":
+                    lab.Machine.Munmap(lab.Space, start, 4 * Page);
+                    lab.Map(start, 4, Prot.Read | Prot.Write, MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed);
+                    break;
+                case "fork":
+                    if (children.Count == 4)
+                    {
+                        lab.Machine.Exit(children[0]);
+                        children.RemoveAt(0);
+                    }
+
+                    if (lab.Machine.Fork(lab.Space, $"child{done}", out _) is { } child) children.Add(child);
+                    break;
+                case "MADV_DONTNEED":
+                    lab.Machine.Madvise(lab.Space, start, 4 * Page, Advice.DontNeed);
+                    break;
+                case "migration":
+                    // What a program touches lies in ZONE_MOVABLE again.
+                    lab.Machine.Madvise(lab.Space, start, 4 * Page, Advice.DontNeed);
+                    lab.Machine.TouchRange(lab.Space, start, 4, isWrite: true, out _);
+                    break;
+                case "truncate":
+                    lab.Machine.Truncate(file!, (ulong)random.Next(Pages) * Page);
+                    lab.Machine.Truncate(file!, Pages * Page);
+                    break;
+                default:
+                    const ulong away = At + 0x100_0000;
+                    var flags = MremapFlags.MayMove | MremapFlags.Fixed;
+                    lab.Machine.Mremap(lab.Space, start, 4 * Page, 4 * Page, flags, away);
+                    lab.Machine.Mremap(lab.Space, away, 4 * Page, 4 * Page, flags, start);
+                    break;
+            }
+        }
+
+        return done;
     }
 
     private static long Pinner(Lab lab, Random random)
