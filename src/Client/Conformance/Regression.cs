@@ -22,6 +22,7 @@ public sealed record Regression(
         var text = new StringBuilder();
         text.Append(CultureInfo.InvariantCulture, $"profile {Profile}\n");
         text.Append(CultureInfo.InvariantCulture, $"process base=0x{Initial.MmapBase:x} brk=0x{Initial.StartBrk:x} huge={Initial.HugePages} ");
+        if (Initial.DataSize != 0) text.Append(CultureInfo.InvariantCulture, $"data=0x{Initial.DataSize:x} memlock=0x{Initial.RlimitMemlock:x} ");
         text.Append(CultureInfo.InvariantCulture, $"thp={Initial.Thp} zero-page={Initial.UsesZeroPage} missing={string.Join(',', Initial.MissingFiles)}\n");
         foreach (var mapping in Initial.Mappings)
             text.Append(CultureInfo.InvariantCulture, $"map {mapping.Start:x}-{mapping.End:x} {mapping.Permissions} {mapping.Offset:x} {mapping.Name}\n");
@@ -80,7 +81,11 @@ public sealed record Regression(
         return new InitialProcess(
             mappings, Hex(values["base"][2..]), Hex(values["brk"][2..]), int.Parse(values["huge"], CultureInfo.InvariantCulture),
             Enum.Parse<ThpMode>(values["thp"]), bool.Parse(values["zero-page"]), IsPrivileged: true,
-            [.. values["missing"].Split(',', StringSplitOptions.RemoveEmptyEntries).Select(int.Parse)]);
+            [.. values["missing"].Split(',', StringSplitOptions.RemoveEmptyEntries).Select(int.Parse)])
+        {
+            DataSize = values.TryGetValue("data", out var data) ? Hex(data[2..]) : 0,
+            RlimitMemlock = values.TryGetValue("memlock", out var memlock) ? Hex(memlock[2..]) : 8UL << 20,
+        };
     }
 
     private static InitialMapping ParseMapping(string text)

@@ -61,6 +61,13 @@ public static class Runner
         return ((IReadOnlyList<string>)kernel, AccessMatrix.Table(() => new FramePinSystem(host.Profile, probe.Initial)).ToList());
     });
 
+    /// <summary>Runs <paramref name="work"/> with a maker of fresh processes on the running kernel, and the profile that is nearest to it.</summary>
+    public static void OnKernel(Action<Func<IMemorySystem>, KernelProfile> work) => OnOwnThread(host =>
+    {
+        work(() => new KernelSystem(host), host.Profile);
+        return true;
+    });
+
     private static T OnOwnThread<T>(Func<KernelHost, T> work)
     {
         var result = default(T);

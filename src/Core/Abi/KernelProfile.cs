@@ -84,6 +84,9 @@ public sealed record KernelProfile
     /// <summary>UFFDIO_POISON exists (6.6).</summary>
     public required bool HasUffdPoison { get; init; }
 
+    /// <summary>PR_SET_MDWE exists (6.3).</summary>
+    public required bool HasMdwe { get; init; }
+
     /// <summary>io_uring registers buffers by pin_user_pages under mmap_lock, without the fast path (6.1).</summary>
     public required bool RingPinsUnderLock { get; init; }
 
@@ -118,6 +121,7 @@ public sealed record KernelProfile
         RingPinsUnderLock = true,
         NodeQueryDumps = true,
         HasUffdPoison = false,
+        HasMdwe = false,
     };
 
     private static readonly KernelProfile Mm612 = Mm61 with
@@ -136,6 +140,7 @@ public sealed record KernelProfile
         RingPinsUnderLock = false,
         NodeQueryDumps = false,
         HasUffdPoison = true,
+        HasMdwe = true,
         MprotectUnaccounts = true,
         AlignsHugeAnonymous = true,
         StacksRefuseHugePages = true,

@@ -53,6 +53,15 @@ public static class MapHuge
     public const uint Mask = 0x3f;
 }
 
+/// <summary>PR_MDWE_* flags.</summary>
+[Flags]
+public enum MdweFlags : uint
+{
+    None = 0,
+    RefuseExecGain = 1,
+    NoInherit = 2,
+}
+
 /// <summary>MREMAP_* flags.</summary>
 [Flags]
 public enum MremapFlags : uint

@@ -28,6 +28,7 @@ public sealed class MemoryFile
 {
     private readonly PhysicalMemory _memory;
     private readonly PageTable _cache;
+    private readonly HashSet<ulong> _unread = [];
 
     internal MemoryFile(int id, string name, FileKind kind, int hugeOrder, PhysicalMemory memory, PageTable cache)
     {
@@ -75,6 +76,23 @@ public sealed class MemoryFile
     /// <summary>The file system asks for huge-page placement of its mappings (ext4 and its like; section 0).</summary>
     public bool HasHugePlacement => Kind is FileKind.Disk or FileKind.FsDax;
 
+    /// <summary>
+    /// Who may write the file may learn by mincore which of its pages are cached; so may its owner and an administrator (mm/mincore.c:
+    /// can_do_mincore).
+    /// </summary>
+    public bool OthersMayWrite { get; internal set; } = true;
+
+    /// <summary>
+    /// The file system has page <paramref name="index"/> in its cache without its contents: it wanted to zero a part of it and found a
+    /// hole (ext4_block_zero_page_range). Nobody sees such a page before a fault on it reads it.
+    /// </summary>
+    internal void NoteUnread(ulong index)
+    {
+        if (Kind == FileKind.Disk && Lookup(index) is null) _unread.Add(index);
+    }
+
+    internal bool IsUnread(ulong index) => _unread.Count > 0 && _unread.Contains(index);
+
     /// <summary>Frames in the cache.</summary>
     public ulong CachedFrames { get; private set; }
 
@@ -93,6 +111,7 @@ public sealed class MemoryFile
         var slot = _cache.Ensure(index << PageGeometry.PageShift, Order);
         if (!slot.Exists) return false;
         _cache[slot] = Pte.Leaf(head, Order == 0 ? Pte.Present : Pte.Present | Pte.Huge);
+        _unread.Remove(index);
         ref var info = ref _memory.Frames[head];
         info.FileId = Id;
         info.Index = index;
@@ -124,6 +143,7 @@ public sealed class MemoryFile
     /// </summary>
     internal void Remove(ulong first, ulong count)
     {
+        if (_unread.Count > 0) _unread.RemoveWhere(index => index >= first && index - first < count);
         var address = first << PageGeometry.PageShift;
         var end = count > (1UL << 35) ? 1UL << 47 : (first + count) << PageGeometry.PageShift;
         while (_cache.Next(ref address, end, out var slot))

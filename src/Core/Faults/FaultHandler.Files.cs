@@ -59,6 +59,8 @@ internal static partial class FaultHandler
     /// </summary>
     private static bool ReadAhead(MmContext mm, Vma vma, MemoryFile file, ulong index)
     {
+        // Found, but without contents: read alone (filemap_fault: page_not_uptodate).
+        if (file.IsUnread(index)) return FindOrAddPage(mm, null, file, index, 0, AllocationContext.Movable) is not null;
         if (vma.Has(VmFlags.RandRead)) CacheRange(mm, file, index, 1);
         else if (vma.Has(VmFlags.Exec) && mm.Profile.ExecReadsForward && !vma.Has(VmFlags.SeqRead))
             CacheRange(mm, file, index, Math.Min(ReadAheadPages, vma.PageOffset + vma.Pages - index));
@@ -72,7 +74,7 @@ internal static partial class FaultHandler
     {
         var end = Math.Min(first + count, PageGeometry.PagesOf(file.Size));
         for (var index = first; index < end; index++)
-            if (FindOrAddPage(mm, null, file, index, 0, AllocationContext.Movable) is null) return;
+            if (!file.IsUnread(index) && FindOrAddPage(mm, null, file, index, 0, AllocationContext.Movable) is null) return;
     }
 
     private static ulong FileBits(MmContext mm, Vma vma, Pfn pfn, bool writable)

@@ -13,7 +13,7 @@ namespace FramePin.Core.Machines;
 /// </summary>
 public sealed partial class Machine
 {
-    private const ulong MaxRegisteredBytes = 1UL << 30;
+    internal const ulong MaxRegisteredBytes = 1UL << 30;
 
     /// <summary>
     /// io_uring's REGISTER_BUFFERS of one buffer: PIN, WRITE, LONGTERM, all of it or -EFAULT. The pages stay in
@@ -31,6 +31,55 @@ public sealed partial class Machine
         if (result.Pages == pages) return SyscallResult.Ok();
         PutVaddrFrames(vector);
         return Errno.EFAULT;
+    }
+
+    /// <summary>
+    /// io_uring_setup of a small ring: its own pages are charged to the user unless the process may lock memory. Null with -ENOMEM
+    /// above RLIMIT_MEMLOCK.
+    /// </summary>
+    public Ring? SetupRing(AddressSpace space, out Errno error)
+    {
+        using var turn = EnterTurn();
+        error = Errno.ESRCH;
+        if (space.Exited) return null;
+        var ring = new Ring(this, space, space.Task.CanLockMemory ? null : space.Task.User);
+        error = ChargeUser(ring, Ring.OwnPages);
+        if (error != Errno.None) return null;
+        _rings.Add(ring);
+        return ring;
+    }
+
+    /// <summary>Charges a ring's user, and its owner's pinned_vm, with pages; below 0 gives back. -ENOMEM above RLIMIT_MEMLOCK.</summary>
+    internal Errno Charge(Ring ring, long pages)
+    {
+        using var turn = EnterTurn();
+        var error = ChargeUser(ring, pages);
+        if (error == Errno.None) ring.Owner.PinnedPages += pages;
+        return error;
+    }
+
+    private Errno ChargeUser(Ring ring, long pages)
+    {
+        if (ring.User is not { } user) return Errno.None;
+        var charged = _lockedByUser.GetValueOrDefault(user) + pages;
+        if (pages > 0 && charged > (long)(ring.Owner.Task.RlimitMemlock >> PageGeometry.PageShift)) return Errno.ENOMEM;
+        _lockedByUser[user] = charged;
+        return Errno.None;
+    }
+
+    /// <summary>The process has ended: rings that nobody else has open go with it.</summary>
+    private void CloseRings(AddressSpace space)
+    {
+        List<Ring> closed;
+        using (EnterTurn())
+        {
+            foreach (var ring in _rings) ring.Holders.Remove(space);
+            closed = [.. _rings.Where(ring => ring.Holders.Count == 0)];
+            _rings.RemoveAll(ring => ring.Holders.Count == 0);
+            foreach (var ring in closed) ChargeUser(ring, -Ring.OwnPages);
+        }
+
+        foreach (var ring in closed) ring.Release();
     }
 
     /// <summary>
@@ -103,7 +152,12 @@ public sealed partial class Machine
     /// pread and pwrite of /proc/PID/mem: GET, remote, FORCE, page by page; grows a stack. -EIO when the first byte cannot be had.
     /// Source: fs/proc/base.c: mem_rw; mm/memory.c: __access_remote_vm.
     /// </summary>
-    public SyscallResult ProcMem(AddressSpace space, ulong address, Span<byte> buffer, bool isWrite)
+    /// <param name="space">Whose memory.</param>
+    /// <param name="address">First byte.</param>
+    /// <param name="buffer">Receives the bytes, or holds them.</param>
+    /// <param name="isWrite">A store.</param>
+    /// <param name="actor">Limits of the process that reads or writes, for a stack that grows; null for the owner's own.</param>
+    public SyscallResult ProcMem(AddressSpace space, ulong address, Span<byte> buffer, bool isWrite, TaskState? actor = null)
     {
         if (address > long.MaxValue) return Errno.EINVAL;
         var flags = GupFlags.Force | (isWrite ? GupFlags.Write : 0);
@@ -112,7 +166,7 @@ public sealed partial class Machine
         while (done < buffer.Length)
         {
             var at = address + (ulong)done;
-            if (!GrowStack(space, at)) break;
+            if (!GrowStack(space, at, actor)) break;
             var within = at & ~PageGeometry.PageMask;
             var part = buffer.Slice(done, Math.Min(buffer.Length - done, (int)(PageGeometry.PageSize - within)));
             if (Gup(space, GupCall.GetUserPagesRemote, at, 1, flags, LockedArgument.Null, held.Vector).Result.Pages != 1)
@@ -294,12 +348,12 @@ public sealed partial class Machine
     }
 
     /// <summary>An address between a stack and what is below it belongs to the stack; false when it belongs to nobody.</summary>
-    private bool GrowStack(AddressSpace space, ulong address)
+    private bool GrowStack(AddressSpace space, ulong address, TaskState? actor)
     {
         using var turn = EnterTurn();
         if (space.Exited || address >= PageGeometry.TaskSize) return false;
         if (space.Vmas.FindFrom(address) is not { } vma) return false;
-        return vma.Start <= address || (vma.Has(VmFlags.GrowsDown) && StackGrowth.Expand(_mm, space, vma, address));
+        return vma.Start <= address || (vma.Has(VmFlags.GrowsDown) && StackGrowth.Expand(_mm, space, vma, address, actor));
     }
 
     /// <summary>A vector for the length of one call: put and destroyed at its end.</summary>

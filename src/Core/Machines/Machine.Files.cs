@@ -28,6 +28,13 @@ public sealed partial class Machine
         return file;
     }
 
+    /// <summary>chmod: whether users who do not own the file may write it, and so see what is cached of it.</summary>
+    public void SetOthersMayWrite(MemoryFile file, bool mayWrite)
+    {
+        using var turn = EnterTurn();
+        file.OthersMayWrite = mayWrite;
+    }
+
     /// <summary>The file loses its name; it goes with its last mapping.</summary>
     public void Unlink(MemoryFile file)
     {
@@ -120,6 +127,7 @@ public sealed partial class Machine
                 break;
             }
 
+            if (at > file.Size) FileCalls.NoteZeroed(file, file.Size);
             part.CopyTo(_mm.Memory.Bytes.Of(pfn)[within..]);
             _mm.Memory.MarkDirty(pfn);
             done += part.Length;

@@ -122,6 +122,8 @@ public sealed partial class Machine
             if (!Pte.IsMapped(entry)) continue;
             var pfn = Pte.PfnOf(entry) + ((address >> PageGeometry.PageShift) & ((1UL << slot.Order) - 1));
             result[i] = present | pfn.Value;
+            // The huge zero page is not anonymous and has a page to ask.
+            if (Pte.PfnOf(entry) == _mm.HugeZero) result[i] |= fileOrShared;
             if ((entry & Pte.Special) != 0) continue;
             if ((entry & Pte.Anon) == 0) result[i] |= fileOrShared;
             var isAlone = _mm.Memory.Frames[_mm.Memory.Frames.HeadOf(pfn)].MapCount == 1;

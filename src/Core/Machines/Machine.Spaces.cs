@@ -34,16 +34,38 @@ public sealed partial class Machine
         if (parent.Exited || NewSpace(childName, parent.Layout, parent.Task with { Pending = default }) is not { } child)
             return null;
         error = ForkCall.Run(_mm, parent, child);
-        return error == Errno.None ? child : null;
+        if (error != Errno.None) return null;
+        foreach (var ring in _rings)
+            if (ring.Holders.Contains(parent)) ring.Holders.Add(child);
+        return child;
     }
 
-    /// <summary>The process ends: mappings go, pins stay with their vectors.</summary>
+    /// <summary>The process ends: mappings go, its rings too, pins stay with their vectors.</summary>
     public Errno Exit(AddressSpace space)
+    {
+        using (EnterTurn())
+        {
+            if (space.Exited) return Errno.ESRCH;
+            ExitCall.Run(_mm, space);
+        }
+
+        CloseRings(space);
+        return Errno.None;
+    }
+
+    /// <summary>
+    /// prctl(PR_SET_MDWE): refuses from now on what is writable and executable, and what becomes executable. Inherited by fork
+    /// unless NO_INHERIT is given. -EINVAL before 6.3 and for other bits, -EPERM to take it back.
+    /// </summary>
+    public SyscallResult SetMdwe(AddressSpace space, MdweFlags flags)
     {
         using var turn = EnterTurn();
         if (space.Exited) return Errno.ESRCH;
-        ExitCall.Run(_mm, space);
-        return Errno.None;
+        if (!Profile.HasMdwe || (flags & ~(MdweFlags.RefuseExecGain | MdweFlags.NoInherit)) != 0) return Errno.EINVAL;
+        if (flags == MdweFlags.NoInherit) return Errno.EINVAL;
+        if (space.Mdwe != MdweFlags.None && space.Mdwe != flags) return Errno.EPERM;
+        space.Mdwe = flags;
+        return SyscallResult.Ok();
     }
 
     public SyscallResult Mmap(AddressSpace space, MmapRequest request)

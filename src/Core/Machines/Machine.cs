@@ -34,6 +34,10 @@ public sealed partial class Machine : IDisposable
     private readonly List<Device> _devices = [];
 
     private readonly List<ParkedPin> _parked = [];
+
+    /// <summary>Rings that somebody has open, and what each user is charged for them in pages. Guarded by the turn.</summary>
+    private readonly List<Ring> _rings = [];
+    private readonly Dictionary<int, long> _lockedByUser = [];
     private ulong _nextMmio;
     private int _nextSpace;
     private int _nextDevice;

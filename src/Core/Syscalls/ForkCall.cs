@@ -19,6 +19,7 @@ internal static class ForkCall
         child.Brk = parent.Brk;
         child.StackStart = parent.StackStart;
         child.HasVsyscall = parent.HasVsyscall;
+        if ((parent.Mdwe & MdweFlags.NoInherit) == 0) child.Mdwe = parent.Mdwe;
         foreach (var vma in parent.Vmas.All)
         {
             if (vma.Has(VmFlags.DontCopy)) continue;

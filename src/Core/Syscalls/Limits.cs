@@ -8,9 +8,9 @@ namespace FramePin.Core.Syscalls;
 internal static class Limits
 {
     /// <summary>-ENOMEM when <paramref name="bytes"/> more would pass a limit; <paramref name="replaced"/> bytes go first.</summary>
-    public static Errno CheckExpansion(AddressSpace space, VmFlags flags, ulong bytes, ulong replaced = 0)
+    public static Errno CheckExpansion(AddressSpace space, VmFlags flags, ulong bytes, ulong replaced = 0, TaskState? actor = null)
     {
-        var task = space.Task;
+        var task = actor ?? space.Task;
         if (task.RlimitAddressSpace != TaskState.Unlimited)
         {
             var total = (space.CountPages() << PageGeometry.PageShift) - replaced + bytes;
@@ -19,9 +19,10 @@ internal static class Limits
 
         const VmFlags notData = VmFlags.Shared | VmFlags.GrowsDown;
         var isData = (flags & (VmFlags.Write | notData)) == VmFlags.Write;
-        if (!isData || task.RlimitData == TaskState.Unlimited) return Errno.None;
+        // A limit of 0 is taken for one that is not meant (some programs set it); the hard limit, unlimited here, counts instead.
+        if (!isData || task.RlimitData is TaskState.Unlimited or 0) return Errno.None;
         var data = space.CountPages(VmFlags.Write, notData) << PageGeometry.PageShift;
-        return data + bytes > task.RlimitData ? Errno.ENOMEM : Errno.None;
+        return data - replaced + bytes > task.RlimitData ? Errno.ENOMEM : Errno.None;
     }
 
     /// <summary>Bytes mapped inside a range (count_vma_pages_range).</summary>

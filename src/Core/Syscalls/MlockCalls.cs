@@ -16,12 +16,12 @@ internal static class MlockCalls
     private const uint MclOnFault = 4;
 
     /// <summary>can_do_mlock and mlock_future_ok for a new mapping.</summary>
-    public static Errno CheckNewMapping(AddressSpace space, VmFlags flags, ulong length, bool isAsked)
+    public static Errno CheckNewMapping(AddressSpace space, VmFlags flags, ulong length, bool isAsked, TaskState? actor = null)
     {
-        var task = space.Task;
+        var task = actor ?? space.Task;
         if (isAsked && !task.CanLockMemory && task.RlimitMemlock == 0) return Errno.EPERM;
         if ((flags & VmFlags.Locked) == 0 || task.CanLockMemory) return Errno.None;
-        var locked = space.CountPages(VmFlags.Locked) << PageGeometry.PageShift;
+        var locked = space.LockedPages << PageGeometry.PageShift;
         return locked + length > task.RlimitMemlock ? Errno.EAGAIN : Errno.None;
     }
 
@@ -36,7 +36,7 @@ internal static class MlockCalls
         var added = range.Length;
         if (!task.CanLockMemory)
         {
-            var locked = space.CountPages(VmFlags.Locked) << PageGeometry.PageShift;
+            var locked = space.LockedPages << PageGeometry.PageShift;
             foreach (var vma in space.Vmas.Overlapping(range))
                 if (vma.Has(VmFlags.Locked)) added -= vma.Range.Intersect(range).Length;
             if (locked + added > task.RlimitMemlock) return Errno.ENOMEM;

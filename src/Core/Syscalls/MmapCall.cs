@@ -172,6 +172,7 @@ internal static class MmapCall
         MmContext mm, AddressSpace space, MmapRequest request, AddressRange range, MapFlags flags, VmFlags vmFlags,
         ulong pageOffset, int hugeOrder)
     {
+        if (space.DeniesWriteExec(vmFlags, vmFlags)) return Errno.EACCES;
         var gathered = MunmapCall.Gather(space, range);
         if (gathered != Errno.None) return gathered;
         var limit = Limits.CheckExpansion(space, vmFlags, range.Length, replaced: Limits.MappedBytes(space, range));
@@ -196,8 +197,14 @@ internal static class MmapCall
         }
 
         // secretmem_mmap refuses when the old areas are gone already.
-        if (file is { Kind: FileKind.Secret } && (vmFlags & VmFlags.MayShare) == 0)
-            return SyscallResult.Fail(Errno.EINVAL, isPartial);
+        if (file is { Kind: FileKind.Secret })
+        {
+            var secret = (vmFlags & VmFlags.MayShare) == 0
+                ? Errno.EINVAL
+                : MlockCalls.CheckNewMapping(space, vmFlags | VmFlags.Locked, range.Length, isAsked: false);
+            if (secret != Errno.None) return SyscallResult.Fail(secret, isPartial);
+        }
+
         var isSharedAnonymous = file is null && request.Device is null && (vmFlags & VmFlags.Shared) != 0;
         if (isSharedAnonymous)
         {

@@ -42,6 +42,7 @@ internal static class MprotectCall
             var flags = (area.Flags & ~VmFlags.AccessMask) | (VmFlags)(prot & Prot.AccessMask);
             // Each access bit has its MAY bit four places higher.
             if ((flags & (VmFlags)~((ulong)flags >> 4) & VmFlags.AccessMask) != 0) return SyscallResult.Fail(Errno.EACCES, isPartial);
+            if (space.DeniesWriteExec(area.Flags, flags)) return SyscallResult.Fail(Errno.EACCES, isPartial);
             var error = Change(mm, space, area, start, upTo, flags);
             if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
             start = upTo;

@@ -192,6 +192,8 @@ internal static class MremapCall
         // What was unmapped may have been what was to move.
         if (space.Vmas.Find(request.Address) is not { } still) return SyscallResult.Fail(Errno.EFAULT, isPartial);
         vma = still;
+        if (request.KeepsOld && Limits.CheckExpansion(space, vma.Flags, request.OldLength) != Errno.None)
+            return SyscallResult.Fail(Errno.ENOMEM, isPartial);
         if (!request.IsFixed)
         {
             var placed = Placement.Choose(
@@ -250,9 +252,23 @@ internal static class MremapCall
     {
         foreach (var old in space.Vmas.Overlapping(request.Old))
         {
+            if (old.Has(VmFlags.Locked)) space.UncountedUnlocks += old.Pages;
             old.Flags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
             if (old.Range == request.Old) old.AnonVma = null;
         }
+    }
+
+    /// <summary>A page table goes along wherever there is one, though nothing in it may be moved (move_page_tables: pte_alloc).</summary>
+    private static bool MakeTables(PageTable table, ulong start, ulong end, ulong target)
+    {
+        for (var at = start; at < end;)
+        {
+            var to = target + (at - start);
+            if (table.Find(at) is { Exists: true, Order: 0 } && !table.Ensure(to, 0).Exists) return false;
+            at += Math.Min(PageGeometry.PmdSize - (at % PageGeometry.PmdSize), PageGeometry.PmdSize - (to % PageGeometry.PmdSize));
+        }
+
+        return true;
     }
 
     /// <summary>move_page_tables: the same entries at the new address; pins on the frames stay valid. False: no table left.</summary>
@@ -262,6 +278,7 @@ internal static class MremapCall
         var address = request.Address;
         var length = Math.Min(request.OldLength, request.NewLength);
         var end = request.Address + length;
+        if (!MakeTables(table, address, end, target)) return false;
         while (table.Next(ref address, end, out var slot))
         {
             var to = target + (address - request.Address);

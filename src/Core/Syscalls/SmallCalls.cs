@@ -15,7 +15,7 @@ internal static class BrkCall
         if (wanted < space.Layout.StartBrk) return space.Brk;
         var old = space.Brk;
         var task = space.Task;
-        if (task.RlimitData != TaskState.Unlimited && wanted - space.Layout.StartBrk > task.RlimitData) return old;
+        if (task.RlimitData != TaskState.Unlimited && wanted - space.Layout.StartBrk + space.Layout.DataSize > task.RlimitData) return old;
         var from = PageGeometry.AlignUp(old, PageGeometry.PageSize);
         var to = PageGeometry.AlignUp(wanted, PageGeometry.PageSize);
         if (from != to && !Move(mm, space, from, to)) return old;
@@ -138,6 +138,12 @@ internal static class MincoreCall
             {
                 // can_do_mincore: the kernel's own pages count as there. Frames without pages are not looked at.
                 residency[i] = vma.SpecialName is not null ? (byte)1 : (byte)0;
+                continue;
+            }
+
+            if (vma.File is { OthersMayWrite: false } && !space.Task.OwnsFiles)
+            {
+                residency[i] = 1;
                 continue;
             }
 

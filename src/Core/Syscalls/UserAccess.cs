@@ -123,10 +123,13 @@ internal static class UserAccess
     }
 }
 
-/// <summary>Growth of a VM_GROWSDOWN area by a user fault (mm/vma.c: expand_downwards; kernel-semantics 4.8).</summary>
+/// <summary>
+/// Growth of a VM_GROWSDOWN area by a user fault (mm/vma.c: expand_downwards; kernel-semantics 4.8). The limits are those of who touches
+/// it, which through /proc/PID/mem is another process.
+/// </summary>
 internal static class StackGrowth
 {
-    public static bool Expand(MmContext mm, AddressSpace space, Vma vma, ulong address)
+    public static bool Expand(MmContext mm, AddressSpace space, Vma vma, ulong address, TaskState? actor = null)
     {
         address &= PageGeometry.PageMask;
         if (address < PageGeometry.MmapMinAddress) return false;
@@ -137,12 +140,12 @@ internal static class StackGrowth
         if (below is not null && address < below.End) return false;
         // Before the limits are asked: it stays when they refuse.
         FaultHandler.PrepareAnonVma(mm, space, vma);
-        var task = space.Task;
+        var task = actor ?? space.Task;
         if (task.RlimitStack != TaskState.Unlimited && vma.End - address > task.RlimitStack) return false;
         var growth = vma.Start - address;
         if (growth >> PageGeometry.PageShift > vma.PageOffset) return false;
-        if (MlockCalls.CheckNewMapping(space, vma.Flags, growth, isAsked: false) != Errno.None) return false;
-        if (Limits.CheckExpansion(space, vma.Flags, growth) != Errno.None) return false;
+        if (MlockCalls.CheckNewMapping(space, vma.Flags, growth, isAsked: false, task) != Errno.None) return false;
+        if (Limits.CheckExpansion(space, vma.Flags, growth, actor: task) != Errno.None) return false;
         vma.PageOffset -= growth >> PageGeometry.PageShift;
         vma.Start = address;
         return true;

@@ -12,6 +12,9 @@ public sealed record AddressSpaceLayout
     /// <summary>Start of the heap.</summary>
     public ulong StartBrk { get; init; } = 0x5555_5555_9000;
 
+    /// <summary>Bytes of the program's own data (end_data - start_data), which RLIMIT_DATA counts when the heap grows.</summary>
+    public ulong DataSize { get; init; }
+
     /// <summary>First byte behind the initial stack; 0 when there is none.</summary>
     public ulong StackTop { get; init; }
 
@@ -63,6 +66,19 @@ public sealed class AddressSpace
 
     public bool LocksFutureOnFault { get; internal set; }
 
+    /// <summary>PR_SET_MDWE: what may not become executable.</summary>
+    public Abi.MdweFlags Mdwe { get; internal set; }
+
+    /// <summary>pinned_vm, in pages: what rings have registered (VmPin of /proc/PID/status).</summary>
+    public long PinnedPages { get; internal set; }
+
+    /// <summary>map_deny_write_exec: PR_SET_MDWE forbids going from one set of flags to the other.</summary>
+    internal bool DeniesWriteExec(Abi.VmFlags before, Abi.VmFlags after)
+    {
+        if (Mdwe == 0 || (after & Abi.VmFlags.Exec) == 0) return false;
+        return (after & Abi.VmFlags.Write) != 0 || (before & Abi.VmFlags.Exec) == 0;
+    }
+
     /// <summary>The process has exited; its frame vectors may live on.</summary>
     public bool Exited { get; internal set; }
 
@@ -83,6 +99,14 @@ public sealed class AddressSpace
             if (vma.Has(wanted) && !vma.HasAny(unwanted)) pages += vma.Pages;
         return pages;
     }
+
+    /// <summary>
+    /// locked_vm, in pages: what is locked, and what <see cref="UncountedUnlocks"/> left behind.
+    /// </summary>
+    internal ulong LockedPages => CountPages(Abi.VmFlags.Locked) + UncountedUnlocks;
+
+    /// <summary>Pages of areas that MREMAP_DONTUNMAP unlocked without taking them off locked_vm, as the kernel does.</summary>
+    internal ulong UncountedUnlocks { get; set; }
 
     public override string ToString() => Name;
 }

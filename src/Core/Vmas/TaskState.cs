@@ -35,5 +35,11 @@ public sealed record TaskState
     /// <summary>CAP_SYS_ADMIN: may poison pages.</summary>
     public bool IsAdmin { get; init; } = true;
 
+    /// <summary>Owns the machine's files, or may act as if (CAP_FOWNER).</summary>
+    public bool OwnsFiles { get; init; } = true;
+
+    /// <summary>The user who pays for memory that rings pin.</summary>
+    public int User { get; init; }
+
     public PendingSignal Pending { get; init; }
 }

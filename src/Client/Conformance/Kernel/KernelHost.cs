@@ -22,6 +22,7 @@ public sealed class KernelHost : IDisposable
     private readonly string _collapsePauseBefore;
     private readonly Lock _restoring = new();
     private bool _restored;
+    private ulong _nextUser = 0x5f00_0000;
     private readonly byte[] _statistics = new byte[64 << 10];
 
     public KernelHost()
@@ -53,6 +54,9 @@ public sealed class KernelHost : IDisposable
     public int HugePages { get; }
 
     public ThpMode Thp { get; }
+
+    /// <summary>The number of a user whom no script of this run has had; nobody on the host should be.</summary>
+    internal ulong TakeUser() => _nextUser++;
 
     internal string DiskFolder { get; }
 

@@ -12,14 +12,18 @@ namespace FramePin.Conformance.Kernel;
 /// <summary>The steps that go by io_uring, pipes, pagemap and userfaultfd.</summary>
 public sealed partial class KernelSystem
 {
-    private void EnsureRing(int process, Tracee tracee)
+    /// <summary>0, or the negative errno of io_uring_setup.</summary>
+    private long EnsureRing(int process, Tracee tracee)
     {
-        if (_rings.ContainsKey(process)) return;
+        if (_rings.ContainsKey(process)) return 0;
         tracee.WriteScratch(new byte[120], 0);
-        var fd = (ulong)Must(tracee.Call(SystemCall.IoUringSetup, 4, tracee.Scratch), "io_uring_setup");
+        var result = tracee.Call(SystemCall.IoUringSetup, 4, tracee.Scratch);
+        if (result < 0) return result;
+        var fd = (ulong)result;
         var parameters = new byte[120];
         tracee.ReadScratch(parameters, 0);
         _rings[process] = new Ring(tracee.Pid, fd, parameters);
+        return 0;
     }
 
     private string Register(int process, Tracee tracee, ulong address, ulong length)

@@ -125,8 +125,27 @@ public sealed partial class KernelSystem
         {
             HasProtectionKeys = File.ReadLines("/proc/cpuinfo").Any(line =>
                 line.StartsWith("flags", StringComparison.Ordinal) && line.Contains(" ospke", StringComparison.Ordinal)),
+            DataSize = DataSize(tracee),
+            RlimitMemlock = RlimitMemlock(tracee),
             HandlesMemoryFailure = File.Exists("/proc/sys/vm/memory_failure_recovery"),
         };
+    }
+
+    private static ulong DataSize(Tracee tracee)
+    {
+        // Fields 45 and 46, counted from behind the name in parentheses, which is field 2.
+        var text = File.ReadAllText($"/proc/{tracee.Pid}/stat");
+        var fields = text[(text.LastIndexOf(')') + 2)..].Split(' ');
+        return ulong.Parse(fields[43], CultureInfo.InvariantCulture) - ulong.Parse(fields[42], CultureInfo.InvariantCulture);
+    }
+
+    private static ulong RlimitMemlock(Tracee tracee)
+    {
+        const ulong memlock = 8;
+        Span<byte> limit = stackalloc byte[16];
+        Must(tracee.Call(SystemCall.Prlimit, 0, memlock, 0, tracee.Scratch), "prlimit64");
+        tracee.ReadScratch(limit, 0);
+        return BinaryPrimitives.ReadUInt64LittleEndian(limit);
     }
 
     private string ShortName(string name)

@@ -36,6 +36,7 @@ public sealed partial class KernelSystem : IMemorySystem
     private ulong _pipeRead, _pipeWrite, _copyWrite, _zero, _directIn, _directOut;
     private int _pipeFd, _copyFd;
     private int _pipeHeld;
+    private ulong _user;
 
     public KernelSystem(KernelHost host)
     {
@@ -60,7 +61,12 @@ public sealed partial class KernelSystem : IMemorySystem
         if (step.Kind is not (StepKind.Register or StepKind.Unregister or StepKind.ProcessRead or StepKind.ProcessWrite
             or StepKind.DirectRead or StepKind.DirectWrite or StepKind.Exit))
             return RunOn(tracee, step);
-        if (step.Kind == StepKind.Register) EnsureRing(step.Process, tracee);
+        if (step.Kind == StepKind.Register)
+        {
+            var ringError = EnsureRing(step.Process, tracee);
+            if (ringError < 0) return Text(ringError);
+        }
+
         var (acquired, released) = _host.PinCounters();
         var answer = RunOn(tracee, step);
         var after = _host.PinCounters();
@@ -199,11 +205,33 @@ public sealed partial class KernelSystem : IMemorySystem
             case StepKind.FutexOp:
                 // FUTEX_WAKE_OP | PRIVATE; FUTEX_OP_ADD of 0, compared with 0: nobody is woken, the word stays as it is.
                 return Text(tracee.Call(SystemCall.Futex, a, 133, 1, 1, a, 1u << 28));
+            case StepKind.Limit: return Limit(tracee, a, b);
+            case StepKind.DropRights: return DropRights(tracee);
+            case StepKind.Mdwe: return Text(tracee.Call(SystemCall.Prctl, 65, a));
             case StepKind.Pagemap: return Pagemap(tracee, a, b);
             case StepKind.Poison: return Poison(tracee, a, b);
             case StepKind.MovePages: return MovePages(tracee, a, b);
             default: throw new InvalidOperationException($"no step {step.Kind}");
         }
+    }
+
+    /// <summary>Only the soft limit, so that it can be raised again.</summary>
+    private static string Limit(Tracee tracee, ulong resource, ulong bytes)
+    {
+        Span<byte> limit = stackalloc byte[16];
+        tracee.Call(SystemCall.Prlimit, 0, resource, 0, tracee.Scratch);
+        tracee.ReadScratch(limit, 0);
+        BitConverter.TryWriteBytes(limit, bytes);
+        tracee.WriteScratch(limit, 0);
+        return Text(tracee.Call(SystemCall.Prlimit, 0, resource, tracee.Scratch, 0));
+    }
+
+    /// <summary>A user whom no other script has: what its rings are charged goes away some time after the process has ended.</summary>
+    private string DropRights(Tracee tracee)
+    {
+        if (_user == 0) _user = _host.TakeUser();
+        var result = tracee.Call(SystemCall.SetResUid, _user, _user, _user);
+        return result == 0 ? "ok" : Text(result);
     }
 
     private bool IsMissing(ulong file) => file >= (ulong)_descriptors.Length || _missing.Contains((int)file);

@@ -20,12 +20,15 @@ internal static class SystemCall
     public const ulong Munlock = 150;
     public const ulong MlockAll = 151;
     public const ulong MunlockAll = 152;
+    public const ulong SetResUid = 117;
+    public const ulong Prctl = 157;
     public const ulong Futex = 202;
     public const ulong OpenAt = 257;
     public const ulong Vmsplice = 278;
     public const ulong MovePages = 279;
     public const ulong Fallocate = 285;
     public const ulong Pipe2 = 293;
+    public const ulong Prlimit = 302;
     public const ulong MemfdCreate = 319;
     public const ulong Mlock2 = 325;
     public const ulong IoUringSetup = 425;

@@ -18,16 +18,18 @@ public sealed class FramePinSystem : IMemorySystem
     private readonly Machine _machine;
     private readonly List<AddressSpace> _spaces = [];
     private readonly MemoryFile?[] _files;
+    private readonly Dictionary<int, Ring> _rings = [];
     private readonly Dictionary<int, Registration> _registered = [];
     private readonly FrameNames _names = new();
     private readonly SnapshotWriter _writer;
     private readonly List<FrameVector> _pipe = [];
     private readonly bool _countsPins;
+    private readonly TaskState _tracer;
     private int _dropped;
     private readonly byte[] _buffer = new byte[1 << 20];
 
     /// <param name="Dropped">Pins that io_uring gave back at once, keeping one a large folio.</param>
-    private sealed record Registration(FrameVector Vector, ulong Address, ulong Length, int Dropped);
+    private sealed record Registration(ulong Address, ulong Length, int Dropped);
 
     /// <summary>A machine under <paramref name="profile"/> with one process.</summary>
     public FramePinSystem(KernelProfile profile, InitialProcess initial)
@@ -42,8 +44,14 @@ public sealed class FramePinSystem : IMemorySystem
             HasProtectionKeys = initial.HasProtectionKeys,
             HandlesMemoryFailure = initial.HandlesMemoryFailure,
         });
-        var layout = new AddressSpaceLayout { MmapBase = initial.MmapBase, StartBrk = initial.StartBrk };
-        var task = new TaskState { CanLockMemory = initial.IsPrivileged, CanMapLow = initial.IsPrivileged };
+        var layout = new AddressSpaceLayout { MmapBase = initial.MmapBase, StartBrk = initial.StartBrk, DataSize = initial.DataSize };
+        var task = new TaskState
+        {
+            CanLockMemory = initial.IsPrivileged,
+            CanMapLow = initial.IsPrivileged,
+            RlimitMemlock = initial.RlimitMemlock,
+        };
+        _tracer = task;
         _countsPins = initial.IsPrivileged;
         _names.HidesFrames = !initial.IsPrivileged;
         var space = _machine.CreateAddressSpace("p0", layout, task)!;
@@ -137,6 +145,8 @@ public sealed class FramePinSystem : IMemorySystem
         if (spec.SameAs >= 0 || spec.IsZeroDevice || spec.IsRomDevice) return null;
         if (_machine.CreateFile(spec.Name, spec.Kind, (ulong)spec.Pages * spec.PageSize, spec.Kind == FileKind.HugeTlb ? 9 : 0) is not { } file)
             return null;
+        // What root opens on a disk or in a tmpfs is writable by root alone; so is secret memory.
+        if (spec.Kind is FileKind.Disk or FileKind.Secret || spec.Name == "tmpfs") _machine.SetOthersMayWrite(file, false);
         if (spec.Kind is FileKind.HugeTlb or FileKind.Secret) return file;
         for (var page = 0; page < spec.Pages; page++)
             _machine.WriteFile(file, (ulong)page * Page, [FileSpec.FirstByte(page)], out _);
@@ -212,14 +222,17 @@ public sealed class FramePinSystem : IMemorySystem
             case StepKind.Drain: return Drain();
             case StepKind.ProcessRead: return Copied(_machine.ProcessVm(space, a, Buffer(b), false), b);
             case StepKind.ProcessWrite: return Text(_machine.ProcessVm(space, a, Filled(b, c), true));
-            case StepKind.MemRead: return Copied(_machine.ProcMem(space, a, Buffer(b), false), b);
-            case StepKind.MemWrite: return Text(_machine.ProcMem(space, a, Filled(b, c), true));
+            case StepKind.MemRead: return Copied(_machine.ProcMem(space, a, Buffer(b), false, _tracer), b);
+            case StepKind.MemWrite: return Text(_machine.ProcMem(space, a, Filled(b, c), true, _tracer));
             case StepKind.DirectWrite: return Text(_machine.DirectIo(space, a, Buffer(b), isRead: false));
             case StepKind.DirectRead: return Text(_machine.DirectIo(space, a, DirectInput(b), isRead: true));
             case StepKind.CopyFrom: return PipeWrite(_machine.CopyUser(space, a, Buffer(b), isWrite: false), b);
             case StepKind.Clear: return Text(_machine.CopyUser(space, a, Filled(b, 0), isWrite: true));
             case StepKind.Futex: return Text(_machine.FutexWake(space, a));
             case StepKind.FutexOp: return Text(_machine.FutexWakeOp(space, a));
+            case StepKind.Limit: return Limit(space, a, b);
+            case StepKind.DropRights: return DropRights(space);
+            case StepKind.Mdwe: return Text(_machine.SetMdwe(space, (MdweFlags)a));
             case StepKind.Pagemap: return Pagemap(space, a, b);
             case StepKind.Poison: return Text(_machine.PoisonMarkers(space, a, b));
             case StepKind.MovePages:
@@ -297,26 +310,45 @@ public sealed class FramePinSystem : IMemorySystem
     private string Register(int process, AddressSpace space, ulong address, ulong length)
     {
         if (_registered.ContainsKey(process)) return "-EBUSY";
-        var vector = _machine.CreateVector(Math.Max(1, (long)PageGeometry.PagesOf((address & ~PageGeometry.PageMask) + length)))!;
-        var result = _machine.RegisterBuffer(space, address, length, vector);
-        if (!result.IsOk)
+        if (!_rings.TryGetValue(process, out var ring))
         {
-            _machine.DestroyVector(vector);
-            return Text(result);
+            if (_machine.SetupRing(space, out var error) is not { } fresh) return Text(error);
+            ring = _rings[process] = fresh;
         }
 
-        _dropped = Coalesce(vector);
-        _registered.Add(process, new Registration(vector, address, length, _dropped));
+        var result = ring.Register((address, length));
+        if (!result.IsOk) return Text(result);
+        _dropped = Coalesce(ring.Buffers[0]!);
+        _registered.Add(process, new Registration(address, length, _dropped));
         return Text(result);
     }
 
     private bool Unregister(int process)
     {
         if (!_registered.Remove(process, out var registration)) return false;
-        _machine.PutVaddrFrames(registration.Vector);
-        _machine.DestroyVector(registration.Vector);
+        _rings[process].Unregister();
         _dropped = -registration.Dropped;
         return true;
+    }
+
+    private string Limit(AddressSpace space, ulong resource, ulong bytes)
+    {
+        var task = space.Task;
+        _machine.SetTask(space, resource switch
+        {
+            2 => task with { RlimitData = bytes },
+            3 => task with { RlimitStack = bytes },
+            8 => task with { RlimitMemlock = bytes },
+            9 => task with { RlimitAddressSpace = bytes },
+            _ => throw new ArgumentException($"no limit {resource}"),
+        });
+        return "0x0";
+    }
+
+    private string DropRights(AddressSpace space)
+    {
+        _machine.SetTask(space, space.Task with { CanLockMemory = false, CanMapLow = false, IsAdmin = false, OwnsFiles = false, User = 1 });
+        return "ok";
     }
 
     /// <summary>
@@ -346,7 +378,7 @@ public sealed class FramePinSystem : IMemorySystem
         if (!_registered.TryGetValue(process, out var registration) || offset >= registration.Length) return "none";
         var one = new byte[] { value ?? 0 };
         var at = Math.Max(registration.Address & ~PageGeometry.PageMask, offset);
-        _machine.CopyFrames(registration.Vector, at, one, isWrite: value is not null, out _);
+        _machine.CopyFrames(_rings[process].Buffers[0]!, at, one, isWrite: value is not null, out _);
         return value is null ? Byte(one[0]) : "ok";
     }
 

@@ -23,7 +23,7 @@ public sealed class Generator(int seed, InitialProcess initial)
         (StepKind.RegisteredRead, 12), (StepKind.RegisteredWrite, 12), (StepKind.Vmsplice, 14), (StepKind.Drain, 14),
         (StepKind.ProcessRead, 20), (StepKind.ProcessWrite, 20), (StepKind.MemRead, 20), (StepKind.MemWrite, 20),
         (StepKind.DirectWrite, 8), (StepKind.DirectRead, 8), (StepKind.CopyFrom, 18), (StepKind.Clear, 18), (StepKind.Futex, 18),
-        (StepKind.FutexOp, 14),
+        (StepKind.FutexOp, 14), (StepKind.Limit, 6), (StepKind.DropRights, 2), (StepKind.Mdwe, 1),
         (StepKind.MovePages, 8),
     ];
 
@@ -114,6 +114,9 @@ public sealed class Generator(int seed, InitialProcess initial)
                 // The block layer wants aligned memory, and a pipe joins parts of pages.
                 return new Step(process, kind, address & ~(Page - 1), Math.Clamp(length, Page, 16 * Page));
             case StepKind.Futex or StepKind.FutexOp: return new Step(process, kind, address);
+            case StepKind.Limit: return Limit(process);
+            case StepKind.DropRights: return new Step(process, kind);
+            case StepKind.Mdwe: return new Step(process, kind, Pick<ulong>([0, 1, 1, 2, 3]));
             case StepKind.Munmap or StepKind.Munlock: return new Step(process, kind, address, length);
             default: return new Step(process, kind, address, Math.Clamp(length, Page, 16 * Page));
         }
@@ -173,6 +176,18 @@ public sealed class Generator(int seed, InitialProcess initial)
         return new Step(process, StepKind.Mmap, address, length, prot, flags, file, offset);
     }
 
+    private Step Limit(int process)
+    {
+        const ulong unlimited = ulong.MaxValue;
+        var (resource, values) = Pick<(ulong, ulong[])>([
+            (2, [0, 16 * Page, 64 * Page, 1UL << 30, unlimited, unlimited]),
+            (3, [16 * Page, 64 * Page, 8UL << 20]),
+            (8, [0, 4 * Page, 16 * Page, 17 * Page, 8UL << 20, 8UL << 20]),
+            (9, [64 * Page, 128 * Page, 8UL << 20, unlimited, unlimited]),
+        ]);
+        return new Step(process, StepKind.Limit, resource, Pick<ulong>(values));
+    }
+
     private (ulong Address, ulong Length) PickRange(IReadOnlyList<AddressRange> areas)
     {
         var where = _random.Next(100);
@@ -223,7 +238,7 @@ public sealed class Generator(int seed, InitialProcess initial)
     private bool Endangers(Step step)
     {
         if (step.Kind is StepKind.MlockAll or StepKind.Brk or StepKind.Truncate or StepKind.PunchHole or StepKind.FileWrite
-            or StepKind.FileRead or StepKind.Seal or StepKind.RegisteredRead or StepKind.RegisteredWrite)
+            or StepKind.FileRead or StepKind.Seal or StepKind.Limit or StepKind.Mdwe or StepKind.RegisteredRead or StepKind.RegisteredWrite)
             return false;
         return Hits(step.A, Math.Max(step.B, Page)) || (step.Kind == StepKind.Mremap && Hits(step.E, Math.Max(step.C, Page)));
     }

@@ -22,6 +22,12 @@ public sealed record InitialProcess(
     /// <summary>The processor has protection keys.</summary>
     public bool HasProtectionKeys { get; init; }
 
+    /// <summary>end_data - start_data of the executor, in bytes.</summary>
+    public ulong DataSize { get; init; }
+
+    /// <summary>RLIMIT_MEMLOCK, in bytes.</summary>
+    public ulong RlimitMemlock { get; init; } = 8UL << 20;
+
     /// <summary>The kernel handles broken memory (CONFIG_MEMORY_FAILURE).</summary>
     public bool HandlesMemoryFailure { get; init; } = true;
 }

@@ -83,6 +83,12 @@ public enum StepKind
     Pagemap,
     /// <summary>address, length: UFFDIO_POISON.</summary>
     Poison,
+    /// <summary>resource, bytes: the soft limit of setrlimit; all ones for unlimited.</summary>
+    Limit,
+    /// <summary>The process becomes an ordinary user: setresuid.</summary>
+    DropRights,
+    /// <summary>flags: prctl(PR_SET_MDWE).</summary>
+    Mdwe,
     /// <summary>address, length: move_pages without a target: 1 a page on node 0, else its errno.</summary>
     MovePages,
 }
@@ -131,6 +137,9 @@ public sealed record Step(int Process, StepKind Kind, ulong A = 0, ulong B = 0, 
         [StepKind.Futex] = ["addr"],
         [StepKind.FutexOp] = ["addr"],
         [StepKind.MovePages] = ["addr", "len"],
+        [StepKind.Limit] = ["resource", "bytes"],
+        [StepKind.DropRights] = [],
+        [StepKind.Mdwe] = ["flags"],
         [StepKind.Pagemap] = ["addr", "len"],
         [StepKind.Poison] = ["addr", "len"],
     };
