@@ -18,10 +18,6 @@ public sealed class LifecycleTests(ITestOutputHelper output)
 
     private static readonly Dictionary<int, string> NotMade = new()
     {
-        [16] = "compaction: FramePin moves pages only for long-term pins",
-        [17] = "MADV_PAGEOUT: no reclaim",
-        [19] = "memory-lock accounting of rings is per user: users are not emulated; mlock's own limit is row 127",
-        [20] = "a ring that goes with its process is the ring's matter; a vector lives until its holder puts it",
         [22] = "userfaultfd write protection",
     };
 
@@ -64,17 +60,27 @@ public sealed class LifecycleTests(ITestOutputHelper output)
             lab.Machine.PutVaddrFrames(vector);
             Assert.Equal(4, lab.Machine.PinStatistics.Released);
             lab.Drop(vector);
+            var ring = Setup(lab);
+            Assert.Equal(Errno.ENXIO, ring.Unregister().Error);
+            Assert.True(ring.Register((At, Lab.Page)).IsOk);
+            Assert.Equal(Errno.EBUSY, ring.Register((At, Lab.Page)).Error);
         },
         [7] = lab =>
         {
             lab.Anon(At, 1);
-            var vectors = Enumerable.Range(0, 64).Select(_ => Register(lab, 1)).ToArray();
+            var ring = Setup(lab);
+            Assert.True(ring.Register([.. Enumerable.Repeat((At, Lab.Page), 64)]).IsOk);
             Assert.Equal(64, lab.Machine.PinStatistics.Acquired);
-            lab.Drop(vectors);
+            Assert.Equal(64, lab.Space.PinnedPages);
         },
         [8] = lab =>
         {
             lab.Anon(At, 2);
+            var ring = Setup(lab);
+            Assert.True(ring.Register([.. Enumerable.Repeat((0UL, 0UL), Ring.MaxBuffers)]).IsOk);
+            Assert.True(ring.Unregister().IsOk);
+            Assert.Equal(Errno.EINVAL, ring.Register([.. Enumerable.Repeat((0UL, 0UL), Ring.MaxBuffers + 1)]).Error);
+            Assert.Equal(Errno.EFAULT, ring.Register().Error);
             Assert.Equal(Errno.EFAULT, Try(lab, At, 0));
             Assert.Equal(Errno.EFAULT, Try(lab, 0, 1));
             Assert.Equal(Errno.None, Try(lab, At, 1));
@@ -154,6 +160,54 @@ public sealed class LifecycleTests(ITestOutputHelper output)
             Assert.Equal((byte)'R', lab.PeekFrame(vector));
             lab.Drop(vector);
         },
+        [16] = lab =>
+        {
+            lab.Anon(At, 64);
+            var vector = Register(lab, 32);
+            var before = Enumerable.Range(0, 64).Select(page => lab.ViewAt(At + ((ulong)page * Lab.Page)).Pfn).ToList();
+            Assert.True(lab.Machine.Compact() > 0);
+            var moved = before.Select((pfn, page) => lab.ViewAt(At + ((ulong)page * Lab.Page)).Pfn != pfn).ToList();
+            Assert.DoesNotContain(true, moved[..32]);
+            Assert.Contains(true, moved[32..]);
+            lab.Drop(vector);
+        },
+        [17] = lab =>
+        {
+            lab.File(At, 4, FileKind.Disk, MapFlags.Private, Prot.Read);
+            lab.Load(At, 4);
+            Assert.True(lab.Machine.Madvise(lab.Space, At, 4 * Lab.Page, Advice.PageOut).IsOk);
+            Assert.All(lab.Machine.Pagemap(lab.Space, At, 4), entry => Assert.Equal(0UL, entry));
+            // Without swap anonymous pages stay, and so does what is pinned.
+            lab.Anon(At, 2);
+            var vector = Register(lab, 1);
+            Assert.True(lab.Machine.Madvise(lab.Space, At, 2 * Lab.Page, Advice.PageOut).IsOk);
+            Assert.All(lab.Machine.Pagemap(lab.Space, At, 2), entry => Assert.True(entry >> 63 != 0));
+            lab.Drop(vector);
+        },
+        [19] = lab =>
+        {
+            lab.Anon(At, 80);
+            lab.Machine.SetTask(lab.Space, lab.Space.Task with { RlimitMemlock = 64 << 10, User = 65534, CanLockMemory = false });
+            var ring = Setup(lab);
+            Assert.True(ring.Register((At, 8 * Lab.Page)).IsOk);
+            Assert.Equal(8, lab.Space.PinnedPages);
+            Assert.True(ring.Unregister().IsOk);
+            Assert.Equal(0, lab.Space.PinnedPages);
+            Assert.Equal(Errno.ENOMEM, ring.Register((At, 17 * Lab.Page)).Error);
+            Assert.Equal(Errno.ENOMEM, ring.Register((At, 64 * Lab.Page)).Error);
+            Assert.Equal(Errno.ENOMEM, lab.Machine.Mlock(lab.Space, At, 17 * Lab.Page).Error);
+            Assert.Equal(lab.Machine.PinStatistics.Acquired, lab.Machine.PinStatistics.Released);
+        },
+        [20] = lab =>
+        {
+            lab.Anon(At, 100);
+            var child = lab.Fork();
+            var ring = lab.Machine.SetupRing(child, out _)!;
+            Assert.True(ring.Register((At, 100 * Lab.Page)).IsOk);
+            lab.Machine.Exit(child);
+            Assert.Equal(100, lab.Machine.PinStatistics.Acquired);
+            Assert.Equal(100, lab.Machine.PinStatistics.Released);
+        },
         [18] = lab =>
         {
             const ulong huge = 2UL << 20;
@@ -172,10 +226,11 @@ public sealed class LifecycleTests(ITestOutputHelper output)
         {
             lab.Anon(At, 1);
             lab.Poke(At, (byte)'F');
-            var vector = Register(lab, 1);
+            var ring = Setup(lab);
+            Assert.True(ring.Register((At, Lab.Page)).IsOk);
             lab.Machine.Exit(lab.Fork());
-            Assert.Equal((byte)'F', lab.PeekFrame(vector));
-            lab.Drop(vector);
+            Assert.Equal((byte)'F', lab.PeekFrame(ring.Buffers[0]!));
+            Assert.True(ring.Unregister().IsOk);
         },
     };
 
@@ -204,6 +259,9 @@ public sealed class LifecycleTests(ITestOutputHelper output)
         Assert.True(lab.Machine.RegisterBuffer(lab.Space, At, (ulong)pages * Lab.Page, vector).IsOk);
         return vector;
     }
+
+    private static Ring Setup(Lab lab) =>
+        lab.Machine.SetupRing(lab.Space, out var error) ?? throw new InvalidOperationException($"no ring: {error}");
 
     private static Errno Try(Lab lab, ulong address, ulong length)
     {

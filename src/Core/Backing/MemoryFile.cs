@@ -30,6 +30,9 @@ public sealed class MemoryFile
     private readonly PageTable _cache;
     private readonly HashSet<ulong> _unread = [];
 
+    /// <summary>Contents of pages that reclaim took out of the cache, by index: what the disk holds.</summary>
+    private readonly Dictionary<ulong, byte[]> _stored = [];
+
     internal MemoryFile(int id, string name, FileKind kind, int hugeOrder, PhysicalMemory memory, PageTable cache)
     {
         Id = id;
@@ -91,6 +94,17 @@ public sealed class MemoryFile
         if (Kind == FileKind.Disk && Lookup(index) is null) _unread.Add(index);
     }
 
+    /// <summary>What the disk holds of a page that is not cached; null for a hole.</summary>
+    internal byte[]? Stored(ulong index) => _stored.Count > 0 ? _stored.GetValueOrDefault(index) : null;
+
+    /// <summary>Reclaim of a clean page that nobody else uses: its contents are on the disk.</summary>
+    internal void Evict(ulong index)
+    {
+        var bytes = _memory.Bytes.Of(Lookup(index)!.Value).ToArray();
+        Remove(index, 1);
+        if (Kind == FileKind.Disk) _stored[index] = bytes;
+    }
+
     internal bool IsUnread(ulong index) => _unread.Count > 0 && _unread.Contains(index);
 
     /// <summary>Frames in the cache.</summary>
@@ -112,6 +126,7 @@ public sealed class MemoryFile
         if (!slot.Exists) return false;
         _cache[slot] = Pte.Leaf(head, Order == 0 ? Pte.Present : Pte.Present | Pte.Huge);
         _unread.Remove(index);
+        if (_stored.Remove(index, out var bytes)) bytes.CopyTo(_memory.Bytes.Of(head));
         ref var info = ref _memory.Frames[head];
         info.FileId = Id;
         info.Index = index;
@@ -144,6 +159,8 @@ public sealed class MemoryFile
     internal void Remove(ulong first, ulong count)
     {
         if (_unread.Count > 0) _unread.RemoveWhere(index => index >= first && index - first < count);
+        foreach (var index in _stored.Keys)
+            if (index >= first && index - first < count) _stored.Remove(index);
         var address = first << PageGeometry.PageShift;
         var end = count > (1UL << 35) ? 1UL << 47 : (first + count) << PageGeometry.PageShift;
         while (_cache.Next(ref address, end, out var slot))

@@ -38,6 +38,7 @@ internal static partial class FaultHandler
         var isShared = vma.Has(VmFlags.Shared);
         if (FindOrAddPage(mm, space, file, index, address, request.Context) is not { } pfn) return VmFault.Oom;
         if ((mm.Memory.Frames[pfn].Flags & FrameFlags.HwPoison) != 0) return VmFault.HwPoison;
+        mm.Memory.Frames[pfn].Flags &= ~FrameFlags.Reclaim;
         if (isPrivateCopy) return PrivateCopy(mm, request, address, pfn);
 
         var isDirtying = request.IsWrite && isShared;
@@ -137,7 +138,7 @@ internal static partial class FaultHandler
             if (space.PageTable.Read(at) != 0) continue;
             var index = vma.IndexOf(at);
             if (index >= PageGeometry.PagesOf(file.Size) || file.Lookup(index) is not { } pfn) continue;
-            if ((mm.Memory.Frames[pfn].Flags & FrameFlags.HwPoison) != 0) continue;
+            if ((mm.Memory.Frames[pfn].Flags & (FrameFlags.HwPoison | FrameFlags.Reclaim)) != 0) continue;
             mm.Memory.Frames.AddRefs(pfn, 1);
             if (Mapping.MapPage(mm, space, at, pfn, FileBits(mm, vma, pfn, Mapping.SharedBornWritable(vma)))) continue;
             mm.Memory.Put(pfn);

@@ -50,7 +50,7 @@ internal static class Mapping
         var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
         ref var info = ref mm.Memory.Frames[head];
         info.MapCount--;
-        if ((entry & Pte.Dirty) != 0 && (info.Flags & FrameFlags.InCache) != 0) info.Flags |= FrameFlags.Dirty;
+        if ((entry & Pte.Dirty) != 0 && (info.Flags & FrameFlags.InCache) != 0) mm.Memory.MarkDirty(head);
         mm.Memory.Put(head);
     }
 

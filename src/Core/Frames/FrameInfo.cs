@@ -35,6 +35,10 @@ public enum FrameFlags : uint
     PendingFree = 1u << 15,
     /// <summary>PCI peer-to-peer memory: only FOLL_PCI_P2PDMA may take it.</summary>
     P2PDma = 1u << 16,
+    /// <summary>Anonymous memory that MADV_FREE gave away (not swap-backed): reclaim drops it as long as nobody stores to it.</summary>
+    LazyFree = 1u << 17,
+    /// <summary>To be dropped as soon as it is written back (PG_reclaim); fault-around passes it over (the bit is PG_readahead's too).</summary>
+    Reclaim = 1u << 18,
 }
 
 /// <summary>

@@ -85,7 +85,18 @@ internal sealed class PhysicalMemory : IDisposable
     public Pfn? Allocate(int order, AllocationContext context, FrameFlags flags)
     {
         var taken = context == AllocationContext.Movable ? Movable.Take(order) ?? Normal.Take(order) : Normal.Take(order);
-        if (taken is not { } head) return null;
+        return taken is { } head ? Prepare(head, order, flags) : null;
+    }
+
+    /// <summary>Allocates the free frame <paramref name="pfn"/> of <paramref name="zone"/>.</summary>
+    public Pfn AllocateAt(Zone zone, Pfn pfn)
+    {
+        zone.TakeFrame(pfn.Value);
+        return Prepare(pfn, 0, FrameFlags.None);
+    }
+
+    private Pfn Prepare(Pfn head, int order, FrameFlags flags)
+    {
         var size = 1UL << order;
         for (var i = 0UL; i < size; i++)
         {
@@ -145,7 +156,11 @@ internal sealed class PhysicalMemory : IDisposable
     }
 
     /// <summary>Marks a folio dirty (folio_mark_dirty): a no-op for one that left its file.</summary>
-    public void MarkDirty(Pfn pfn) => Frames[Frames.HeadOf(pfn)].Flags |= FrameFlags.Dirty;
+    public void MarkDirty(Pfn pfn)
+    {
+        ref var info = ref Frames[Frames.HeadOf(pfn)];
+        info.Flags = (info.Flags | FrameFlags.Dirty) & ~FrameFlags.Reclaim;
+    }
 
     public void Dispose()
     {

@@ -70,6 +70,42 @@ internal sealed class Zone
         return new Addressing.Pfn(first);
     }
 
+    /// <summary>The free frames below the watermark, highest first, as they are now.</summary>
+    public IEnumerable<ulong> FreeFramesDownwards()
+    {
+        var blocks = new List<(ulong Start, ulong Frames)>();
+        for (var order = 0; order <= MaxOrder; order++)
+            for (var block = _heads[order]; block != Nil; block = _frames[new Addressing.Pfn(block)].Index)
+                blocks.Add((block, 1UL << order));
+        blocks.Sort();
+        for (var i = blocks.Count - 1; i >= 0; i--)
+            for (var frame = blocks[i].Start + blocks[i].Frames; frame > blocks[i].Start; frame--)
+                yield return frame - 1;
+    }
+
+    /// <summary>Takes one free frame out of the block that it lies in.</summary>
+    public void TakeFrame(ulong frame)
+    {
+        for (var order = 0; order <= MaxOrder; order++)
+        {
+            var block = frame & ~((1UL << order) - 1);
+            ref var info = ref _frames[new Addressing.Pfn(block)];
+            if (block < Start || (info.Flags & FrameFlags.Buddy) == 0 || info.Order != order) continue;
+            Unlink(block, order);
+            while (order-- > 0)
+            {
+                var upper = block + (1UL << order);
+                Link(frame < upper ? upper : block, order);
+                if (frame >= upper) block = upper;
+            }
+
+            FreeFrames--;
+            return;
+        }
+
+        throw new InvalidOperationException($"frame {frame} is not free");
+    }
+
     /// <summary>Gives a block back and joins it with its free buddies.</summary>
     public void Give(Addressing.Pfn pfn, int order)
     {

@@ -28,6 +28,13 @@ public sealed partial class Machine
         return file;
     }
 
+    /// <summary>fsync: dirty pages are written back and, in shared mappings, write-protected.</summary>
+    public void Fsync(MemoryFile file)
+    {
+        using var turn = EnterTurn();
+        if (file.TracksDirty) MsyncCall.Clean(_mm, file, 0, PageGeometry.PagesOf(file.Size));
+    }
+
     /// <summary>chmod: whether users who do not own the file may write it, and so see what is cached of it.</summary>
     public void SetOthersMayWrite(MemoryFile file, bool mayWrite)
     {
@@ -94,7 +101,9 @@ public sealed partial class Machine
             var within = (int)(at & ~PageGeometry.PageMask);
             var length = (int)Math.Min((ulong)Math.Min(buffer.Length - done, (int)PageGeometry.PageSize - within), file.Size - at);
             var part = buffer.Slice(done, length);
-            if (file.Lookup(at >> PageGeometry.PageShift) is { } pfn) _mm.Memory.Bytes.Of(pfn).Slice(within, length).CopyTo(part);
+            var index = at >> PageGeometry.PageShift;
+            if (file.Lookup(index) is { } pfn) _mm.Memory.Bytes.Of(pfn).Slice(within, length).CopyTo(part);
+            else if (file.Stored(index) is { } stored) stored.AsSpan(within, length).CopyTo(part);
             else part.Clear();
             done += length;
         }
@@ -127,7 +136,7 @@ public sealed partial class Machine
                 break;
             }
 
-            if (at > file.Size) FileCalls.NoteZeroed(file, file.Size);
+            if (at > file.Size) FileCalls.NoteZeroed(_mm, file, file.Size);
             part.CopyTo(_mm.Memory.Bytes.Of(pfn)[within..]);
             _mm.Memory.MarkDirty(pfn);
             done += part.Length;

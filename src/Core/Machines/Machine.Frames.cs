@@ -1,5 +1,6 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
+using FramePin.Core.Faults;
 using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Pinning;
@@ -23,6 +24,17 @@ public readonly record struct PageView(
 /// <summary>Looks at frames, and bytes as a device sees them.</summary>
 public sealed partial class Machine
 {
+    /// <summary>
+    /// What writing to /proc/sys/vm/compact_memory does: movable pages go from the bottom of their zone to its top. Pinned and otherwise
+    /// referenced ones stay.
+    /// </summary>
+    /// <returns>Pages moved.</returns>
+    public long Compact()
+    {
+        using var turn = EnterTurn();
+        return Compaction.Run(_mm);
+    }
+
     /// <summary>The struct page of a frame.</summary>
     public PageView ViewPage(Pfn pfn)
     {

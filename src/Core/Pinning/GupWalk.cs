@@ -206,7 +206,7 @@ internal static class GupWalk
         if ((flags & GupFlags.Touch) != 0)
         {
             entry |= Pte.Accessed;
-            if ((flags & GupFlags.Write) != 0) frames[head].Flags |= FrameFlags.Dirty;
+            if ((flags & GupFlags.Write) != 0) mm.Memory.MarkDirty(head);
         }
 
         return new LookUp(Found.Page, Errno.None, pfn, pages, order > 0);

@@ -1,7 +1,6 @@
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
 using FramePin.Core.Frames;
-using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Pinning;
@@ -101,65 +100,12 @@ internal static class LongTermMigration
     /// <summary>Moves a folio to memory where it may stay; false when somebody else holds a reference or memory is out.</summary>
     private static bool Move(MmContext mm, AddressSpace space, Pfn head, ulong address)
     {
-        var frames = mm.Memory.Frames;
-        ref var info = ref frames[head];
         // Unmapped while the lock was free, and gone with our own pin: nothing is left to be moved.
-        if (frames.RefCount(head) == 0) return true;
-        if ((info.Flags & (FrameFlags.HwPoison | FrameFlags.Device)) != 0) return false;
-        var inCache = (info.Flags & FrameFlags.InCache) != 0;
-        // Every reference must be a mapping or the cache's: any other means that somebody uses the page (row 34).
-        if (frames.RefCount(head) != info.MapCount + (inCache ? 1 : 0)) return false;
-        var mappings = FindMappings(mm, space, head, address, info.MapCount);
-        if (mappings.Count != info.MapCount) return false;
-        var order = frames.OrderOf(head);
-        var kept = info.Flags & (FrameFlags.Anon | FrameFlags.Dirty | FrameFlags.Referenced | FrameFlags.Secret);
-        if (mm.Memory.Allocate(order, AllocationContext.Unmovable, kept) is not { } fresh) return false;
-        var size = 1UL << order;
-        mm.Memory.Bytes.Of(head, size).CopyTo(mm.Memory.Bytes.Of(fresh, size));
-        foreach (var (owner, at) in mappings)
-        {
-            var slot = owner.PageTable.Find(at);
-            ref var entry = ref owner.PageTable[slot];
-            var offset = Pte.PfnOf(entry).Value - head.Value;
-            entry = (entry & ~Pte.PfnMask) | ((fresh.Value + offset) << Pte.PfnShift);
-            frames.AddRefs(fresh, 1);
-            frames[fresh].MapCount++;
-            info.MapCount--;
-            if (info.MapCount > 0 || inCache) mm.Memory.Put(head);
-        }
-
-        // The fresh folio's own first reference is the cache's, or is dropped now that the mappings hold theirs.
-        if (inCache) mm.Files[info.FileId].Replace(info.Index, fresh);
-        else
-        {
-            mm.Memory.Put(head);
-            mm.Memory.Put(fresh);
-        }
-
-        mm.MigrationCount++;
-        return true;
+        if (mm.Memory.Frames.RefCount(head) == 0) return true;
+        if (!Migration.IsMovable(mm, head)) return false;
+        if (mm.Memory.Allocate(mm.Memory.Frames.OrderOf(head), AllocationContext.Unmovable, FrameFlags.None) is not { } fresh) return false;
+        if (Migration.Move(mm, head, fresh, space, address)) return true;
+        mm.Memory.Put(fresh);
+        return false;
     }
-
-    /// <summary>Every entry that maps the folio: the one at hand first, then, if there are more, all address spaces.</summary>
-    private static List<(AddressSpace Space, ulong Address)> FindMappings(
-        MmContext mm, AddressSpace space, Pfn head, ulong address, int expected)
-    {
-        var found = new List<(AddressSpace, ulong)>();
-        if (expected == 1 && !space.Exited && space.PageTable.Find(address) is { Exists: true } slot && Maps(mm, space.PageTable[slot], head))
-            return [(space, address)];
-        foreach (var candidate in mm.Spaces)
-        {
-            var at = 0UL;
-            while (found.Count < expected && candidate.PageTable.Next(ref at, PageGeometry.TaskSize, out var leaf))
-            {
-                if (Maps(mm, candidate.PageTable[leaf], head)) found.Add((candidate, at));
-                at = PageGeometry.AlignDown(at, leaf.Size) + leaf.Size;
-            }
-        }
-
-        return found;
-    }
-
-    private static bool Maps(MmContext mm, ulong entry, Pfn head) =>
-        Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && mm.Memory.Frames.HeadOf(Pte.PfnOf(entry)) == head;
 }

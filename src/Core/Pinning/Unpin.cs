@@ -160,6 +160,7 @@ internal static class Unpin
             {
                 ref var flags = ref memory.Frames[memory.Frames.HeadOf(run.First + i)].Flags;
                 Interlocked.Or(ref System.Runtime.CompilerServices.Unsafe.As<FrameFlags, uint>(ref flags), (uint)FrameFlags.Dirty);
+                Interlocked.And(ref System.Runtime.CompilerServices.Unsafe.As<FrameFlags, uint>(ref flags), ~(uint)FrameFlags.Reclaim);
             }
         }
     }

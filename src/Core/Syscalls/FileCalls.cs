@@ -1,6 +1,7 @@
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Frames;
 
 namespace FramePin.Core.Syscalls;
 
@@ -14,23 +15,26 @@ internal static class FileCalls
         file.Size = size;
         if (size >= old)
         {
-            NoteZeroed(file, old);
+            NoteZeroed(mm, file, old);
             return;
         }
 
         var first = PageGeometry.PagesOf(size);
         if (mm.Mutant != Mutant.TruncateKeepsMapped) UnmapPages(mm, file, first, ulong.MaxValue, alsoCopies: true);
         file.Remove(first, ulong.MaxValue >> PageGeometry.PageShift);
+        NoteZeroed(mm, file, size);
         var within = size & (PageGeometry.PageSize - 1);
         if (within != 0 && file.Lookup(size >> PageGeometry.PageShift) is { } last)
             mm.Memory.Bytes.Of(last)[(int)within..].Clear();
-        NoteZeroed(file, size);
     }
 
     /// <summary>The file system zeroes the rest of a block from <paramref name="offset"/> on: at an old or a new end, or beside a hole.</summary>
-    public static void NoteZeroed(MemoryFile file, ulong offset)
+    public static void NoteZeroed(MmContext mm, MemoryFile file, ulong offset)
     {
-        if ((offset & ~PageGeometry.PageMask) != 0) file.NoteUnread(offset >> PageGeometry.PageShift);
+        if ((offset & ~PageGeometry.PageMask) == 0) return;
+        var index = offset >> PageGeometry.PageShift;
+        if (file.Stored(index) is null) file.NoteUnread(index);
+        else FaultHandler.FindOrAddPage(mm, null, file, index, 0, AllocationContext.Movable);
     }
 
     /// <summary>fallocate(PUNCH_HOLE): whole pages leave the file, parts of pages are zeroed; private copies stay.</summary>
@@ -38,8 +42,8 @@ internal static class FileCalls
     {
         var end = Math.Min(offset + length, PageGeometry.AlignUp(file.Size, PageGeometry.PageSize));
         if (end <= offset) return;
-        NoteZeroed(file, offset);
-        NoteZeroed(file, end);
+        NoteZeroed(mm, file, offset);
+        NoteZeroed(mm, file, end);
         var unit = PageGeometry.PageSize << file.Order;
         var first = PageGeometry.AlignUp(offset, unit) >> PageGeometry.PageShift;
         var last = PageGeometry.AlignDown(end, unit) >> PageGeometry.PageShift;

@@ -73,8 +73,10 @@ internal static class MadviseCall
             case Advice.Remove:
                 return Remove(mm, vma, part);
             case Advice.Cold or Advice.PageOut:
-                // Nothing is reclaimed here, so that only the refusals show.
-                return vma.HasAny(VmFlags.Locked | VmFlags.PfnMap | VmFlags.HugeTlb) ? Errno.EINVAL : Errno.None;
+                if (vma.HasAny(VmFlags.Locked | VmFlags.PfnMap | VmFlags.HugeTlb)) return Errno.EINVAL;
+                // Cold pages stay where they are: nothing ages here.
+                if (advice == Advice.PageOut) Reclaim.PageOut(mm, space, vma, part);
+                return Errno.None;
             case Advice.GuardInstall or Advice.GuardRemove:
                 return Guard(mm, space, vma, part, advice == Advice.GuardInstall);
             default:
@@ -158,9 +160,9 @@ internal static class MadviseCall
             return Errno.None;
         }
 
-
-        // Free pages go when memory is short, which never comes here: they keep their contents.
-        return vma.IsAnonymous ? Errno.None : Errno.EINVAL;
+        if (!vma.IsAnonymous) return Errno.EINVAL;
+        Reclaim.MarkLazyFree(mm, space, part);
+        return Errno.None;
     }
 
     /// <summary>MADV_REMOVE: a hole in the file under a shared mapping that may be written.</summary>

@@ -2,6 +2,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
 
@@ -97,28 +98,38 @@ internal static class MsyncCall
             mapped += part.Length;
             if ((flags & MsyncFlags.Sync) != 0 && vma.Has(VmFlags.Shared) && vma.File is { Kind: FileKind.Secret })
                 return Errno.EINVAL;
-            if ((flags & MsyncFlags.Sync) != 0 && vma.Has(VmFlags.Shared) && vma.File is { TracksDirty: true })
-                Clean(mm, space, part);
+            if ((flags & MsyncFlags.Sync) != 0 && vma.Has(VmFlags.Shared) && vma.File is { TracksDirty: true } file)
+                Clean(mm, file, vma.IndexOf(part.Start), part.Length >> PageGeometry.PageShift);
         }
 
         return mapped == range.Length ? SyscallResult.Ok() : Errno.ENOMEM;
     }
 
-    /// <summary>Write-back: pages become clean and write-protected, so that the next store is noticed (folio_mkclean).</summary>
-    private static void Clean(MmContext mm, AddressSpace space, AddressRange part)
+    /// <summary>
+    /// Write-back of a part of a file: its dirty pages become clean and, in every shared mapping, write-protected, so that the next store
+    /// is noticed (folio_mkclean).
+    /// </summary>
+    public static void Clean(MmContext mm, MemoryFile file, ulong first, ulong pages)
     {
-        var address = part.Start;
-        while (space.PageTable.Next(ref address, part.End, out var slot))
+        for (var index = first; index < first + pages; index++)
         {
-            ref var entry = ref space.PageTable[slot];
-            if (Pte.IsMapped(entry) && (entry & (Pte.Special | Pte.Anon)) == 0)
-            {
-                entry &= ~(Pte.Dirty | Pte.Write);
-                mm.Memory.Frames[mm.Memory.Frames.HeadOf(Pte.PfnOf(entry))].Flags &= ~Frames.FrameFlags.Dirty;
-            }
-
-            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+            if (file.Lookup(index) is not { } pfn) continue;
+            ref var info = ref mm.Memory.Frames[pfn];
+            if (info.MapCount > 0) ProtectMappings(mm, file, index);
+            info.Flags &= ~(FrameFlags.Dirty | FrameFlags.Reclaim);
         }
+    }
+
+    private static void ProtectMappings(MmContext mm, MemoryFile file, ulong index)
+    {
+        foreach (var space in mm.Spaces)
+            foreach (var vma in space.Vmas.All)
+            {
+                if (!ReferenceEquals(vma.File, file) || !vma.Has(VmFlags.Shared) || index < vma.PageOffset || index >= vma.PageOffset + vma.Pages)
+                    continue;
+                var slot = space.PageTable.Find(vma.Start + ((index - vma.PageOffset) << PageGeometry.PageShift));
+                if (slot.Exists && Pte.IsMapped(space.PageTable[slot])) space.PageTable[slot] &= ~(Pte.Dirty | Pte.Write);
+            }
     }
 }
 

@@ -71,6 +71,9 @@ public sealed partial class KernelSystem
             bytes[0] = firstByte(i);
             file.Write(bytes);
         }
+
+        // Written back, so that MADV_PAGEOUT meets clean pages each time.
+        file.Flush(flushToDisk: true);
     }
 
     private static ulong Open(Tracee tracee, string path, ulong flags) =>

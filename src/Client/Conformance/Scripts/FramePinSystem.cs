@@ -150,6 +150,7 @@ public sealed class FramePinSystem : IMemorySystem
         if (spec.Kind is FileKind.HugeTlb or FileKind.Secret) return file;
         for (var page = 0; page < spec.Pages; page++)
             _machine.WriteFile(file, (ulong)page * Page, [FileSpec.FirstByte(page)], out _);
+        _machine.Fsync(file);
         return file;
     }
 

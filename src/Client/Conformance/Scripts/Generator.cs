@@ -34,6 +34,7 @@ public sealed class Generator(int seed, InitialProcess initial)
         Advice.Normal, Advice.Random, Advice.Sequential, Advice.WillNeed, Advice.DontNeed, Advice.DontNeed, Advice.DontNeed,
         Advice.Free, Advice.Remove, Advice.DontFork, Advice.DoFork, Advice.Mergeable, Advice.Unmergeable, Advice.HugePage,
         Advice.NoHugePage, Advice.DontDump, Advice.DoDump, Advice.WipeOnFork, Advice.KeepOnFork, Advice.Cold,
+        Advice.PageOut, Advice.PageOut,
         Advice.PopulateRead, Advice.PopulateRead, Advice.PopulateWrite, Advice.PopulateWrite, Advice.DontNeedLocked,
         Advice.GuardInstall, Advice.GuardInstall, Advice.GuardRemove,
     ];

@@ -1,0 +1,122 @@
+using FramePin.Core.Addressing;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Faults;
+
+/// <summary>Moves a folio's contents, references and mappings to other frames (mm/migrate.c: migrate_pages). Under the turn.</summary>
+internal static class Migration
+{
+    /// <summary>
+    /// The folio's references are its mappings and its cache, all of which can be changed: nobody uses it besides (row 34), it is no
+    /// device's and not broken.
+    /// </summary>
+    public static bool IsMovable(MmContext mm, Pfn head)
+    {
+        var frames = mm.Memory.Frames;
+        ref var info = ref frames[head];
+        if ((info.Flags & (FrameFlags.HwPoison | FrameFlags.Device)) != 0) return false;
+        return frames.RefCount(head) == info.MapCount + ((info.Flags & FrameFlags.InCache) != 0 ? 1 : 0);
+    }
+
+    /// <summary>
+    /// Moves the movable folio at <paramref name="head"/> to <paramref name="fresh"/>, which has one reference. False, and nothing done,
+    /// when a mapping cannot be found.
+    /// </summary>
+    /// <param name="mm">The machine's memory.</param>
+    /// <param name="head">Where the folio is.</param>
+    /// <param name="fresh">Allocated for it, of the same size; the caller frees it on false.</param>
+    /// <param name="space">An address space that may map it, looked at first; null for none.</param>
+    /// <param name="address">Where it may map it.</param>
+    public static bool Move(MmContext mm, Pfn head, Pfn fresh, AddressSpace? space = null, ulong address = 0)
+    {
+        var frames = mm.Memory.Frames;
+        ref var info = ref frames[head];
+        var mappings = FindMappings(mm, space, head, address, info.MapCount);
+        if (mappings.Count != info.MapCount) return false;
+        var size = 1UL << frames.OrderOf(head);
+        mm.Memory.Bytes.Of(head, size).CopyTo(mm.Memory.Bytes.Of(fresh, size));
+        frames[fresh].Flags |= info.Flags & (FrameFlags.Anon | FrameFlags.Dirty | FrameFlags.Referenced | FrameFlags.Secret | FrameFlags.LazyFree);
+        var inCache = (info.Flags & FrameFlags.InCache) != 0;
+        foreach (var (owner, at) in mappings)
+        {
+            var slot = owner.PageTable.Find(at);
+            ref var entry = ref owner.PageTable[slot];
+            var offset = Pte.PfnOf(entry).Value - head.Value;
+            entry = (entry & ~Pte.PfnMask) | ((fresh.Value + offset) << Pte.PfnShift);
+            frames.AddRefs(fresh, 1);
+            frames[fresh].MapCount++;
+            info.MapCount--;
+            if (info.MapCount > 0 || inCache) mm.Memory.Put(head);
+        }
+
+        // The fresh folio's own first reference is the cache's, or is dropped now that the mappings hold theirs.
+        if (inCache) mm.Files[info.FileId].Replace(info.Index, fresh);
+        else
+        {
+            mm.Memory.Put(head);
+            mm.Memory.Put(fresh);
+        }
+
+        mm.MigrationCount++;
+        return true;
+    }
+
+    /// <summary>Every entry that maps the folio: the one at hand first, then, if there are more, all address spaces.</summary>
+    private static List<(AddressSpace Space, ulong Address)> FindMappings(
+        MmContext mm, AddressSpace? space, Pfn head, ulong address, int expected)
+    {
+        var found = new List<(AddressSpace, ulong)>();
+        if (expected == 1 && space is { Exited: false } && space.PageTable.Find(address) is { Exists: true } slot
+            && Maps(mm, space.PageTable[slot], head))
+            return [(space, address)];
+        foreach (var candidate in mm.Spaces)
+        {
+            var at = 0UL;
+            while (found.Count < expected && candidate.PageTable.Next(ref at, PageGeometry.TaskSize, out var leaf))
+            {
+                if (Maps(mm, candidate.PageTable[leaf], head)) found.Add((candidate, at));
+                at = PageGeometry.AlignDown(at, leaf.Size) + leaf.Size;
+            }
+        }
+
+        return found;
+    }
+
+    private static bool Maps(MmContext mm, ulong entry, Pfn head) =>
+        Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && mm.Memory.Frames.HeadOf(Pte.PfnOf(entry)) == head;
+}
+
+/// <summary>
+/// Memory compaction (mm/compaction.c: compact_zone): small movable folios from the bottom of a zone go to free frames at its top, until
+/// the two meet. What is pinned, or referenced otherwise, stays.
+/// </summary>
+internal static class Compaction
+{
+    /// <summary>Compacts both zones; the folios moved.</summary>
+    public static long Run(MmContext mm) => Run(mm, mm.Memory.Normal) + Run(mm, mm.Memory.Movable);
+
+    private static long Run(MmContext mm, Zone zone)
+    {
+        var moved = 0L;
+        using var free = zone.FreeFramesDownwards().GetEnumerator();
+        var target = free.MoveNext() ? free.Current : 0;
+        for (var pfn = zone.Start; pfn < Math.Min(zone.Watermark, target); pfn++)
+        {
+            var head = new Pfn(pfn);
+            ref var info = ref mm.Memory.Frames[head];
+            const FrameFlags movable = FrameFlags.Anon | FrameFlags.InCache;
+            var isCandidate = (info.Flags & FrameFlags.Head) != 0 && info.Order == 0 && (info.Flags & movable) != 0
+                && (info.Flags & (FrameFlags.HugeTlb | FrameFlags.Secret)) == 0;
+            if (!isCandidate || !Migration.IsMovable(mm, head)) continue;
+            var fresh = mm.Memory.AllocateAt(zone, new Pfn(target));
+            if (Migration.Move(mm, head, fresh)) moved++;
+            else mm.Memory.Put(fresh);
+            if (!free.MoveNext()) break;
+            target = free.Current;
+        }
+
+        return moved;
+    }
+}
