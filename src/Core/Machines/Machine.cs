@@ -169,9 +169,9 @@ public sealed partial class Machine : IDisposable
         }
     }
 
+    /// <summary>The processor has both sizes: a pool without pages answers as one that is used up.</summary>
     private void FillPool(int order, int pages)
     {
-        if (pages == 0) return;
         var pool = new HugePool(order);
         _mm.HugePools.Add(order, pool);
         for (var i = 0; i < pages; i++)

@@ -371,6 +371,19 @@ public sealed class SyscallRowTests
     }
 
     [Fact]
+    public void Hugetlb_without_a_page_in_its_pool_is_refused_when_the_old_mapping_is_gone()
+    {
+        using var lab = new Lab();
+        const ulong huge = 0x4000_0000;
+        const MapFlags flags = MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed | MapFlags.HugeTlb;
+        lab.Anon(huge, 1);
+        Assert.Equal(Errno.ENOMEM, lab.Map(huge, 512, Rw, flags).Error);
+        Assert.Equal(UserSignal.SigSegvMapErr, lab.Machine.Touch(lab.Space, huge, isWrite: false));
+        Assert.True(lab.Map(huge, 512, Rw, flags | MapFlags.NoReserve).IsOk);
+        Assert.Equal(UserSignal.SigBus, lab.Machine.Touch(lab.Space, huge, isWrite: false));
+    }
+
+    [Fact]
     public void Truncate_takes_pages_from_mappings_but_not_from_pins()
     {
         using var lab = new Lab();

@@ -50,6 +50,7 @@ public sealed class FramePinSystem : IMemorySystem
             CanLockMemory = initial.IsPrivileged,
             CanMapLow = initial.IsPrivileged,
             RlimitMemlock = initial.RlimitMemlock,
+            IsAdmin = initial.IsPrivileged,
         };
         _tracer = task;
         _countsPins = initial.IsPrivileged;
@@ -348,6 +349,7 @@ public sealed class FramePinSystem : IMemorySystem
 
     private string DropRights(AddressSpace space)
     {
+        if (!Initial.IsPrivileged) return "-EPERM";
         _machine.SetTask(space, space.Task with { CanLockMemory = false, CanMapLow = false, IsAdmin = false, OwnsFiles = false, User = 1 });
         return "ok";
     }
