@@ -27,6 +27,25 @@ public sealed class LiveTests(ITestOutputHelper output)
     }
 
     [Fact]
+    public void An_ordinary_user_compares_what_he_may_see()
+    {
+        const int nobody = 65534;
+        if (!Environment.IsPrivilegedProcess)
+        {
+            output.WriteLine("not root: the other test has compared as an ordinary user already");
+            return;
+        }
+
+        var seed = Random.Shared.Next();
+        output.WriteLine($"seed {seed}");
+        var report = Runner.Run(new RunOptions { Seed = seed, Steps = Steps / 2, MaxDivergences = 3, AsUser = nobody });
+        output.WriteLine(report.ToMarkdown());
+        Assert.False(report.IsPrivileged);
+        Assert.True(report.Divergences.Count == 0, report.ToMarkdown());
+        Assert.Equal(Steps / 2, report.Steps);
+    }
+
+    [Fact]
     public void The_list_of_deviations_is_short() => Assert.InRange(Deviations.All.Count, 0, 10);
 
     public static TheoryData<string> Regressions =>

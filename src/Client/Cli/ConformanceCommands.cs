@@ -19,6 +19,7 @@ internal static class ConformanceCommands
         {
             Description = "With --script: writes the steps and the kernel's answers to this file, as a regression that runs without root.",
         };
+        var user = new Option<int?>("--user") { Description = "Compares as this user id, without root's rights. Takes root." };
         var report = new Option<FileInfo?>("--report") { Description = "Also writes the result to this file, as a page in Markdown." };
         var matrix = new Option<FileInfo?>("--matrix")
         {
@@ -26,9 +27,9 @@ internal static class ConformanceCommands
         };
         var command = new Command(
             "conformance",
-            "Runs random scripts of memory calls on the running kernel and on FramePin, and compares after each step.\n\nExample:\n  framepin conformance --steps 100000 --seed 7")
+            "Runs random scripts of memory calls on the running kernel and on FramePin, and compares after each step.\n\nExample:\n  framepin conformance --steps 100000 --seed 7\n  framepin conformance --steps 100000 --user 65534")
         {
-            steps, seed, most, script, keep, report, matrix,
+            steps, seed, most, user, script, keep, report, matrix,
         };
         command.SetAction(parsed =>
         {
@@ -40,6 +41,7 @@ internal static class ConformanceCommands
                 Steps = parsed.GetValue(steps),
                 Seed = parsed.GetValue(seed),
                 MaxDivergences = parsed.GetValue(most),
+                AsUser = parsed.GetValue(user),
             }, Console.IsOutputRedirected ? null : progress => Console.Error.Write($"\r{progress.Steps} steps"));
             Print(result, TimeProvider.System.GetElapsedTime(started));
             if (parsed.GetValue(report) is { } page) File.WriteAllText(page.FullName, result.ToMarkdown());

@@ -17,6 +17,9 @@ public sealed record RunOptions
     /// <summary>Steps of one script, on a fresh process.</summary>
     public int StepsPerScript { get; init; } = 150;
 
+    /// <summary>Compares as this user instead of as the one who runs it, which takes root; null to stay.</summary>
+    public int? AsUser { get; init; }
+
     /// <summary>Divergences after which the run ends.</summary>
     public int MaxDivergences { get; init; } = 1;
 }
@@ -27,7 +30,7 @@ public static class Runner
     /// <summary>Runs on a thread of its own, since tracing belongs to one thread.</summary>
     public static ConformanceReport Run(RunOptions options, Action<ConformanceReport>? progress = null)
     {
-        return OnOwnThread(host => RunScripts(host, options, progress));
+        return OnOwnThread(host => RunScripts(host, options, progress), options.AsUser);
     }
 
     /// <summary>Runs one script, telling each step and its answer; the first divergence, or null.</summary>
@@ -68,7 +71,7 @@ public static class Runner
         return true;
     });
 
-    private static T OnOwnThread<T>(Func<KernelHost, T> work)
+    private static T OnOwnThread<T>(Func<KernelHost, T> work, int? asUser = null)
     {
         var result = default(T);
         Exception? failure = null;
@@ -76,6 +79,7 @@ public static class Runner
         {
             try
             {
+                if (asUser is { } user) Native.LibC.BecomeUser(user);
                 using var host = new KernelHost();
                 result = work(host);
             }

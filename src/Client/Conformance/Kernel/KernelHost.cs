@@ -32,7 +32,7 @@ public sealed class KernelHost : IDisposable
         _executor = Path.Combine(DiskFolder, "exe");
         Executor.Write(_executor);
         Release = File.ReadAllText("/proc/sys/kernel/osrelease").Trim();
-        IsRoot = Environment.IsPrivilegedProcess;
+        IsRoot = Native.LibC.geteuid() == 0;
         _hugePagesBefore = File.ReadAllText(HugePagesFile).Trim();
         HugePages = BorrowHugePages();
         Thp = ReadThp();

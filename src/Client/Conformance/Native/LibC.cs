@@ -65,6 +65,28 @@ internal static unsafe partial class LibC
     [LibraryImport("libc")]
     internal static partial int sched_getcpu();
 
+    [LibraryImport("libc")]
+    internal static partial uint geteuid();
+
+    [LibraryImport("libc")]
+    private static partial int prctl(int option, ulong value, ulong b, ulong c, ulong d);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial long syscall(long number, long a, long b, long c);
+
+    /// <summary>
+    /// Makes the calling thread alone an ordinary user (the raw calls change one thread; glibc's would change all). There is no way back.
+    /// </summary>
+    internal static void BecomeUser(int user)
+    {
+        const long setGroups = 116, setResUid = 117, setResGid = 119;
+        const int setDumpable = 4;
+        if (syscall(setGroups, 0, 0, 0) < 0 || syscall(setResGid, user, user, user) < 0 || syscall(setResUid, user, user, user) < 0)
+            throw new System.ComponentModel.Win32Exception(Marshal.GetLastPInvokeError(), $"becoming user {user}");
+        // A change of user takes /proc/self away from the process; what it holds is no secret.
+        _ = prctl(setDumpable, 1, 0, 0, 0);
+    }
+
     [LibraryImport("libc", SetLastError = true)]
     private static partial int sched_setaffinity(int pid, nuint size, ref ulong mask);
 
