@@ -149,6 +149,91 @@ public sealed class KernelSelfTests
         CowCases[test](lab, memory == "hugetlb");
     }
 
+    public static TheoryData<string, string> NonAnonymousCowMatrix()
+    {
+        var runs = new TheoryData<string, string>();
+        foreach (var memory in new[] { "zero page", "huge zero page", "memfd", "tmpfile", "hugetlb" })
+            foreach (var test in NonAnonymousCowCases.Keys) runs.Add(memory, test);
+        return runs;
+    }
+
+    /// <summary>cow, what is not anonymous yet: a private mapping of the zero page or a file, beside another view of the same.</summary>
+    [Theory]
+    [MemberData(nameof(NonAnonymousCowMatrix))]
+    public void Cow_of_other_memory(string memory, string test)
+    {
+        using var lab = new Lab("6.18", options => options with { HugePages2M = memory == "hugetlb" ? 8 : 0 });
+        var pages = MapBeside(lab, memory);
+        NonAnonymousCowCases[test](lab, pages);
+    }
+
+    private const ulong Beside = 0x8000_0000;
+
+    /// <summary>
+    /// A private writable mapping that has been read at <see cref="At"/> and another view of what it shows at <see cref="Beside"/>.
+    /// </summary>
+    private static int MapBeside(Lab lab, string memory)
+    {
+        switch (memory)
+        {
+            case "zero page":
+                lab.Anon(At, 1, written: false);
+                lab.Anon(Beside, 1, Prot.Read, written: false);
+                lab.Load(At, 1);
+                lab.Load(Beside, 1);
+                Assert.True((lab.ViewAt(At).Flags & Core.Frames.FrameFlags.Zero) != 0);
+                return 1;
+            case "huge zero page":
+                foreach (var (at, prot) in new[] { (At, Prot.Read | Prot.Write), (Beside, Prot.Read) })
+                {
+                    lab.Anon(at, 512, prot, written: false);
+                    Assert.True(lab.Machine.Madvise(lab.Space, at, Huge, Advice.HugePage).IsOk);
+                    lab.Load(at, 1);
+                }
+
+                // One page, mapped by both.
+                Assert.Equal(lab.ViewAt(At).Pfn, lab.ViewAt(Beside).Pfn);
+                return 512;
+            default:
+                var kind = memory switch { "memfd" => FileKind.Shmem, "tmpfile" => FileKind.Disk, _ => FileKind.HugeTlb };
+                var pages = kind == FileKind.HugeTlb ? 512 : 1;
+                var file = lab.Machine.CreateFile($"/{memory}", kind, (ulong)pages * Lab.Page, kind == FileKind.HugeTlb ? 9 : 0)!;
+                lab.MapFile(Beside, pages, file, MapFlags.Shared, Prot.Read | Prot.Write);
+                lab.Poke(Beside, 7);
+                lab.MapFile(At, pages, file, MapFlags.Private, Prot.Read | Prot.Write);
+                Assert.Equal(7, lab.Peek(At));
+                return pages;
+        }
+    }
+
+    private static readonly Dictionary<string, Action<Lab, int>> NonAnonymousCowCases = new(StringComparer.Ordinal)
+    {
+        ["Basic COW"] = (lab, pages) =>
+        {
+            var before = lab.Peek(Beside);
+            for (var page = 0; page < pages; page += 64) lab.Poke(At + ((ulong)page * Lab.Page), 0xff);
+            Assert.Equal(0xff, lab.Peek(At));
+            Assert.Equal(before, lab.Peek(Beside));
+        },
+        ["R/O longterm GUP pin"] = (lab, pages) => ReadOnlyPin(lab, pages, isFast: false),
+        ["R/O longterm GUP-fast pin"] = (lab, pages) => ReadOnlyPin(lab, pages, isFast: true),
+    };
+
+    /// <summary>A long-term read-only pin goes on seeing what the process writes afterwards.</summary>
+    private static void ReadOnlyPin(Lab lab, int pages, bool isFast)
+    {
+        const uint fast = 2;
+        using var device = new GupTest(lab.Machine, lab.Space);
+        Assert.Equal(Errno.None, device.StartLongTerm(At, (ulong)pages * Lab.Page, isFast ? fast : 0));
+        var before = lab.Peek(Beside);
+        for (var page = 0; page < pages; page += 64) lab.Poke(At + ((ulong)page * Lab.Page), 0xff);
+        var seen = new byte[(ulong)pages * Lab.Page];
+        Assert.Equal(Errno.None, device.Read(seen));
+        for (var page = 0; page < pages; page += 64) Assert.Equal(0xff, seen[page * (int)Lab.Page]);
+        Assert.Equal(before, lab.Peek(Beside));
+        device.Stop();
+    }
+
     private static void MapAnonymous(Lab lab, string memory)
     {
         var isHuge = memory != "base page";
