@@ -54,6 +54,58 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
         Assert.Equal(report.ReturnsExpected - 1, report.ReturnsMatched);
     }
 
+    /// <summary>
+    /// Two threads: a munmap that began before an mmap and finished behind it must have come first, since the mmap took its room.
+    /// </summary>
+    [Fact]
+    public async Task Overlapping_calls_are_put_into_the_order_that_explains_the_answers()
+    {
+        const string maps = "7f0000000000-7f0000100000 rw-p 00000000 00:00 0\n7ffffffde000-7ffffffff000 rw-p 00000000 00:00 0   [stack]";
+        const string log = """
+            1 execve("/x", [...], 0x0 /* 0 vars */) = 0
+            1 brk(NULL)                         = 0x500000
+            1 mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7efffffff000
+            1 munmap(0x7efffffff000, 4096 <unfinished ...>
+            2 mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7efffffff000
+            1 <... munmap resumed>)             = 0
+            2 mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0 <unfinished ...>
+            1 exit_group(0)                     = ?
+            2 <... mmap resumed>)               = ?
+            """;
+        var recording = new Recording
+        {
+            Calls = StraceLog.Parse(log.Split('\n')),
+            MapsStart = MapsFile.Parse(maps.Split('\n')),
+        };
+        var report = await new Replayer(daemon.Client).RunAsync(recording, pinAll: false, cancelled: TestContext.Current.CancellationToken);
+        Assert.Empty(report.ReturnsDifferent);
+        Assert.Equal(4, report.ReturnsMatched);
+        Assert.Equal([6], report.CallsReordered);
+        Assert.Equal(1, report.CallsOther["mmap (never finished)"]);
+    }
+
+    /// <summary>A shell that becomes another program: the recording is of what it became.</summary>
+    [Fact]
+    public async Task A_program_that_another_became_replays()
+    {
+        var folder = Directory.CreateTempSubdirectory("framepin-recording-").FullName;
+        try
+        {
+            string[] command = ["/bin/sh", "-c", "ls / > /dev/null; exec /bin/ls /"];
+            Assert.Equal(0, await new Recorder(TimeProvider.System).RunAsync(command, folder, TestContext.Current.CancellationToken));
+            var recording = Recording.Load(folder);
+            Assert.Contains(recording.MapsStart, line => line.Name.EndsWith("/ls", StringComparison.Ordinal));
+            var report = await new Replayer(daemon.Client).RunAsync(recording, pinAll: true, cancelled: TestContext.Current.CancellationToken);
+            Assert.True(report.ReturnsDifferent.Count == 0, string.Join('\n', report.ReturnsDifferent));
+            Assert.Empty(report.MapsMissing);
+            Assert.Empty(report.MapsUnexpected);
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
     /// <summary>framepin record and replay, on a program that the machine has.</summary>
     [Fact]
     public async Task A_program_recorded_here_replays_as_it_ran()

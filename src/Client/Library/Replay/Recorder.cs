@@ -8,16 +8,20 @@ namespace FramePin.Client.Replay;
 /// its exit, and the sizes of the files that it mapped.
 /// </summary>
 /// <remarks>
-/// strace holds the program for a moment at its first brk or mmap and at exit_group; the maps are read then. Needs strace and the right to
-/// trace.
+/// strace holds the program for a moment at its first brk or mmap, whenever it has become another program by execve, and at exit_group; the
+/// maps are read then. Needs strace and the right to trace.
 /// </remarks>
 public sealed class Recorder(TimeProvider time)
 {
-    private const string Traced = "%memory,execve,clone,clone3,fork,vfork,exit_group,prctl,arch_prctl";
+    private const string Traced = "%memory,execve,clone,clone3,fork,vfork,exit_group,prctl,arch_prctl,shmget";
     private const string SysBrk = "12 ";
     private const string SysMmap = "9 ";
     private const string SysExitGroup = "231 ";
+
+    /// <summary>An execve that has succeeded: the new program's registers are empty.</summary>
+    private const string SysExecveDone = "59 0x0 0x0 0x0 ";
     private const int HoldMilliseconds = 1000;
+    private const int HoldAtExecMilliseconds = 100;
     private static readonly TimeSpan Poll = TimeSpan.FromMilliseconds(2);
 
     /// <summary>Runs <paramref name="command"/> and writes its recording into <paramref name="folder"/>; the program's exit code.</summary>
@@ -28,7 +32,8 @@ public sealed class Recorder(TimeProvider time)
         System.IO.File.Delete(log);
         var start = new ProcessStartInfo("strace") { UseShellExecute = false };
         foreach (var argument in (string[])["-f", "-y", "-s", "0", "-o", log, "-e", $"trace={Traced}",
-            "-e", $"inject=brk,mmap:delay_enter={HoldMilliseconds}ms:when=1", "-e", $"inject=exit_group:delay_enter={HoldMilliseconds}ms", "--", .. command])
+            "-e", $"inject=brk,mmap:delay_enter={HoldMilliseconds}ms:when=1", "-e", $"inject=exit_group:delay_enter={HoldMilliseconds}ms",
+            "-e", $"inject=execve:delay_exit={HoldAtExecMilliseconds}ms", "--", .. command])
             start.ArgumentList.Add(argument);
         using var strace = Start(start);
         var pid = 0;
@@ -38,6 +43,8 @@ public sealed class Recorder(TimeProvider time)
             // strace first tries tracing out on children of its own: the program is the one that comes to a call.
             if (!hasStart) pid = ChildOf(strace.Id);
             if (pid != 0 && !hasStart && (IsIn(pid, SysBrk) || IsIn(pid, SysMmap))) hasStart = Copy(pid, "maps", Path.Combine(folder, "maps.start"));
+            else if (hasStart && Read($"/proc/{pid}/syscall").StartsWith(SysExecveDone, StringComparison.Ordinal))
+                Copy(pid, "maps", Path.Combine(folder, "maps.start"));
             if (hasStart && !hasEnd && IsIn(pid, SysExitGroup))
             {
                 hasEnd = Copy(pid, "maps", Path.Combine(folder, "maps.end")) && Copy(pid, "smaps", Path.Combine(folder, "smaps.end"));

@@ -6,11 +6,15 @@ namespace FramePin.Client.Replay;
 /// <summary>A program as it was recorded: its calls, and its maps at the start and, perhaps, at the end.</summary>
 public sealed record Recording
 {
+    /// <summary>From the last execve of the program's first thread on, which stands first when the log has it.</summary>
     public required IReadOnlyList<StraceCall> Calls { get; init; }
 
     public required IReadOnlyList<MapsLine> MapsStart { get; init; }
 
     public IReadOnlyList<MapsLine>? MapsEnd { get; init; }
+
+    /// <summary>smaps at the end; empty when there is none.</summary>
+    public IReadOnlyList<SmapsArea> SmapsEnd { get; init; } = [];
 
     /// <summary>Sizes in bytes by path, where they are known.</summary>
     public IReadOnlyDictionary<string, ulong> FileSizes { get; init; } = new Dictionary<string, ulong>();
@@ -18,7 +22,7 @@ public sealed record Recording
     /// <summary>Reads a recording's files.</summary>
     public static Recording Load(string strace, string mapsStart, string? mapsEnd) => new()
     {
-        Calls = StraceLog.Parse(System.IO.File.ReadLines(strace)),
+        Calls = SinceLastExec(StraceLog.Parse(System.IO.File.ReadLines(strace))),
         MapsStart = MapsFile.Parse(System.IO.File.ReadLines(mapsStart)),
         MapsEnd = mapsEnd is null ? null : MapsFile.Parse(System.IO.File.ReadLines(mapsEnd)),
     };
@@ -29,6 +33,8 @@ public sealed record Recording
         string At(string name) => Path.Combine(folder, name);
         var end = At("maps.end");
         var recording = Load(At("strace.log"), At("maps.start"), System.IO.File.Exists(end) ? end : null);
+        var smaps = At("smaps.end");
+        if (System.IO.File.Exists(smaps)) recording = recording with { SmapsEnd = SmapsArea.Parse(System.IO.File.ReadLines(smaps)) };
         var files = At("files");
         if (!System.IO.File.Exists(files)) return recording;
         return recording with
@@ -36,6 +42,43 @@ public sealed record Recording
             FileSizes = System.IO.File.ReadLines(files).Select(line => line.Split(' ', 2)).ToDictionary(
                 pair => pair[1], pair => ulong.Parse(pair[0], CultureInfo.InvariantCulture), StringComparer.Ordinal),
         };
+    }
+
+    /// <summary>What a program did before it became another one is gone with its memory.</summary>
+    private static IReadOnlyList<StraceCall> SinceLastExec(IReadOnlyList<StraceCall> calls)
+    {
+        if (calls.Count == 0) return calls;
+        var main = calls[0].Thread;
+        for (var i = calls.Count - 1; i > 0; i--)
+            if (calls[i].Name == "execve" && calls[i].Thread == main && calls[i].Errno.Length == 0 && !calls[i].IsUnfinished)
+                return [.. calls.Skip(i)];
+        return calls;
+    }
+
+    /// <summary>
+    /// False when the maps of the end show private memory at [<paramref name="start"/>, + <paramref name="length"/>) bytes and none of it was
+    /// ever stored to. What is not there at the end may have been.
+    /// </summary>
+    internal bool MayHaveBeenTouched(ulong start, ulong length)
+    {
+        var areas = SmapsEnd.Where(area => area.Start < start + length && start < area.End).ToList();
+        return areas.Count == 0 || areas.Any(area => area.HasOwnPages);
+    }
+
+    /// <summary>Path and size in bytes of the System V segment that a shmat attaches.</summary>
+    internal (string Path, ulong Size) SegmentOf(StraceCall attach)
+    {
+        var id = attach.Arguments[0];
+        foreach (var call in Calls)
+        {
+            if (call.Name != "shmget" || call.Errno.Length > 0 || call.Result.Split(' ')[0] != id) continue;
+            var key = call.Arguments[0] == "IPC_PRIVATE" ? 0 : StraceNumbers.Parse(call.Arguments[0]);
+            return (string.Create(CultureInfo.InvariantCulture, $"/SYSV{key:x8}"), StraceNumbers.Parse(call.Arguments[1]));
+        }
+
+        // A log without shmget: as large as the mapping is at the end, or a page.
+        var line = MapsEnd?.FirstOrDefault(candidate => candidate.Start == attach.Value);
+        return ($"/SYSV{id}", line is null ? 4096 : line.End - line.Start);
     }
 
     /// <summary>End of the highest mapping below the stack at the start: where the kernel searches downwards from.</summary>
@@ -63,7 +106,7 @@ public sealed record Recording
 
     /// <summary>A file of memory: memfd, tmpfs under /dev/shm, POSIX shared memory.</summary>
     internal static bool IsShmem(string path) =>
-        path.StartsWith("/memfd:", StringComparison.Ordinal) || path.StartsWith("/dev/shm/", StringComparison.Ordinal);
+        path.StartsWith("/memfd:", StringComparison.Ordinal) || path.StartsWith("/SYSV", StringComparison.Ordinal) || path.StartsWith("/dev/shm/", StringComparison.Ordinal);
 
     /// <summary>
     /// Files that the program must have opened for writing: memory files, those that it mapped shared and writable, and those whose
@@ -100,6 +143,12 @@ public sealed record Recording
         foreach (var line in MapsStart.Where(line => line.IsFile)) See(line.Name, line.Offset + line.End - line.Start);
         foreach (var call in Calls)
         {
+            if (call.Name == "shmat")
+            {
+                var (segment, size) = SegmentOf(call);
+                See(segment, size);
+            }
+
             if (call.Name != "mmap" || PathOf(call.Arguments[4]) is not { Length: > 0 } path) continue;
             See(path, StraceNumbers.Parse(call.Arguments[5]) + StraceNumbers.Parse(call.Arguments[1]));
         }

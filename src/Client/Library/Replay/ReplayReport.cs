@@ -57,9 +57,19 @@ public sealed record ReplayReport
     [JsonPropertyName("file_sizes_inferred")]
     public List<string> FileSizesInferred { get; } = [];
 
-    /// <summary>Calls that overlapped others in the log: replayed in the order in which they finished.</summary>
+    /// <summary>Calls that overlapped others in the log: replayed in the order in which they finished, unless another order explains more.</summary>
     [JsonPropertyName("calls_overlapped")]
     public int CallsOverlapped { get; set; }
+
+    /// <summary>Lines of calls that were replayed before others that finished earlier.</summary>
+    [JsonPropertyName("calls_reordered")]
+    public List<int> CallsReordered { get; } = [];
+
+    /// <summary>
+    /// Calls of other threads, after the program asked to end, that stood in the maps of the end: the log does not tell which did.
+    /// </summary>
+    [JsonPropertyName("calls_after_exit")]
+    public int CallsAfterExit { get; set; }
 }
 
 /// <summary>A call that answered otherwise than recorded.</summary>

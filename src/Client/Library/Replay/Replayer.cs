@@ -11,23 +11,20 @@ public readonly record struct ReplayProgress(string Step, int Done, int Total);
 /// sent; what the recording says each call answered is only compared.
 /// </summary>
 /// <remarks>
-/// A log does not tell which pages a program touched, and that decides whether mappings merge later. A program uses what it
-/// asks for, so one page of each private writable mapping is stored to when it appears.
+/// Where calls of two threads overlap, the order in which they finished is tried first; when a call then answers otherwise than recorded,
+/// other orders are tried, each in a machine of its own, and one that explains the answer is kept (<see cref="CallOrder"/>).
 /// </remarks>
 public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? progress = null)
 {
     private const int BatchSize = 512;
+    private const int MostOrdersTried = 60;
+    private const int MostCallsAfterExit = 400;
     private const ulong MapAnonymous = 0x20;
     private const uint MapPrivate = 2;
     private const uint MapTypeMask = 0xf;
     private const uint ProtWrite = 2;
     private const ulong PinChunkPages = 1UL << 18;
-    private static readonly string[] Replayed =
-        ["brk", "madvise", "mlock", "mlock2", "mlockall", "mmap", "mprotect", "mremap", "msync", "munlock", "munlockall", "munmap"];
-
     private readonly Dictionary<string, string> _files = new(StringComparer.Ordinal);
-    private HashSet<string> _writable = [];
-    private ulong _break;
 
     /// <summary>Runs the replay.</summary>
     /// <param name="recording">What to replay.</param>
@@ -37,24 +34,34 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     public async Task<ReplayReport> RunAsync(
         Recording recording, bool pinAll, bool keep = false, CancellationToken cancelled = default)
     {
-        var machine = await client.Machines.CreateMachineAsync(
-            new CreateMachineRequest { Spec = new MachineSpec { Profile = "6.18", MemoryBytes = 16UL << 30 } },
-            cancellationToken: cancelled);
-        try
+        var order = await FindOrder(recording, cancelled).ConfigureAwait(false);
+        return await InMachine(keep, async machine =>
         {
-            var report = new ReplayReport
-            {
-                Calls = new SortedDictionary<string, int>(StringComparer.Ordinal),
-                CallsOther = new SortedDictionary<string, int>(StringComparer.Ordinal),
-            };
-            var space = await Prepare(recording, machine.Name, report, cancelled).ConfigureAwait(false);
-            await ReplayCalls(recording, space, report, cancelled).ConfigureAwait(false);
-            await CompareMaps(recording, space, report, cancelled).ConfigureAwait(false);
-            if (pinAll) await PinAll(machine.Name, space, report, cancelled).ConfigureAwait(false);
+            var report = NewReport();
+            report.CallsReordered.AddRange(Reordered(order));
+            var space = await Prepare(recording, machine, report, cancelled).ConfigureAwait(false);
+            await ReplayCalls(recording, order, space, report, stopsAtDifference: false, cancelled).ConfigureAwait(false);
+            if (pinAll) await PinAll(machine, space, report, cancelled).ConfigureAwait(false);
             var audit = await client.Machines.AuditMachineAsync(
-                new AuditMachineRequest { Name = machine.Name }, cancellationToken: cancelled);
+                new AuditMachineRequest { Name = machine }, cancellationToken: cancelled);
             report.AuditFindings.AddRange(audit.Findings);
             return report;
+        }).ConfigureAwait(false);
+    }
+
+    private static ReplayReport NewReport() => new()
+    {
+        Calls = new SortedDictionary<string, int>(StringComparer.Ordinal),
+        CallsOther = new SortedDictionary<string, int>(StringComparer.Ordinal),
+    };
+
+    private async Task<T> InMachine<T>(bool keep, Func<string, Task<T>> use)
+    {
+        var machine = await client.Machines.CreateMachineAsync(
+            new CreateMachineRequest { Spec = new MachineSpec { Profile = "6.18", MemoryBytes = 16UL << 30 } });
+        try
+        {
+            return await use(machine.Name).ConfigureAwait(false);
         }
         finally
         {
@@ -63,6 +70,66 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
                     new DeleteMachineRequest { Name = machine.Name, Force = true }, cancellationToken: CancellationToken.None);
         }
     }
+
+    /// <summary>An order of the calls in which as many as can be answer as recorded.</summary>
+    private async Task<IReadOnlyList<StraceCall>> FindOrder(Recording recording, CancellationToken cancelled)
+    {
+        var order = recording.Calls;
+        if (!order.Any(call => call.Overlapped)) return order;
+        var tries = 0;
+        var explained = -1;
+        while (await FirstDifference(recording, order, cancelled).ConfigureAwait(false) is { } different)
+        {
+            var index = IndexOf(order, different);
+            var better = default(IReadOnlyList<StraceCall>);
+            foreach (var candidate in index > explained ? CallOrder.Alternatives(order, index) : [])
+            {
+                if (++tries > MostOrdersTried) break;
+                progress?.Report(new ReplayProgress("trying orders of overlapping calls", tries, MostOrdersTried));
+                var next = await FirstDifference(recording, candidate, cancelled).ConfigureAwait(false);
+                if (next is not null && IndexOf(candidate, next) <= IndexOf(candidate, different)) continue;
+                better = candidate;
+                break;
+            }
+
+            if (better is null) break;
+            order = better;
+            explained = IndexOf(order, different);
+        }
+
+        return order;
+    }
+
+    private static int IndexOf(IReadOnlyList<StraceCall> order, StraceCall call)
+    {
+        for (var i = 0; i < order.Count; i++)
+            if (ReferenceEquals(order[i], call)) return i;
+        return -1;
+    }
+
+    private static IEnumerable<int> Reordered(IReadOnlyList<StraceCall> order)
+    {
+        var least = int.MaxValue;
+        var lines = new List<int>();
+        for (var i = order.Count - 1; i >= 0; i--)
+        {
+            if (order[i].Line > least) lines.Add(order[i].Line);
+            least = Math.Min(least, order[i].Line);
+        }
+
+        lines.Reverse();
+        return lines;
+    }
+
+    /// <summary>The first call that answers otherwise than recorded when the calls run in this order; null for none.</summary>
+    private Task<StraceCall?> FirstDifference(Recording recording, IReadOnlyList<StraceCall> order, CancellationToken cancelled) =>
+        InMachine(keep: false, async machine =>
+        {
+            var report = NewReport();
+            var space = await Prepare(recording, machine, report, cancelled).ConfigureAwait(false);
+            await ReplayCalls(recording, order, space, report, stopsAtDifference: true, cancelled).ConfigureAwait(false);
+            return report.ReturnsDifferent.Count == 0 ? null : order.First(call => call.Line == report.ReturnsDifferent[0].Line);
+        });
 
     private async Task<string> Prepare(
         Recording recording, string machine, ReplayReport report, CancellationToken cancelled)
@@ -86,8 +153,6 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
             _files[path] = file.Name;
         }
 
-        _break = recording.StartBrk;
-        _writable = recording.OpenedForWriting();
         var space = await client.AddressSpaces.CreateAddressSpaceAsync(
             new CreateAddressSpaceRequest
             {
@@ -100,7 +165,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         foreach (var line in recording.MapsStart)
         {
             install.Mappings.Add(Recording.ToInstalled(line, line.IsFile ? _files[line.Name] : ""));
-            if (line.Permissions.StartsWith("rw-p", StringComparison.Ordinal)) touches.Calls.Add(Touch(line.Start));
+            if (line.Permissions.StartsWith("rw-p", StringComparison.Ordinal)) touches.Calls.Add(CallTranslator.Touch(line.Start));
         }
 
         await client.AddressSpaces.InstallMappingsAsync(install, cancellationToken: cancelled);
@@ -108,33 +173,58 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         return space.Name;
     }
 
-    private async Task ReplayCalls(Recording recording, string space, ReplayReport report, CancellationToken cancelled)
+    /// <summary>
+    /// Replays the calls in <paramref name="order"/>. The maps are compared where the program asked to end: there they were recorded. Calls
+    /// that other threads still made then may or may not stand in them; as many are counted in as explain most lines.
+    /// </summary>
+    private async Task ReplayCalls(
+        Recording recording, IReadOnlyList<StraceCall> order, string space, ReplayReport report, bool stopsAtDifference,
+        CancellationToken cancelled)
     {
-        var strangers = FindStrangers(recording.Calls);
+        var strangers = FindStrangers(order);
+        var translator = new CallTranslator(recording, _files);
         var batch = new CallBatchRequest { AddressSpace = space };
         var sent = new List<(StraceCall Call, int Index)>();
-        for (var i = 0; i < recording.Calls.Count; i++)
+        var exit = order.FirstOrDefault(call => call.Name == "exit_group" && !IsStranger(strangers, call));
+        var afterExit = -1;
+        for (var i = 0; i < order.Count; i++)
         {
-            var call = recording.Calls[i];
-            var isStranger = strangers.TryGetValue(call.Thread, out var since) && since <= call.Line;
-            if (isStranger || !Replayed.Contains(call.Name))
+            var call = order[i];
+            if (!stopsAtDifference && exit is not null && call.Line > exit.Begun && afterExit < MostCallsAfterExit)
             {
-                var name = isStranger ? $"{call.Name} (another process)" : call.Name;
+                if (afterExit < 0) batch.Calls.AddRange(translator.Rest());
+                await Flush(batch, sent, report, cancelled).ConfigureAwait(false);
+                if (afterExit < 0 || report.MapsMatched < report.MapsExpected)
+                    await CompareMaps(recording, space, report, ++afterExit, cancelled).ConfigureAwait(false);
+            }
+
+            if (IsStranger(strangers, call) || call.IsUnfinished || !CallTranslator.IsReplayed(call.Name))
+            {
+                var name = IsStranger(strangers, call) ? $"{call.Name} (another process)"
+                    : call.IsUnfinished && CallTranslator.IsReplayed(call.Name) ? $"{call.Name} (never finished)" : call.Name;
                 report.CallsOther[name] = report.CallsOther.GetValueOrDefault(name) + 1;
                 continue;
             }
 
             report.Calls[call.Name] = report.Calls.GetValueOrDefault(call.Name) + 1;
             if (call.Overlapped) report.CallsOverlapped++;
-            sent.Add((call, batch.Calls.Count));
-            batch.Calls.AddRange(Translate(call));
-            if (batch.Calls.Count < BatchSize && i + 1 < recording.Calls.Count) continue;
+            var calls = translator.Translate(call, out var index);
+            sent.Add((call, batch.Calls.Count + index));
+            batch.Calls.AddRange(calls);
+            if (batch.Calls.Count < BatchSize && i + 1 < order.Count) continue;
             await Flush(batch, sent, report, cancelled).ConfigureAwait(false);
-            progress?.Report(new ReplayProgress("replaying calls", i + 1, recording.Calls.Count));
+            if (stopsAtDifference && report.ReturnsDifferent.Count > 0) return;
+            progress?.Report(new ReplayProgress("replaying calls", i + 1, order.Count));
         }
 
+        batch.Calls.AddRange(translator.Rest());
         await Flush(batch, sent, report, cancelled).ConfigureAwait(false);
+        if (!stopsAtDifference && (afterExit < 0 || report.MapsMatched < report.MapsExpected))
+            await CompareMaps(recording, space, report, ++afterExit, cancelled).ConfigureAwait(false);
     }
+
+    private static bool IsStranger(Dictionary<int, int> strangers, StraceCall call) =>
+        strangers.TryGetValue(call.Thread, out var since) && since <= call.Line;
 
     /// <summary>
     /// Threads of other processes, with the line from which on they have an address space of their own, which this replay does not
@@ -154,8 +244,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
                 if (call.Name == "execve" && call.Thread != first) strangers.TryAdd(call.Thread, call.Line);
                 if (call.Name is not ("fork" or "vfork" or "clone" or "clone3")) continue;
                 var sharesMemory = call.Name == "vfork" || string.Join(',', call.Arguments).Contains("CLONE_VM", StringComparison.Ordinal);
-                var ofStranger = strangers.TryGetValue(call.Thread, out var since) && since <= call.Line;
-                if (!sharesMemory || ofStranger) strangers[(int)call.Value] = 0;
+                if (!sharesMemory || IsStranger(strangers, call)) strangers[(int)call.Value] = 0;
             }
         }
 
@@ -182,100 +271,24 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         sent.Clear();
     }
 
-    private IEnumerable<MemoryCall> Translate(StraceCall call)
-    {
-        var a = call.Arguments;
-        ulong Number(int i) => StraceNumbers.Parse(a[i]);
-        uint Flags(int i) => StraceNumbers.ParseFlags(a[i]);
-        switch (call.Name)
-        {
-            case "brk":
-                var wanted = Number(0);
-                yield return new MemoryCall { Brk = new BrkCall { Address = wanted } };
-                // The last page of the grown heap: malloc writes its top there.
-                if (wanted > _break) yield return Touch(unchecked((ulong)-1L), fromPrevious: true);
-                if (wanted != 0) _break = wanted;
-                break;
-            case "mmap":
-                var (prot, flags) = (Flags(2), Flags(3));
-                var path = (flags & MapAnonymous) != 0 ? "" : Recording.PathOf(a[4]);
-                yield return new MemoryCall
-                {
-                    Mmap = new MmapCall
-                    {
-                        Address = Number(0),
-                        Length = Number(1),
-                        Prot = prot,
-                        Flags = flags,
-                        Target = path.Length == 0 ? "" : _files[path],
-                        Offset = Number(5),
-                        OpenMode = path.Length == 0 || _writable.Contains(path) ? OpenMode.ReadWrite : OpenMode.ReadOnly,
-                    },
-                };
-                if ((prot & ProtWrite) != 0 && (flags & MapTypeMask) == MapPrivate) yield return Touch(0, fromPrevious: true);
-                break;
-            case "munmap":
-                yield return new MemoryCall { Munmap = new MunmapCall { Address = Number(0), Length = Number(1) } };
-                break;
-            case "mprotect":
-                yield return new MemoryCall { Mprotect = new MprotectCall { Address = Number(0), Length = Number(1), Prot = Flags(2) } };
-                if ((Flags(2) & ProtWrite) != 0) yield return Touch(Number(0));
-                break;
-            case "mremap":
-                yield return new MemoryCall
-                {
-                    Mremap = new MremapCall
-                    {
-                        Address = Number(0),
-                        OldLength = Number(1),
-                        NewLength = Number(2),
-                        Flags = Flags(3),
-                        NewAddress = a.Count > 4 ? Number(4) : 0,
-                    },
-                };
-                break;
-            case "madvise":
-                yield return new MemoryCall { Madvise = new MadviseCall { Address = Number(0), Length = Number(1), Advice = (int)Flags(2) } };
-                break;
-            case "msync":
-                yield return new MemoryCall { Msync = new MsyncCall { Address = Number(0), Length = Number(1), Flags = Flags(2) } };
-                break;
-            case "mlock" or "mlock2":
-                yield return new MemoryCall
-                {
-                    Mlock = new MlockCall { Address = Number(0), Length = Number(1), Flags = a.Count > 2 ? Flags(2) : 0 },
-                };
-                break;
-            case "munlock":
-                yield return new MemoryCall { Munlock = new MunlockCall { Address = Number(0), Length = Number(1) } };
-                break;
-            case "mlockall":
-                yield return new MemoryCall { Mlockall = new MlockallCall { Flags = Flags(0) } };
-                break;
-            default:
-                yield return new MemoryCall { Munlockall = new MunlockallCall() };
-                break;
-        }
-    }
-
-    private static MemoryCall Touch(ulong address, bool fromPrevious = false) =>
-        new() { Touch = new TouchCall { Address = address, Pages = 1, Write = true, FromPrevious = fromPrevious } };
-
-    private async Task CompareMaps(Recording recording, string space, ReplayReport report, CancellationToken cancelled)
+    /// <summary>Compares the maps as they are now; kept when more lines agree than at any time before.</summary>
+    private async Task CompareMaps(
+        Recording recording, string space, ReplayReport report, int callsAfterExit, CancellationToken cancelled)
     {
         if (recording.MapsEnd is null) return;
         var maps = await client.AddressSpaces.GetMapsAsync(
             new GetMapsRequest { AddressSpace = space }, cancellationToken: cancelled);
-        var actual = MapsFile.Parse(maps.Entries.Select(entry => entry.Line)).Select(line => line.Comparable).ToList();
-        var left = new List<string>(actual);
+        var left = MapsFile.Parse(maps.Entries.Select(entry => entry.Line)).Select(line => line.Comparable).ToList();
+        var missing = recording.MapsEnd.Select(line => line.Comparable).Where(expected => !left.Remove(expected)).ToList();
+        var matched = recording.MapsEnd.Count - missing.Count;
+        if (report.MapsExpected > 0 && (matched < report.MapsMatched || (matched == report.MapsMatched && left.Count >= report.MapsUnexpected.Count))) return;
         report.MapsExpected = recording.MapsEnd.Count;
-        foreach (var expected in recording.MapsEnd.Select(line => line.Comparable))
-        {
-            if (left.Remove(expected)) report.MapsMatched++;
-            else report.MapsMissing.Add(expected);
-        }
-
+        report.MapsMatched = matched;
+        report.MapsMissing.Clear();
+        report.MapsMissing.AddRange(missing);
+        report.MapsUnexpected.Clear();
         report.MapsUnexpected.AddRange(left);
+        report.CallsAfterExit = callsAfterExit;
     }
 
     private async Task PinAll(string machine, string space, ReplayReport report, CancellationToken cancelled)
@@ -340,13 +353,16 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     private static string ErrnoName(int number) => number switch
     {
         1 => "EPERM",
+        3 => "ESRCH",
         11 => "EAGAIN",
         12 => "ENOMEM",
         13 => "EACCES",
         14 => "EFAULT",
         16 => "EBUSY",
         17 => "EEXIST",
+        19 => "ENODEV",
         22 => "EINVAL",
+        38 => "ENOSYS",
         75 => "EOVERFLOW",
         95 => "EOPNOTSUPP",
         9 => "EBADF",

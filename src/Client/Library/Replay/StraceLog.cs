@@ -9,10 +9,16 @@ namespace FramePin.Client.Replay;
 /// <param name="Name">System call.</param>
 /// <param name="Arguments">As strace wrote them.</param>
 /// <param name="Result">Text behind the equals sign.</param>
-/// <param name="Overlapped">The log splits it around calls of other threads: its effect lies between two lines.</param>
+/// <param name="Begun">Line on which it began; before <paramref name="Line"/> when the log splits it around calls of other threads.</param>
 public sealed record StraceCall(
-    int Line, int Thread, string Name, IReadOnlyList<string> Arguments, string Result, bool Overlapped)
+    int Line, int Thread, string Name, IReadOnlyList<string> Arguments, string Result, int Begun)
 {
+    /// <summary>Its effect lies somewhere between two lines.</summary>
+    public bool Overlapped => Begun < Line;
+
+    /// <summary>The thread ended before the call did, so that nobody knows what it did.</summary>
+    public bool IsUnfinished => Result.StartsWith('?');
+
     /// <summary>The value returned; 0 for an error or "?".</summary>
     public ulong Value => Result.StartsWith('-') || Result.StartsWith('?') ? 0 : StraceNumbers.Parse(Result.Split(' ')[0]);
 
@@ -37,7 +43,7 @@ public static partial class StraceLog
     {
         const string unfinished = "<unfinished ...>";
         var calls = new List<StraceCall>();
-        var open = new Dictionary<int, string>();
+        var open = new Dictionary<int, (string Text, int Line)>();
         var number = 0;
         foreach (var line in lines)
         {
@@ -50,23 +56,23 @@ public static partial class StraceLog
                 continue;
             if (text.EndsWith(unfinished, StringComparison.Ordinal))
             {
-                open[thread] = text[..^unfinished.Length].TrimEnd();
+                open[thread] = (text[..^unfinished.Length].TrimEnd(), number);
                 continue;
             }
 
-            var overlapped = false;
+            var began = number;
             if (Resumed().Match(text) is { Success: true } resumed)
             {
                 if (!open.Remove(thread, out var begun)) throw new FormatException($"line {number}: resumes a call that never began");
-                text = begun + resumed.Groups["rest"].Value;
-                overlapped = true;
+                text = begun.Text + resumed.Groups["rest"].Value;
+                began = begun.Line;
             }
 
             var whole = Whole().Match(text);
             if (!whole.Success) throw new FormatException($"line {number}: not a call as strace writes it: {line}");
             calls.Add(new StraceCall(
                 number, thread, whole.Groups["name"].Value, Split(whole.Groups["arguments"].Value),
-                whole.Groups["result"].Value.Trim(), overlapped));
+                whole.Groups["result"].Value.Trim(), began));
         }
 
         return calls;
