@@ -62,6 +62,15 @@ public enum MdweFlags : uint
     NoInherit = 2,
 }
 
+/// <summary>UFFDIO_REGISTER_MODE_*.</summary>
+[Flags]
+public enum UffdModes : uint
+{
+    None = 0,
+    Missing = 1,
+    WriteProtect = 2,
+}
+
 /// <summary>MREMAP_* flags.</summary>
 [Flags]
 public enum MremapFlags : uint

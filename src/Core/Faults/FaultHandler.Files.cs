@@ -35,6 +35,7 @@ internal static partial class FaultHandler
             if (Pte.IsMapped(space.PageTable.Read(address))) return VmFault.NoPage;
         }
 
+        if (file.Kind == FileKind.Shmem && vma.Has(VmFlags.UffdMissing) && file.Lookup(index) is null) return VmFault.SigBus;
         var isShared = vma.Has(VmFlags.Shared);
         if (FindOrAddPage(mm, space, file, index, address, request.Context) is not { } pfn) return VmFault.Oom;
         if ((mm.Memory.Frames[pfn].Flags & FrameFlags.HwPoison) != 0) return VmFault.HwPoison;

@@ -96,11 +96,14 @@ internal static partial class FaultHandler
     {
         var (space, vma) = (request.Space, request.Vma);
         var address = request.Address & PageGeometry.PageMask;
+        if (vma.Has(VmFlags.UffdMissing)) return Missing(mm, request, tableExists);
         if (mm.UsesZeroPage && !request.IsWrite && !request.IsUnshare)
         {
             var bits = Pte.Accessed | Mapping.AccessBits(vma, false);
             if (!tableExists && WantsHuge(mm, request, out var zeroStart) && mm.EnsureHugeZero())
             {
+                // do_huge_pmd_anonymous_page prepares for either page.
+                PrepareAnonVma(mm, space, vma);
                 var into = space.PageTable.Ensure(zeroStart, PageGeometry.PmdOrder);
                 if (!into.Exists) return VmFault.Oom;
                 space.PageTable[into] = Pte.Leaf(mm.HugeZero, Pte.Huge | Pte.Special | bits);
@@ -135,6 +138,19 @@ internal static partial class FaultHandler
         return VmFault.Oom;
     }
 
+    /// <summary>
+    /// handle_userfault of a missing page: SIGBUS. What the kernel had prepared by then stays: the anon_vma of a write or a huge page,
+    /// the table of a small one.
+    /// </summary>
+    private static VmFault Missing(MmContext mm, in FaultRequest request, bool tableExists)
+    {
+        var isHuge = !tableExists && WantsHuge(mm, request, out _);
+        var isZero = mm.UsesZeroPage && !request.IsWrite && !request.IsUnshare;
+        if (isHuge || !isZero) PrepareAnonVma(mm, request.Space, request.Vma);
+        if (!isHuge && !request.Space.PageTable.Ensure(request.Address, 0).Exists) return VmFault.Oom;
+        return VmFault.SigBus;
+    }
+
     private static ulong AnonBits(Vma vma, bool writable) =>
         Pte.Anon | Pte.Exclusive | Pte.Accessed | Pte.Dirty | Mapping.AccessBits(vma, writable);
 
@@ -143,6 +159,9 @@ internal static partial class FaultHandler
     {
         var (space, vma) = (request.Space, request.Vma);
         ref var entry = ref space.PageTable[slot];
+        // handle_userfault: nobody takes the protection off.
+        if (request.IsWrite && (entry & Pte.UffdWp) != 0 && vma.Has(VmFlags.UffdWp)) return VmFault.SigBus;
+        if (request.IsWrite) entry &= ~Pte.UffdWp;
         if (vma.HasAny(VmFlags.Shared | VmFlags.MayShare))
         {
             // page_mkwrite or pfn_mkwrite: the page is dirty from now on.
@@ -198,7 +217,7 @@ internal static partial class FaultHandler
         var page = mm.AllocatePage(space, address, request.Context, FrameFlags.Anon);
         if (page is not { } pfn) return VmFault.Oom;
         if (source != mm.Memory.ZeroPage) mm.Memory.Bytes.Of(source).CopyTo(mm.Memory.Bytes.Of(pfn));
-        space.PageTable[slot] = Pte.Leaf(pfn, AnonBits(vma, !request.IsUnshare));
+        space.PageTable[slot] = Pte.Leaf(pfn, AnonBits(vma, !request.IsUnshare) | (request.IsUnshare ? old & Pte.UffdWp : 0));
         mm.Memory.Frames[pfn].MapCount = 1;
         Mapping.Release(mm, old);
         return VmFault.NoPage;

@@ -47,6 +47,7 @@ internal static class HugeTlb
         if (vma.LostHugePage || index << PageGeometry.PageShift >= file.Size) return VmFault.SigBus;
         var isShared = vma.Has(VmFlags.MayShare);
         var head = file.Lookup(index);
+        if (head is null && vma.Has(VmFlags.UffdMissing)) return VmFault.SigBus;
         if (head is null && !isShared) return NewAnon(mm, request, slot, null);
         if (head is null)
         {

@@ -134,7 +134,7 @@ internal static class Mapping
     /// </summary>
     public static bool MayStayWritable(Vma vma, ulong entry)
     {
-        if (!vma.Has(VmFlags.Write)) return false;
+        if (!vma.Has(VmFlags.Write) || (entry & Pte.UffdWp) != 0) return false;
         if (!vma.Has(VmFlags.Shared)) return (entry & (Pte.Anon | Pte.Exclusive)) == (Pte.Anon | Pte.Exclusive);
         return (entry & Pte.DirtyTracked) == 0 || (entry & Pte.Dirty) != 0;
     }

@@ -39,6 +39,8 @@ public enum FrameFlags : uint
     LazyFree = 1u << 17,
     /// <summary>To be dropped as soon as it is written back (PG_reclaim); fault-around passes it over (the bit is PG_readahead's too).</summary>
     Reclaim = 1u << 18,
+    /// <summary>Was locked in an area that MREMAP_DONTUNMAP unlocked, and stays unevictable (PG_mlocked).</summary>
+    Mlocked = 1u << 19,
 }
 
 /// <summary>

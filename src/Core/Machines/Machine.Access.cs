@@ -328,6 +328,42 @@ public sealed partial class Machine
         return SyscallResult.Ok();
     }
 
+    /// <summary>userfaultfd(2) with UFFD_FEATURE_SIGBUS; null with -EPERM without CAP_SYS_PTRACE.</summary>
+    public Userfaultfd? CreateUserfaultfd(AddressSpace space, out Errno error)
+    {
+        using var turn = EnterTurn();
+        error = space.Exited ? Errno.ESRCH : space.Task.IsAdmin ? Errno.None : Errno.EPERM;
+        return error == Errno.None ? new Userfaultfd(space) : null;
+    }
+
+    /// <summary>UFFDIO_REGISTER of <paramref name="length"/> bytes.</summary>
+    public SyscallResult RegisterUffd(Userfaultfd fd, ulong start, ulong length, UffdModes modes)
+    {
+        using var turn = EnterTurn();
+        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.Register(fd, start, length, modes);
+    }
+
+    /// <summary>UFFDIO_UNREGISTER.</summary>
+    public SyscallResult UnregisterUffd(Userfaultfd fd, ulong start, ulong length)
+    {
+        using var turn = EnterTurn();
+        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.Unregister(_mm, fd, start, length);
+    }
+
+    /// <summary>UFFDIO_WRITEPROTECT, on or off.</summary>
+    public SyscallResult WriteProtectUffd(Userfaultfd fd, ulong start, ulong length, bool isOn)
+    {
+        using var turn = EnterTurn();
+        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.WriteProtect(_mm, fd, start, length, isOn);
+    }
+
+    /// <summary>UFFDIO_COPY of up to one page to a missing one; UFFDIO_ZEROPAGE without content. The bytes filled, or the errno.</summary>
+    public SyscallResult FillUffd(Userfaultfd fd, ulong address, ReadOnlySpan<byte> content)
+    {
+        using var turn = EnterTurn();
+        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.Fill(_mm, fd, address, content);
+    }
+
     private static long PagesBetween(ulong address, ulong length) =>
         (long)PageGeometry.PagesOf((address & ~PageGeometry.PageMask) + length);
 

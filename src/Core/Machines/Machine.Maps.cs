@@ -65,7 +65,7 @@ public sealed record MapsEntry
     [
         (VmFlags.Read, "rd"), (VmFlags.Write, "wr"), (VmFlags.Exec, "ex"), (VmFlags.Shared, "sh"), (VmFlags.MayRead, "mr"),
         (VmFlags.MayWrite, "mw"), (VmFlags.MayExec, "me"), (VmFlags.MayShare, "ms"), (VmFlags.GrowsDown, "gd"),
-        (VmFlags.PfnMap, "pf"), (VmFlags.MaybeGuard, "gu"), (VmFlags.Locked, "lo"), (VmFlags.Io, "io"), (VmFlags.SeqRead, "sr"),
+        (VmFlags.UffdMissing, "um"), (VmFlags.PfnMap, "pf"), (VmFlags.MaybeGuard, "gu"), (VmFlags.UffdWp, "uw"), (VmFlags.Locked, "lo"), (VmFlags.Io, "io"), (VmFlags.SeqRead, "sr"),
         (VmFlags.RandRead, "rr"), (VmFlags.DontCopy, "dc"), (VmFlags.DontExpand, "de"), (VmFlags.LockOnFault, "lf"),
         (VmFlags.Account, "ac"), (VmFlags.NoReserve, "nr"), (VmFlags.HugeTlb, "ht"), (VmFlags.WipeOnFork, "wf"),
         (VmFlags.DontDump, "dd"), (VmFlags.SoftDirty, "sd"), (VmFlags.MixedMap, "mm"), (VmFlags.HugePage, "hg"),
@@ -108,6 +108,7 @@ public sealed partial class Machine
         const ulong fileOrShared = 1UL << 61;
         const ulong exclusive = 1UL << 56;
         const ulong swapped = 1UL << 62;
+        const ulong uffdWriteProtected = 1UL << 57;
         const ulong guard = 1UL << 58;
         using var turn = EnterQuery();
         var result = new ulong[count];
@@ -121,7 +122,7 @@ public sealed partial class Machine
             if ((entry & Pte.Marker) != 0) result[i] = entry == Pte.GuardMarker && Profile.HasGuardRegions ? swapped | guard : swapped;
             if (!Pte.IsMapped(entry)) continue;
             var pfn = Pte.PfnOf(entry) + ((address >> PageGeometry.PageShift) & ((1UL << slot.Order) - 1));
-            result[i] = present | pfn.Value;
+            result[i] = present | pfn.Value | ((entry & Pte.UffdWp) != 0 ? uffdWriteProtected : 0);
             // The huge zero page is not anonymous and has a page to ask.
             if (Pte.PfnOf(entry) == _mm.HugeZero) result[i] |= fileOrShared;
             if ((entry & Pte.Special) != 0) continue;

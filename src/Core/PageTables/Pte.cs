@@ -4,7 +4,7 @@ using FramePin.Core.Addressing;
 namespace FramePin.Core.PageTables;
 
 /// <summary>
-/// A page-table entry. High to low: 58 soft-dirty, 57 PROT_NONE, 56 marker, 55 no struct page wanted (pfn entry), 54 secret, 53 no mapping,
+/// A page-table entry. High to low: 59 write-protected by userfaultfd, 58 soft-dirty, 57 PROT_NONE, 56 marker, 55 no struct page wanted (pfn entry), 54 secret, 53 no mapping,
 /// 52 dirty-tracked file, 12 to 51 PFN (or marker kind, or table number), 11 compound, 10 anonymous, 9 exclusive, 8 special, 7 huge,
 /// 6 dirty, 5 accessed, 1 writable, 0 present.
 /// </summary>
@@ -35,12 +35,15 @@ internal static class Pte
     /// <summary>Keeps its PFN but no access at all (PROT_NONE); never together with Present.</summary>
     public const ulong ProtNone = 1UL << 57;
 
+    /// <summary>Write-protected by a userfaultfd; never together with Write.</summary>
+    public const ulong UffdWp = 1UL << 59;
+
     public const int PfnShift = PageGeometry.PageShift;
     public const ulong PfnMask = ((1UL << 40) - 1) << PfnShift;
 
     /// <summary>What a leaf carries along when its protection or address changes.</summary>
     public const ulong KeepMask = PfnMask | Accessed | Dirty | Huge | Special | Exclusive | Anon | Compound
-        | DirtyTracked | NoMapping | Secret | RawPfn;
+        | DirtyTracked | NoMapping | Secret | RawPfn | UffdWp;
 
     public const ulong GuardMarker = Marker | (1UL << PfnShift);
     /// <summary>What UFFDIO_POISON leaves: reads as broken memory, though no frame is.</summary>

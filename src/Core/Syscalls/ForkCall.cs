@@ -26,6 +26,9 @@ internal static class ForkCall
             var copy = vma.Slice(vma.Start, vma.End);
             copy.Flags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
             copy.OwnsHugeReserve = false;
+            // Nobody asked to hear of forks (UFFD_FEATURE_EVENT_FORK).
+            copy.Flags &= ~(VmFlags.UffdMissing | VmFlags.UffdWp);
+            copy.Uffd = null;
             if (vma.Has(VmFlags.WipeOnFork))
             {
                 copy.AnonVma = null;
@@ -52,7 +55,7 @@ internal static class ForkCall
     /// <summary>vma_needs_copy: what faults can fill again is left to them.</summary>
     private static bool NeedsCopy(Vma vma) =>
         vma.AnonVma is not null
-        || vma.HasAny(VmFlags.PfnMap | VmFlags.MixedMap | VmFlags.UffdWp | VmFlags.MaybeGuard | VmFlags.Io);
+        || vma.HasAny(VmFlags.PfnMap | VmFlags.MixedMap | VmFlags.MaybeGuard | VmFlags.Io);
 
     private static Errno CopyRange(MmContext mm, AddressSpace parent, AddressSpace child, Vma vma, Vma copy)
     {
@@ -89,7 +92,7 @@ internal static class ForkCall
         if (isOwnPinned) return CopyPinned(mm, child, copy, address, entry, slot.Order, into);
         if (vma.IsCow && Pte.IsMapped(entry)) entry &= ~(Pte.Write | Pte.Exclusive);
         var shared = vma.IsCow ? entry : entry & ~(Pte.Dirty | Pte.Accessed);
-        child.PageTable[into] = shared;
+        child.PageTable[into] = shared & ~Pte.UffdWp;
         if (!Pte.IsMapped(entry) || (entry & Pte.Special) != 0) return Errno.None;
         var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
         mm.Memory.Frames.AddRefs(head, 1);

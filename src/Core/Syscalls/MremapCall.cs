@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
 
@@ -47,12 +48,13 @@ internal static class MremapCall
         if (end < from) return Errno.EFAULT;
         var result = (SyscallResult)Errno.EFAULT;
         var isFirst = true;
-        for (var vma = space.Vmas.FindFrom(from); vma is not null && vma.Start < end; vma = space.Vmas.FindFrom(from))
+        // The area behind may be the one that was moved, which its copy has joined.
+        for (var vma = space.Vmas.FindFrom(from); from < end && vma is not null && vma.Start < end; vma = space.Vmas.FindFrom(from))
         {
             var address = Math.Max(vma.Start, request.Address);
             if (isFirst && address > request.Address) return Errno.EFAULT;
             from = vma.End;
-            if (vma.Device is not null && (!isFirst || vma.End < end)) return SyscallResult.Fail(Errno.EFAULT, !isFirst);
+            if ((vma.Device is not null || vma.Uffd is not null) && (!isFirst || vma.End < end)) return SyscallResult.Fail(Errno.EFAULT, !isFirst);
             var length = Math.Min(end, vma.End) - address;
             var moved = RunOn(mm, space, vma, request with
             {
@@ -220,6 +222,7 @@ internal static class MremapCall
             Start = target,
             End = target + request.NewLength,
             Flags = vma.Flags,
+            Uffd = vma.Uffd,
             PageOffset = offset,
             File = vma.File,
             Device = vma.Device,
@@ -232,6 +235,9 @@ internal static class MremapCall
             HugeOrder = vma.HugeOrder,
         };
         var merged = VmaMerge.InsertOrMerge(space, copy);
+        // Nobody asked to hear of moves (UFFD_FEATURE_EVENT_REMAP): the area that the copy has become is registered no more, all of it.
+        merged.Flags &= ~(VmFlags.UffdMissing | VmFlags.UffdWp);
+        merged.Uffd = null;
         if (!MoveEntries(mm, space, request, target))
         {
             Mapping.Zap(mm, space, copy.Start, copy.End);
@@ -239,7 +245,7 @@ internal static class MremapCall
             return Errno.ENOMEM;
         }
 
-        if (request.KeepsOld) LeaveOld(space, request);
+        if (request.KeepsOld) LeaveOld(mm, space, request);
         else if (request.OldLength > 0) MunmapCall.Unmap(mm, space, request.Old);
         // Only what the move added is filled.
         if (merged.Has(VmFlags.Locked) && request.NewLength > request.OldLength)
@@ -248,13 +254,30 @@ internal static class MremapCall
     }
 
     /// <summary>MREMAP_DONTUNMAP: the old area stays, empty, unlocked, and may be faulted anew.</summary>
-    private static void LeaveOld(AddressSpace space, Request request)
+    private static void LeaveOld(MmContext mm, AddressSpace space, Request request)
     {
         foreach (var old in space.Vmas.Overlapping(request.Old))
         {
-            if (old.Has(VmFlags.Locked)) space.UncountedUnlocks += old.Pages;
+            if (old.Has(VmFlags.Locked))
+            {
+                space.UncountedUnlocks += old.Pages;
+                KeepMlocked(mm, space, old);
+            }
+
             old.Flags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
             if (old.Range == request.Old) old.AnonVma = null;
+        }
+    }
+
+    private static void KeepMlocked(MmContext mm, AddressSpace space, Vma vma)
+    {
+        var address = vma.Start;
+        while (space.PageTable.Next(ref address, vma.End, out var slot))
+        {
+            var entry = space.PageTable[slot];
+            if (Pte.IsMapped(entry) && (entry & Pte.Special) == 0)
+                mm.Memory.Frames[mm.Memory.Frames.HeadOf(Pte.PfnOf(entry))].Flags |= FrameFlags.Mlocked;
+            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
     }
 
@@ -297,7 +320,7 @@ internal static class MremapCall
                 continue;
             }
 
-            table[into] = table[slot];
+            table[into] = table[slot] & ~Pte.UffdWp;
             table[slot] = 0;
             address += slot.Size;
         }

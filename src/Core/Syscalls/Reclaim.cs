@@ -45,7 +45,7 @@ internal static class Reclaim
         var frames = mm.Memory.Frames;
         var pfn = Pte.PfnOf(entry);
         ref var info = ref frames[pfn];
-        if (info.MapCount != 1 || (info.Flags & FrameFlags.HwPoison) != 0) return;
+        if (info.MapCount != 1 || (info.Flags & (FrameFlags.HwPoison | FrameFlags.Mlocked)) != 0) return;
         if ((entry & Pte.Anon) != 0)
         {
             var isDroppable = vma.Has(VmFlags.Droppable);

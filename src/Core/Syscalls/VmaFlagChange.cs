@@ -7,9 +7,12 @@ namespace FramePin.Core.Syscalls;
 internal static class VmaFlagChange
 {
     /// <summary>On return <paramref name="vma"/> is the area that covers [start, end). -ENOMEM at the map limit, -EINVAL unsplittable.</summary>
-    public static Errno Apply(AddressSpace space, ref Vma vma, ulong start, ulong end, VmFlags flags)
+    public static Errno Apply(AddressSpace space, ref Vma vma, ulong start, ulong end, VmFlags flags) =>
+        flags == vma.Flags ? Errno.None : Apply(space, ref vma, start, end, flags, vma.Uffd);
+
+    /// <summary>The same, with another userfaultfd or none.</summary>
+    public static Errno Apply(AddressSpace space, ref Vma vma, ulong start, ulong end, VmFlags flags, Userfaultfd? uffd)
     {
-        if (flags == vma.Flags) return Errno.None;
         if (start > vma.Start)
         {
             var error = VmaMerge.Split(space, vma, start, out var upper);
@@ -24,6 +27,7 @@ internal static class VmaFlagChange
         }
 
         vma.Flags = flags;
+        vma.Uffd = uffd;
         vma = VmaMerge.MergeChanged(space, vma);
         return Errno.None;
     }

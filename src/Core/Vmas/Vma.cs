@@ -53,6 +53,9 @@ internal sealed class Vma
     /// <summary>The owner of the reservation took a page away from this area (HPAGE_RESV_UNMAPPED).</summary>
     public bool LostHugePage { get; set; }
 
+    /// <summary>The userfaultfd that the area is registered with; null for none.</summary>
+    public Userfaultfd? Uffd { get; set; }
+
     /// <summary>Memory-deny and special mappings refuse to be split (vm_ops->may_split).</summary>
     public bool NeverSplit => SpecialName is "[vdso]" or "[vvar]" or "[vvar_vclock]" or "[vsyscall]";
 
@@ -93,6 +96,7 @@ internal sealed class Vma
         File = File,
         Device = Device,
         Opening = Opening,
+        Uffd = Uffd,
         AnonVma = AnonVma,
         HasForkedAnon = HasForkedAnon,
         OwnsHugeReserve = OwnsHugeReserve,

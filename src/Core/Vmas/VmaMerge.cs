@@ -76,6 +76,7 @@ internal static class VmaMerge
         && !lower.HasAny(VmFlags.Special) && !upper.HasAny(VmFlags.Special)
         && ReferenceEquals(lower.File, upper.File) && ReferenceEquals(lower.Device, upper.Device)
         && lower.Opening == upper.Opening && lower.SpecialName == upper.SpecialName
+        && ReferenceEquals(lower.Uffd, upper.Uffd)
         && !lower.HasClose && !upper.HasClose
         && lower.PageOffset + lower.Pages == upper.PageOffset
         && CompatibleAnon(lower, upper);

@@ -126,6 +126,43 @@ public sealed partial class KernelSystem
         return "0x0";
     }
 
+    /// <summary>A userfaultfd of the process whose faults end in SIGBUS, and one ioctl on it.</summary>
+    private string Uffd(Tracee tracee, Step step)
+    {
+        const ulong ioctl = 16;
+        const ulong userfaultfd = 323;
+        const ulong api = 0xc018_aa3f;
+        const ulong featureSigBus = 1 << 7;
+        const ulong register = 0xc020_aa00, unregister = 0x8010_aa01, copy = 0xc028_aa03, zero = 0xc020_aa04, protect = 0xc018_aa06;
+        if (!_uffds.TryGetValue(step.Process, out var fd))
+        {
+            var made = tracee.Call(userfaultfd, 0);
+            if (made < 0) return Text(made);
+            fd = (ulong)made;
+            tracee.WriteScratch(MemoryMarshal.AsBytes<ulong>([0xaa, featureSigBus, 0]), 0);
+            Must(tracee.Call(ioctl, fd, api, tracee.Scratch), "UFFDIO_API");
+            _uffds[step.Process] = fd;
+        }
+
+        const int arguments = 64;
+        var (request, words, resultAt) = step.Kind switch
+        {
+            StepKind.UffdRegister => (register, (ulong[])[step.A, step.B, step.C, 0], -1),
+            StepKind.UffdUnregister => (unregister, [step.A, step.B], -1),
+            StepKind.UffdCopy => (copy, [step.A, tracee.Source, Page, 0, 0], 4),
+            StepKind.UffdZero => (zero, [step.A, Page, 0, 0], 3),
+            _ => (protect, [step.A, step.B, step.C], -1),
+        };
+        if (step.Kind == StepKind.UffdCopy) tracee.WriteSource(Filled(Page, step.B));
+        tracee.WriteScratch(MemoryMarshal.AsBytes<ulong>(words), arguments);
+        var result = tracee.Call(ioctl, fd, request, tracee.Scratch + arguments);
+        // What was copied, or why not, stands in the last word; the call itself says only that something was not.
+        if (resultAt < 0 || result is < 0 and not -(long)Errno.EAGAIN) return Text(result);
+        Span<byte> done = stackalloc byte[8];
+        tracee.ReadScratch(done, arguments + (resultAt * 8));
+        return Text(BinaryPrimitives.ReadInt64LittleEndian(done));
+    }
+
     private static string MovePages(Tracee tracee, ulong address, ulong length)
     {
         var pages = (int)(length / Page);

@@ -36,6 +36,7 @@ public sealed partial class KernelSystem : IMemorySystem
     private ulong _pipeRead, _pipeWrite, _copyWrite, _zero, _directIn, _directOut;
     private int _pipeFd, _copyFd;
     private int _pipeHeld;
+    private readonly Dictionary<int, ulong> _uffds = [];
     private ulong _user;
 
     public KernelSystem(KernelHost host)
@@ -210,6 +211,8 @@ public sealed partial class KernelSystem : IMemorySystem
             case StepKind.Mdwe: return Text(tracee.Call(SystemCall.Prctl, 65, a));
             case StepKind.Pagemap: return Pagemap(tracee, a, b);
             case StepKind.Poison: return Poison(tracee, a, b);
+            case StepKind.UffdRegister or StepKind.UffdUnregister or StepKind.UffdCopy or StepKind.UffdZero or StepKind.UffdProtect:
+                return Uffd(tracee, step);
             case StepKind.MovePages: return MovePages(tracee, a, b);
             default: throw new InvalidOperationException($"no step {step.Kind}");
         }

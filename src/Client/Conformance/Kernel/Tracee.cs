@@ -41,6 +41,9 @@ internal sealed class Tracee : IDisposable
     /// <summary>A page at the top of the stack that the tracer may use for arguments.</summary>
     public ulong Scratch { get; private set; }
 
+    /// <summary>The page above it, in the string that made the room: the source of a copy.</summary>
+    public ulong Source => Scratch + 0x1000;
+
     /// <summary>The status with which the process ended; null while it lives.</summary>
     public int? Ended { get; private set; }
 
@@ -191,6 +194,8 @@ internal sealed class Tracee : IDisposable
         var done = LibC.Write(MemFd, bytes, Scratch + (ulong)offset);
         if (done != bytes.Length) throw new Win32Exception((int)-done, "writing the tracee's scratch page");
     }
+
+    public void WriteSource(ReadOnlySpan<byte> page) => WriteScratch(page, (int)(Source - Scratch));
 
     public void ReadScratch(Span<byte> bytes, int offset)
     {

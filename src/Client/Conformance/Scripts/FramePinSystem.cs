@@ -19,6 +19,7 @@ public sealed class FramePinSystem : IMemorySystem
     private readonly List<AddressSpace> _spaces = [];
     private readonly MemoryFile?[] _files;
     private readonly Dictionary<int, Ring> _rings = [];
+    private readonly Dictionary<int, Userfaultfd> _uffds = [];
     private readonly Dictionary<int, Registration> _registered = [];
     private readonly FrameNames _names = new();
     private readonly SnapshotWriter _writer;
@@ -69,9 +70,12 @@ public sealed class FramePinSystem : IMemorySystem
     }
 
     /// <summary>The areas of a process that a script may work on: not its code, stack or the kernel's pages.</summary>
-    public IReadOnlyList<AddressRange> Areas(int process) =>
+    public IReadOnlyList<Area> Areas(int process) =>
         [.. _machine.Maps(_spaces[process])
-            .Where(entry => entry.Name != "exe" && entry.Name is not ['[', 's' or 'v', ..]).Select(entry => entry.Range)];
+            .Where(entry => entry.Name != "exe" && entry.Name is not ['[', 's' or 'v', ..]).Select(entry => new Area(
+                entry.Range,
+                IsAnonymous: entry.Name is "" or "[heap]" && (entry.Flags & (VmFlags.HugeTlb | VmFlags.Droppable)) == 0,
+                IsRegistered: (entry.Flags & (VmFlags.UffdMissing | VmFlags.UffdWp)) != 0))];
 
     public InitialProcess Initial { get; }
 
@@ -237,6 +241,8 @@ public sealed class FramePinSystem : IMemorySystem
             case StepKind.Mdwe: return Text(_machine.SetMdwe(space, (MdweFlags)a));
             case StepKind.Pagemap: return Pagemap(space, a, b);
             case StepKind.Poison: return Text(_machine.PoisonMarkers(space, a, b));
+            case StepKind.UffdRegister or StepKind.UffdUnregister or StepKind.UffdCopy or StepKind.UffdZero or StepKind.UffdProtect:
+                return Uffd(space, step);
             case StepKind.MovePages:
                 return string.Join(' ', _machine.QueryNodes(space, a, (int)(b / Page)).Select(node => node == Errno.None ? "n0" : $"{node}"));
             default: throw new InvalidOperationException($"no step {step.Kind}");
@@ -331,6 +337,24 @@ public sealed class FramePinSystem : IMemorySystem
         _rings[process].Unregister();
         _dropped = -registration.Dropped;
         return true;
+    }
+
+    private string Uffd(AddressSpace space, Step step)
+    {
+        if (!_uffds.TryGetValue(step.Process, out var fd))
+        {
+            if (_machine.CreateUserfaultfd(space, out var error) is not { } fresh) return Text(error);
+            fd = _uffds[step.Process] = fresh;
+        }
+
+        return Text(step.Kind switch
+        {
+            StepKind.UffdRegister => _machine.RegisterUffd(fd, step.A, step.B, (UffdModes)step.C),
+            StepKind.UffdUnregister => _machine.UnregisterUffd(fd, step.A, step.B),
+            StepKind.UffdCopy => _machine.FillUffd(fd, step.A, Filled(Page, step.B)),
+            StepKind.UffdZero => _machine.FillUffd(fd, step.A, []),
+            _ => _machine.WriteProtectUffd(fd, step.A, step.B, step.C != 0),
+        });
     }
 
     private string Limit(AddressSpace space, ulong resource, ulong bytes)

@@ -3,6 +3,9 @@ using FramePin.Core.Addressing;
 
 namespace FramePin.Conformance.Scripts;
 
+/// <summary>An area that a script may work on.</summary>
+public readonly record struct Area(AddressRange Range, bool IsAnonymous, bool IsRegistered);
+
 /// <summary>Makes random steps from a seed. Looks at FramePin's areas, never at the kernel's, so that a seed always gives the same script.</summary>
 public sealed class Generator(int seed, InitialProcess initial)
 {
@@ -24,6 +27,7 @@ public sealed class Generator(int seed, InitialProcess initial)
         (StepKind.ProcessRead, 20), (StepKind.ProcessWrite, 20), (StepKind.MemRead, 20), (StepKind.MemWrite, 20),
         (StepKind.DirectWrite, 8), (StepKind.DirectRead, 8), (StepKind.CopyFrom, 18), (StepKind.Clear, 18), (StepKind.Futex, 18),
         (StepKind.FutexOp, 14), (StepKind.Limit, 6), (StepKind.DropRights, 2), (StepKind.Mdwe, 1),
+        (StepKind.UffdRegister, 10), (StepKind.UffdUnregister, 4), (StepKind.UffdCopy, 7), (StepKind.UffdZero, 5), (StepKind.UffdProtect, 12),
         (StepKind.MovePages, 8),
     ];
 
@@ -44,7 +48,7 @@ public sealed class Generator(int seed, InitialProcess initial)
     private readonly HashSet<int> _exited = [];
 
     /// <summary>The next step, given the areas of each process.</summary>
-    public Step Next(Func<int, IReadOnlyList<AddressRange>> areasOf)
+    public Step Next(Func<int, IReadOnlyList<Area>> areasOf)
     {
         while (true)
         {
@@ -78,7 +82,7 @@ public sealed class Generator(int seed, InitialProcess initial)
         throw new InvalidOperationException("weights");
     }
 
-    private Step? Make(int process, StepKind kind, IReadOnlyList<AddressRange> areas)
+    private Step? Make(int process, StepKind kind, IReadOnlyList<Area> areas)
     {
         var (address, length) = PickRange(areas);
         switch (kind)
@@ -116,6 +120,13 @@ public sealed class Generator(int seed, InitialProcess initial)
                 return new Step(process, kind, address & ~(Page - 1), Math.Clamp(length, Page, 16 * Page));
             case StepKind.Futex or StepKind.FutexOp: return new Step(process, kind, address);
             case StepKind.Limit: return Limit(process);
+            case StepKind.UffdRegister:
+                return UffdRegister(process, areas, address, (length + Page - 1) & ~(Page - 1));
+            case StepKind.UffdUnregister: return new Step(process, kind, Registered(areas, address), (length + Page - 1) & ~(Page - 1));
+            case StepKind.UffdCopy: return new Step(process, kind, Registered(areas, address), PickByte());
+            case StepKind.UffdZero: return new Step(process, kind, Registered(areas, address));
+            case StepKind.UffdProtect:
+                return new Step(process, kind, Registered(areas, address), (length + Page - 1) & ~(Page - 1), Chance(3) ? 0UL : 1);
             case StepKind.DropRights: return new Step(process, kind);
             case StepKind.Mdwe: return new Step(process, kind, Pick<ulong>([0, 1, 1, 2, 3]));
             case StepKind.Munmap or StepKind.Munlock: return new Step(process, kind, address, length);
@@ -177,6 +188,23 @@ public sealed class Generator(int seed, InitialProcess initial)
         return new Step(process, StepKind.Mmap, address, length, prot, flags, file, offset);
     }
 
+    /// <summary>Write protection only inside one anonymous area: FramePin has it for no other memory (a deviation in its README).</summary>
+    private Step UffdRegister(int process, IReadOnlyList<Area> areas, ulong address, ulong length)
+    {
+        var area = areas.FirstOrDefault(area => area.Range.Contains(address));
+        if (!area.IsAnonymous) return new Step(process, StepKind.UffdRegister, address, length, Pick<ulong>([1, 1, 1, 0]));
+        return new Step(process, StepKind.UffdRegister, address, Math.Min(length, area.Range.End - address), Pick<ulong>([1, 2, 2, 3]));
+    }
+
+    /// <summary>A page of an area that is registered with a userfaultfd, when there is one; one time in four some other address.</summary>
+    private ulong Registered(IReadOnlyList<Area> areas, ulong address)
+    {
+        var registered = areas.Where(area => area.IsRegistered).ToList();
+        if (registered.Count == 0 || Chance(4)) return address;
+        var range = registered[_random.Next(registered.Count)].Range;
+        return range.Start + ((ulong)_random.NextInt64((long)Math.Min(range.Length / Page, 1024)) * Page);
+    }
+
     private Step Limit(int process)
     {
         const ulong unlimited = ulong.MaxValue;
@@ -191,12 +219,12 @@ public sealed class Generator(int seed, InitialProcess initial)
         return new Step(process, StepKind.Limit, resource, Pick<ulong>(values));
     }
 
-    private (ulong Address, ulong Length) PickRange(IReadOnlyList<AddressRange> areas)
+    private (ulong Address, ulong Length) PickRange(IReadOnlyList<Area> areas)
     {
         var where = _random.Next(100);
         if (where < 45 && areas.Count > 0)
         {
-            var area = areas[_random.Next(areas.Count)];
+            var area = areas[_random.Next(areas.Count)].Range;
             var pages = area.Length / Page;
             var first = (ulong)_random.NextInt64((long)Math.Min(pages, 1024));
             return (area.Start + (first * Page), PickLength(pages >= 512 && Chance(2)));

@@ -83,6 +83,16 @@ public enum StepKind
     Pagemap,
     /// <summary>address, length: UFFDIO_POISON.</summary>
     Poison,
+    /// <summary>address, length, modes: UFFDIO_REGISTER with a userfaultfd of the process that answers by SIGBUS.</summary>
+    UffdRegister,
+    /// <summary>address, length.</summary>
+    UffdUnregister,
+    /// <summary>address, value: UFFDIO_COPY of a page filled with the value.</summary>
+    UffdCopy,
+    /// <summary>address: UFFDIO_ZEROPAGE of a page.</summary>
+    UffdZero,
+    /// <summary>address, length, on: UFFDIO_WRITEPROTECT.</summary>
+    UffdProtect,
     /// <summary>resource, bytes: the soft limit of setrlimit; all ones for unlimited.</summary>
     Limit,
     /// <summary>The process becomes an ordinary user: setresuid.</summary>
@@ -142,6 +152,11 @@ public sealed record Step(int Process, StepKind Kind, ulong A = 0, ulong B = 0, 
         [StepKind.Mdwe] = ["flags"],
         [StepKind.Pagemap] = ["addr", "len"],
         [StepKind.Poison] = ["addr", "len"],
+        [StepKind.UffdRegister] = ["addr", "len", "modes"],
+        [StepKind.UffdUnregister] = ["addr", "len"],
+        [StepKind.UffdCopy] = ["addr", "value"],
+        [StepKind.UffdZero] = ["addr"],
+        [StepKind.UffdProtect] = ["addr", "len", "on"],
     };
 
     /// <summary>The step as a line of a script file: <c>0 Mmap addr=0x10000000 len=0x4000 ...</c>.</summary>

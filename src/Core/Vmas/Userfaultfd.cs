@@ -1,0 +1,14 @@
+namespace FramePin.Core.Vmas;
+
+/// <summary>
+/// A userfaultfd: the ranges of one address space that are registered with it answer missing and write-protect faults with SIGBUS, as
+/// with UFFD_FEATURE_SIGBUS. Messages to a handler are not emulated.
+/// </summary>
+/// <remarks>Made by Machine.CreateUserfaultfd. Areas refer to it; guarded by the turn.</remarks>
+public sealed class Userfaultfd
+{
+    internal Userfaultfd(AddressSpace space) => Space = space;
+
+    /// <summary>Whose memory it can register: that of the process that made it.</summary>
+    public AddressSpace Space { get; }
+}
