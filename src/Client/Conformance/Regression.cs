@@ -23,6 +23,7 @@ public sealed record Regression(
         text.Append(CultureInfo.InvariantCulture, $"profile {Profile}\n");
         text.Append(CultureInfo.InvariantCulture, $"process base=0x{Initial.MmapBase:x} brk=0x{Initial.StartBrk:x} huge={Initial.HugePages} ");
         if (Initial.DataSize != 0) text.Append(CultureInfo.InvariantCulture, $"data=0x{Initial.DataSize:x} memlock=0x{Initial.RlimitMemlock:x} ");
+        if (Initial.CachesZeroedHoles) text.Append("zeroed-holes=cached ");
         text.Append(CultureInfo.InvariantCulture, $"thp={Initial.Thp} zero-page={Initial.UsesZeroPage} missing={string.Join(',', Initial.MissingFiles)}\n");
         foreach (var mapping in Initial.Mappings)
             text.Append(CultureInfo.InvariantCulture, $"map {mapping.Start:x}-{mapping.End:x} {mapping.Permissions} {mapping.Offset:x} {mapping.Name}\n");
@@ -83,6 +84,7 @@ public sealed record Regression(
             Enum.Parse<ThpMode>(values["thp"]), bool.Parse(values["zero-page"]), IsPrivileged: true,
             [.. values["missing"].Split(',', StringSplitOptions.RemoveEmptyEntries).Select(int.Parse)])
         {
+            CachesZeroedHoles = values.ContainsKey("zeroed-holes"),
             DataSize = values.TryGetValue("data", out var data) ? Hex(data[2..]) : 0,
             RlimitMemlock = values.TryGetValue("memlock", out var memlock) ? Hex(memlock[2..]) : 8UL << 20,
         };

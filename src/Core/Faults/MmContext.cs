@@ -89,6 +89,9 @@ internal sealed class MmContext : IDisposable
     /// <summary>Reads of untouched anonymous memory map the zero page.</summary>
     public bool UsesZeroPage { get; init; } = true;
 
+    /// <summary>Disk file systems keep pages without contents (<see cref="Backing.MemoryFile.NoteUnread"/>).</summary>
+    public bool CachesZeroedHoles { get; init; } = true;
+
     /// <summary>The processor has protection keys: execute-only memory is just that.</summary>
     public bool HasProtectionKeys { get; init; }
 

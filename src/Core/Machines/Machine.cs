@@ -55,6 +55,7 @@ public sealed partial class Machine : IDisposable
         _mm = new MmContext(options.Profile, memory, options.Thp)
         {
             UsesZeroPage = options.UsesZeroPage,
+            CachesZeroedHoles = options.CachesZeroedHoles,
             HasProtectionKeys = options.HasProtectionKeys,
             HandlesMemoryFailure = options.HandlesMemoryFailure,
         };

@@ -35,6 +35,12 @@ public sealed record MachineOptions
     public bool UsesZeroPage { get; init; } = true;
 
     /// <summary>
+    /// A disk file system that wants to zero a part of a hole (behind an old or a new end, beside a punched range) leaves the page in its
+    /// cache without contents, as ext4 of Linux 6.13 and later does; read-ahead and fault-around pass it over.
+    /// </summary>
+    public bool CachesZeroedHoles { get; init; } = true;
+
+    /// <summary>
     /// The processor has protection keys: memory that is only executable cannot be read. Keys of a program's own are not emulated.
     /// </summary>
     public bool HasProtectionKeys { get; init; }

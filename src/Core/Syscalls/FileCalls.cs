@@ -33,8 +33,13 @@ internal static class FileCalls
     {
         if ((offset & ~PageGeometry.PageMask) == 0) return;
         var index = offset >> PageGeometry.PageShift;
-        if (file.Stored(index) is null) file.NoteUnread(index);
-        else FaultHandler.FindOrAddPage(mm, null, file, index, 0, AllocationContext.Movable);
+        if (file.Stored(index) is null)
+        {
+            if (mm.CachesZeroedHoles) file.NoteUnread(index);
+            return;
+        }
+
+        FaultHandler.FindOrAddPage(mm, null, file, index, 0, AllocationContext.Movable);
     }
 
     /// <summary>fallocate(PUNCH_HOLE): whole pages leave the file, parts of pages are zeroed; private copies stay.</summary>

@@ -42,6 +42,7 @@ public sealed class KernelHost : IDisposable
         // processor's batch has one more reference, which makes a write copy it.
         Native.LibC.KeepOn(0, _processor);
         _template = Tracee.Start(_executor);
+        CachesZeroedHoles = ProbeZeroedHoles();
     }
 
     /// <summary>Release of the running kernel, as uname -r prints it.</summary>
@@ -54,6 +55,38 @@ public sealed class KernelHost : IDisposable
     public int HugePages { get; }
 
     public ThpMode Thp { get; }
+
+    /// <summary>The disk file system keeps a page of a hole of which it zeroed a part, without contents.</summary>
+    internal bool CachesZeroedHoles { get; }
+
+    /// <summary>
+    /// A file that ended within a page of a hole is extended; then a read beside that page maps it along with its neighbours, unless it is
+    /// in the cache without contents.
+    /// </summary>
+    private bool ProbeZeroedHoles()
+    {
+        const int size = 8 * 4096;
+        const int oldEnd = (2 * 4096) + 2048;
+        var path = Path.Combine(DiskFolder, "probe");
+        using (var file = new FileStream(path, FileMode.Create, FileAccess.ReadWrite, FileShare.ReadWrite, bufferSize: 0))
+        {
+            file.SetLength(oldEnd);
+            file.SetLength(size);
+        }
+
+        _template.WriteScratch(System.Text.Encoding.UTF8.GetBytes(path + '\0'), 0);
+        const ulong atCwd = unchecked((ulong)-100);
+        const ulong mapPrivate = 2, protRead = 1;
+        var fd = (ulong)_template.Call(SystemCall.OpenAt, atCwd, _template.Scratch, 0);
+        var at = (ulong)_template.Call(SystemCall.Mmap, 0, size, protRead, mapPrivate, fd, 0);
+        Span<byte> residency = stackalloc byte[8];
+        var signal = _template.Touch(at + 4096, null, out _);
+        _template.Call(SystemCall.Mincore, at, size, _template.Scratch);
+        _template.ReadScratch(residency, 0);
+        _template.Call(SystemCall.Munmap, at, size);
+        _template.Call(SystemCall.Close, fd);
+        return signal == UserSignal.None && (residency[1] & 1) != 0 && (residency[2] & 1) == 0;
+    }
 
     /// <summary>The number of a user whom no script of this run has had; nobody on the host should be.</summary>
     internal ulong TakeUser() => _nextUser++;

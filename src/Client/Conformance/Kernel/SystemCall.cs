@@ -5,6 +5,7 @@ internal static class SystemCall
 {
     public const ulong Read = 0;
     public const ulong Write = 1;
+    public const ulong Close = 3;
     public const ulong Mmap = 9;
     public const ulong Mprotect = 10;
     public const ulong Munmap = 11;

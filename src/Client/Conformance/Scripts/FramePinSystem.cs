@@ -42,6 +42,7 @@ public sealed class FramePinSystem : IMemorySystem
             HugePages2M = initial.HugePages,
             Thp = initial.Thp,
             UsesZeroPage = initial.UsesZeroPage,
+            CachesZeroedHoles = initial.CachesZeroedHoles,
             HasProtectionKeys = initial.HasProtectionKeys,
             HandlesMemoryFailure = initial.HandlesMemoryFailure,
         });

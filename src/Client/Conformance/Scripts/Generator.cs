@@ -124,7 +124,8 @@ public sealed class Generator(int seed, InitialProcess initial)
                 return UffdRegister(process, areas, address, (length + Page - 1) & ~(Page - 1));
             case StepKind.UffdUnregister: return new Step(process, kind, Registered(areas, address), (length + Page - 1) & ~(Page - 1));
             case StepKind.UffdCopy: return new Step(process, kind, Registered(areas, address), PickByte());
-            case StepKind.UffdZero: return new Step(process, kind, Registered(areas, address));
+            // Where reads do not map the zero page nobody knows what this does.
+            case StepKind.UffdZero: return initial.UsesZeroPage ? new Step(process, kind, Registered(areas, address)) : null;
             case StepKind.UffdProtect:
                 return new Step(process, kind, Registered(areas, address), (length + Page - 1) & ~(Page - 1), Chance(3) ? 0UL : 1);
             case StepKind.DropRights: return new Step(process, kind);

@@ -22,6 +22,9 @@ public sealed record InitialProcess(
     /// <summary>The processor has protection keys.</summary>
     public bool HasProtectionKeys { get; init; }
 
+    /// <summary>The disk file system keeps pages of zeroed holes without contents.</summary>
+    public bool CachesZeroedHoles { get; init; }
+
     /// <summary>end_data - start_data of the executor, in bytes.</summary>
     public ulong DataSize { get; init; }
 
