@@ -20,6 +20,9 @@ public sealed class Comparison : IDisposable
 
     public InitialProcess Initial => _kernel.Initial;
 
+    /// <summary>The steps run so far.</summary>
+    public IReadOnlyList<Step> Steps => _steps;
+
     public FramePinSystem FramePin => _framePin;
 
     /// <summary>What FramePin answered to the last step.</summary>

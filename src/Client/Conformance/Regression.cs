@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text;
+using System.Text.RegularExpressions;
 using FramePin.Conformance.Scripts;
 using FramePin.Core.Abi;
 using FramePin.Core.Faults;
@@ -13,7 +14,7 @@ namespace FramePin.Conformance;
 /// <param name="Initial">The process that the script began with.</param>
 /// <param name="Steps">Each step with the kernel's answer.</param>
 /// <param name="Look">The kernel's last snapshot.</param>
-public sealed record Regression(
+public sealed partial record Regression(
     string Profile, InitialProcess Initial, IReadOnlyList<(Step Step, string Answer)> Steps, string Look)
 {
     /// <summary>The file's text.</summary>
@@ -73,8 +74,13 @@ public sealed record Regression(
         var findings = system.Audit();
         if (findings.Count > 0) return "audit: " + string.Join("; ", findings);
         var look = system.Look(withFlags: true, keepsNames: false);
+        // Files of before show first bytes only.
+        if (!RestOfPage().IsMatch(Look)) look = RestOfPage().Replace(look, "");
         return look == Look ? null : $"memory differs at the end:\nkernel:\n{Look}\nFramePin:\n{look}";
     }
+
+    [GeneratedRegex(@"(?<==[0-9a-f]+)\+[0-9a-f]{8}")]
+    private static partial Regex RestOfPage();
 
     private static InitialProcess ParseProcess(string text, List<InitialMapping> mappings)
     {

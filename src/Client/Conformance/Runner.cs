@@ -130,7 +130,21 @@ public static class Runner
         }
 
         var findings = comparison.FramePin.Audit();
-        if (findings.Count > 0) throw new InvalidOperationException($"seed {seed}: audit: {string.Join("; ", findings)}");
+        if (findings.Count > 0) throw new InvalidOperationException($"seed {seed}: {FirstFinding(host.Profile, comparison)}");
         return null;
+    }
+
+    /// <summary>Runs a script on FramePin again, with an audit after each step: the steps up to the first that breaks the books.</summary>
+    private static string FirstFinding(KernelProfile profile, Comparison comparison)
+    {
+        using var system = new FramePinSystem(profile, comparison.Initial);
+        for (var i = 0; i < comparison.Steps.Count; i++)
+        {
+            system.Run(comparison.Steps[i]);
+            var findings = system.Audit();
+            if (findings.Count > 0) return $"audit: {string.Join("; ", findings)} after\n{string.Join('\n', comparison.Steps.Take(i + 1))}";
+        }
+
+        return "audit: findings at the end, and none when run again";
     }
 }

@@ -72,14 +72,17 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// The first byte of a frame as /proc/PID/mem would show it; -1 for memory that nobody may look at (secret, broken, MMIO).
+    /// A frame's bytes as /proc/PID/mem would show them, 4096 into <paramref name="page"/>; false for memory that nobody may look at
+    /// (secret, broken, MMIO).
     /// </summary>
-    public int PeekFrame(Pfn pfn)
+    public bool PeekFrame(Pfn pfn, Span<byte> page)
     {
         using var turn = EnterQuery();
-        if (!_mm.Memory.Frames.IsValid(pfn)) return -1;
+        if (!_mm.Memory.Frames.IsValid(pfn)) return false;
         var flags = _mm.Memory.Frames[_mm.Memory.Frames.HeadOf(pfn)].Flags;
-        return (flags & (FrameFlags.Secret | FrameFlags.HwPoison)) != 0 ? -1 : _mm.Memory.Bytes.Of(pfn)[0];
+        if ((flags & (FrameFlags.Secret | FrameFlags.HwPoison)) != 0) return false;
+        _mm.Memory.Bytes.Of(pfn).CopyTo(page);
+        return true;
     }
 
     /// <summary>

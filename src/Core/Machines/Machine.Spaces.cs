@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
+using FramePin.Core.Faults;
 using FramePin.Core.PageTables;
 using FramePin.Core.Syscalls;
 using FramePin.Core.Vmas;
@@ -203,6 +204,7 @@ public sealed partial class Machine
     {
         if (PageTable.Create(_mm.Tables) is not { } table) return null;
         var space = new AddressSpace(++_nextSpace, name, table, layout, task);
+        space.CutLeaf = address => Mapping.SplitAt(_mm, space, address);
         _mm.Spaces.Add(space);
         return space;
     }

@@ -46,6 +46,9 @@ public sealed class AddressSpace
 
     internal PageTable PageTable { get; }
 
+    /// <summary>Splits a huge leaf that an address would cut in two; false without room for a table. Given by the machine.</summary>
+    internal Func<ulong, bool> CutLeaf { get; set; } = static _ => true;
+
     public AddressSpaceLayout Layout { get; }
 
     public TaskState Task { get; internal set; }

@@ -21,6 +21,8 @@ internal static class VmaMerge
         if (vma.NeverSplit) return Errno.EINVAL;
         if (vma.IsHugeTlb && !PageGeometry.IsAligned(address, PageGeometry.PageSize << vma.HugeOrder)) return Errno.EINVAL;
         if (checksLimit && space.MapCount >= PageGeometry.MaxMapCount) return Errno.ENOMEM;
+        // vma_adjust_trans_huge: no huge leaf reaches over the border of two areas.
+        if (!space.CutLeaf(address)) return Errno.ENOMEM;
         upper = vma.Slice(address, vma.End);
         vma.End = address;
         space.Vmas.Insert(upper);

@@ -30,7 +30,7 @@ public sealed partial class KernelSystem : IMemorySystem
     private readonly Dictionary<int, (ulong Address, ulong Length)> _registered = [];
     private readonly byte[] _buffer = new byte[1 << 20];
     private readonly ulong[] _entries = new ulong[SnapshotWriter.MaxPages];
-    private readonly int[] _firstBytes = new int[SnapshotWriter.MaxPages];
+    private readonly PageDigest[] _contents = new PageDigest[SnapshotWriter.MaxPages];
     private readonly ulong _startBrk;
     private bool _usesZeroPage;
     private ulong _pipeRead, _pipeWrite, _copyWrite, _zero, _directIn, _directOut;
@@ -93,8 +93,8 @@ public sealed partial class KernelSystem : IMemorySystem
                 var pages = (int)Math.Min((area.End - area.Start) / Page, SnapshotWriter.MaxPages);
                 var entries = _entries.AsSpan(0, pages);
                 LibC.Read(tracee.PagemapFd, MemoryMarshal.AsBytes(entries), area.Start / Page * 8);
-                ReadFirstBytes(tracee, area.Start, entries);
-                _writer.Pages(area.Start, entries, page => _firstBytes[page]);
+                ReadContents(tracee, area.Start, entries);
+                _writer.Pages(area.Start, entries, page => _contents[page]);
             }
         }
 
@@ -112,24 +112,25 @@ public sealed partial class KernelSystem : IMemorySystem
         _ = LibC.close(_copyFd);
     }
 
-    /// <summary>First bytes of the pages that are present; long runs by one read, since a call a page costs more than the copy.</summary>
-    private void ReadFirstBytes(Tracee tracee, ulong start, ReadOnlySpan<ulong> entries)
+    /// <summary>Contents of the pages that are present; runs by one read, since a call a page costs more than the copy.</summary>
+    private void ReadContents(Tracee tracee, ulong start, ReadOnlySpan<ulong> entries)
     {
         const int chunk = 64;
-        Span<byte> one = stackalloc byte[1];
         for (var page = 0; page < entries.Length;)
         {
             var run = 0;
             while (run < chunk && page + run < entries.Length && (entries[page + run] >> 63) != 0) run++;
             var address = start + ((ulong)page * Page);
-            if (run > 4 && LibC.Read(tracee.MemFd, _buffer.AsSpan(0, run * (int)Page), address) == run * (long)Page)
+            if (run > 1 && LibC.Read(tracee.MemFd, _buffer.AsSpan(0, run * (int)Page), address) == run * (long)Page)
             {
-                for (var i = 0; i < run; i++) _firstBytes[page + i] = _buffer[i * (int)Page];
+                for (var i = 0; i < run; i++) _contents[page + i] = PageDigest.Of(_buffer.AsSpan(i * (int)Page, (int)Page));
                 page += run;
                 continue;
             }
 
-            if (run > 0) _firstBytes[page] = LibC.Read(tracee.MemFd, one, address) == 1 ? one[0] : -1;
+            var one = _buffer.AsSpan(0, (int)Page);
+            if (run > 0)
+                _contents[page] = LibC.Read(tracee.MemFd, one, address) == (long)Page ? PageDigest.Of(one) : PageDigest.Unreadable;
             page++;
         }
     }

@@ -112,7 +112,7 @@ public sealed class FramePinSystem : IMemorySystem
                 if (entry.Name is "[stack]" or "exe") continue;
                 var pages = (int)Math.Min((entry.Range.End - entry.Range.Start) / Page, SnapshotWriter.MaxPages);
                 var entries = _machine.Pagemap(space, entry.Range.Start, pages);
-                _writer.Pages(entry.Range.Start, entries, page => _machine.PeekFrame(new Pfn(entries[page] & SnapshotWriter.PfnMask)));
+                _writer.Pages(entry.Range.Start, entries, page => Digest(new Pfn(entries[page] & SnapshotWriter.PfnMask)));
             }
         }
 
@@ -120,6 +120,12 @@ public sealed class FramePinSystem : IMemorySystem
     }
 
     public void Dispose() => _machine.Dispose();
+
+    private PageDigest Digest(Pfn pfn)
+    {
+        Span<byte> page = stackalloc byte[(int)Page];
+        return _machine.PeekFrame(pfn, page) ? PageDigest.Of(page) : PageDigest.Unreadable;
+    }
 
     private void Install(AddressSpace space, InitialMapping mapping)
     {

@@ -29,8 +29,8 @@ internal sealed class SnapshotWriter(FrameNames names)
     public void Area(ulong start, ulong end, ReadOnlySpan<char> permissions, ulong offset, string name, string flags) =>
         _text.Append(CultureInfo.InvariantCulture, $"{start:x}-{end:x} {permissions} {offset:x} {name} {flags}\n");
 
-    /// <summary>The entries of an area, as /proc/PID/pagemap has them. <paramref name="firstByte"/> reads the first byte of a page by its number in the area.</summary>
-    public void Pages(ulong start, ReadOnlySpan<ulong> entries, Func<int, int> firstByte)
+    /// <summary>The entries of an area, as /proc/PID/pagemap has them. <paramref name="contents"/> looks at a page by its number in the area.</summary>
+    public void Pages(ulong start, ReadOnlySpan<ulong> entries, Func<int, PageDigest> contents)
     {
         var any = false;
         for (var i = 0; i < entries.Length; i++)
@@ -50,7 +50,7 @@ internal sealed class SnapshotWriter(FrameNames names)
             _text.Append(names.Of(entry & PfnMask, out var isFirst));
             if ((entry & FileOrShared) != 0) _text.Append('F');
             if ((entry & Exclusive) != 0) _text.Append('X');
-            if (isFirst) _text.Append(CultureInfo.InvariantCulture, $"={firstByte(i):x}");
+            if (isFirst) contents(i).AppendTo(_text);
         }
 
         if (any) _text.Append('\n');
