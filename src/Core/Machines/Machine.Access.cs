@@ -13,75 +13,6 @@ namespace FramePin.Core.Machines;
 /// </summary>
 public sealed partial class Machine
 {
-    internal const ulong MaxRegisteredBytes = 1UL << 30;
-
-    /// <summary>
-    /// io_uring's REGISTER_BUFFERS of one buffer: PIN, WRITE, LONGTERM, all of it or -EFAULT. The pages stay in
-    /// <paramref name="vector"/> until it is put. Source: io_uring/rsrc.c: io_sqe_buffer_register, io_pin_pages.
-    /// </summary>
-    public SyscallResult RegisterBuffer(AddressSpace space, ulong address, ulong length, FrameVector vector)
-    {
-        if (length is 0 or > MaxRegisteredBytes || address == 0) return Errno.EFAULT;
-        if (address + length < address) return Errno.EOVERFLOW;
-        var pages = PagesBetween(address, length);
-        var call = Profile.RingPinsUnderLock ? GupCall.PinUserPages : GupCall.PinUserPagesFast;
-        var result = Gup(
-            space, call, address, pages, GupFlags.Write | GupFlags.LongTerm, LockedArgument.Null, vector).Result;
-        if (result.Error != Errno.None) return result.Error;
-        if (result.Pages == pages) return SyscallResult.Ok();
-        PutVaddrFrames(vector);
-        return Errno.EFAULT;
-    }
-
-    /// <summary>
-    /// io_uring_setup of a small ring: its own pages are charged to the user unless the process may lock memory. Null with -ENOMEM
-    /// above RLIMIT_MEMLOCK.
-    /// </summary>
-    public Ring? SetupRing(AddressSpace space, out Errno error)
-    {
-        using var turn = EnterTurn();
-        error = Errno.ESRCH;
-        if (space.Exited) return null;
-        var ring = new Ring(this, space, space.Task.CanLockMemory ? null : space.Task.User);
-        error = ChargeUser(ring, Ring.OwnPages);
-        if (error != Errno.None) return null;
-        _rings.Add(ring);
-        return ring;
-    }
-
-    /// <summary>Charges a ring's user, and its owner's pinned_vm, with pages; below 0 gives back. -ENOMEM above RLIMIT_MEMLOCK.</summary>
-    internal Errno Charge(Ring ring, long pages)
-    {
-        using var turn = EnterTurn();
-        var error = ChargeUser(ring, pages);
-        if (error == Errno.None) ring.Owner.PinnedPages += pages;
-        return error;
-    }
-
-    private Errno ChargeUser(Ring ring, long pages)
-    {
-        if (ring.User is not { } user) return Errno.None;
-        var charged = _lockedByUser.GetValueOrDefault(user) + pages;
-        if (pages > 0 && charged > (long)(ring.Owner.Task.RlimitMemlock >> PageGeometry.PageShift)) return Errno.ENOMEM;
-        _lockedByUser[user] = charged;
-        return Errno.None;
-    }
-
-    /// <summary>The process has ended: rings that nobody else has open go with it.</summary>
-    private void CloseRings(AddressSpace space)
-    {
-        List<Ring> closed;
-        using (EnterTurn())
-        {
-            foreach (var ring in _rings) ring.Holders.Remove(space);
-            closed = [.. _rings.Where(ring => ring.Holders.Count == 0)];
-            _rings.RemoveAll(ring => ring.Holders.Count == 0);
-            foreach (var ring in closed) ChargeUser(ring, -Ring.OwnPages);
-        }
-
-        foreach (var ring in closed) ring.Release();
-    }
-
     /// <summary>
     /// vmsplice into a pipe with room for <paramref name="room"/> pages: GET, read, again from where the last call stopped until
     /// nothing more can be had. Source: fs/splice.c: iter_to_pipe.
@@ -305,63 +236,6 @@ public sealed partial class Machine
         if (isZero && !vma.Has(VmFlags.PfnMap)) return Errno.EFAULT;
         if ((entry & PageTables.Pte.Special) == 0) return Errno.None;
         return Profile.NodeQueryDumps ? Errno.EFAULT : Errno.ENOENT;
-    }
-
-    /// <summary>
-    /// UFFDIO_POISON: markers that read as broken memory, in place of nothing. -EEXIST over a page. Source: mm/userfaultfd.c:
-    /// mfill_atomic_pte_poison.
-    /// </summary>
-    public SyscallResult PoisonMarkers(AddressSpace space, ulong address, ulong length)
-    {
-        using var turn = EnterTurn();
-        if (((address | length) & ~PageGeometry.PageMask) != 0 || length == 0) return Errno.EINVAL;
-        if (!Profile.HasUffdPoison) return Errno.EINVAL;
-        for (var at = address; at < address + length; at += PageGeometry.PageSize)
-        {
-            if (space.Exited || space.Vmas.Find(at) is null) return SyscallResult.Fail(Errno.ENOENT, at > address);
-            var slot = space.PageTable.Ensure(at, 0);
-            if (!slot.Exists) return SyscallResult.Fail(Errno.ENOMEM, at > address);
-            if (space.PageTable[slot] != 0) return SyscallResult.Fail(Errno.EEXIST, at > address);
-            space.PageTable[slot] = PageTables.Pte.UffdPoisonMarker;
-        }
-
-        return SyscallResult.Ok();
-    }
-
-    /// <summary>userfaultfd(2) with UFFD_FEATURE_SIGBUS; null with -EPERM without CAP_SYS_PTRACE.</summary>
-    public Userfaultfd? CreateUserfaultfd(AddressSpace space, out Errno error)
-    {
-        using var turn = EnterTurn();
-        error = space.Exited ? Errno.ESRCH : space.Task.IsAdmin ? Errno.None : Errno.EPERM;
-        return error == Errno.None ? new Userfaultfd(space) : null;
-    }
-
-    /// <summary>UFFDIO_REGISTER of <paramref name="length"/> bytes.</summary>
-    public SyscallResult RegisterUffd(Userfaultfd fd, ulong start, ulong length, UffdModes modes)
-    {
-        using var turn = EnterTurn();
-        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.Register(fd, start, length, modes);
-    }
-
-    /// <summary>UFFDIO_UNREGISTER.</summary>
-    public SyscallResult UnregisterUffd(Userfaultfd fd, ulong start, ulong length)
-    {
-        using var turn = EnterTurn();
-        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.Unregister(_mm, fd, start, length);
-    }
-
-    /// <summary>UFFDIO_WRITEPROTECT, on or off.</summary>
-    public SyscallResult WriteProtectUffd(Userfaultfd fd, ulong start, ulong length, bool isOn)
-    {
-        using var turn = EnterTurn();
-        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.WriteProtect(_mm, fd, start, length, isOn);
-    }
-
-    /// <summary>UFFDIO_COPY of up to one page to a missing one; UFFDIO_ZEROPAGE without content. The bytes filled, or the errno.</summary>
-    public SyscallResult FillUffd(Userfaultfd fd, ulong address, ReadOnlySpan<byte> content)
-    {
-        using var turn = EnterTurn();
-        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.Fill(_mm, fd, address, content);
     }
 
     private static long PagesBetween(ulong address, ulong length) =>

@@ -10,7 +10,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Conformance.Scripts;
 
 /// <summary>Runs scripts on an emulated machine.</summary>
-public sealed class FramePinSystem : IMemorySystem
+public sealed partial class FramePinSystem : IMemorySystem
 {
     private const ulong Page = PageGeometry.PageSize;
     private const int PipePages = 16;
@@ -125,66 +125,6 @@ public sealed class FramePinSystem : IMemorySystem
     {
         Span<byte> page = stackalloc byte[(int)Page];
         return _machine.PeekFrame(pfn, page) ? PageDigest.Of(page) : PageDigest.Unreadable;
-    }
-
-    private void Install(AddressSpace space, InitialMapping mapping)
-    {
-        var kind = mapping.Name switch
-        {
-            "[stack]" => InstalledKind.Stack,
-            "[vdso]" => InstalledKind.Vdso,
-            "[vvar]" => InstalledKind.Vvar,
-            "[vvar_vclock]" => InstalledKind.VvarClock,
-            "[vsyscall]" => InstalledKind.Vsyscall,
-            _ => InstalledKind.Ordinary,
-        };
-        var size = mapping.End - mapping.Start;
-        var file = mapping.Name.Length > 0 && mapping.Name[0] != '[' ? _machine.CreateFile(mapping.Name, FileKind.Disk, size) : null;
-        var error = _machine.InstallMapping(space, new InstalledMapping
-        {
-            Range = new AddressRange(mapping.Start, mapping.End),
-            Prot = (mapping.Permissions[0] == 'r' ? Prot.Read : 0) | (mapping.Permissions[1] == 'w' ? Prot.Write : 0)
-                | (mapping.Permissions[2] == 'x' ? Prot.Exec : 0),
-            Kind = kind,
-            File = file,
-            Offset = mapping.Offset,
-        });
-        if (error != Errno.None) throw new InvalidOperationException($"installing {mapping}: {error}");
-    }
-
-    private MemoryFile? CreateFile(FileSpec spec)
-    {
-        if (spec.SameAs >= 0 || spec.IsZeroDevice || spec.IsRomDevice) return null;
-        if (_machine.CreateFile(spec.Name, spec.Kind, (ulong)spec.Pages * spec.PageSize, spec.Kind == FileKind.HugeTlb ? 9 : 0) is not { } file)
-            return null;
-        // What root opens on a disk or in a tmpfs is writable by root alone; so is secret memory.
-        if (spec.Kind is FileKind.Disk or FileKind.Secret || spec.Name == "tmpfs") _machine.SetOthersMayWrite(file, false);
-        if (spec.Kind is FileKind.HugeTlb or FileKind.Secret) return file;
-        for (var page = 0; page < spec.Pages; page++)
-            _machine.WriteFile(file, (ulong)page * Page, [FileSpec.FirstByte(page)], out _);
-        _machine.Fsync(file);
-        return file;
-    }
-
-    /// <summary>A process runs: the page of its code is mapped, and the tables over it are there.</summary>
-    private void TouchText(AddressSpace space)
-    {
-        foreach (var mapping in Initial.Mappings)
-            if (mapping.Name == "exe") _machine.Touch(space, mapping.Start, isWrite: false);
-    }
-
-    private ulong FindZeroPage(AddressSpace space)
-    {
-        var mapped = _machine.Mmap(space, new MmapRequest
-        {
-            Length = Page,
-            Prot = Prot.Read,
-            Flags = MapFlags.Private | MapFlags.Anonymous,
-        });
-        _machine.Touch(space, mapped.Value, isWrite: false);
-        var pfn = _machine.Translate(space, mapped.Value)!.Value.Value;
-        _machine.Munmap(space, mapped.Value, Page);
-        return pfn;
     }
 
     private string RunOn(AddressSpace space, Step step)
@@ -320,120 +260,6 @@ public sealed class FramePinSystem : IMemorySystem
         if (File(step.A) is not { } file) return "-EBADF";
         var one = new byte[1];
         return _machine.ReadFile(file, step.B, one) == 1 ? Byte(one[0]) : "end";
-    }
-
-    private string Register(int process, AddressSpace space, ulong address, ulong length)
-    {
-        if (_registered.ContainsKey(process)) return "-EBUSY";
-        if (!_rings.TryGetValue(process, out var ring))
-        {
-            if (_machine.SetupRing(space, out var error) is not { } fresh) return Text(error);
-            ring = _rings[process] = fresh;
-        }
-
-        var result = ring.Register((address, length));
-        if (!result.IsOk) return Text(result);
-        _dropped = Coalesce(ring.Buffers[0]!);
-        _registered.Add(process, new Registration(address, length, _dropped));
-        return Text(result);
-    }
-
-    private bool Unregister(int process)
-    {
-        if (!_registered.Remove(process, out var registration)) return false;
-        _rings[process].Unregister();
-        _dropped = -registration.Dropped;
-        return true;
-    }
-
-    private string Uffd(AddressSpace space, Step step)
-    {
-        if (!_uffds.TryGetValue(step.Process, out var fd))
-        {
-            if (_machine.CreateUserfaultfd(space, out var error) is not { } fresh) return Text(error);
-            fd = _uffds[step.Process] = fresh;
-        }
-
-        return Text(step.Kind switch
-        {
-            StepKind.UffdRegister => _machine.RegisterUffd(fd, step.A, step.B, (UffdModes)step.C),
-            StepKind.UffdUnregister => _machine.UnregisterUffd(fd, step.A, step.B),
-            StepKind.UffdCopy => _machine.FillUffd(fd, step.A, Filled(Page, step.B)),
-            StepKind.UffdZero => _machine.FillUffd(fd, step.A, []),
-            _ => _machine.WriteProtectUffd(fd, step.A, step.B, step.C != 0),
-        });
-    }
-
-    private string Limit(AddressSpace space, ulong resource, ulong bytes)
-    {
-        var task = space.Task;
-        _machine.SetTask(space, resource switch
-        {
-            2 => task with { RlimitData = bytes },
-            3 => task with { RlimitStack = bytes },
-            8 => task with { RlimitMemlock = bytes },
-            9 => task with { RlimitAddressSpace = bytes },
-            _ => throw new ArgumentException($"no limit {resource}"),
-        });
-        return "0x0";
-    }
-
-    private string DropRights(AddressSpace space)
-    {
-        if (!Initial.IsPrivileged) return "-EPERM";
-        _machine.SetTask(space, space.Task with { CanLockMemory = false, CanMapLow = false, IsAdmin = false, OwnsFiles = false, User = 1 });
-        return "ok";
-    }
-
-    /// <summary>
-    /// The pins that io_uring gives back when a buffer lies in large folios of one size, whole but for its ends
-    /// (io_uring/rsrc.c: io_check_coalesce_buffer).
-    /// </summary>
-    private int Coalesce(FrameVector vector)
-    {
-        var pages = _machine.ViewPages(vector, 0, (int)vector.Count);
-        var order = pages[0].Order;
-        if (pages.Count == 1 || order == 0) return 0;
-        var folios = 1;
-        for (var i = 1; i < pages.Count; i++)
-        {
-            var isNext = pages[i].Pfn.Value == pages[i - 1].Pfn.Value + 1;
-            if (pages[i].Head == pages[i - 1].Head && isNext) continue;
-            var isWhole = pages[i - 1].Pfn.Value - pages[i - 1].Head.Value == (1UL << order) - 1;
-            if (!isWhole || pages[i].Order != order || pages[i].Pfn != pages[i].Head) return 0;
-            folios++;
-        }
-
-        return pages.Count - folios;
-    }
-
-    private string RegisteredCopy(int process, ulong offset, byte? value)
-    {
-        if (!_registered.TryGetValue(process, out var registration) || offset >= registration.Length) return "none";
-        var one = new byte[] { value ?? 0 };
-        var at = Math.Max(registration.Address & ~PageGeometry.PageMask, offset);
-        _machine.CopyFrames(_rings[process].Buffers[0]!, at, one, isWrite: value is not null, out _);
-        return value is null ? Byte(one[0]) : "ok";
-    }
-
-    private string Drain()
-    {
-        var text = "";
-        var one = new byte[1];
-        foreach (var vector in _pipe)
-        {
-            for (var page = 0L; page < vector.Count; page++)
-            {
-                _machine.CopyFrames(vector, (ulong)page * Page, one, isWrite: false, out _);
-                text += " " + Byte(one[0]);
-            }
-
-            _machine.PutVaddrFrames(vector);
-            _machine.DestroyVector(vector);
-        }
-
-        _pipe.Clear();
-        return text.Length == 0 ? "empty" : text.TrimStart();
     }
 
     private Span<byte> Buffer(ulong length) => _buffer.AsSpan(0, (int)Math.Min(length, (ulong)_buffer.Length));
