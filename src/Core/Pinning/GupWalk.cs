@@ -158,6 +158,8 @@ internal static class GupWalk
     private static bool CanFollowWrite(Vma vma, ulong entry, GupFlags flags)
     {
         if ((entry & Pte.Write) != 0) return true;
+        // A userfaultfd has a say before FORCE.
+        if ((entry & Pte.UffdWp) != 0 && vma.Has(VmFlags.UffdWp)) return false;
         return (flags & GupFlags.Force) != 0 && vma.IsCow && !vma.Has(VmFlags.Write)
             && Pte.Has(entry, Pte.Anon | Pte.Exclusive);
     }
@@ -187,6 +189,12 @@ internal static class GupWalk
             return LookUp.Fail((flags & GupFlags.HwPoison) != 0 ? Errno.EHWPOISON : Errno.EFAULT);
         if (frames.RefCount(head) <= 0) return LookUp.Fail(Errno.ENOMEM);
         var order = frames.OrderOf(head);
+        if ((flags & GupFlags.Touch) != 0)
+        {
+            if ((flags & GupFlags.Write) != 0 && (entry & Pte.Dirty) == 0) mm.Memory.MarkDirty(head);
+            entry |= Pte.Accessed;
+        }
+
         if ((flags & TakingFlags) == 0) return new LookUp(Found.Page, Errno.None, pfn, pages, order > 0);
         if (isPin)
         {
@@ -201,12 +209,6 @@ internal static class GupWalk
         else
         {
             frames.Counts[head.Value] += (long)pages;
-        }
-
-        if ((flags & GupFlags.Touch) != 0)
-        {
-            entry |= Pte.Accessed;
-            if ((flags & GupFlags.Write) != 0) mm.Memory.MarkDirty(head);
         }
 
         return new LookUp(Found.Page, Errno.None, pfn, pages, order > 0);

@@ -24,8 +24,11 @@ internal static class Reclaim
         {
             ref var entry = ref space.PageTable[slot];
             if ((entry & Pte.Anon) == 0 || (entry & Pte.Compound) != 0) return;
+            ref var info = ref mm.Memory.Frames[Pte.PfnOf(entry)];
+            // What somebody wrote through a pin is only the last user's to give away.
+            if ((info.Flags & FrameFlags.Dirty) != 0 && info.MapCount != 1) return;
             entry &= ~(Pte.Dirty | Pte.Accessed);
-            mm.Memory.Frames[Pte.PfnOf(entry)].Flags |= FrameFlags.LazyFree;
+            info.Flags = (info.Flags | FrameFlags.LazyFree) & ~FrameFlags.Dirty;
         });
     }
 
@@ -51,9 +54,10 @@ internal static class Reclaim
             var isDroppable = vma.Has(VmFlags.Droppable);
             if ((info.Flags & FrameFlags.LazyFree) == 0 && !isDroppable) return;
             // Stored to since, or used by somebody else: it stays, and is ordinary memory again.
-            if (((entry & Pte.Dirty) != 0 && !isDroppable) || frames.RefCount(pfn) != 1)
+            var isDirty = (entry & Pte.Dirty) != 0 || (info.Flags & FrameFlags.Dirty) != 0;
+            if ((isDirty && !isDroppable) || frames.RefCount(pfn) != 1)
             {
-                if ((entry & Pte.Dirty) != 0) info.Flags &= ~FrameFlags.LazyFree;
+                if (isDirty) info.Flags &= ~FrameFlags.LazyFree;
                 return;
             }
 
