@@ -116,7 +116,17 @@ internal static class ReplayCommands
         Row("calls", string.Join(", ", report.Calls.Select(pair => $"{pair.Key} {pair.Value}")));
         Row("other calls", string.Join(", ", report.CallsOther.Select(pair => $"{pair.Key} {pair.Value}")));
         Row("returns", $"{report.ReturnsMatched} of {report.ReturnsExpected} as recorded");
-        Row("map lines", $"{report.MapsMatched} of {report.MapsExpected} as recorded");
+        if (report.CallsOverlapped > 0)
+        {
+            var moved = report.CallsReordered.Count == 0
+                ? "in the order in which they finished"
+                : $"lines {string.Join(", ", report.CallsReordered)} before others that finished earlier, which explains the answers";
+            Row("overlapping", $"{report.CallsOverlapped} calls of several threads: {moved}");
+        }
+
+        Row("stores", $"one page each of {report.TouchesAssumed} mappings, assumed; {report.TouchesRuledOut} mappings left alone, by smaps.end");
+        Row("map lines", $"{report.MapsMatched} of {report.MapsExpected} as recorded"
+            + (report.CallsAfterExit > 0 ? $", with {report.CallsAfterExit} calls that other threads made while the program ended" : ""));
         Row("pinned", $"{report.PagesPinned} pages of {report.MappingsPinned} mappings");
         Row("refused", string.Join(", ", report.PagesRefused.Select(pair => $"{pair.Key} {pair.Value}")));
         Row("leaked pins", report.LeakedPins.ToString(CultureInfo.InvariantCulture));

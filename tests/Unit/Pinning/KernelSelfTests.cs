@@ -108,6 +108,25 @@ public sealed class KernelSelfTests
         Assert.Equal([lab.ViewAt(At).Pfn, lab.ViewAt(At + (7 * Lab.Page)).Pfn], pages.Select(page => page.Pfn));
     }
 
+    /// <summary>gup_longterm's io_uring cases: a fixed buffer is a writable long-term pin.</summary>
+    [Theory]
+    [InlineData(FileKind.Shmem)]
+    [InlineData(FileKind.Disk)]
+    [InlineData(FileKind.HugeTlb)]
+    public void Gup_longterm_by_io_uring(FileKind kind)
+    {
+        foreach (var isShared in new[] { true, false })
+        {
+            using var lab = new Lab("6.18", options => options with { HugePages2M = kind == FileKind.HugeTlb ? 4 : 0 });
+            var size = kind == FileKind.HugeTlb ? Huge : Lab.Page;
+            var file = lab.Machine.CreateFile("/f", kind, size, kind == FileKind.HugeTlb ? 9 : 0)!;
+            lab.MapFile(At, (int)(size / Lab.Page), file, isShared ? MapFlags.Shared : MapFlags.Private, Prot.Read | Prot.Write);
+            var ring = lab.Machine.SetupRing(lab.Space, out _)!;
+            var mayFail = kind == FileKind.Disk && isShared;
+            Assert.Equal(mayFail ? Errno.EFAULT : Errno.None, ring.Register((At, Lab.Page)).Error);
+        }
+    }
+
     /// <summary>gup_longterm: shared writable long-term pins work on memory files and fail on a disk file; all else works.</summary>
     [Theory]
     [InlineData(FileKind.Shmem)]

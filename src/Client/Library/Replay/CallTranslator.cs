@@ -31,6 +31,12 @@ internal sealed class CallTranslator(Recording recording, IReadOnlyDictionary<st
     private readonly Dictionary<int, ulong> _pending = [];
     private ulong _break = recording.StartBrk;
 
+    /// <summary>Mappings that are stored to because a program uses what it asks for.</summary>
+    public int TouchesAssumed { get; private set; }
+
+    /// <summary>Mappings that are not, because the recording says so.</summary>
+    public int TouchesRuledOut { get; private set; }
+
     public static bool IsReplayed(string name) => Replayed.Contains(name);
 
     /// <summary>Stores one page of a mapping that was there at the start.</summary>
@@ -62,9 +68,17 @@ internal sealed class CallTranslator(Recording recording, IReadOnlyDictionary<st
             if (wanted > _break) calls.Add(new MemoryCall { Touch = new TouchCall { Address = ulong.MaxValue, Pages = 1, Write = true, FromPrevious = true } });
             if (wanted != 0) _break = wanted;
         }
-        else if (call.Errno.Length == 0 && StoresTo(call) is { } store && recording.MayHaveBeenTouched(store, Number(call, 1)))
+        else if (call.Errno.Length == 0 && StoresTo(call) is { } store)
         {
-            _pending[call.Thread] = store;
+            if (recording.MayHaveBeenTouched(store, Number(call, 1)))
+            {
+                _pending[call.Thread] = store;
+                TouchesAssumed++;
+            }
+            else
+            {
+                TouchesRuledOut++;
+            }
         }
 
         return calls;

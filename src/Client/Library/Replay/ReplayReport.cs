@@ -61,6 +61,16 @@ public sealed record ReplayReport
     [JsonPropertyName("calls_overlapped")]
     public int CallsOverlapped { get; set; }
 
+    /// <summary>
+    /// Private writable mappings of which one page was stored to, because a program uses what it asks for; and those that were left alone,
+    /// because the smaps of the end show nothing of the kind. A log tells neither, and it decides which mappings merge.
+    /// </summary>
+    [JsonPropertyName("touches_assumed")]
+    public int TouchesAssumed { get; set; }
+
+    [JsonPropertyName("touches_ruled_out")]
+    public int TouchesRuledOut { get; set; }
+
     /// <summary>Lines of calls that were replayed before others that finished earlier.</summary>
     [JsonPropertyName("calls_reordered")]
     public List<int> CallsReordered { get; } = [];

@@ -219,6 +219,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
 
         batch.Calls.AddRange(translator.Rest());
         await Flush(batch, sent, report, cancelled).ConfigureAwait(false);
+        (report.TouchesAssumed, report.TouchesRuledOut) = (translator.TouchesAssumed, translator.TouchesRuledOut);
         if (!stopsAtDifference && (afterExit < 0 || report.MapsMatched < report.MapsExpected))
             await CompareMaps(recording, space, report, ++afterExit, cancelled).ConfigureAwait(false);
     }
