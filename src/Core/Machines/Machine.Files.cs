@@ -136,7 +136,7 @@ public sealed partial class Machine
                 break;
             }
 
-            if (at > file.Size) FileCalls.NoteZeroed(_mm, file, file.Size);
+            if (at > file.Size) FileCalls.ZeroTail(_mm, file, file.Size, at);
             part.CopyTo(_mm.Memory.Bytes.Of(pfn)[within..]);
             _mm.Memory.MarkDirty(pfn);
             done += part.Length;

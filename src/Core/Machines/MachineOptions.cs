@@ -36,7 +36,8 @@ public sealed record MachineOptions
 
     /// <summary>
     /// A disk file system that wants to zero a part of a hole (behind an old or a new end, beside a punched range) leaves the page in its
-    /// cache without contents, as ext4 of Linux 6.13 and later does; read-ahead and fault-around pass it over.
+    /// cache without contents, which read-ahead and fault-around pass over; and what lies behind the end of a file is zeroed when it
+    /// grows. As ext4 of Linux 6.13 and later does.
     /// </summary>
     public bool CachesZeroedHoles { get; init; } = true;
 

@@ -15,7 +15,7 @@ internal static class FileCalls
         file.Size = size;
         if (size >= old)
         {
-            NoteZeroed(mm, file, old);
+            ZeroTail(mm, file, old, upTo: ulong.MaxValue);
             return;
         }
 
@@ -26,6 +26,25 @@ internal static class FileCalls
         var within = size & (PageGeometry.PageSize - 1);
         if (within != 0 && file.Lookup(size >> PageGeometry.PageShift) is { } last)
             mm.Memory.Bytes.Of(last)[(int)within..].Clear();
+    }
+
+    /// <summary>
+    /// A file that grows: what a mapping stored behind its old end, in the page of that end, is zeroed first. Disk file systems since
+    /// 6.13; others let it show.
+    /// </summary>
+    /// <param name="mm">The machine's memory.</param>
+    /// <param name="file">The file.</param>
+    /// <param name="oldEnd">Its size so far, in bytes.</param>
+    /// <param name="upTo">Where a write begins, in bytes: what it writes needs no zeroes. The largest number for a truncation.</param>
+    public static void ZeroTail(MmContext mm, MemoryFile file, ulong oldEnd, ulong upTo)
+    {
+        NoteZeroed(mm, file, oldEnd);
+        var within = (int)(oldEnd & ~PageGeometry.PageMask);
+        if (within == 0 || !mm.CachesZeroedHoles || file.Kind != FileKind.Disk) return;
+        if (file.Lookup(oldEnd >> PageGeometry.PageShift) is not { } pfn) return;
+        var end = PageGeometry.AlignUp(oldEnd, PageGeometry.PageSize);
+        mm.Memory.Bytes.Of(pfn).Slice(within, (int)(Math.Min(upTo, end) - oldEnd)).Clear();
+        mm.Memory.MarkDirty(pfn);
     }
 
     /// <summary>The file system zeroes the rest of a block from <paramref name="offset"/> on: at an old or a new end, or beside a hole.</summary>
