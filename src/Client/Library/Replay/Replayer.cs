@@ -19,10 +19,6 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     private const int BatchSize = 512;
     private const int MostOrdersTried = 60;
     private const int MostCallsAfterExit = 400;
-    private const ulong MapAnonymous = 0x20;
-    private const uint MapPrivate = 2;
-    private const uint MapTypeMask = 0xf;
-    private const uint ProtWrite = 2;
     private const ulong PinChunkPages = 1UL << 18;
     private readonly Dictionary<string, string> _files = new(StringComparer.Ordinal);
 
