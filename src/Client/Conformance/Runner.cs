@@ -59,9 +59,10 @@ public static class Runner
     /// <summary>The access matrix of the running kernel, and FramePin's under the same conditions.</summary>
     public static (IReadOnlyList<string> Kernel, IReadOnlyList<string> FramePin) MeasureMatrix() => OnOwnThread(host =>
     {
-        using var probe = new KernelSystem(host);
+        InitialProcess initial;
+        using (var probe = new KernelSystem(host)) initial = probe.Initial;
         var kernel = AccessMatrix.Table(() => new KernelSystem(host)).ToList();
-        return ((IReadOnlyList<string>)kernel, AccessMatrix.Table(() => new FramePinSystem(host.Profile, probe.Initial)).ToList());
+        return ((IReadOnlyList<string>)kernel, AccessMatrix.Table(() => new FramePinSystem(host.Profile, initial)).ToList());
     });
 
     /// <summary>Runs <paramref name="work"/> with a maker of fresh processes on the running kernel, and the profile that is nearest to it.</summary>

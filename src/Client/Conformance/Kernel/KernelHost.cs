@@ -128,14 +128,23 @@ public sealed class KernelHost : IDisposable
         return (Counter(text, "nr_foll_pin_acquired "), Counter(text, "nr_foll_pin_released "));
     }
 
-    /// <summary>/proc/kpagecount of a frame; 0 where it cannot be read.</summary>
+    /// <summary>/proc/kpagecount of a frame, without the template's mapping of the executor; 0 where it cannot be read.</summary>
     internal long MapCount(ulong pfn)
     {
         if (!IsRoot) return 0;
         Span<byte> count = stackalloc byte[8];
         using var handle = File.OpenHandle("/proc/kpagecount");
         RandomAccess.Read(handle, count, (long)pfn * 8);
-        return BitConverter.ToInt64(count);
+        return BitConverter.ToInt64(count) - (pfn == ExecutorPfn() ? 1 : 0);
+    }
+
+    /// <summary>Frame of the executor's code, which every process of a run shares.</summary>
+    private ulong ExecutorPfn()
+    {
+        const ulong pfnMask = (1UL << 55) - 1;
+        Span<byte> entry = stackalloc byte[8];
+        Native.LibC.Read(_template.PagemapFd, entry, Executor.Syscall / 4096 * 8);
+        return BitConverter.ToUInt64(entry) & pfnMask;
     }
 
     public void Dispose()
