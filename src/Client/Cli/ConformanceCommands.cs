@@ -33,6 +33,22 @@ internal static class ConformanceCommands
         };
         command.SetAction(parsed =>
         {
+            try
+            {
+                return Act(parsed);
+            }
+            catch (System.ComponentModel.Win32Exception exception)
+            {
+                Console.Error.WriteLine(
+                    $"the kernel refused {exception.Message}: {new System.ComponentModel.Win32Exception(exception.NativeErrorCode).Message}. "
+                    + "This command traces processes of its own (ptrace); --user takes root.");
+                return CommandLine.Refused;
+            }
+        });
+        yield return command;
+
+        int Act(ParseResult parsed)
+        {
             if (parsed.GetValue(script) is { } file) return RunScript(file, parsed.GetValue(keep));
             if (parsed.GetValue(matrix) is { } table) return MeasureMatrix(table);
             var started = TimeProvider.System.GetTimestamp();
@@ -46,8 +62,7 @@ internal static class ConformanceCommands
             Print(result, TimeProvider.System.GetElapsedTime(started));
             if (parsed.GetValue(report) is { } page) File.WriteAllText(page.FullName, result.ToMarkdown());
             return result.Divergences.Count == 0 ? CommandLine.Ok : CommandLine.Refused;
-        });
-        yield return command;
+        }
     }
 
     private static int MeasureMatrix(FileInfo file)
