@@ -18,7 +18,12 @@ public sealed partial class Machine
     {
         public long Word;
         public int Maps;
+
+        /// <summary>Exclusive entries that map the whole folio.</summary>
         public int Exclusive;
+
+        /// <summary>Small entries into a large folio, by frame: each page of it is exclusive or not for itself.</summary>
+        public Dictionary<Pfn, (int Maps, int Exclusive)>? Parts;
     }
 
     /// <summary>
@@ -170,7 +175,18 @@ public sealed partial class Machine
             expected, head.Value, out _);
         frame.Word++;
         frame.Maps++;
-        if ((entry & Pte.Exclusive) != 0) frame.Exclusive++;
+        var isExclusive = (entry & Pte.Exclusive) != 0 ? 1 : 0;
+        if (slot.Order == 0 && (entry & Pte.Compound) != 0)
+        {
+            frame.Parts ??= [];
+            var (maps, exclusive) = frame.Parts.GetValueOrDefault(pfn);
+            frame.Parts[pfn] = (maps + 1, exclusive + isExclusive);
+        }
+        else
+        {
+            frame.Exclusive += isExclusive;
+        }
+
         var isAnon = (_mm.Memory.Frames[head].Flags & FrameFlags.Anon) != 0;
         if (isAnon != ((entry & Pte.Anon) != 0)) findings.Add($"{space}: entry at 0x{address:x} and {pfn} disagree on anonymous");
         var order = _mm.Memory.Frames.OrderOf(head);
@@ -229,6 +245,13 @@ public sealed partial class Machine
         frame.Word += delta;
     }
 
+    /// <summary>A page that one entry maps exclusively is mapped by no other, small or whole.</summary>
+    private static void AuditParts(Dictionary<Pfn, (int Maps, int Exclusive)> parts, int wholeMaps, List<string> findings)
+    {
+        foreach (var (pfn, (maps, exclusive)) in parts)
+            if (exclusive > 0 && maps + wholeMaps != 1) findings.Add($"{pfn}: exclusive in {exclusive} of {maps + wholeMaps} entries");
+    }
+
     private void AuditZone(Zone zone, Dictionary<ulong, Expected> expected, List<string> findings)
     {
         if (zone.CountFree() != zone.FreeFrames)
@@ -248,6 +271,7 @@ public sealed partial class Machine
                 findings.Add($"{at}: map count {info.MapCount}, expected {want.Maps}");
             if (want.Exclusive > 0 && want.Exclusive != want.Maps)
                 findings.Add($"{at}: exclusive in {want.Exclusive} of {want.Maps} entries");
+            if (want.Parts is { } parts) AuditParts(parts, want.Maps - parts.Values.Sum(part => part.Maps), findings);
             if (have == 0 && (info.Flags & FrameFlags.Head) != 0 && (info.Flags & FrameFlags.HugeTlb) == 0)
                 findings.Add($"{at}: in use without a reference");
             if ((info.Flags & FrameFlags.Buddy) != 0 && have != 0) findings.Add($"{at}: free with a reference");

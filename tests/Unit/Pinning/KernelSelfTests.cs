@@ -153,7 +153,10 @@ public sealed class KernelSelfTests
     public static TheoryData<string, string> CowMatrix()
     {
         var runs = new TheoryData<string, string>();
-        foreach (var memory in new[] { "base page", "THP", "PTE-mapped THP", "single PTE of partially mapped THP", "hugetlb" })
+        foreach (var memory in new[]
+        {
+            "base page", "THP", "PTE-mapped THP", "single PTE of partially mapped THP", "THP moved by half", "THP shared by half", "hugetlb",
+        })
             foreach (var test in CowCases.Keys) runs.Add(memory, test);
         return runs;
     }
@@ -261,6 +264,17 @@ public sealed class KernelSelfTests
         if (isHuge && memory != "hugetlb") Assert.True(lab.Machine.Madvise(lab.Space, At, Huge, Advice.HugePage).IsOk);
         lab.Poke(At, 1);
         if (memory == "PTE-mapped THP") Assert.True(lab.Machine.Mprotect(lab.Space, At + Lab.Page, Lab.Page, Prot.Read).IsOk);
+        const ulong half = Huge / 2;
+        if (memory == "THP moved by half")
+            Assert.True(lab.Machine.Mremap(lab.Space, At + half, half, half, MremapFlags.MayMove | MremapFlags.Fixed, 2 * At).IsOk);
+        if (memory == "THP shared by half")
+        {
+            // A child that has one half only, and ends: what it shared is the parent's alone again.
+            Assert.True(lab.Machine.Madvise(lab.Space, At + half, half, Advice.DontFork).IsOk);
+            lab.Machine.Exit(lab.Fork("short"));
+            Assert.True(lab.Machine.Madvise(lab.Space, At + half, half, Advice.DoFork).IsOk);
+        }
+
         if (memory.StartsWith("single PTE", StringComparison.Ordinal))
             Assert.True(lab.Machine.Madvise(lab.Space, At + Lab.Page, Huge - Lab.Page, Advice.DontNeed).IsOk);
     }
