@@ -22,6 +22,7 @@ internal sealed class Bench(IMemorySystem system, string name)
     public const string Denied = "-EPERM";
 
     private readonly List<string> _log = [];
+    private int _children;
 
     /// <summary>The process whose calls follow.</summary>
     public int Process { get; set; }
@@ -116,8 +117,6 @@ internal sealed class Bench(IMemorySystem system, string name)
                 ? '1'
                 : '0'));
     }
-
-    private int _children;
 
     private IEnumerable<(ulong Start, ulong End, string Permissions, string Flags)> Lines(ulong from, ulong to)
     {

@@ -19,8 +19,25 @@ internal static class GuardCases
     public static IEnumerable<(string Name, Action<Bench> Run)> All =>
         from entry in Cases
         from backing in Backings
-        where entry.Value.AlsoFiles || backing.File < 0
+        where IsOn(entry.Value.On, backing.File)
         select ($"guard regions {entry.Key}, {backing.Name}", (Action<Bench>)(b => entry.Value.Run(b, new Memory(b, backing.File, backing.Type))));
+
+    /// <summary>Which backings a case is about.</summary>
+    private enum Kinds
+    {
+        All,
+        Anonymous,
+        Files,
+        MemoryFile,
+    }
+
+    private static bool IsOn(Kinds kinds, int file) => kinds switch
+    {
+        Kinds.Anonymous => file < 0,
+        Kinds.Files => file >= 0,
+        Kinds.MemoryFile => file == 0,
+        _ => true,
+    };
 
     private sealed record Memory(Bench Bench, int File, MapFlags Type)
     {
@@ -35,9 +52,9 @@ internal static class GuardCases
         public byte First(int page) => IsAnonymous ? (byte)0 : FileSpec.FirstByte(page);
     }
 
-    private static readonly Dictionary<string, (bool AlsoFiles, Action<Bench, Memory> Run)> Cases = new()
+    private static readonly Dictionary<string, (Kinds On, Action<Bench, Memory> Run)> Cases = new()
     {
-        ["basic"] = (true, (b, memory) =>
+        ["basic"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 10);
             b.Store(At, 1);
@@ -54,7 +71,7 @@ internal static class GuardCases
             b.Is(Done, b.Munmap(At, 10));
         }
         ),
-        ["multi_vma"] = (true, (b, memory) =>
+        ["multi_vma"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 2);
             memory.Map(P(4), 2, offset: 4);
@@ -70,7 +87,7 @@ internal static class GuardCases
             b.Is(Hit, b.Load(P(5)));
         }
         ),
-        ["munmap"] = (true, (b, memory) =>
+        ["munmap"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 10);
             b.Is(Done, Install(b, At, 1));
@@ -83,7 +100,7 @@ internal static class GuardCases
             b.Loads(P(9), memory.First(9));
         }
         ),
-        ["mprotect"] = (true, (b, memory) =>
+        ["mprotect"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 10);
             b.Is(Done, Install(b, P(5), 2));
@@ -95,7 +112,7 @@ internal static class GuardCases
             b.Loads(P(4), memory.First(4));
         }
         ),
-        ["split_merge"] = (true, (b, memory) =>
+        ["split_merge"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 10);
             for (var page = 0; page < 10; page += 2) b.Is(Done, Install(b, P(page), 1));
@@ -110,7 +127,7 @@ internal static class GuardCases
             b.Loads(P(4), memory.First(4));
         }
         ),
-        ["dontneed"] = (true, (b, memory) =>
+        ["dontneed"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 10);
             for (var page = 0; page < 10; page++) b.Store(P(page), (byte)'y');
@@ -121,7 +138,7 @@ internal static class GuardCases
                 else b.Loads(P(page), memory.IsShared ? (byte)'y' : memory.First(page));
         }
         ),
-        ["mlock"] = (true, (b, memory) =>
+        ["mlock"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 10);
             b.StoreEach(At, 10, (byte)'y');
@@ -137,7 +154,7 @@ internal static class GuardCases
             b.Loads(P(5), memory.IsShared ? (byte)'y' : memory.First(5));
         }
         ),
-        ["mremap_move"] = (true, (b, memory) =>
+        ["mremap_move"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 5);
             b.Is(Done, Install(b, At, 1));
@@ -148,7 +165,7 @@ internal static class GuardCases
             b.Loads(P(2, Other), memory.First(2));
         }
         ),
-        ["mremap_expand"] = (true, (b, memory) =>
+        ["mremap_expand"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 5);
             b.Is(Done, Install(b, At, 1));
@@ -162,7 +179,7 @@ internal static class GuardCases
             b.Is(Hit, b.Load(P(4, Other)));
         }
         ),
-        ["mremap_shrink"] = (true, (b, memory) =>
+        ["mremap_shrink"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 5);
             b.Is(Done, Install(b, At, 5));
@@ -173,7 +190,7 @@ internal static class GuardCases
             b.Loads(P(3), memory.First(3));
         }
         ),
-        ["fork"] = (true, (b, memory) =>
+        ["fork"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 10);
             b.Is(Done, Install(b, At, 5));
@@ -187,7 +204,7 @@ internal static class GuardCases
             b.Is(Hit, b.Load(At));
         }
         ),
-        ["fork_cow"] = (false, (b, memory) =>
+        ["fork_cow"] = (Kinds.Anonymous, (b, memory) =>
         {
             memory.Map(At, 10);
             for (var page = 0; page < 10; page++) b.Store(P(page), (byte)('a' + page));
@@ -201,7 +218,7 @@ internal static class GuardCases
             b.LoadsEach(At, 5, 0);
         }
         ),
-        ["fork_wipeonfork"] = (false, (b, memory) =>
+        ["fork_wipeonfork"] = (Kinds.Anonymous, (b, memory) =>
         {
             memory.Map(At, 10);
             b.Is(Done, b.Madvise(At, 10, Advice.WipeOnFork));
@@ -212,7 +229,7 @@ internal static class GuardCases
             b.Is(Hit, b.Load(At));
         }
         ),
-        ["lazyfree"] = (false, (b, memory) =>
+        ["lazyfree"] = (Kinds.Anonymous, (b, memory) =>
         {
             memory.Map(At, 10);
             b.Is(Done, Install(b, At, 10));
@@ -220,7 +237,7 @@ internal static class GuardCases
             for (var page = 0; page < 10; page++) b.Is(Hit, b.Load(P(page)));
         }
         ),
-        ["populate"] = (true, (b, memory) =>
+        ["populate"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 10);
             b.Is(Done, Install(b, At, 10));
@@ -231,7 +248,7 @@ internal static class GuardCases
             b.LoadsEach(At, 1, memory.First(0));
         }
         ),
-        ["cold"] = (true, (b, memory) =>
+        ["cold"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 10);
             b.Is(Done, Install(b, P(2), 4));
@@ -240,14 +257,19 @@ internal static class GuardCases
             b.Loads(P(7), memory.First(7));
         }
         ),
-        ["smaps"] = (true, (b, memory) =>
+        ["smaps"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 10);
+            b.Is("False", $"{b.Flags(At).Split(' ').Contains("gu")}");
             b.Is(Done, Install(b, P(3), 1));
             b.IsAreas(At, P(10), memory.IsShared ? "0-10:rw-s" : "0-10:rw-p");
+            // The flag of the whole area, which stays when the last guard is gone.
+            b.Is("True", $"{b.Flags(At).Split(' ').Contains("gu")}");
+            b.Is(Done, Remove(b, P(3), 1));
+            b.Is("True", $"{b.Flags(At).Split(' ').Contains("gu")}");
         }
         ),
-        ["anon_zeropage"] = (false, (b, memory) =>
+        ["anon_zeropage"] = (Kinds.Anonymous, (b, memory) =>
         {
             memory.Map(At, 10);
             b.LoadsEach(At, 10, 0);
@@ -257,7 +279,7 @@ internal static class GuardCases
             b.LoadsEach(At, 10, 0);
         }
         ),
-        ["pagemap"] = (true, (b, memory) =>
+        ["pagemap"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 4);
             b.Is("- - - -", b.Run(StepKind.Pagemap, At, 4 * Page));
@@ -267,9 +289,8 @@ internal static class GuardCases
             b.Is("- - - -", b.Run(StepKind.Pagemap, At, 4 * Page));
         }
         ),
-        ["hole_punch"] = (true, (b, memory) =>
+        ["hole_punch"] = (Kinds.Files, (b, memory) =>
         {
-            if (memory.IsAnonymous) return;
             memory.Map(At, 10);
             b.Loads(P(1), memory.First(1));
             b.Is(Done, Install(b, P(3), 4));
@@ -279,9 +300,8 @@ internal static class GuardCases
             b.LoadsEach(P(3), 4, 0);
         }
         ),
-        ["memfd_write_seal"] = (true, (b, memory) =>
+        ["memfd_write_seal"] = (Kinds.MemoryFile, (b, memory) =>
         {
-            if (memory.File != 0) return;
             b.Is(Done, b.Run(StepKind.Seal, 0));
             memory.Map(At, 10, Prot.Read);
             b.Is(Done, Install(b, At, 10));
@@ -290,14 +310,14 @@ internal static class GuardCases
             b.Loads(P(4), memory.First(4));
         }
         ),
-        ["refused on hugetlb and special mappings"] = (false, (b, _) =>
+        ["refused on hugetlb and special mappings"] = (Kinds.Anonymous, (b, _) =>
         {
             const ulong aligned = 0x4000_0000;
             b.Is(Text(aligned), b.Mmap(aligned, 512, Rw, MapFlags.Private | MapFlags.Fixed, file: 6));
             b.Is("-EINVAL", Install(b, aligned, 512));
         }
         ),
-        ["a pin stops at a guard"] = (true, (b, memory) =>
+        ["a pin stops at a guard"] = (Kinds.All, (b, memory) =>
         {
             memory.Map(At, 4);
             b.Is(Done, Install(b, P(2), 1));

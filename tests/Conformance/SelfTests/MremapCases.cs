@@ -36,7 +36,6 @@ internal static class MremapCases
         {
             b.Anon(At, 3);
             b.Is(Done, b.Munmap(P(2), 1));
-            b.Is(Done, b.Munmap(P(2), 1));
             b.Is(Text(P(1)), b.Mremap(P(1), 1, 2));
             b.IsAreas(At, P(3), "0-3:rw-p");
         },
