@@ -20,6 +20,7 @@ internal static class ConformanceCommands
             Description = "With --script: writes the steps and the kernel's answers to this file, as a regression that runs without root.",
         };
         var user = new Option<int?>("--user") { Description = "Compares as this user id, without root's rights. Takes root." };
+        var swap = new Option<bool>("--swap") { Description = "Pages out for real: borrows swap (zram) from the host during the run. Takes root." };
         var report = new Option<FileInfo?>("--report") { Description = "Also writes the result to this file, as a page in Markdown." };
         var matrix = new Option<FileInfo?>("--matrix")
         {
@@ -27,9 +28,9 @@ internal static class ConformanceCommands
         };
         var command = new Command(
             "conformance",
-            "Runs random scripts of memory calls on the running kernel and on FramePin, and compares after each step.\n\nExample:\n  framepin conformance --steps 100000 --seed 7\n  framepin conformance --steps 100000 --user 65534")
+            "Runs random scripts of memory calls on the running kernel and on FramePin, and compares after each step.\n\nExample:\n  framepin conformance --steps 100000 --seed 7\n  framepin conformance --steps 100000 --user 65534\n  framepin conformance --steps 100000 --swap")
         {
-            steps, seed, most, user, script, keep, report, matrix,
+            steps, seed, most, user, swap, script, keep, report, matrix,
         };
         command.SetAction(parsed =>
         {
@@ -44,12 +45,17 @@ internal static class ConformanceCommands
                     + "This command traces processes of its own (ptrace); --user takes root.");
                 return CommandLine.Refused;
             }
+            catch (InvalidOperationException exception) when (parsed.GetValue(swap))
+            {
+                Console.Error.WriteLine($"--swap: {exception.Message}");
+                return CommandLine.Refused;
+            }
         });
         yield return command;
 
         int Act(ParseResult parsed)
         {
-            if (parsed.GetValue(script) is { } file) return RunScript(file, parsed.GetValue(keep));
+            if (parsed.GetValue(script) is { } file) return RunScript(file, parsed.GetValue(keep), parsed.GetValue(swap));
             if (parsed.GetValue(matrix) is { } table) return MeasureMatrix(table);
             var started = TimeProvider.System.GetTimestamp();
             var result = Runner.Run(new RunOptions
@@ -58,6 +64,7 @@ internal static class ConformanceCommands
                 Seed = parsed.GetValue(seed),
                 MaxDivergences = parsed.GetValue(most),
                 AsUser = parsed.GetValue(user),
+                WithSwap = parsed.GetValue(swap),
             }, Console.IsOutputRedirected ? null : progress => Console.Error.Write($"\r{progress.Steps} steps"));
             Print(result, TimeProvider.System.GetElapsedTime(started));
             if (parsed.GetValue(report) is { } page) File.WriteAllText(page.FullName, result.ToMarkdown());
@@ -92,18 +99,18 @@ internal static class ConformanceCommands
         return different == 0 ? CommandLine.Ok : CommandLine.Refused;
     }
 
-    private static int RunScript(FileInfo file, FileInfo? keep)
+    private static int RunScript(FileInfo file, FileInfo? keep, bool withSwap)
     {
         try
         {
             var steps = File.ReadLines(file.FullName).Where(line => line.Length > 0 && line[0] != '#').Select(Step.Parse).ToList();
             if (keep is not null)
             {
-                File.WriteAllText(keep.FullName, Runner.Record(steps).Format());
+                File.WriteAllText(keep.FullName, Runner.Record(steps, withSwap).Format());
                 return CommandLine.Ok;
             }
 
-            var divergence = Runner.Replay(steps, Console.WriteLine);
+            var divergence = Runner.Replay(steps, Console.WriteLine, withSwap);
             if (divergence is not null) Console.WriteLine(divergence);
             return divergence is null ? CommandLine.Ok : CommandLine.Refused;
         }

@@ -16,6 +16,9 @@ public sealed class ConformanceReport
     /// <summary>Frame numbers and pin counters were compared.</summary>
     public bool IsPrivileged { get; init; }
 
+    /// <summary>There was swap to page out to.</summary>
+    public bool WithSwap { get; init; }
+
     public long Steps { get; internal set; }
 
     public int Scripts { get; internal set; }
@@ -48,6 +51,7 @@ public sealed class ConformanceReport
         text.Append("  present, which of them share a frame, their contents, and the pins taken and dropped\n");
         text.Append(CultureInfo.InvariantCulture, $"- Files that this host could not make: {(MissingFiles.Count == 0 ? "none" : string.Join(", ", MissingFiles))}\n");
         text.Append(CultureInfo.InvariantCulture, $"- Rights: {(IsPrivileged ? "root" : "not root: frame numbers and pin counters were not compared")}\n");
+        text.Append(CultureInfo.InvariantCulture, $"- Swap: {(WithSwap ? "a zram device without read-ahead" : "none")}\n");
         text.Append(CultureInfo.InvariantCulture, $"- Differences: {Divergences.Count}; hits of known deviations: {DeviationHits.Values.Sum()};\n");
         text.Append(CultureInfo.InvariantCulture, $"  gone when run again (something else on the machine): {Unrepeated.Count}\n\n");
         text.Append("| Step | Succeeded alike | Failed alike |\n|---|---|---|\n");

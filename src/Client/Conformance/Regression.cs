@@ -24,6 +24,7 @@ public sealed partial record Regression(
         text.Append(CultureInfo.InvariantCulture, $"profile {Profile}\n");
         text.Append(CultureInfo.InvariantCulture, $"process base=0x{Initial.MmapBase:x} brk=0x{Initial.StartBrk:x} huge={Initial.HugePages} ");
         if (Initial.DataSize != 0) text.Append(CultureInfo.InvariantCulture, $"data=0x{Initial.DataSize:x} memlock=0x{Initial.RlimitMemlock:x} ");
+        if (Initial.Swap != 0) text.Append(CultureInfo.InvariantCulture, $"swap=0x{Initial.Swap:x} ");
         if (Initial.CachesZeroedHoles) text.Append("zeroed-holes=cached ");
         text.Append(CultureInfo.InvariantCulture, $"thp={Initial.Thp} zero-page={Initial.UsesZeroPage} missing={string.Join(',', Initial.MissingFiles)}\n");
         foreach (var mapping in Initial.Mappings)
@@ -90,6 +91,7 @@ public sealed partial record Regression(
             Enum.Parse<ThpMode>(values["thp"]), bool.Parse(values["zero-page"]), IsPrivileged: true,
             [.. values["missing"].Split(',', StringSplitOptions.RemoveEmptyEntries).Select(int.Parse)])
         {
+            Swap = values.TryGetValue("swap", out var swap) ? Hex(swap[2..]) : 0,
             CachesZeroedHoles = values.ContainsKey("zeroed-holes"),
             DataSize = values.TryGetValue("data", out var data) ? Hex(data[2..]) : 0,
             RlimitMemlock = values.TryGetValue("memlock", out var memlock) ? Hex(memlock[2..]) : 8UL << 20,

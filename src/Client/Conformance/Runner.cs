@@ -20,6 +20,9 @@ public sealed record RunOptions
     /// <summary>Compares as this user instead of as the one who runs it, which takes root; null to stay.</summary>
     public int? AsUser { get; init; }
 
+    /// <summary>Borrows swap from the host, which takes root and a zram device.</summary>
+    public bool WithSwap { get; init; }
+
     /// <summary>Divergences after which the run ends.</summary>
     public int MaxDivergences { get; init; } = 1;
 }
@@ -30,11 +33,11 @@ public static class Runner
     /// <summary>Runs on a thread of its own, since tracing belongs to one thread.</summary>
     public static ConformanceReport Run(RunOptions options, Action<ConformanceReport>? progress = null)
     {
-        return OnOwnThread(host => RunScripts(host, options, progress), options.AsUser);
+        return OnOwnThread(host => RunScripts(host, options, progress), options.AsUser, options.WithSwap);
     }
 
     /// <summary>Runs one script, telling each step and its answer; the first divergence, or null.</summary>
-    public static Divergence? Replay(IReadOnlyList<Step> steps, Action<string> tell) => OnOwnThread(host =>
+    public static Divergence? Replay(IReadOnlyList<Step> steps, Action<string> tell, bool withSwap = false) => OnOwnThread(host =>
     {
         using var comparison = new Comparison(host, host.Profile);
         foreach (var step in steps)
@@ -46,15 +49,15 @@ public static class Runner
 
         tell(comparison.FramePin.Look(withFlags: true, keepsNames: true));
         return null;
-    });
+    }, withSwap: withSwap);
 
     /// <summary>Runs a script on the kernel alone and keeps what it answered.</summary>
-    public static Regression Record(IReadOnlyList<Step> steps) => OnOwnThread(host =>
+    public static Regression Record(IReadOnlyList<Step> steps, bool withSwap = false) => OnOwnThread(host =>
     {
         using var kernel = new KernelSystem(host);
         var answered = steps.Select(step => (step, kernel.Run(step))).ToList();
         return new Regression(host.Profile.Name, kernel.Initial, answered, kernel.Look(withFlags: true, keepsNames: false));
-    });
+    }, withSwap: withSwap);
 
     /// <summary>The access matrix of the running kernel, and FramePin's under the same conditions.</summary>
     public static (IReadOnlyList<string> Kernel, IReadOnlyList<string> FramePin) MeasureMatrix() => OnOwnThread(host =>
@@ -72,7 +75,7 @@ public static class Runner
         return true;
     });
 
-    private static T OnOwnThread<T>(Func<KernelHost, T> work, int? asUser = null)
+    private static T OnOwnThread<T>(Func<KernelHost, T> work, int? asUser = null, bool withSwap = false)
     {
         var result = default(T);
         Exception? failure = null;
@@ -81,7 +84,7 @@ public static class Runner
             try
             {
                 if (asUser is { } user) Native.LibC.BecomeUser(user);
-                using var host = new KernelHost();
+                using var host = new KernelHost(withSwap);
                 result = work(host);
             }
             catch (Exception exception)
@@ -97,7 +100,7 @@ public static class Runner
 
     private static ConformanceReport RunScripts(KernelHost host, RunOptions options, Action<ConformanceReport>? progress)
     {
-        var report = new ConformanceReport { Kernel = host.Release, Profile = host.Profile.Name, Seed = options.Seed, IsPrivileged = host.IsRoot };
+        var report = new ConformanceReport { Kernel = host.Release, Profile = host.Profile.Name, Seed = options.Seed, IsPrivileged = host.IsRoot, WithSwap = host.Swap > 0 };
         for (var script = 0; report.Steps < options.Steps && report.Divergences.Count < options.MaxDivergences; script++)
         {
             var seed = unchecked(options.Seed + script);

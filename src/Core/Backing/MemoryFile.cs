@@ -30,10 +30,14 @@ public sealed class MemoryFile
     private readonly PageTable _cache;
     private readonly HashSet<ulong> _unread = [];
 
-    /// <summary>Contents of pages that reclaim took out of the cache, by index: what the disk holds.</summary>
+    /// <summary>Contents of pages that reclaim took out of the cache, by index: what the disk holds, or swap for a memory file.</summary>
     private readonly Dictionary<ulong, byte[]> _stored = [];
+    private readonly SwapDevice? _swap;
 
-    internal MemoryFile(int id, string name, FileKind kind, int hugeOrder, PhysicalMemory memory, PageTable cache)
+    /// <summary>Pages of a memory file that MADV_WILLNEED read back: in the swap cache, and not in the file's yet.</summary>
+    private readonly HashSet<ulong> _readBack = [];
+
+    internal MemoryFile(int id, string name, FileKind kind, int hugeOrder, PhysicalMemory memory, PageTable cache, SwapDevice? swap)
     {
         Id = id;
         Name = name;
@@ -41,6 +45,7 @@ public sealed class MemoryFile
         Order = hugeOrder;
         _memory = memory;
         _cache = cache;
+        _swap = swap;
     }
 
     /// <summary>Number within the machine, from 1; what frames record as their mapping.</summary>
@@ -97,12 +102,37 @@ public sealed class MemoryFile
     /// <summary>What the disk holds of a page that is not cached; null for a hole.</summary>
     internal byte[]? Stored(ulong index) => _stored.Count > 0 ? _stored.GetValueOrDefault(index) : null;
 
-    /// <summary>Reclaim of a clean page that nobody else uses: its contents are on the disk.</summary>
-    internal void Evict(ulong index)
+    /// <summary>
+    /// Reclaim of a page that nobody else uses. A clean one is on the disk, or nothing but zeroes in a memory file; a dirty one of a memory
+    /// file goes to swap (shmem_writeout). False: it is dirty and there is no room for it.
+    /// </summary>
+    internal bool Evict(ulong index)
     {
-        var bytes = _memory.Bytes.Of(Lookup(index)!.Value).ToArray();
+        var head = Lookup(index)!.Value;
+        var isDirty = (_memory.Frames[head].Flags & FrameFlags.Dirty) != 0;
+        if (isDirty && (Kind != FileKind.Shmem || _swap is null || !_swap.TryReserve())) return false;
+        var bytes = _memory.Bytes.Of(head).ToArray();
         Remove(index, 1);
-        if (Kind == FileKind.Disk) _stored[index] = bytes;
+        if (isDirty || Kind == FileKind.Disk) _stored[index] = bytes;
+        return true;
+    }
+
+    /// <summary>MADV_WILLNEED on a page that is in swap: it is resident from now on, but the file has it only when asked (shmem_swapin_range).</summary>
+    internal void ReadBack(ulong index)
+    {
+        if (Kind == FileKind.Shmem && _stored.ContainsKey(index)) _readBack.Add(index);
+    }
+
+    /// <summary>mincore_page: cached, or in the swap cache.</summary>
+    internal bool IsResident(ulong index) => Lookup(index) is not null || (_readBack.Count > 0 && _readBack.Contains(index));
+
+    /// <summary>Takes what is stored of a page; null for nothing.</summary>
+    private byte[]? Unstore(ulong index)
+    {
+        if (!_stored.Remove(index, out var bytes)) return null;
+        if (Kind == FileKind.Shmem) _swap!.Unreserve();
+        _readBack.Remove(index);
+        return bytes;
     }
 
     internal bool IsUnread(ulong index) => _unread.Count > 0 && _unread.Contains(index);
@@ -126,8 +156,14 @@ public sealed class MemoryFile
         if (!slot.Exists) return false;
         _cache[slot] = Pte.Leaf(head, Order == 0 ? Pte.Present : Pte.Present | Pte.Huge);
         _unread.Remove(index);
-        if (_stored.Remove(index, out var bytes)) bytes.CopyTo(_memory.Bytes.Of(head));
         ref var info = ref _memory.Frames[head];
+        if (Unstore(index) is { } bytes)
+        {
+            bytes.CopyTo(_memory.Bytes.Of(head));
+            // Its slot is gone: nothing else has these contents.
+            if (Kind == FileKind.Shmem) info.Flags |= FrameFlags.Dirty;
+        }
+
         info.FileId = Id;
         info.Index = index;
         info.Flags |= FrameFlags.InCache | (TracksDirty ? FrameFlags.DirtyTracked : 0)
@@ -160,7 +196,7 @@ public sealed class MemoryFile
     {
         if (_unread.Count > 0) _unread.RemoveWhere(index => index >= first && index - first < count);
         foreach (var index in _stored.Keys)
-            if (index >= first && index - first < count) _stored.Remove(index);
+            if (index >= first && index - first < count) Unstore(index);
         var address = first << PageGeometry.PageShift;
         var end = count > (1UL << 35) ? 1UL << 47 : (first + count) << PageGeometry.PageShift;
         while (_cache.Next(ref address, end, out var slot))

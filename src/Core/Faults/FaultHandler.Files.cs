@@ -35,7 +35,7 @@ internal static partial class FaultHandler
             if (Pte.IsMapped(space.PageTable.Read(address))) return VmFault.NoPage;
         }
 
-        if (file.Kind == FileKind.Shmem && vma.Has(VmFlags.UffdMissing) && file.Lookup(index) is null) return VmFault.SigBus;
+        if (file.Kind == FileKind.Shmem && vma.Has(VmFlags.UffdMissing) && file.Lookup(index) is null && file.Stored(index) is null) return VmFault.SigBus;
         var isShared = vma.Has(VmFlags.Shared);
         if (FindOrAddPage(mm, space, file, index, address, request.Context) is not { } pfn) return VmFault.Oom;
         if ((mm.Memory.Frames[pfn].Flags & FrameFlags.HwPoison) != 0) return VmFault.HwPoison;
@@ -43,7 +43,7 @@ internal static partial class FaultHandler
         if (isPrivateCopy) return PrivateCopy(mm, request, address, pfn);
 
         var isDirtying = request.IsWrite && isShared;
-        var bits = FileBits(mm, vma, pfn, isDirtying || Mapping.SharedBornWritable(vma)) | (isDirtying ? Pte.Dirty : 0);
+        var bits = FileBits(mm, vma, pfn, isDirtying || Mapping.SharedBornWritable(mm, vma)) | (isDirtying ? Pte.Dirty | mm.SoftDirty : 0);
         mm.Memory.Frames.AddRefs(pfn, 1);
         if (!Mapping.MapPage(mm, space, address, pfn, bits))
         {
@@ -117,7 +117,7 @@ internal static partial class FaultHandler
         PrepareAnonVma(mm, space, vma);
         if (mm.AllocatePage(space, address, request.Context, FrameFlags.Anon) is not { } pfn) return VmFault.Oom;
         mm.Memory.Bytes.Of(source).CopyTo(mm.Memory.Bytes.Of(pfn));
-        if (Mapping.MapPage(mm, space, address, pfn, AnonBits(vma, !request.IsUnshare))) return VmFault.NoPage;
+        if (Mapping.MapPage(mm, space, address, pfn, AnonBits(mm, vma, !request.IsUnshare) | (request.IsWrite ? mm.SoftDirty : 0))) return VmFault.NoPage;
         mm.Memory.Put(pfn);
         return VmFault.Oom;
     }
@@ -141,7 +141,7 @@ internal static partial class FaultHandler
             if (index >= PageGeometry.PagesOf(file.Size) || file.Lookup(index) is not { } pfn) continue;
             if ((mm.Memory.Frames[pfn].Flags & (FrameFlags.HwPoison | FrameFlags.Reclaim)) != 0) continue;
             mm.Memory.Frames.AddRefs(pfn, 1);
-            if (Mapping.MapPage(mm, space, at, pfn, FileBits(mm, vma, pfn, Mapping.SharedBornWritable(vma)))) continue;
+            if (Mapping.MapPage(mm, space, at, pfn, FileBits(mm, vma, pfn, Mapping.SharedBornWritable(mm, vma)))) continue;
             mm.Memory.Put(pfn);
             return;
         }

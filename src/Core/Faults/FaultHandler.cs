@@ -70,6 +70,7 @@ internal static partial class FaultHandler
         var slot = table.Find(request.Address);
         var entry = slot.Exists ? table[slot] : 0;
         if ((entry & Pte.Marker) != 0) return entry == Pte.GuardMarker ? VmFault.SigSegv : VmFault.HwPoison;
+        if ((entry & Pte.Swap) != 0) return SwapIn(mm, request, slot);
         if (!Pte.IsMapped(entry))
         {
             if (request.Vma.IsAnonymous) return Anonymous(mm, request, slot.Exists);
@@ -122,7 +123,7 @@ internal static partial class FaultHandler
                 var slot = space.PageTable.Ensure(start, PageGeometry.PmdOrder);
                 if (slot.Exists)
                 {
-                    space.PageTable[slot] = Pte.Leaf(head, Pte.Huge | AnonBits(vma, !request.IsUnshare));
+                    space.PageTable[slot] = Pte.Leaf(head, Pte.Huge | AnonBits(mm, vma, !request.IsUnshare));
                     mm.Memory.Frames[head].MapCount = 1;
                     return VmFault.NoPage;
                 }
@@ -133,7 +134,7 @@ internal static partial class FaultHandler
 
         var page = mm.AllocatePage(space, address, request.Context, FrameFlags.Anon);
         if (page is not { } pfn) return VmFault.Oom;
-        if (Mapping.MapPage(mm, space, address, pfn, AnonBits(vma, !request.IsUnshare))) return VmFault.NoPage;
+        if (Mapping.MapPage(mm, space, address, pfn, AnonBits(mm, vma, !request.IsUnshare))) return VmFault.NoPage;
         mm.Memory.Put(pfn);
         return VmFault.Oom;
     }
@@ -151,8 +152,11 @@ internal static partial class FaultHandler
         return VmFault.SigBus;
     }
 
-    private static ulong AnonBits(Vma vma, bool writable) =>
-        Pte.Anon | Pte.Exclusive | Pte.Accessed | Pte.Dirty | Mapping.AccessBits(vma, writable);
+    private static ulong AnonBits(MmContext mm, Vma vma, bool writable)
+    {
+        var access = Mapping.AccessBits(vma, writable);
+        return Pte.Anon | Pte.Exclusive | Pte.Accessed | Pte.Dirty | access | ((access & Pte.Write) != 0 ? mm.SoftDirty : 0);
+    }
 
     /// <summary>do_wp_page: an entry is there and forbids the write (or is shared and must not be).</summary>
     private static VmFault WriteProtected(MmContext mm, in FaultRequest request, LeafSlot slot)
@@ -165,7 +169,7 @@ internal static partial class FaultHandler
         if (vma.HasAny(VmFlags.Shared | VmFlags.MayShare))
         {
             // page_mkwrite or pfn_mkwrite: the page is dirty from now on.
-            entry |= Mapping.AccessBits(vma, true) | Pte.Dirty | Pte.Accessed;
+            entry |= Mapping.AccessBits(vma, true) | Pte.Dirty | Pte.Accessed | mm.SoftDirty;
             if ((entry & Pte.Special) == 0) mm.Memory.MarkDirty(Pte.PfnOf(entry));
             return VmFault.NoPage;
         }
@@ -184,7 +188,7 @@ internal static partial class FaultHandler
             if ((entry & Pte.Exclusive) != 0)
             {
                 if (request.IsUnshare) return VmFault.None;
-                entry |= Mapping.AccessBits(vma, true) | Pte.Dirty | Pte.Accessed;
+                entry |= Mapping.AccessBits(vma, true) | Pte.Dirty | Pte.Accessed | mm.SoftDirty;
                 return VmFault.NoPage;
             }
 
@@ -198,12 +202,16 @@ internal static partial class FaultHandler
         return CopyOnWrite(mm, request, slot);
     }
 
-    /// <summary>wp_can_reuse_anon_folio: nobody else holds the page, by a mapping or by a reference.</summary>
+    /// <summary>
+    /// wp_can_reuse_anon_folio: nobody else holds the page, by a mapping, by a reference, or by an entry of swap that names it.
+    /// </summary>
     private static bool IsSoleUser(MmContext mm, ulong entry)
     {
         var frames = mm.Memory.Frames;
         var head = frames.HeadOf(Pte.PfnOf(entry));
-        return frames.RefCount(head) == 1;
+        var isInSwapCache = (frames[head].Flags & FrameFlags.SwapCache) != 0;
+        if (frames.RefCount(head) != (isInSwapCache ? 2 : 1)) return false;
+        return !isInSwapCache || mm.Swap!.TryDropCache(head);
     }
 
     private static VmFault CopyOnWrite(MmContext mm, in FaultRequest request, LeafSlot slot)
@@ -217,7 +225,7 @@ internal static partial class FaultHandler
         var page = mm.AllocatePage(space, address, request.Context, FrameFlags.Anon);
         if (page is not { } pfn) return VmFault.Oom;
         if (source != mm.Memory.ZeroPage) mm.Memory.Bytes.Of(source).CopyTo(mm.Memory.Bytes.Of(pfn));
-        space.PageTable[slot] = Pte.Leaf(pfn, AnonBits(vma, !request.IsUnshare) | (request.IsUnshare ? old & Pte.UffdWp : 0));
+        space.PageTable[slot] = Pte.Leaf(pfn, AnonBits(mm, vma, !request.IsUnshare) | (request.IsUnshare ? old & (Pte.UffdWp | Pte.SoftDirty) : mm.SoftDirty));
         mm.Memory.Frames[pfn].MapCount = 1;
         Mapping.Release(mm, old);
         return VmFault.NoPage;

@@ -20,8 +20,12 @@ internal static class Mapping
     }
 
     /// <summary>True when entries of a shared file mapping are born writable (no dirty tracking; vma_wants_writenotify).</summary>
-    public static bool SharedBornWritable(Vma vma) =>
-        vma.Has(VmFlags.Shared | VmFlags.Write) && vma.File is not { TracksDirty: true };
+    public static bool SharedBornWritable(MmContext mm, Vma vma) =>
+        vma.Has(VmFlags.Shared | VmFlags.Write) && vma.File is not { TracksDirty: true } && !WatchesStores(mm, vma);
+
+    /// <summary>vma_soft_dirty_enabled: the area's soft-dirty bits were cleared, and its next stores are to be noticed.</summary>
+    public static bool WatchesStores(MmContext mm, Vma vma) =>
+        mm.SoftDirty != 0 && !vma.Has(VmFlags.SoftDirty) && !vma.IsHugeTlb;
 
     /// <summary>Maps a small frame that is already referenced by the caller; the mapping takes that reference over.</summary>
     /// <returns>False when no table is left; the reference stays with the caller.</returns>
@@ -43,14 +47,17 @@ internal static class Mapping
         return true;
     }
 
-    /// <summary>Drops what an entry held: its map count and reference, if it is counted at all.</summary>
+    /// <summary>Drops what an entry held: its map count and reference, if it is counted at all, or its part in a slot of swap.</summary>
     public static void Release(MmContext mm, ulong entry)
     {
+        if ((entry & Pte.Swap) != 0) mm.Swap!.FreeWithCache(Pte.SlotOf(entry));
         if (!Pte.IsMapped(entry) || (entry & Pte.Special) != 0) return;
         var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
         ref var info = ref mm.Memory.Frames[head];
         info.MapCount--;
         if ((entry & Pte.Dirty) != 0 && (info.Flags & FrameFlags.InCache) != 0) mm.Memory.MarkDirty(head);
+        // free_swap_cache
+        if (info.MapCount == 0 && (info.Flags & FrameFlags.SwapCache) != 0) mm.Swap!.TryDropCache(head);
         mm.Memory.Put(head);
     }
 
@@ -122,7 +129,7 @@ internal static class Mapping
         while (table.Next(ref address, end, out var slot))
         {
             ref var entry = ref table[slot];
-            if (Pte.IsMapped(entry) && mm.Mutant != Mutant.ProtectKeepsWrite) entry = (entry & Pte.KeepMask) | AccessBits(vma, MayStayWritable(vma, entry));
+            if (Pte.IsMapped(entry) && mm.Mutant != Mutant.ProtectKeepsWrite) entry = (entry & Pte.KeepMask) | AccessBits(vma, MayStayWritable(mm, vma, entry));
             address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
 
@@ -132,10 +139,12 @@ internal static class Mapping
     /// <summary>
     /// can_change_pte_writable: mprotect makes a page writable at once where no write fault would have anything to do.
     /// </summary>
-    public static bool MayStayWritable(Vma vma, ulong entry)
+    public static bool MayStayWritable(MmContext mm, Vma vma, ulong entry)
     {
         if (!vma.Has(VmFlags.Write) || (entry & Pte.UffdWp) != 0) return false;
+        var isWatched = WatchesStores(mm, vma);
+        if (isWatched && (entry & Pte.SoftDirty) == 0) return false;
         if (!vma.Has(VmFlags.Shared)) return (entry & (Pte.Anon | Pte.Exclusive)) == (Pte.Anon | Pte.Exclusive);
-        return (entry & Pte.DirtyTracked) == 0 || (entry & Pte.Dirty) != 0;
+        return ((entry & Pte.DirtyTracked) == 0 && !isWatched) || (entry & Pte.Dirty) != 0;
     }
 }

@@ -17,7 +17,7 @@ internal static class Migration
         var frames = mm.Memory.Frames;
         ref var info = ref frames[head];
         if ((info.Flags & (FrameFlags.HwPoison | FrameFlags.Device)) != 0) return false;
-        return frames.RefCount(head) == info.MapCount + ((info.Flags & FrameFlags.InCache) != 0 ? 1 : 0);
+        return frames.RefCount(head) == info.MapCount + ((info.Flags & (FrameFlags.InCache | FrameFlags.SwapCache)) != 0 ? 1 : 0);
     }
 
     /// <summary>
@@ -38,6 +38,7 @@ internal static class Migration
         var size = 1UL << frames.OrderOf(head);
         mm.Memory.Bytes.Of(head, size).CopyTo(mm.Memory.Bytes.Of(fresh, size));
         frames[fresh].Flags |= info.Flags & (FrameFlags.Anon | FrameFlags.Dirty | FrameFlags.Referenced | FrameFlags.Secret | FrameFlags.LazyFree);
+        var inSwapCache = (info.Flags & FrameFlags.SwapCache) != 0;
         var inCache = (info.Flags & FrameFlags.InCache) != 0;
         foreach (var (owner, at) in mappings)
         {
@@ -48,11 +49,16 @@ internal static class Migration
             frames.AddRefs(fresh, 1);
             frames[fresh].MapCount++;
             info.MapCount--;
-            if (info.MapCount > 0 || inCache) mm.Memory.Put(head);
+            if (info.MapCount > 0 || inCache || inSwapCache) mm.Memory.Put(head);
         }
 
         // The fresh folio's own first reference is the cache's, or is dropped now that the mappings hold theirs.
         if (inCache) mm.Files[info.FileId].Replace(info.Index, fresh);
+        else if (inSwapCache)
+        {
+            mm.Swap!.Replace(head, fresh);
+            mm.Memory.Put(fresh);
+        }
         else
         {
             mm.Memory.Put(head);

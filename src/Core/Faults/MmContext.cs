@@ -98,6 +98,15 @@ internal sealed class MmContext : IDisposable
     /// <summary>CONFIG_MEMORY_FAILURE.</summary>
     public bool HandlesMemoryFailure { get; init; } = true;
 
+    /// <summary>Where reclaim puts anonymous memory and that of memory files; null without swap.</summary>
+    public SwapDevice? Swap { get; init; }
+
+    /// <summary><see cref="Pte.SoftDirty"/> where the kernel keeps track of it, else nothing.</summary>
+    public ulong SoftDirty { get; init; }
+
+    /// <summary>What a new area has (VM_SOFTDIRTY): all of it counts as stored to.</summary>
+    public VmFlags NewArea => SoftDirty != 0 ? VmFlags.SoftDirty : VmFlags.None;
+
     public FaultPlan Plan { get; } = new();
 
     public Mutant Mutant { get; set; }
@@ -142,7 +151,7 @@ internal sealed class MmContext : IDisposable
     public MemoryFile? CreateFile(string name, FileKind kind, ulong size, int hugeOrder = 0)
     {
         if (PageTable.Create(Tables) is not { } cache) return null;
-        var file = new MemoryFile(++_files, name, kind, hugeOrder, Memory, cache) { Size = size };
+        var file = new MemoryFile(++_files, name, kind, hugeOrder, Memory, cache, Swap) { Size = size };
         Files.Add(file.Id, file);
         return file;
     }

@@ -41,6 +41,8 @@ public enum FrameFlags : uint
     Reclaim = 1u << 18,
     /// <summary>Was locked in an area that MREMAP_DONTUNMAP unlocked, and stays unevictable (PG_mlocked).</summary>
     Mlocked = 1u << 19,
+    /// <summary>In the swap cache: the frame holds what a slot of swap holds, or will hold (PG_swapcache).</summary>
+    SwapCache = 1u << 20,
 }
 
 /// <summary>
@@ -61,7 +63,7 @@ internal struct FrameInfo
     /// <summary>Id of the memory file in whose cache the folio is; 0 for none.</summary>
     public int FileId;
 
-    /// <summary>Page index in the file (cache); next free block (buddy); next pending frame (pending free).</summary>
+    /// <summary>Page index in the file (cache); slot (swap cache); next free block (buddy); next pending frame (pending free).</summary>
     public ulong Index;
 
     /// <summary>Previous free block (buddy).</summary>

@@ -100,6 +100,13 @@ public sealed partial class Machine
             }
         }
 
+        foreach (var (number, count, cached) in _mm.Swap?.Slots ?? [])
+        {
+            Add(number, word);
+            Add((ulong)count, word);
+            Add(cached.Value, word);
+        }
+
         Add((ulong)PinStatistics.Acquired, word);
         Add((ulong)PinStatistics.Released, word);
         return Convert.ToHexStringLower(hash.GetHashAndReset());
@@ -118,6 +125,7 @@ public sealed partial class Machine
         foreach (var space in _mm.Spaces) AuditSpace(space, expected, findings);
         foreach (var file in _mm.Files.Values) AuditFile(file, expected, findings);
         foreach (var device in _devices) AuditDevice(device, expected);
+        AuditSwap(expected, findings);
         if (_mm.HugeZero != Pfn.Invalid) AddWord(expected, _mm.HugeZero, 1);
         var pins = AuditVectors(expected);
         var outstanding = PinStatistics.Acquired - PinStatistics.Released;
@@ -157,7 +165,8 @@ public sealed partial class Machine
         AddressSpace space, Vma vma, ulong address, ulong entry, LeafSlot slot, Dictionary<ulong, Expected> expected,
         List<string> findings)
     {
-        if ((entry & Pte.Marker) != 0) return;
+        // Those of swap are added up apart (AuditSwap).
+        if ((entry & (Pte.Marker | Pte.Swap)) != 0) return;
         if (!Pte.IsMapped(entry))
         {
             findings.Add($"{space}: entry 0x{entry:x} at 0x{address:x} maps nothing");
@@ -206,6 +215,41 @@ public sealed partial class Machine
 
         var mappings = _mm.Spaces.Sum(space => space.Vmas.All.Count(vma => ReferenceEquals(vma.File, file)));
         if (mappings != file.MappingCount) findings.Add($"file {file.Id}: {file.MappingCount} mappings counted, {mappings} found");
+    }
+
+    /// <summary>Each slot is counted by the entries that name it, and what the cache holds says so.</summary>
+    private void AuditSwap(Dictionary<ulong, Expected> expected, List<string> findings)
+    {
+        if (_mm.Swap is not { } swap) return;
+        var named = new Dictionary<ulong, int>();
+        foreach (var space in _mm.Spaces)
+        {
+            var address = 0UL;
+            while (space.PageTable.Next(ref address, PageGeometry.TaskSize, out var slot))
+            {
+                var entry = space.PageTable[slot];
+                if ((entry & Pte.Swap) != 0) named[Pte.SlotOf(entry)] = named.GetValueOrDefault(Pte.SlotOf(entry)) + 1;
+                address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+            }
+        }
+
+        foreach (var (number, count, cached) in swap.Slots)
+        {
+            named.Remove(number, out var names);
+            if (count != names) findings.Add($"slot {number} of swap: counted {count}, named by {names} entries");
+            if (cached == Pfn.Invalid)
+            {
+                if (count == 0) findings.Add($"slot {number} of swap: in use for nobody");
+                continue;
+            }
+
+            AddWord(expected, cached, 1);
+            ref var info = ref _mm.Memory.Frames[cached];
+            if ((info.Flags & FrameFlags.SwapCache) == 0 || info.Index != number)
+                findings.Add($"{cached}: in the swap cache for slot {number}, but says {info.Flags} {info.Index}");
+        }
+
+        foreach (var (number, names) in named) findings.Add($"slot {number} of swap: free, but named by {names} entries");
     }
 
     private static void AuditDevice(Device device, Dictionary<ulong, Expected> expected)

@@ -90,10 +90,10 @@ public sealed partial class Machine
         return Errno.None;
     }
 
-    /// <summary>pread: bytes copied, fewer at the end of the file; holes read as zeroes.</summary>
+    /// <summary>pread: bytes copied, fewer at the end of the file or when memory is out; holes read as zeroes.</summary>
     public int ReadFile(MemoryFile file, ulong offset, Span<byte> buffer)
     {
-        using var turn = EnterQuery();
+        using var turn = EnterTurn();
         var done = 0;
         while (done < buffer.Length && offset + (ulong)done < file.Size)
         {
@@ -102,6 +102,9 @@ public sealed partial class Machine
             var length = (int)Math.Min((ulong)Math.Min(buffer.Length - done, (int)PageGeometry.PageSize - within), file.Size - at);
             var part = buffer.Slice(done, length);
             var index = at >> PageGeometry.PageShift;
+            // A page in swap comes back into the file (shmem_get_folio).
+            var isInSwap = file.Kind == FileKind.Shmem && file.Stored(index) is not null;
+            if (isInSwap && FaultHandler.FindOrAddPage(_mm, null, file, index, 0, AllocationContext.Movable) is null) break;
             if (file.Lookup(index) is { } pfn) _mm.Memory.Bytes.Of(pfn).Slice(within, length).CopyTo(part);
             else if (file.Stored(index) is { } stored) stored.AsSpan(within, length).CopyTo(part);
             else part.Clear();

@@ -28,6 +28,9 @@ public sealed record MapsEntry
 
     public ulong Anonymous { get; init; }
 
+    /// <summary>Bytes of private memory that are in swap.</summary>
+    public ulong Swap { get; init; }
+
     /// <summary>Bytes mapped by 2 MiB leaves of anonymous memory.</summary>
     public ulong AnonHuge { get; init; }
 
@@ -99,8 +102,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// /proc/PID/pagemap for <paramref name="count"/> pages from <paramref name="start"/>: bit 63 present, 61 file or shared, 58 guard region, 56 exclusively
-    /// mapped, 55 soft-dirty, PFN below.
+    /// /proc/PID/pagemap for <paramref name="count"/> pages from <paramref name="start"/>: bit 63 present, 62 swapped, 61 file or shared, 58 guard region, 57
+    /// write-protected by a userfaultfd, 56 exclusively mapped, 55 soft-dirty, PFN below, or the slot of swap from bit 5 on.
     /// </summary>
     public ulong[] Pagemap(AddressSpace space, ulong start, int count)
     {
@@ -108,6 +111,7 @@ public sealed partial class Machine
         const ulong fileOrShared = 1UL << 61;
         const ulong exclusive = 1UL << 56;
         const ulong swapped = 1UL << 62;
+        const ulong softDirty = 1UL << 55;
         const ulong uffdWriteProtected = 1UL << 57;
         const ulong guard = 1UL << 58;
         using var turn = EnterQuery();
@@ -117,12 +121,17 @@ public sealed partial class Machine
         for (var i = 0; i < count; i++)
         {
             var address = start + ((ulong)i << PageGeometry.PageShift);
+            if (_mm.SoftDirty != 0 && space.Vmas.Find(address) is { } vma && vma.Has(VmFlags.SoftDirty)) result[i] = softDirty;
             var slot = space.PageTable.Find(address);
             var entry = slot.Exists ? space.PageTable[slot] : 0;
-            if ((entry & Pte.Marker) != 0) result[i] = entry == Pte.GuardMarker && Profile.HasGuardRegions ? swapped | guard : swapped;
+            if ((entry & Pte.Marker) != 0) result[i] |= entry == Pte.GuardMarker && Profile.HasGuardRegions ? swapped | guard : swapped;
+            if ((entry & Pte.SoftDirty) != 0) result[i] |= softDirty;
+            if ((entry & Pte.UffdWp) != 0) result[i] |= uffdWriteProtected;
+            // The type of the device, 0, and the slot.
+            if ((entry & Pte.Swap) != 0) result[i] |= swapped | (Pte.SlotOf(entry) << 5);
             if (!Pte.IsMapped(entry)) continue;
             var pfn = Pte.PfnOf(entry) + ((address >> PageGeometry.PageShift) & ((1UL << slot.Order) - 1));
-            result[i] = present | pfn.Value | ((entry & Pte.UffdWp) != 0 ? uffdWriteProtected : 0);
+            result[i] |= present | pfn.Value;
             // The huge zero page is not anonymous and has a page to ask.
             if (Pte.PfnOf(entry) == _mm.HugeZero) result[i] |= fileOrShared;
             if ((entry & Pte.Special) != 0) continue;
@@ -178,11 +187,12 @@ public sealed partial class Machine
             KernelPageSize = PageGeometry.PageSize << vma.HugeOrder,
         };
         if (!withUsage) return entry;
-        ulong rss = 0, anonymous = 0, huge = 0;
+        ulong rss = 0, anonymous = 0, huge = 0, swap = 0;
         var address = vma.Start;
         while (space.PageTable.Next(ref address, vma.End, out var slot))
         {
             var leaf = space.PageTable[slot];
+            if ((leaf & Pte.Swap) != 0) swap += slot.Size;
             if (Pte.IsMapped(leaf) && (leaf & Pte.Special) == 0)
             {
                 rss += slot.Size;
@@ -193,7 +203,7 @@ public sealed partial class Machine
             address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
 
-        return entry with { Rss = rss, Anonymous = anonymous, AnonHuge = huge };
+        return entry with { Rss = rss, Anonymous = anonymous, AnonHuge = huge, Swap = swap };
     }
 
     private static string NameOf(AddressSpace space, Vma vma)

@@ -148,7 +148,7 @@ public sealed partial class Machine
     public SyscallResult Mincore(AddressSpace space, ulong start, ulong length, Span<byte> residency)
     {
         using var turn = EnterQuery();
-        return space.Exited ? Errno.ESRCH : MincoreCall.Run(space, start, length, residency);
+        return space.Exited ? Errno.ESRCH : MincoreCall.Run(_mm, space, start, length, residency);
     }
 
     /// <summary>A load or store of one byte at <paramref name="address"/>.</summary>
@@ -200,6 +200,15 @@ public sealed partial class Machine
         return space.Exited ? Errno.ESRCH : Install(space, mapping);
     }
 
+    /// <summary>/proc/PID/clear_refs with 4: which pages were stored to counts from now on. Nothing without such a kernel.</summary>
+    public Errno ClearSoftDirty(AddressSpace space)
+    {
+        using var turn = EnterTurn();
+        if (space.Exited) return Errno.ESRCH;
+        ClearRefsCall.ClearSoftDirty(_mm, space);
+        return Errno.None;
+    }
+
     private AddressSpace? NewSpace(string name, AddressSpaceLayout layout, TaskState task)
     {
         if (PageTable.Create(_mm.Tables) is not { } table) return null;
@@ -209,7 +218,7 @@ public sealed partial class Machine
         return space;
     }
 
-    private static Errno Install(AddressSpace space, InstalledMapping mapping)
+    private Errno Install(AddressSpace space, InstalledMapping mapping)
     {
         if (mapping.Kind == InstalledKind.Vsyscall)
         {
@@ -226,7 +235,7 @@ public sealed partial class Machine
         {
             Start = range.Start,
             End = range.End,
-            Flags = mapping.VmFlags,
+            Flags = mapping.VmFlags | _mm.NewArea,
             PageOffset = mapping.File is null ? range.Start >> PageGeometry.PageShift : mapping.Offset >> PageGeometry.PageShift,
             File = mapping.File,
             SpecialName = mapping.SpecialName,

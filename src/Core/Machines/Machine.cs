@@ -58,6 +58,8 @@ public sealed partial class Machine : IDisposable
             CachesZeroedHoles = options.CachesZeroedHoles,
             HasProtectionKeys = options.HasProtectionKeys,
             HandlesMemoryFailure = options.HandlesMemoryFailure,
+            Swap = options.Swap > 0 ? new SwapDevice(options.Swap, memory) : null,
+            SoftDirty = options.TracksSoftDirty ? PageTables.Pte.SoftDirty : 0,
         };
         // MMIO starts one gigabyte behind the RAM, so that a PFN that runs over the end of one meets nothing of the other.
         _nextMmio = memory.Frames.Count + (1UL << PageGeometry.PudOrder);

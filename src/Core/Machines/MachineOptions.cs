@@ -1,4 +1,5 @@
 using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
 
 namespace FramePin.Core.Machines;
@@ -51,6 +52,18 @@ public sealed record MachineOptions
     /// </summary>
     public bool HandlesMemoryFailure { get; init; } = true;
 
+    /// <summary>
+    /// Swap, for what MADV_PAGEOUT takes: a device that answers at once and reads nothing ahead (as zram with vm.page-cluster 0). 0 for
+    /// none: anonymous memory stays then.
+    /// </summary>
+    public ulong Swap { get; init; }
+
+    /// <summary>
+    /// The kernel notes which pages were stored to since they were last asked about (CONFIG_MEM_SOFT_DIRTY): sd in smaps, bit 55 of
+    /// pagemap, and /proc/PID/clear_refs with 4.
+    /// </summary>
+    public bool TracksSoftDirty { get; init; }
+
     /// <summary>Runs the whole-structure audit after each command and throws on a finding. For tests: slow.</summary>
     public bool AuditsEachCommand { get; init; }
 
@@ -61,6 +74,8 @@ public sealed record MachineOptions
         if (Memory is < MinMemory or > MaxMemory) return $"memory must be {MinMemory} to {MaxMemory} bytes";
         if (Memory % unit != 0 || MovableMemory % unit != 0) return "memory sizes must be multiples of 2 MiB";
         if (MovableMemory > Memory - unit) return "ZONE_MOVABLE must leave at least 2 MiB of other memory";
+        if (Swap % PageGeometry.PageSize != 0) return "swap must be whole pages of 4096 bytes";
+        if (Swap > MaxMemory) return $"swap must be at most {MaxMemory} bytes";
         if (HugePages2M < 0 || HugePages1G < 0) return "huge page counts must not be negative";
         var huge = ((UInt128)HugePages2M * unit) + ((UInt128)HugePages1G << 30);
         return huge > Memory - MovableMemory - unit ? "the hugetlb pools do not fit into the memory" : null;

@@ -4,8 +4,8 @@ using FramePin.Core.Addressing;
 namespace FramePin.Core.PageTables;
 
 /// <summary>
-/// A page-table entry. High to low: 59 write-protected by userfaultfd, 58 soft-dirty, 57 PROT_NONE, 56 marker, 55 no struct page wanted (pfn entry), 54 secret, 53 no mapping,
-/// 52 dirty-tracked file, 12 to 51 PFN (or marker kind, or table number), 11 compound, 10 anonymous, 9 exclusive, 8 special, 7 huge,
+/// A page-table entry. High to low: 60 swap entry, 59 write-protected by userfaultfd, 58 soft-dirty, 57 PROT_NONE, 56 marker, 55 no struct page wanted (pfn entry), 54 secret, 53 no mapping,
+/// 52 dirty-tracked file, 12 to 51 PFN (or swap slot, marker kind, table number), 11 compound, 10 anonymous, 9 exclusive, 8 special, 7 huge,
 /// 6 dirty, 5 accessed, 1 writable, 0 present.
 /// </summary>
 /// <remarks>
@@ -35,15 +35,24 @@ internal static class Pte
     /// <summary>Keeps its PFN but no access at all (PROT_NONE); never together with Present.</summary>
     public const ulong ProtNone = 1UL << 57;
 
+    /// <summary>Stored to since the bits were last cleared (CONFIG_MEM_SOFT_DIRTY).</summary>
+    public const ulong SoftDirty = 1UL << 58;
+
     /// <summary>Write-protected by a userfaultfd; never together with Write.</summary>
     public const ulong UffdWp = 1UL << 59;
+
+    /// <summary>Anonymous memory that was paged out: a slot in place of the PFN; never together with Present, ProtNone or Marker.</summary>
+    public const ulong Swap = 1UL << 60;
 
     public const int PfnShift = PageGeometry.PageShift;
     public const ulong PfnMask = ((1UL << 40) - 1) << PfnShift;
 
     /// <summary>What a leaf carries along when its protection or address changes.</summary>
     public const ulong KeepMask = PfnMask | Accessed | Dirty | Huge | Special | Exclusive | Anon | Compound
-        | DirtyTracked | NoMapping | Secret | RawPfn | UffdWp;
+        | DirtyTracked | NoMapping | Secret | RawPfn | UffdWp | SoftDirty;
+
+    /// <summary>What a swap entry keeps of the leaf that it replaces.</summary>
+    public const ulong SwapKeepMask = Exclusive | UffdWp | SoftDirty;
 
     public const ulong GuardMarker = Marker | (1UL << PfnShift);
     /// <summary>What UFFDIO_POISON leaves: reads as broken memory, though no frame is.</summary>
@@ -52,6 +61,11 @@ internal static class Pte
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Pfn PfnOf(ulong entry) => new((entry & PfnMask) >> PfnShift);
+
+    public static ulong SlotOf(ulong entry) => (entry & PfnMask) >> PfnShift;
+
+    /// <summary>A swap entry; anonymous as the page that it stands for.</summary>
+    public static ulong SwapEntry(ulong slot, ulong kept) => (slot << PfnShift) | Swap | Anon | kept;
 
     public static ulong Leaf(Pfn pfn, ulong bits) => (pfn.Value << PfnShift) | bits;
 

@@ -141,7 +141,7 @@ internal static class GupWalk
             return Follow(mm, space, vma, address, wanted, flags);
         }
 
-        if ((flags & GupFlags.Write) != 0 && !CanFollowWrite(vma, entry, flags)) return LookUp.Missing(Found.Absent);
+        if ((flags & GupFlags.Write) != 0 && !CanFollowWrite(mm, vma, entry, flags)) return LookUp.Missing(Found.Absent);
         var pfn = Pte.PfnOf(entry);
         if ((entry & Pte.Special) != 0)
         {
@@ -155,11 +155,12 @@ internal static class GupWalk
     }
 
     /// <summary>can_follow_write_pte: FORCE reads through to a page that a write fault has already copied.</summary>
-    private static bool CanFollowWrite(Vma vma, ulong entry, GupFlags flags)
+    private static bool CanFollowWrite(MmContext mm, Vma vma, ulong entry, GupFlags flags)
     {
         if ((entry & Pte.Write) != 0) return true;
         // A userfaultfd has a say before FORCE.
         if ((entry & Pte.UffdWp) != 0 && vma.Has(VmFlags.UffdWp)) return false;
+        if (Mapping.WatchesStores(mm, vma) && (entry & Pte.SoftDirty) == 0) return false;
         return (flags & GupFlags.Force) != 0 && vma.IsCow && !vma.Has(VmFlags.Write)
             && Pte.Has(entry, Pte.Anon | Pte.Exclusive);
     }

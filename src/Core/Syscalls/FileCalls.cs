@@ -38,9 +38,10 @@ internal static class FileCalls
     /// <param name="upTo">Where a write begins, in bytes: what it writes needs no zeroes. The largest number for a truncation.</param>
     public static void ZeroTail(MmContext mm, MemoryFile file, ulong oldEnd, ulong upTo)
     {
+        if (file.Kind != FileKind.Disk) return;
         NoteZeroed(mm, file, oldEnd);
         var within = (int)(oldEnd & ~PageGeometry.PageMask);
-        if (within == 0 || !mm.CachesZeroedHoles || file.Kind != FileKind.Disk) return;
+        if (within == 0 || !mm.CachesZeroedHoles) return;
         if (file.Lookup(oldEnd >> PageGeometry.PageShift) is not { } pfn) return;
         var end = PageGeometry.AlignUp(oldEnd, PageGeometry.PageSize);
         mm.Memory.Bytes.Of(pfn).Slice(within, (int)(Math.Min(upTo, end) - oldEnd)).Clear();

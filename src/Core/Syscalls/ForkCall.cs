@@ -79,7 +79,7 @@ internal static class ForkCall
         again = false;
         ref var entry = ref parent.PageTable[slot];
         if (entry == Pte.PoisonMarker || Pte.IsMapped(entry) && IsPoisoned(mm, entry)) return Errno.EHWPOISON;
-        var isOwnPinned = mm.Mutant != Mutant.ForkSharesPinned && (entry & Pte.Exclusive) != 0 && parent.HasPinned && mm.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
+        var isOwnPinned = mm.Mutant != Mutant.ForkSharesPinned && Pte.IsMapped(entry) && (entry & Pte.Exclusive) != 0 && parent.HasPinned && mm.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
         if (isOwnPinned && slot.Order > 0 && !vma.IsHugeTlb)
         {
             // copy_huge_pmd: a pinned huge page is split so that each part can be copied.
@@ -90,6 +90,12 @@ internal static class ForkCall
         var into = child.PageTable.Ensure(address, slot.Order);
         if (!into.Exists) return Errno.ENOMEM;
         if (isOwnPinned) return CopyPinned(mm, child, copy, address, entry, slot.Order, into);
+        if ((entry & Pte.Swap) != 0)
+        {
+            entry &= ~Pte.Exclusive;
+            mm.Swap!.Duplicate(Pte.SlotOf(entry));
+        }
+
         if (vma.IsCow && Pte.IsMapped(entry)) entry &= ~(Pte.Write | Pte.Exclusive);
         var shared = vma.IsCow ? entry : entry & ~(Pte.Dirty | Pte.Accessed);
         child.PageTable[into] = shared & ~Pte.UffdWp;
@@ -115,7 +121,7 @@ internal static class ForkCall
         else mm.Memory.Bytes.Of(Pte.PfnOf(entry)).CopyTo(mm.Memory.Bytes.Of(pfn));
         mm.Memory.Frames[pfn].Flags |= FrameFlags.Anon;
         mm.Memory.Frames[pfn].MapCount = 1;
-        var bits = Pte.Anon | Pte.Exclusive | Pte.Dirty | Mapping.AccessBits(copy, true) | (order > 0 ? Pte.Huge : 0);
+        var bits = Pte.Anon | Pte.Exclusive | Pte.Dirty | mm.SoftDirty | Mapping.AccessBits(copy, true) | (order > 0 ? Pte.Huge : 0);
         child.PageTable[into] = Pte.Leaf(pfn, bits);
         return Errno.None;
     }

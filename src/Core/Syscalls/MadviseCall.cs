@@ -67,6 +67,7 @@ internal static class MadviseCall
             case Advice.WillNeed:
                 if (vma.File is { Kind: FileKind.Disk } file)
                     FaultHandler.CacheRange(mm, file, vma.IndexOf(part.Start), part.Length >> PageGeometry.PageShift);
+                else Reclaim.ReadBack(mm, space, vma, part);
                 return Errno.None;
             case Advice.DontNeed or Advice.DontNeedLocked or Advice.Free:
                 return Discard(mm, space, vma, part, advice);
@@ -74,8 +75,8 @@ internal static class MadviseCall
                 return Remove(mm, vma, part);
             case Advice.Cold or Advice.PageOut:
                 if (vma.HasAny(VmFlags.Locked | VmFlags.PfnMap | VmFlags.HugeTlb)) return Errno.EINVAL;
-                // Cold pages stay where they are: nothing ages here.
                 if (advice == Advice.PageOut) Reclaim.PageOut(mm, space, vma, part);
+                else Reclaim.Cool(mm, space, part);
                 return Errno.None;
             case Advice.GuardInstall or Advice.GuardRemove:
                 return Guard(mm, space, vma, part, advice == Advice.GuardInstall);

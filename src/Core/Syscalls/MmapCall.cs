@@ -228,7 +228,7 @@ internal static class MmapCall
         {
             Start = range.Start,
             End = range.End,
-            Flags = vmFlags,
+            Flags = vmFlags | mm.NewArea,
             PageOffset = pageOffset,
             File = file,
             Device = request.Device,

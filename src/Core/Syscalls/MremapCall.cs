@@ -221,7 +221,7 @@ internal static class MremapCall
         {
             Start = target,
             End = target + request.NewLength,
-            Flags = vma.Flags,
+            Flags = vma.Flags | mm.NewArea,
             Uffd = vma.Uffd,
             PageOffset = offset,
             File = vma.File,
@@ -320,7 +320,8 @@ internal static class MremapCall
                 continue;
             }
 
-            table[into] = table[slot] & ~Pte.UffdWp;
+            // move_soft_dirty_pte
+            table[into] = (table[slot] & ~Pte.UffdWp) | ((table[slot] & Pte.Marker) == 0 ? mm.SoftDirty : 0);
             table[slot] = 0;
             address += slot.Size;
         }

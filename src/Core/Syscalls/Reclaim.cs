@@ -9,86 +9,197 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>
-/// MADV_PAGEOUT and what MADV_FREE leaves for it: reclaim of single pages without swap (mm/vmscan.c: shrink_folio_list). Large folios are
-/// left alone. Under the turn.
+/// MADV_PAGEOUT, and MADV_FREE and MADV_WILLNEED beside it: reclaim of the pages of one area (mm/madvise.c, mm/vmscan.c: shrink_folio_list).
+/// Under the turn.
 /// </summary>
 internal static class Reclaim
 {
     /// <summary>
     /// MADV_FREE: anonymous pages may be dropped from now on until somebody stores to them (madvise_free_pte_range). They keep their
-    /// contents until then.
+    /// contents until then. What is in swap is dropped at once.
     /// </summary>
-    public static void MarkLazyFree(MmContext mm, AddressSpace space, AddressRange part)
-    {
-        ForEachSmall(space, part, slot =>
+    public static void MarkLazyFree(MmContext mm, AddressSpace space, AddressRange part) =>
+        ForEachFolio(mm, space, part, (slot, pages) =>
         {
-            ref var entry = ref space.PageTable[slot];
-            if ((entry & Pte.Anon) == 0 || (entry & Pte.Compound) != 0) return;
-            ref var info = ref mm.Memory.Frames[Pte.PfnOf(entry)];
+            var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
+            ref var info = ref mm.Memory.Frames[head];
+            var isShared = slot.Order > 0 ? FolioSplit.IsMappedShared(mm, head) : info.MapCount != pages;
             // What somebody wrote through a pin is only the last user's to give away.
-            if ((info.Flags & FrameFlags.Dirty) != 0 && info.MapCount != 1) return;
-            entry &= ~(Pte.Dirty | Pte.Accessed);
+            var isUsed = (info.Flags & (FrameFlags.Dirty | FrameFlags.SwapCache)) != 0 || slot.Order > 0;
+            if (isUsed && isShared) return;
+            if ((info.Flags & FrameFlags.SwapCache) != 0 && !mm.Swap!.TryDropCache(head)) return;
+            for (var i = 0; i < pages; i++)
+                space.PageTable[slot with { Index = slot.Index + i }] &= ~(Pte.Dirty | Pte.Accessed);
             info.Flags = (info.Flags | FrameFlags.LazyFree) & ~FrameFlags.Dirty;
-        });
-    }
+        }, onSwap: (ref ulong entry) => Drop(mm, ref entry));
 
-    /// <summary>madvise_pageout for one area: pages that only one entry maps are unmapped, and dropped where nothing would be lost.</summary>
+    /// <summary>madvise_pageout for one area: pages that nobody else maps are unmapped, and go where nothing is lost by that.</summary>
     public static void PageOut(MmContext mm, AddressSpace space, Vma vma, AddressRange part)
     {
         // can_do_file_pageout: else it would tell who has the file cached.
         var mayPageOutFile = vma.File is not { OthersMayWrite: false } || space.Task.OwnsFiles;
         if (!vma.IsAnonymous && !mayPageOutFile && vma.Has(VmFlags.MayShare)) return;
-        ForEachSmall(space, part, slot => PageOutOne(mm, space, vma, slot, mayPageOutFile));
+        ForEachFolio(mm, space, part, (slot, pages) =>
+        {
+            var entry = space.PageTable[slot];
+            var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
+            ref var info = ref mm.Memory.Frames[head];
+            if ((info.Flags & (FrameFlags.HwPoison | FrameFlags.Mlocked)) != 0 || FolioSplit.IsMappedShared(mm, head)) return;
+            if ((entry & Pte.Anon) == 0) PageOutFile(mm, space, slot, mayPageOutFile);
+            else if ((info.Flags & FrameFlags.LazyFree) != 0 || vma.Has(VmFlags.Droppable)) Discard(mm, space, vma, slot, pages);
+            else PageOutAnonymous(mm, space, slot, pages);
+        });
     }
 
-    private static void PageOutOne(MmContext mm, AddressSpace space, Vma vma, LeafSlot slot, bool mayPageOutFile)
+    /// <summary>madvise_willneed without a disk file: what is in swap is read back into the swap cache, and not mapped.</summary>
+    public static void ReadBack(MmContext mm, AddressSpace space, Vma vma, AddressRange part)
     {
-        ref var entry = ref space.PageTable[slot];
-        if ((entry & (Pte.Special | Pte.Compound)) != 0) return;
-        var frames = mm.Memory.Frames;
-        var pfn = Pte.PfnOf(entry);
-        ref var info = ref frames[pfn];
-        if (info.MapCount != 1 || (info.Flags & (FrameFlags.HwPoison | FrameFlags.Mlocked)) != 0) return;
-        if ((entry & Pte.Anon) != 0)
+        if (mm.Swap is not { } swap) return;
+        if (vma.File is { } file)
         {
-            var isDroppable = vma.Has(VmFlags.Droppable);
-            if ((info.Flags & FrameFlags.LazyFree) == 0 && !isDroppable) return;
-            // Stored to since, or used by somebody else: it stays, and is ordinary memory again.
-            var isDirty = (entry & Pte.Dirty) != 0 || (info.Flags & FrameFlags.Dirty) != 0;
-            if ((isDirty && !isDroppable) || frames.RefCount(pfn) != 1)
-            {
-                if (isDirty) info.Flags &= ~FrameFlags.LazyFree;
-                return;
-            }
-
-            Unmap(mm, ref entry);
+            for (var at = part.Start; at < part.End; at += PageGeometry.PageSize) file.ReadBack(vma.IndexOf(at));
             return;
         }
 
+        if (!vma.IsAnonymous) return;
+
+        ForEachFolio(mm, space, part, static (_, _) => { }, onSwap: (ref ulong entry) =>
+        {
+            var slot = Pte.SlotOf(entry);
+            if (swap.Cached(slot) is not null || mm.Memory.Allocate(0, AllocationContext.Movable, FrameFlags.Anon) is not { } pfn) return;
+            swap.Read(slot, pfn);
+            swap.AddToCache(slot, pfn);
+            mm.Memory.Put(pfn);
+        }, splits: false);
+    }
+
+    /// <summary>MADV_COLD: nothing ages here, but a large folio that the range cuts is split as for the others.</summary>
+    public static void Cool(MmContext mm, AddressSpace space, AddressRange part) => ForEachFolio(mm, space, part, static (_, _) => { });
+
+    /// <summary>What MADV_FREE gave away, and droppable memory: gone, unless it was stored to since or somebody else uses it.</summary>
+    private static void Discard(MmContext mm, AddressSpace space, Vma vma, LeafSlot slot, int pages)
+    {
+        var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
+        ref var info = ref mm.Memory.Frames[head];
+        var isDroppable = vma.Has(VmFlags.Droppable);
+        var isDirty = (info.Flags & FrameFlags.Dirty) != 0;
+        for (var i = 0; i < pages; i++) isDirty |= (space.PageTable[slot with { Index = slot.Index + i }] & Pte.Dirty) != 0;
+        if ((isDirty && !isDroppable) || mm.Memory.Frames.RefCount(head) != info.MapCount)
+        {
+            // It stays; stored to, it is ordinary memory again.
+            if (isDirty) info.Flags &= ~FrameFlags.LazyFree;
+            // try_to_unmap had to look at its pages one by one.
+            if (slot.Order > 0) Mapping.SplitLeaf(mm, space, slot);
+            return;
+        }
+
+        for (var i = 0; i < pages; i++) Drop(mm, ref space.PageTable[slot with { Index = slot.Index + i }]);
+    }
+
+    /// <summary>
+    /// Anonymous memory goes to swap: its entries name slots from then on. A page that somebody else holds a reference on stays in the
+    /// swap cache, where the next fault finds it; a pinned one is not touched, nor is a large one that is held.
+    /// </summary>
+    private static void PageOutAnonymous(MmContext mm, AddressSpace space, LeafSlot slot, int pages)
+    {
+        if (mm.Swap is not { } swap) return;
+        var frames = mm.Memory.Frames;
+        var head = frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
+        if (frames.MaybeDmaPinned(head)) return;
+        if (frames.OrderOf(head) > 0 && (swap.Used >= swap.Pages || !FolioSplit.Run(mm, head))) return;
+        if (slot.Order > 0)
+        {
+            // Where a huge leaf was is a table of small ones now.
+            slot = new LeafSlot(PageTable.TableOf(space.PageTable[slot]), 0, 0);
+            pages = PageGeometry.EntriesPerTable;
+        }
+
+        for (var i = 0; i < pages; i++) SwapOut(mm, swap, ref space.PageTable[slot with { Index = slot.Index + i }]);
+    }
+
+    private static void SwapOut(MmContext mm, SwapDevice swap, ref ulong entry)
+    {
+        var (old, frames) = (entry, mm.Memory.Frames);
+        var pfn = Pte.PfnOf(old);
+        if ((frames[pfn].Flags & FrameFlags.SwapCache) == 0 && !swap.TryAdd(pfn)) return;
+        var number = frames[pfn].Index;
+        swap.Duplicate(number);
+        entry = Pte.SwapEntry(number, old & Pte.SwapKeepMask);
+        mm.Memory.MarkDirty(pfn);
+        Mapping.Release(mm, old);
+        // is_page_cache_freeable: else it is not written, and stays.
+        if (frames.RefCount(pfn) == 1) swap.WriteOut(pfn);
+    }
+
+    private static void PageOutFile(MmContext mm, AddressSpace space, LeafSlot slot, bool mayPageOutFile)
+    {
+        ref var entry = ref space.PageTable[slot];
+        var frames = mm.Memory.Frames;
+        var pfn = Pte.PfnOf(entry);
+        ref var info = ref frames[pfn];
         // Secret memory is unevictable.
         if ((info.Flags & (FrameFlags.InCache | FrameFlags.Secret)) != FrameFlags.InCache || !mayPageOutFile) return;
         var (file, index) = (mm.Files[info.FileId], info.Index);
-        Unmap(mm, ref entry);
-        // Dirty pages wait for write-back or, in memory files, for swap that is not there; used ones cannot go.
-        var isKept = (info.Flags & FrameFlags.Dirty) != 0 || frames.MaybeDmaPinned(pfn) || frames.RefCount(pfn) != 1;
-        if (!isKept) file.Evict(index);
-        else if ((info.Flags & FrameFlags.Dirty) != 0 && file.TracksDirty) info.Flags |= FrameFlags.Reclaim;
+        Drop(mm, ref entry);
+        // Used ones cannot go; dirty ones of a disk file wait for write-back.
+        if (!frames.MaybeDmaPinned(pfn) && frames.RefCount(pfn) == 1 && file.Evict(index)) return;
+        if ((info.Flags & FrameFlags.Dirty) != 0 && file.TracksDirty) info.Flags |= FrameFlags.Reclaim;
     }
 
-    private static void Unmap(MmContext mm, ref ulong entry)
+    private static void Drop(MmContext mm, ref ulong entry)
     {
         var old = entry;
         entry = 0;
         Mapping.Release(mm, old);
     }
 
-    private static void ForEachSmall(AddressSpace space, AddressRange part, Action<LeafSlot> act)
+    private delegate void SwapAction(ref ulong entry);
+
+    /// <summary>
+    /// Walks the counted entries of a range by folios: a leaf of any size, or as many small leaves in a row as map a whole large folio.
+    /// A large folio that the range or its entries cover in part is split first, where nobody else maps or holds it, and passed over
+    /// where that cannot be.
+    /// </summary>
+    private static void ForEachFolio(
+        MmContext mm, AddressSpace space, AddressRange part, Action<LeafSlot, int> act, SwapAction? onSwap = null, bool splits = true)
     {
         var address = part.Start;
         while (space.PageTable.Next(ref address, part.End, out var slot))
         {
-            if (slot.Order == 0 && Pte.IsMapped(space.PageTable[slot])) act(slot);
-            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+            var entry = space.PageTable[slot];
+            var next = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+            if ((entry & Pte.Swap) != 0) onSwap?.Invoke(ref space.PageTable[slot]);
+            if (Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && splits)
+            {
+                var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
+                var folio = 1 << mm.Memory.Frames.OrderOf(head);
+                var pages = slot.Order > 0 ? folio : Batch(mm, space.PageTable, slot, address, part.End, folio);
+                var isWhole = slot.Order > 0 ? address == next - slot.Size && next <= part.End : pages == folio;
+                if (slot.Order == 0) next = address + ((ulong)pages << PageGeometry.PageShift);
+                if (isWhole) act(slot, slot.Order > 0 ? 1 : pages);
+                else if (!FolioSplit.IsMappedShared(mm, head) && FolioSplit.Run(mm, head)) continue;
+            }
+
+            address = next;
         }
+    }
+
+    /// <summary>folio_pte_batch: entries in a row, in one table and below the end, that map the folio's frames in a row.</summary>
+    private static int Batch(MmContext mm, PageTable table, LeafSlot slot, ulong address, ulong end, int folio)
+    {
+        var first = table[slot];
+        if (folio == 1) return 1;
+        var most = Math.Min(PageGeometry.EntriesPerTable - slot.Index, (int)((end - address) >> PageGeometry.PageShift));
+        most = Math.Min(most, folio - (int)(Pte.PfnOf(first).Value & (ulong)(folio - 1)));
+        var count = 1;
+        while (count < most && IsNext(table[slot with { Index = slot.Index + count }], first, count)) count++;
+        return count;
+    }
+
+    /// <summary>The same entry but for its frame, and what reclaim does not mind: accessed, dirty, writable.</summary>
+    private static bool IsNext(ulong entry, ulong first, int distance)
+    {
+        const ulong minded = ~(Pte.PfnMask | Pte.Accessed | Pte.Dirty | Pte.SoftDirty | Pte.Write | Pte.Exclusive);
+        return Pte.IsMapped(entry) && ((entry ^ first) & minded) == 0 && Pte.PfnOf(entry).Value == Pte.PfnOf(first).Value + (ulong)distance;
     }
 }

@@ -45,7 +45,7 @@ internal static class BrkCall
         {
             Start = from,
             End = to,
-            Flags = flags | locked,
+            Flags = flags | locked | mm.NewArea,
             PageOffset = from >> PageGeometry.PageShift,
         });
         if (locked != 0) MlockCalls.Populate(mm, space, new AddressRange(from, to));
@@ -136,7 +136,7 @@ internal static class MsyncCall
 /// <summary>mincore (mm/mincore.c): one byte a page, 1 where it is resident; -ENOMEM for a hole.</summary>
 internal static class MincoreCall
 {
-    public static SyscallResult Run(AddressSpace space, ulong start, ulong length, Span<byte> residency)
+    public static SyscallResult Run(MmContext mm, AddressSpace space, ulong start, ulong length, Span<byte> residency)
     {
         if (!PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
         if (start > PageGeometry.TaskSize || length > PageGeometry.TaskSize - start) return Errno.ENOMEM;
@@ -161,8 +161,14 @@ internal static class MincoreCall
             var entry = space.PageTable.Read(address);
             // Markers are looked through to the page cache; hugetlb counts what is mapped
             // only, where there is a table at all.
+            if ((entry & Pte.Swap) != 0)
+            {
+                residency[i] = mm.Swap!.Cached(Pte.SlotOf(entry)) is not null ? (byte)1 : (byte)0;
+                continue;
+            }
+
             var isResident = entry is not (0 or Pte.GuardMarker or Pte.UffdPoisonMarker)
-                || (vma.File is { } file && (!vma.IsHugeTlb || !space.PageTable.HasPmdTable(address)) && file.Lookup(vma.IndexOf(address)) is not null);
+                || (vma.File is { } file && (!vma.IsHugeTlb || !space.PageTable.HasPmdTable(address)) && file.IsResident(vma.IndexOf(address)));
             residency[i] = isResident ? (byte)1 : (byte)0;
         }
 

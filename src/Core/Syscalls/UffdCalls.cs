@@ -120,7 +120,7 @@ internal static class UffdCalls
 
         if (mm.AllocatePage(space, address, AllocationContext.Movable, FrameFlags.Anon) is not { } pfn) return Errno.ENOMEM;
         content.CopyTo(mm.Memory.Bytes.Of(pfn));
-        Mapping.MapPage(mm, space, address, pfn, Pte.Anon | Pte.Exclusive | Pte.Dirty | Mapping.AccessBits(vma, true));
+        Mapping.MapPage(mm, space, address, pfn, Pte.Anon | Pte.Exclusive | Pte.Dirty | mm.SoftDirty | Mapping.AccessBits(vma, true));
         return SyscallResult.Ok(PageGeometry.PageSize);
     }
 
@@ -130,12 +130,12 @@ internal static class UffdCalls
         var index = vma.IndexOf(address);
         if (index >= PageGeometry.PagesOf(file.Size)) return Errno.EFAULT;
         // The page goes into the file first, where one may be already.
-        if (file.Lookup(index) is not null || !IsFillable(space.PageTable[slot])) return Errno.EEXIST;
+        if (file.Lookup(index) is not null || file.Stored(index) is not null || !IsFillable(space.PageTable[slot])) return Errno.EEXIST;
         if (FaultHandler.FindOrAddPage(mm, space, file, index, address, AllocationContext.Movable) is not { } pfn) return Errno.ENOMEM;
         content.CopyTo(mm.Memory.Bytes.Of(pfn));
         mm.Memory.Frames.AddRefs(pfn, 1);
         mm.Memory.MarkDirty(pfn);
-        Mapping.MapPage(mm, space, address, pfn, Pte.Dirty | Mapping.AccessBits(vma, true));
+        Mapping.MapPage(mm, space, address, pfn, Pte.Dirty | mm.SoftDirty | Mapping.AccessBits(vma, true));
         return SyscallResult.Ok(PageGeometry.PageSize);
     }
 
@@ -150,13 +150,14 @@ internal static class UffdCalls
         while (space.PageTable.Next(ref address, part.End, out var slot))
         {
             ref var entry = ref space.PageTable[slot];
+            if ((entry & Pte.Swap) != 0) entry = isOn ? entry | Pte.UffdWp : entry & ~Pte.UffdWp;
             if (Pte.IsMapped(entry))
             {
                 if (isOn) entry = (entry | Pte.UffdWp) & ~Pte.Write;
                 else if ((entry & Pte.UffdWp) != 0)
                 {
                     entry &= ~Pte.UffdWp;
-                    entry |= Mapping.AccessBits(vma, Mapping.MayStayWritable(vma, entry));
+                    entry |= Mapping.AccessBits(vma, Mapping.MayStayWritable(mm, vma, entry));
                 }
             }
 

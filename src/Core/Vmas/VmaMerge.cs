@@ -152,6 +152,8 @@ internal static class VmaMerge
 
         // Guard regions stick: a merged area has them if a part had.
         survivor.Flags |= ((left?.Flags ?? 0) | middle.Flags | (right?.Flags ?? 0)) & VmFlags.MaybeGuard;
+        // A new part makes all of it count as stored to; joining areas that were there does not (VM_SOFTDIRTY).
+        if (!inTree) survivor.Flags |= middle.Flags & VmFlags.SoftDirty;
         survivor.AnonVma = anon;
         survivor.HasForkedAnon = forked;
         return survivor;

@@ -157,17 +157,30 @@ public sealed class KernelSelfTests
         {
             "base page", "THP", "PTE-mapped THP", "single PTE of partially mapped THP", "THP moved by half", "THP shared by half", "hugetlb",
         })
+        {
             foreach (var test in CowCases.Keys) runs.Add(memory, test);
+            if (memory is not ("base page" or "THP" or "PTE-mapped THP" or "single PTE of partially mapped THP")) continue;
+            foreach (var test in CowCases.Keys)
+            {
+                runs.Add(memory + SwappedOut, test);
+                runs.Add(memory + SwappedIn, test);
+            }
+        }
+
         return runs;
     }
+
+    private const string SwappedOut = ", swapped out";
+    private const string SwappedIn = ", swapped in";
 
     /// <summary>cow, anonymous memory: what is pinned or spliced stays consistent over fork, unmap and write.</summary>
     [Theory]
     [MemberData(nameof(CowMatrix))]
     public void Cow_of_anonymous_memory(string memory, string test)
     {
-        using var lab = new Lab("6.18", options => options with { HugePages2M = memory == "hugetlb" ? 8 : 0 });
-        MapAnonymous(lab, memory);
+        using var lab = new Lab("6.18", options => options with { HugePages2M = memory == "hugetlb" ? 8 : 0, Swap = 16UL << 20, AuditsEachCommand = true });
+        MapAnonymous(lab, memory.Split(',')[0]);
+        if (memory.Contains(',', StringComparison.Ordinal)) Swap(lab, isBackIn: memory.EndsWith(SwappedIn, StringComparison.Ordinal));
         CowCases[test](lab, memory == "hugetlb");
     }
 
@@ -277,6 +290,28 @@ public sealed class KernelSelfTests
 
         if (memory.StartsWith("single PTE", StringComparison.Ordinal))
             Assert.True(lab.Machine.Madvise(lab.Space, At + Lab.Page, Huge - Lab.Page, Advice.DontNeed).IsOk);
+    }
+
+    /// <summary>Pages out whatever is there, and touches it again where it is to come back.</summary>
+    private static void Swap(Lab lab, bool isBackIn)
+    {
+        const ulong swapped = 1UL << 62;
+        const ulong present = 1UL << 63;
+        var areas = lab.Machine.Maps(lab.Space).Where(entry => entry.Range.Start >= At && entry.Range.End <= At + Huge).ToList();
+        var resident = areas.SelectMany(area => ResidentPages(lab, area.Range)).ToList();
+        Assert.NotEmpty(resident);
+        foreach (var area in areas)
+            Assert.True(lab.Machine.Madvise(lab.Space, area.Range.Start, area.Range.Length, Advice.PageOut).IsOk);
+        Assert.All(resident, page => Assert.Equal(swapped, lab.Machine.Pagemap(lab.Space, page, 1)[0] & (swapped | present)));
+        if (!isBackIn) return;
+        foreach (var page in resident) lab.Load(page, 1);
+        Assert.All(resident, page => Assert.Equal(present, lab.Machine.Pagemap(lab.Space, page, 1)[0] & (swapped | present)));
+    }
+
+    private static IEnumerable<ulong> ResidentPages(Lab lab, AddressRange range)
+    {
+        var entries = lab.Machine.Pagemap(lab.Space, range.Start, (int)(range.Length / Lab.Page));
+        return Enumerable.Range(0, entries.Length).Where(page => entries[page] >> 63 != 0).Select(page => range.Start + ((ulong)page * Lab.Page));
     }
 
     private static readonly Dictionary<string, Action<Lab, bool>> CowCases = new(StringComparer.Ordinal)
@@ -400,4 +435,24 @@ public sealed class KernelSelfTests
         Assert.True(lab.Machine.Madvise(lab.Space, At, 4 * Lab.Page, Advice.PopulateWrite).IsOk);
         Assert.All(lab.Machine.Pagemap(lab.Space, At, 4), entry => Assert.True(entry >> 63 != 0));
     }
+
+    /// <summary>madv_populate's test_softdirty: reading in leaves pages as not stored to, populating for writes makes them so.</summary>
+    [Fact]
+    public void Madv_populate_and_soft_dirty()
+    {
+        using var lab = new Lab("6.18", options => options with { TracksSoftDirty = true, AuditsEachCommand = true });
+        lab.Anon(At, 512, written: false);
+        AssertSoftDirty(lab, isDirty: true);
+        Assert.Equal(Errno.None, lab.Machine.ClearSoftDirty(lab.Space));
+        AssertSoftDirty(lab, isDirty: false);
+        Assert.True(lab.Machine.Madvise(lab.Space, At, Huge, Advice.PopulateRead).IsOk);
+        AssertSoftDirty(lab, isDirty: false);
+        Assert.True(lab.Machine.Madvise(lab.Space, At, Huge, Advice.PopulateWrite).IsOk);
+        AssertSoftDirty(lab, isDirty: true);
+        Assert.Equal(Errno.None, lab.Machine.ClearSoftDirty(lab.Space));
+        AssertSoftDirty(lab, isDirty: false);
+    }
+
+    private static void AssertSoftDirty(Lab lab, bool isDirty) =>
+        Assert.All(lab.Machine.Pagemap(lab.Space, At, 512), entry => Assert.Equal(isDirty, (entry & (1UL << 55)) != 0));
 }

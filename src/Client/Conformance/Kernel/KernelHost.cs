@@ -20,13 +20,16 @@ public sealed class KernelHost : IDisposable
     private readonly Tracee _template;
     private readonly string _hugePagesBefore;
     private readonly string _collapsePauseBefore;
+    private readonly SwapSpace? _swap;
     private readonly Lock _restoring = new();
     private bool _restored;
     private ulong _nextUser = 0x5f00_0000;
     private readonly byte[] _statistics = new byte[64 << 10];
 
-    public KernelHost()
+    /// <param name="withSwap">Also borrows swap; throws <see cref="InvalidOperationException"/> where it is not to be had.</param>
+    public KernelHost(bool withSwap = false)
     {
+        if (withSwap) _swap = SwapSpace.Borrow();
         DiskFolder = Directory.CreateTempSubdirectory("framepin-conformance-").FullName;
         TmpfsFolder = Directory.CreateDirectory($"/dev/shm/{Path.GetFileName(DiskFolder)}").FullName;
         _executor = Path.Combine(DiskFolder, "exe");
@@ -55,6 +58,9 @@ public sealed class KernelHost : IDisposable
     public int HugePages { get; }
 
     public ThpMode Thp { get; }
+
+    /// <summary>Bytes of swap that scripts may use; 0 for none.</summary>
+    public ulong Swap => _swap is null ? 0 : SwapSpace.Size;
 
     /// <summary>The disk file system keeps a page of a hole of which it zeroed a part, without contents.</summary>
     internal bool CachesZeroedHoles { get; }
@@ -163,6 +169,7 @@ public sealed class KernelHost : IDisposable
         {
             if (_restored) return;
             _restored = true;
+            _swap?.Dispose();
             Directory.Delete(DiskFolder, recursive: true);
             Directory.Delete(TmpfsFolder, recursive: true);
             if (!IsRoot) return;

@@ -129,6 +129,7 @@ public sealed partial class KernelSystem
             HasProtectionKeys = File.ReadLines("/proc/cpuinfo").Any(line =>
                 line.StartsWith("flags", StringComparison.Ordinal) && line.Contains(" ospke", StringComparison.Ordinal)),
             CachesZeroedHoles = _host.CachesZeroedHoles,
+            Swap = _host.Swap,
             DataSize = DataSize(tracee),
             RlimitMemlock = RlimitMemlock(tracee),
             HandlesMemoryFailure = File.Exists("/proc/sys/vm/memory_failure_recovery"),

@@ -153,6 +153,18 @@ internal static unsafe partial class LibC
         }
     }
 
+    [LibraryImport("libc", StringMarshalling = StringMarshalling.Utf8, SetLastError = true)]
+    private static partial int swapon(string path, int flags);
+
+    [LibraryImport("libc", StringMarshalling = StringMarshalling.Utf8, SetLastError = true)]
+    private static partial int swapoff(string path);
+
+    /// <summary>swapon(2); 0 or the errno.</summary>
+    internal static int SwapOn(string path) => swapon(path, 0) == 0 ? 0 : Marshal.GetLastPInvokeError();
+
+    /// <summary>swapoff(2), which reads everything back; 0 or the errno.</summary>
+    internal static int SwapOff(string path) => swapoff(path) == 0 ? 0 : Marshal.GetLastPInvokeError();
+
     [LibraryImport("libc", SetLastError = true)]
     private static partial int madvise(void* address, nuint length, int advice);
 

@@ -45,6 +45,7 @@ public sealed partial class FramePinSystem : IMemorySystem
             CachesZeroedHoles = initial.CachesZeroedHoles,
             HasProtectionKeys = initial.HasProtectionKeys,
             HandlesMemoryFailure = initial.HandlesMemoryFailure,
+            Swap = initial.Swap,
         });
         var layout = new AddressSpaceLayout { MmapBase = initial.MmapBase, StartBrk = initial.StartBrk, DataSize = initial.DataSize };
         var task = new TaskState

@@ -25,6 +25,9 @@ public sealed record InitialProcess(
     /// <summary>The disk file system keeps pages of zeroed holes without contents.</summary>
     public bool CachesZeroedHoles { get; init; }
 
+    /// <summary>Bytes of swap.</summary>
+    public ulong Swap { get; init; }
+
     /// <summary>end_data - start_data of the executor, in bytes.</summary>
     public ulong DataSize { get; init; }
 

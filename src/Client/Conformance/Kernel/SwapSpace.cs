@@ -1,0 +1,65 @@
+using System.Buffers.Binary;
+using System.Globalization;
+using FramePin.Conformance.Native;
+
+namespace FramePin.Conformance.Kernel;
+
+/// <summary>
+/// Swap borrowed from the host for a run: the first zram device, which answers at once, without read-ahead. FramePin's swap is like that.
+/// Given back when disposed.
+/// </summary>
+internal sealed class SwapSpace : IDisposable
+{
+    /// <summary>More than twice what scripts can fill, so that it is never half full.</summary>
+    public const ulong Size = 256UL << 20;
+
+    private const string Device = "/dev/zram0";
+    private const string Settings = "/sys/block/zram0/";
+    private const string ReadAheadFile = "/proc/sys/vm/page-cluster";
+
+    private readonly string _readAheadBefore;
+
+    private SwapSpace(string readAheadBefore) => _readAheadBefore = readAheadBefore;
+
+    /// <summary>
+    /// Takes the device and turns swap on. Throws <see cref="InvalidOperationException"/> with the reason where that cannot be: no root, no
+    /// zram, or swap that somebody else uses.
+    /// </summary>
+    public static SwapSpace Borrow()
+    {
+        if (LibC.geteuid() != 0) throw new InvalidOperationException("swap is root's to turn on");
+        if (!File.Exists(Settings + "disksize")) throw new InvalidOperationException($"this kernel has no {Device}");
+        if (File.ReadLines("/proc/swaps").Skip(1).Any()) throw new InvalidOperationException("the host uses swap of its own: 'swapoff -a' first");
+        if (File.ReadAllText(Settings + "disksize").Trim() != "0") throw new InvalidOperationException($"{Device} is in use");
+        var space = new SwapSpace(File.ReadAllText(ReadAheadFile).Trim());
+        File.WriteAllText(Settings + "disksize", Size.ToString(CultureInfo.InvariantCulture));
+        File.WriteAllBytes(Device, Header());
+        var error = LibC.SwapOn(Device);
+        if (error != 0)
+        {
+            File.WriteAllText(Settings + "reset", "1");
+            throw new InvalidOperationException($"swapon {Device}: {(Core.Abi.Errno)error}");
+        }
+
+        File.WriteAllText(ReadAheadFile, "0");
+        return space;
+    }
+
+    public void Dispose()
+    {
+        File.WriteAllText(ReadAheadFile, _readAheadBefore);
+        if (LibC.SwapOff(Device) == 0) File.WriteAllText(Settings + "reset", "1");
+    }
+
+    /// <summary>The first page of a swap area (union swap_header): version 1, the last page, the signature at the end.</summary>
+    private static byte[] Header()
+    {
+        const int page = 4096;
+        const int info = 1024;
+        var header = new byte[page];
+        BinaryPrimitives.WriteUInt32LittleEndian(header.AsSpan(info), 1);
+        BinaryPrimitives.WriteUInt32LittleEndian(header.AsSpan(info + 4), (uint)(Size / page) - 1);
+        "SWAPSPACE2"u8.CopyTo(header.AsSpan(page - 10));
+        return header;
+    }
+}

@@ -1,0 +1,69 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Faults;
+
+/// <summary>Faults on memory that was paged out (mm/memory.c: do_swap_page).</summary>
+internal static partial class FaultHandler
+{
+    /// <summary>
+    /// Maps the page that a swap entry stands for: the cached one, or a fresh one, which skips the cache where only this entry names the
+    /// slot. Exclusive is what the entry says, what was just read for it alone, and what nobody else holds.
+    /// </summary>
+    private static VmFault SwapIn(MmContext mm, in FaultRequest request, LeafSlot slot)
+    {
+        var (space, vma, swap) = (request.Space, request.Vma, mm.Swap!);
+        var frames = mm.Memory.Frames;
+        ref var entry = ref space.PageTable[slot];
+        var old = entry;
+        var number = Pte.SlotOf(old);
+        var isExclusive = (old & Pte.Exclusive) != 0;
+        var cached = swap.Cached(number);
+        if (cached is { } found && (frames[found].Flags & FrameFlags.HwPoison) != 0) return VmFault.HwPoison;
+        if ((cached ?? mm.AllocatePage(space, request.Address & PageGeometry.PageMask, request.Context, FrameFlags.Anon)) is not { } pfn)
+            return VmFault.Oom;
+        if (cached is not null) frames.AddRefs(pfn, 1);
+        else
+        {
+            swap.Read(number, pfn);
+            if (swap.Count(number) == 1)
+            {
+                isExclusive = true;
+                mm.Memory.MarkDirty(pfn);
+            }
+            else
+            {
+                swap.AddToCache(number, pfn);
+            }
+        }
+
+        swap.Free(number);
+        if (ShouldDropCache(mm, request, pfn)) swap.TryDropCache(pfn);
+        isExclusive |= frames.RefCount(pfn) == 1;
+        var bits = Pte.Anon | Pte.Accessed | (old & (Pte.UffdWp | Pte.SoftDirty));
+        var isWatched = (vma.Has(VmFlags.UffdWp) && (old & Pte.UffdWp) != 0) || (Mapping.WatchesStores(mm, vma) && (old & Pte.SoftDirty) == 0);
+        bits |= Mapping.AccessBits(vma, isExclusive && !isWatched) | (isExclusive ? Pte.Exclusive : 0);
+        var isWritten = request.IsWrite && (bits & Pte.Write) != 0;
+        entry = Pte.Leaf(pfn, bits | (isWritten ? Pte.Dirty | mm.SoftDirty : 0));
+        frames[pfn].MapCount++;
+        if (request.IsWrite && !isWritten)
+        {
+            var result = WriteProtected(mm, request, slot);
+            if ((result & VmFault.ErrorMask) != 0) return result;
+        }
+
+        return VmFault.NoPage | VmFault.Major;
+    }
+
+    /// <summary>should_try_to_free_swap: for a writer that would be alone, for locked memory, and where swap is short.</summary>
+    private static bool ShouldDropCache(MmContext mm, in FaultRequest request, Pfn pfn)
+    {
+        ref var info = ref mm.Memory.Frames[pfn];
+        if ((info.Flags & FrameFlags.SwapCache) == 0) return false;
+        if (mm.Swap!.IsHalfFull || request.Vma.Has(VmFlags.Locked) || (info.Flags & FrameFlags.Mlocked) != 0) return true;
+        return request.IsWrite && mm.Memory.Frames.RefCount(pfn) == 2;
+    }
+}

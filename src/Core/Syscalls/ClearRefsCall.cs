@@ -1,0 +1,36 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Faults;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Syscalls;
+
+/// <summary>Writing 4 to /proc/PID/clear_refs: forgets which pages were stored to (fs/proc/task_mmu.c: clear_refs_write). Under the turn.</summary>
+internal static class ClearRefsCall
+{
+    /// <summary>
+    /// Takes the soft-dirty bits off areas and entries and write-protects these, so that the next store sets them again. Writable pinned
+    /// pages keep both (pte_is_pinned): a device may store to them unseen. Huge pages of hugetlbfs and raw frames are passed over.
+    /// </summary>
+    public static void ClearSoftDirty(MmContext mm, AddressSpace space)
+    {
+        if (mm.SoftDirty == 0) return;
+        foreach (var vma in space.Vmas.All)
+        {
+            vma.Flags &= ~VmFlags.SoftDirty;
+            if (vma.HasAny(VmFlags.PfnMap | VmFlags.HugeTlb)) continue;
+            var address = vma.Start;
+            while (space.PageTable.Next(ref address, vma.End, out var slot))
+            {
+                ref var entry = ref space.PageTable[slot];
+                if (!IsPinned(mm, space, vma, entry)) entry &= ~(Pte.SoftDirty | (Pte.IsMapped(entry) ? Pte.Write : 0));
+                address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+            }
+        }
+    }
+
+    private static bool IsPinned(MmContext mm, AddressSpace space, Vma vma, ulong entry) =>
+        Pte.Has(entry, Pte.Present | Pte.Write) && (entry & Pte.Special) == 0 && vma.IsCow && space.HasPinned
+        && mm.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
+}
