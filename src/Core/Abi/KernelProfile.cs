@@ -17,6 +17,16 @@ public enum HelperEra
     D,
 }
 
+/// <summary>When a write to a page of a large anonymous folio, mapped by small entries and shared once, uses it on instead of copying it.</summary>
+public enum LargeFolioReuse
+{
+    /// <summary>When nothing else refers to any page of the folio.</summary>
+    WithoutOtherPages,
+    Never,
+    /// <summary>When more than one of its pages is mapped, all by one process, and nobody refers to it otherwise.</summary>
+    WithinOneProcess,
+}
+
 /// <summary>
 /// Which kernel's answers a machine gives: a helper era and the rules of its mm. This is the one table of differences;
 /// code asks the profile and never compares versions itself.
@@ -96,6 +106,12 @@ public sealed record KernelProfile
     /// <summary>A write to the huge zero page gets a huge page (6.13); before, a small one.</summary>
     public required bool HugeZeroIsReplacedWhole { get; init; }
 
+    /// <summary>When a write to a page of a large folio that small entries map reuses it (never since about 6.10; by process since 6.15).</summary>
+    public required LargeFolioReuse LargeFolioReuse { get; init; }
+
+    /// <summary>Splitting a large folio maps the zero page in place of those of its pages that are zero (6.12).</summary>
+    public required bool SplitDropsZeroes { get; init; }
+
     private static readonly KernelProfile Mm61 = new()
     {
         Name = "6.1",
@@ -115,6 +131,8 @@ public sealed record KernelProfile
         MovesSeveralAreas = false,
         ExecReadsForward = false,
         HugeZeroIsReplacedWhole = false,
+        SplitDropsZeroes = false,
+        LargeFolioReuse = LargeFolioReuse.WithoutOtherPages,
         LastPageNeedsTable = false,
         VvarHasRandomPage = false,
         DirectIoPins = false,
@@ -141,6 +159,8 @@ public sealed record KernelProfile
         NodeQueryDumps = false,
         HasUffdPoison = true,
         HasMdwe = true,
+        LargeFolioReuse = LargeFolioReuse.Never,
+        SplitDropsZeroes = true,
         MprotectUnaccounts = true,
         AlignsHugeAnonymous = true,
         StacksRefuseHugePages = true,
@@ -153,6 +173,7 @@ public sealed record KernelProfile
         MovesSeveralAreas = true,
         ExecReadsForward = true,
         HugeZeroIsReplacedWhole = true,
+        LargeFolioReuse = LargeFolioReuse.WithinOneProcess,
         LastPageNeedsTable = true,
         VvarHasRandomPage = true,
     };

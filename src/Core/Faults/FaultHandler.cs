@@ -33,6 +33,8 @@ internal static partial class FaultHandler
         var planned = Planned(mm, request, out parks);
         if (planned != VmFault.None) return planned;
         if (vma.IsHugeTlb) return HugeTlb.Handle(mm, request);
+        // __handle_mm_fault: the upper tables come first, and stay when the fault fails.
+        if (!request.Space.PageTable.Ensure(request.Address, PageGeometry.PmdOrder).Exists) return VmFault.Oom;
         return HandleEntry(mm, request);
     }
 
@@ -124,7 +126,7 @@ internal static partial class FaultHandler
                 if (slot.Exists)
                 {
                     space.PageTable[slot] = Pte.Leaf(head, Pte.Huge | AnonBits(mm, vma, !request.IsUnshare));
-                    mm.Memory.Frames[head].MapCount = 1;
+                    LargeFolio.AddMaps(mm, space, head, 1);
                     return VmFault.NoPage;
                 }
 
@@ -209,6 +211,14 @@ internal static partial class FaultHandler
     {
         var frames = mm.Memory.Frames;
         var head = frames.HeadOf(Pte.PfnOf(entry));
+        if ((entry & Pte.Compound) != 0 && mm.Profile.LargeFolioReuse != LargeFolioReuse.WithoutOtherPages)
+        {
+            // A folio of which one page is mapped is better given back than used on.
+            var maps = frames[head].MapCount;
+            return mm.Profile.LargeFolioReuse == LargeFolioReuse.WithinOneProcess && maps > 1 && frames.RefCount(head) == maps
+                && !LargeFolio.IsMappedShared(mm, head);
+        }
+
         var isInSwapCache = (frames[head].Flags & FrameFlags.SwapCache) != 0;
         if (frames.RefCount(head) != (isInSwapCache ? 2 : 1)) return false;
         return !isInSwapCache || mm.Swap!.TryDropCache(head);
@@ -227,7 +237,7 @@ internal static partial class FaultHandler
         if (source != mm.Memory.ZeroPage) mm.Memory.Bytes.Of(source).CopyTo(mm.Memory.Bytes.Of(pfn));
         space.PageTable[slot] = Pte.Leaf(pfn, AnonBits(mm, vma, !request.IsUnshare) | (request.IsUnshare ? old & (Pte.UffdWp | Pte.SoftDirty) : mm.SoftDirty));
         mm.Memory.Frames[pfn].MapCount = 1;
-        Mapping.Release(mm, old);
+        Mapping.Release(mm, space, old);
         return VmFault.NoPage;
     }
 }

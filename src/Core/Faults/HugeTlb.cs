@@ -109,7 +109,7 @@ internal static class HugeTlb
         var result = NewAnon(mm, request, slot, head);
         if ((result & VmFault.ErrorMask) == 0)
         {
-            Mapping.Release(mm, old);
+            Mapping.Release(mm, request.Space, old);
         }
         else if (isAnon && vma.OwnsHugeReserve)
         {

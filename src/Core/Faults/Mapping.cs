@@ -34,7 +34,7 @@ internal static class Mapping
         var slot = space.PageTable.Ensure(address, 0);
         if (!slot.Exists) return false;
         space.PageTable[slot] = Pte.Leaf(pfn, bits);
-        mm.Memory.Frames[mm.Memory.Frames.HeadOf(pfn)].MapCount++;
+        LargeFolio.AddMaps(mm, space, mm.Memory.Frames.HeadOf(pfn), 1);
         return true;
     }
 
@@ -48,13 +48,13 @@ internal static class Mapping
     }
 
     /// <summary>Drops what an entry held: its map count and reference, if it is counted at all, or its part in a slot of swap.</summary>
-    public static void Release(MmContext mm, ulong entry)
+    public static void Release(MmContext mm, AddressSpace space, ulong entry)
     {
         if ((entry & Pte.Swap) != 0) mm.Swap!.FreeWithCache(Pte.SlotOf(entry));
         if (!Pte.IsMapped(entry) || (entry & Pte.Special) != 0) return;
         var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
         ref var info = ref mm.Memory.Frames[head];
-        info.MapCount--;
+        LargeFolio.RemoveMaps(mm, space, head, 1);
         if ((entry & Pte.Dirty) != 0 && (info.Flags & FrameFlags.InCache) != 0) mm.Memory.MarkDirty(head);
         // free_swap_cache
         if (info.MapCount == 0 && (info.Flags & FrameFlags.SwapCache) != 0) mm.Swap!.TryDropCache(head);
@@ -78,7 +78,7 @@ internal static class Mapping
         const int more = PageGeometry.EntriesPerTable - 1;
         var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
         mm.Memory.Frames.AddRefs(head, more);
-        mm.Memory.Frames[head].MapCount += more;
+        LargeFolio.AddMaps(mm, space, head, more);
         return true;
     }
 
@@ -111,7 +111,7 @@ internal static class Mapping
             {
                 var old = entry;
                 entry = 0;
-                Release(mm, old);
+                Release(mm, space, old);
             }
 
             address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;

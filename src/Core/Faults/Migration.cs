@@ -47,8 +47,8 @@ internal static class Migration
             var offset = Pte.PfnOf(entry).Value - head.Value;
             entry = (entry & ~Pte.PfnMask) | ((fresh.Value + offset) << Pte.PfnShift);
             frames.AddRefs(fresh, 1);
-            frames[fresh].MapCount++;
-            info.MapCount--;
+            LargeFolio.AddMaps(mm, owner, fresh, 1);
+            LargeFolio.RemoveMaps(mm, owner, head, 1);
             if (info.MapCount > 0 || inCache || inSwapCache) mm.Memory.Put(head);
         }
 

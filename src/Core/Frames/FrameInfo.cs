@@ -43,6 +43,8 @@ public enum FrameFlags : uint
     Mlocked = 1u << 19,
     /// <summary>In the swap cache: the frame holds what a slot of swap holds, or will hold (PG_swapcache).</summary>
     SwapCache = 1u << 20,
+    /// <summary>More than one address space maps the large folio, or did (FOLIO_MM_IDS_SHARED).</summary>
+    MappedShared = 1u << 21,
 }
 
 /// <summary>
@@ -63,9 +65,9 @@ internal struct FrameInfo
     /// <summary>Id of the memory file in whose cache the folio is; 0 for none.</summary>
     public int FileId;
 
-    /// <summary>Page index in the file (cache); slot (swap cache); next free block (buddy); next pending frame (pending free).</summary>
+    /// <summary>Page index in the file (cache); slot (swap cache); who maps a large folio (second frame); next free block (buddy); next pending frame (pending free).</summary>
     public ulong Index;
 
-    /// <summary>Previous free block (buddy).</summary>
+    /// <summary>Previous free block (buddy); how many entries of each map a large folio (second frame).</summary>
     public ulong Link;
 }

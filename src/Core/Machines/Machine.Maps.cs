@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Text;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
+using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
 
@@ -116,7 +117,7 @@ public sealed partial class Machine
         const ulong guard = 1UL << 58;
         using var turn = EnterQuery();
         var result = new ulong[count];
-        Dictionary<Pfn, int>? parts = null;
+        FolioMaps? maps = null;
         if (space.Exited) return result;
         for (var i = 0; i < count; i++)
         {
@@ -137,11 +138,11 @@ public sealed partial class Machine
             if ((entry & Pte.Special) != 0) continue;
             if ((entry & Pte.Anon) == 0) result[i] |= fileOrShared;
             var isAlone = _mm.Memory.Frames[_mm.Memory.Frames.HeadOf(pfn)].MapCount == 1;
-            if (!isAlone && (entry & Pte.Compound) != 0)
+            if (!isAlone && (entry & (Pte.Anon | Pte.Compound)) != 0 && _mm.Memory.Frames.OrderOf(pfn) > 0)
             {
-                // The folio's count does not tell about one of its pages (folio_precise_page_mapcount).
-                parts ??= CountParts();
-                isAlone = parts[pfn] == 1;
+                // Of a large folio each page counts for itself; where a huge leaf maps it, the first one speaks for all (pagemap_pmd_range).
+                maps ??= CountMaps();
+                isAlone = maps.Of(slot.Order > 0 ? Pte.PfnOf(entry) : pfn, _mm.Memory.Frames) == 1;
             }
 
             if (isAlone) result[i] |= exclusive;
@@ -150,28 +151,29 @@ public sealed partial class Machine
         return result;
     }
 
-    /// <summary>How often each page of a large folio is mapped, for folios that small entries map. Walks every page table.</summary>
-    private Dictionary<Pfn, int> CountParts()
+    /// <summary>How often the pages of large folios are mapped (folio_precise_page_mapcount): by small entries, and whole by leaves of their size.</summary>
+    private sealed record FolioMaps(Dictionary<Pfn, int> Parts, Dictionary<Pfn, int> Whole)
     {
-        var counts = new Dictionary<Pfn, int>();
-        var whole = new List<(Pfn Head, int Order)>();
+        public int Of(Pfn pfn, FrameTable frames) => Parts.GetValueOrDefault(pfn) + Whole.GetValueOrDefault(frames.HeadOf(pfn));
+    }
+
+    /// <summary>Walks every page table.</summary>
+    private FolioMaps CountMaps()
+    {
+        var maps = new FolioMaps([], []);
         foreach (var space in _mm.Spaces)
         {
             var address = 0UL;
             while (space.PageTable.Next(ref address, PageGeometry.TaskSize, out var slot))
             {
                 var entry = space.PageTable[slot];
-                if (Pte.IsMapped(entry) && (entry & Pte.Compound) != 0)
-                    counts[Pte.PfnOf(entry)] = counts.GetValueOrDefault(Pte.PfnOf(entry)) + 1;
-                else if (Pte.IsMapped(entry) && slot.Order > 0) whole.Add((Pte.PfnOf(entry), slot.Order));
+                var counts = slot.Order > 0 ? maps.Whole : (entry & Pte.Compound) != 0 ? maps.Parts : null;
+                if (Pte.IsMapped(entry) && counts is not null) counts[Pte.PfnOf(entry)] = counts.GetValueOrDefault(Pte.PfnOf(entry)) + 1;
                 address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
             }
         }
 
-        foreach (var (head, order) in whole)
-            for (var i = 0UL; i < 1UL << order && counts.Count > 0; i++)
-                if (counts.TryGetValue(head + i, out var count)) counts[head + i] = count + 1;
-        return counts;
+        return maps;
     }
 
     private static MapsEntry Describe(AddressSpace space, Vma vma, bool withUsage)

@@ -193,7 +193,7 @@ internal sealed class PageTable
         return true;
     }
 
-    /// <summary>Makes the lowest tables of a range that <paramref name="other"/> has. False: the pool is used up.</summary>
+    /// <summary>Makes the lower tables of a range that <paramref name="other"/> has. False: the pool is used up.</summary>
     public bool MirrorTables(PageTable other, ulong start, ulong end) => Mirror(other.Root, PgdLevel, 0, start, end);
 
     private bool Mirror(int table, int level, ulong tableBase, ulong start, ulong end)
@@ -206,10 +206,9 @@ internal sealed class PageTable
             var entry = _pool.Entry(table, index);
             if (entry == 0 || (entry & Pte.Huge) != 0) continue;
             var childBase = tableBase + ((ulong)index * span);
-            var made = level > PmdLevel
-                ? Mirror(TableOf(entry), level - 1, childBase, start, end)
-                : Ensure(Math.Max(childBase, start), 0).Exists;
-            if (!made) return false;
+            // A table for huge leaves is made though it may stay empty (copy_pmd_range: pmd_alloc), as is one for small ones.
+            if (level <= PudLevel && !Ensure(Math.Max(childBase, start), level == PudLevel ? PageGeometry.PmdOrder : 0).Exists) return false;
+            if (level > PmdLevel && !Mirror(TableOf(entry), level - 1, childBase, start, end)) return false;
         }
 
         return true;

@@ -102,7 +102,7 @@ internal static class ForkCall
         if (!Pte.IsMapped(entry) || (entry & Pte.Special) != 0) return Errno.None;
         var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
         mm.Memory.Frames.AddRefs(head, 1);
-        mm.Memory.Frames[head].MapCount++;
+        LargeFolio.AddMaps(mm, child, head, 1);
         return Errno.None;
     }
 

@@ -230,7 +230,7 @@ internal static class MadviseCall
             if ((entry & Pte.Special) != 0) return SyscallResult.Fail(Errno.EBUSY, isPartial: true);
             mm.Memory.Frames[Pte.PfnOf(entry)].Flags |= FrameFlags.HwPoison;
             space.PageTable[slot] = Pte.PoisonMarker;
-            Mapping.Release(mm, entry);
+            Mapping.Release(mm, space, entry);
         }
 
         return SyscallResult.Ok();

@@ -23,7 +23,7 @@ internal static class Reclaim
         {
             var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
             ref var info = ref mm.Memory.Frames[head];
-            var isShared = slot.Order > 0 ? FolioSplit.IsMappedShared(mm, head) : info.MapCount != pages;
+            var isShared = slot.Order > 0 ? LargeFolio.IsMappedShared(mm, head) : info.MapCount != pages;
             // What somebody wrote through a pin is only the last user's to give away.
             var isUsed = (info.Flags & (FrameFlags.Dirty | FrameFlags.SwapCache)) != 0 || slot.Order > 0;
             if (isUsed && isShared) return;
@@ -31,7 +31,7 @@ internal static class Reclaim
             for (var i = 0; i < pages; i++)
                 space.PageTable[slot with { Index = slot.Index + i }] &= ~(Pte.Dirty | Pte.Accessed);
             info.Flags = (info.Flags | FrameFlags.LazyFree) & ~FrameFlags.Dirty;
-        }, onSwap: (ref ulong entry) => Drop(mm, ref entry));
+        }, onSwap: (ref ulong entry) => Drop(mm, space, ref entry));
 
     /// <summary>madvise_pageout for one area: pages that nobody else maps are unmapped, and go where nothing is lost by that.</summary>
     public static void PageOut(MmContext mm, AddressSpace space, Vma vma, AddressRange part)
@@ -44,7 +44,7 @@ internal static class Reclaim
             var entry = space.PageTable[slot];
             var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
             ref var info = ref mm.Memory.Frames[head];
-            if ((info.Flags & (FrameFlags.HwPoison | FrameFlags.Mlocked)) != 0 || FolioSplit.IsMappedShared(mm, head)) return;
+            if ((info.Flags & (FrameFlags.HwPoison | FrameFlags.Mlocked)) != 0 || LargeFolio.IsMappedShared(mm, head)) return;
             if ((entry & Pte.Anon) == 0) PageOutFile(mm, space, slot, mayPageOutFile);
             else if ((info.Flags & FrameFlags.LazyFree) != 0 || vma.Has(VmFlags.Droppable)) Discard(mm, space, vma, slot, pages);
             else PageOutAnonymous(mm, space, slot, pages);
@@ -93,7 +93,7 @@ internal static class Reclaim
             return;
         }
 
-        for (var i = 0; i < pages; i++) Drop(mm, ref space.PageTable[slot with { Index = slot.Index + i }]);
+        for (var i = 0; i < pages; i++) Drop(mm, space, ref space.PageTable[slot with { Index = slot.Index + i }]);
     }
 
     /// <summary>
@@ -102,11 +102,13 @@ internal static class Reclaim
     /// </summary>
     private static void PageOutAnonymous(MmContext mm, AddressSpace space, LeafSlot slot, int pages)
     {
-        if (mm.Swap is not { } swap) return;
         var frames = mm.Memory.Frames;
         var head = frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
         if (frames.MaybeDmaPinned(head)) return;
-        if (frames.OrderOf(head) > 0 && (swap.Used >= swap.Pages || !FolioSplit.Run(mm, head))) return;
+        // A large folio goes as it is where it fits; else its pages are tried one by one, of which only the others are kept.
+        var fits = mm.Swap is { } device && device.Used + (ulong)(1 << frames.OrderOf(head)) <= device.Pages;
+        if (frames.OrderOf(head) > 0 && !LargeFolio.Split(mm, head, dropsZeroes: !fits)) return;
+        if (mm.Swap is not { } swap) return;
         if (slot.Order > 0)
         {
             // Where a huge leaf was is a table of small ones now.
@@ -114,10 +116,14 @@ internal static class Reclaim
             pages = PageGeometry.EntriesPerTable;
         }
 
-        for (var i = 0; i < pages; i++) SwapOut(mm, swap, ref space.PageTable[slot with { Index = slot.Index + i }]);
+        for (var i = 0; i < pages; i++)
+        {
+            ref var entry = ref space.PageTable[slot with { Index = slot.Index + i }];
+            if ((entry & Pte.Special) == 0) SwapOut(mm, space, swap, ref entry);
+        }
     }
 
-    private static void SwapOut(MmContext mm, SwapDevice swap, ref ulong entry)
+    private static void SwapOut(MmContext mm, AddressSpace space, SwapDevice swap, ref ulong entry)
     {
         var (old, frames) = (entry, mm.Memory.Frames);
         var pfn = Pte.PfnOf(old);
@@ -126,7 +132,7 @@ internal static class Reclaim
         swap.Duplicate(number);
         entry = Pte.SwapEntry(number, old & Pte.SwapKeepMask);
         mm.Memory.MarkDirty(pfn);
-        Mapping.Release(mm, old);
+        Mapping.Release(mm, space, old);
         // is_page_cache_freeable: else it is not written, and stays.
         if (frames.RefCount(pfn) == 1) swap.WriteOut(pfn);
     }
@@ -140,17 +146,17 @@ internal static class Reclaim
         // Secret memory is unevictable.
         if ((info.Flags & (FrameFlags.InCache | FrameFlags.Secret)) != FrameFlags.InCache || !mayPageOutFile) return;
         var (file, index) = (mm.Files[info.FileId], info.Index);
-        Drop(mm, ref entry);
+        Drop(mm, space, ref entry);
         // Used ones cannot go; dirty ones of a disk file wait for write-back.
         if (!frames.MaybeDmaPinned(pfn) && frames.RefCount(pfn) == 1 && file.Evict(index)) return;
         if ((info.Flags & FrameFlags.Dirty) != 0 && file.TracksDirty) info.Flags |= FrameFlags.Reclaim;
     }
 
-    private static void Drop(MmContext mm, ref ulong entry)
+    private static void Drop(MmContext mm, AddressSpace space, ref ulong entry)
     {
         var old = entry;
         entry = 0;
-        Mapping.Release(mm, old);
+        Mapping.Release(mm, space, old);
     }
 
     private delegate void SwapAction(ref ulong entry);
@@ -177,7 +183,7 @@ internal static class Reclaim
                 var isWhole = slot.Order > 0 ? address == next - slot.Size && next <= part.End : pages == folio;
                 if (slot.Order == 0) next = address + ((ulong)pages << PageGeometry.PageShift);
                 if (isWhole) act(slot, slot.Order > 0 ? 1 : pages);
-                else if (!FolioSplit.IsMappedShared(mm, head) && FolioSplit.Run(mm, head)) continue;
+                else if (!LargeFolio.IsMappedShared(mm, head) && LargeFolio.Split(mm, head, dropsZeroes: true)) continue;
             }
 
             address = next;

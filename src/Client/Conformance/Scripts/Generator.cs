@@ -31,7 +31,16 @@ public sealed class Generator(int seed, InitialProcess initial)
         (StepKind.MovePages, 8),
     ];
 
-    private static readonly int TotalWeight = Weights.Sum(pair => pair.Weight);
+    /// <summary>Every third script: a few processes that share huge pages, take them apart, and pass them on.</summary>
+    private static readonly (StepKind Kind, int Weight)[] SharingWeights =
+    [
+        (StepKind.Mmap, 40), (StepKind.Munmap, 30), (StepKind.Mprotect, 60), (StepKind.Mremap, 30), (StepKind.Madvise, 160),
+        (StepKind.Load, 80), (StepKind.Store, 200), (StepKind.Fork, 60), (StepKind.Exit, 45), (StepKind.Register, 30),
+        (StepKind.Unregister, 30), (StepKind.Vmsplice, 25), (StepKind.Drain, 25), (StepKind.MemRead, 20), (StepKind.MemWrite, 30),
+        (StepKind.ProcessRead, 15), (StepKind.ProcessWrite, 20), (StepKind.DirectRead, 10), (StepKind.Mincore, 25), (StepKind.UffdRegister, 15),
+        (StepKind.UffdProtect, 15), (StepKind.UffdUnregister, 8), (StepKind.Mlock, 8), (StepKind.Munlock, 8),
+    ];
+
 
     private static readonly Advice[] Advices =
     [
@@ -43,13 +52,20 @@ public sealed class Generator(int seed, InitialProcess initial)
         Advice.GuardInstall, Advice.GuardInstall, Advice.GuardRemove,
     ];
 
+    /// <summary>What matters where there is swap, or huge pages are taken apart.</summary>
+    private static readonly Advice[] SwapAdvices =
+        [Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.WillNeed, Advice.Free, Advice.HugePage, Advice.Cold];
+
     private readonly Random _random = new(seed);
+    private readonly bool _isSharing = seed % 3 == 0;
+    private readonly Queue<Step> _beginning = Beginning(seed % 3 == 0);
     private int _processes = 1;
     private readonly HashSet<int> _exited = [];
 
     /// <summary>The next step, given the areas of each process.</summary>
     public Step Next(Func<int, IReadOnlyList<Area>> areasOf)
     {
+        if (_beginning.TryDequeue(out var first)) return first;
         while (true)
         {
             var process = PickProcess();
@@ -59,6 +75,20 @@ public sealed class Generator(int seed, InitialProcess initial)
             if (step.Kind == StepKind.Exit) _exited.Add(process);
             return step;
         }
+    }
+
+    /// <summary>Three huge pages of anonymous memory.</summary>
+    private static Queue<Step> Beginning(bool isSharing)
+    {
+        if (!isSharing) return [];
+        const ulong flags = (ulong)(MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed);
+        return new Queue<Step>(
+        [
+            new Step(0, StepKind.Mmap, HugeArena, 3 * Huge, 3, flags, 0, 0),
+            new Step(0, StepKind.Madvise, HugeArena, 3 * Huge, (ulong)Advice.HugePage),
+            new Step(0, StepKind.Store, HugeArena, 1),
+            new Step(0, StepKind.Store, HugeArena + Huge, 2),
+        ]);
     }
 
     private int PickProcess()
@@ -72,8 +102,9 @@ public sealed class Generator(int seed, InitialProcess initial)
 
     private StepKind PickKind()
     {
-        var at = _random.Next(TotalWeight);
-        foreach (var (kind, weight) in Weights)
+        var weights = _isSharing ? SharingWeights : Weights;
+        var at = _random.Next(weights.Sum(pair => pair.Weight));
+        foreach (var (kind, weight) in weights)
         {
             if (at < weight) return kind;
             at -= weight;
@@ -94,7 +125,8 @@ public sealed class Generator(int seed, InitialProcess initial)
                 var newLength = Chance(3) ? length : PickLength(address >= HugeArena && Chance(3));
                 var (target, _) = PickRange(areas);
                 return new Step(process, kind, address, length, newLength, flags, (flags & 6) != 0 ? target : 0);
-            case StepKind.Madvise: return new Step(process, kind, address, length, (ulong)Pick(Advices));
+            case StepKind.Madvise:
+                return new Step(process, kind, address, length, (ulong)((initial.Swap > 0 || _isSharing) && Chance(2) ? Pick(SwapAdvices) : Pick(Advices)));
             case StepKind.Mlock: return new Step(process, kind, address, length, Chance(3) ? 1UL : 0);
             case StepKind.MlockAll: return new Step(process, kind, Pick<ulong>([1, 2, 3, 5, 6, 7]));
             case StepKind.MunlockAll or StepKind.Unregister or StepKind.Drain: return new Step(process, kind);
@@ -103,7 +135,7 @@ public sealed class Generator(int seed, InitialProcess initial)
             case StepKind.Mseal: return new Step(process, kind, address, length);
             case StepKind.Load: return new Step(process, kind, address + PickOffset());
             case StepKind.Store: return new Step(process, kind, address + PickOffset(), PickByte());
-            case StepKind.Fork: return _processes < MaxProcesses ? new Step(process, kind) : null;
+            case StepKind.Fork: return _processes < (_isSharing ? 2 : 1) * MaxProcesses ? new Step(process, kind) : null;
             case StepKind.Exit: return process > 0 ? new Step(process, kind) : null;
             case StepKind.Truncate: return new Step(process, kind, PickFile(), PickSize());
             case StepKind.PunchHole:
@@ -231,7 +263,7 @@ public sealed class Generator(int seed, InitialProcess initial)
             return (area.Start + (first * Page), PickLength(pages >= 512 && Chance(2)));
         }
 
-        if (where < 55)
+        if (where < (_isSharing ? 90 : 55))
         {
             var at = HugeArena + ((ulong)_random.Next(0, 3) * Huge) + (Chance(2) ? 0 : (ulong)_random.Next(0, 512) * Page);
             return (at, PickLength(Chance(2)));

@@ -1,0 +1,197 @@
+using System.Diagnostics;
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Frames;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Faults;
+
+/// <summary>Large anonymous folios that small entries map: who does, and how they are split. Under the turn.</summary>
+internal static class LargeFolio
+{
+    /// <summary>
+    /// split_folio (mm/huge_memory.c) at <paramref name="head"/>: each frame is a folio of its own from then on, with the references of the entries that
+    /// map it, and is freed where none does. False, and nothing done but that huge leaves may have become small: somebody holds it
+    /// otherwise (can_split_folio), or no table is left.
+    /// </summary>
+    /// <param name="mm">The machine's memory.</param>
+    /// <param name="head">First frame of the folio.</param>
+    /// <param name="dropsZeroes">
+    /// Frames that hold nothing but zeroes give way to the zero page, as whenever a folio is split for the sake of a part of it
+    /// (try_to_map_unused_to_zeropage).
+    /// </param>
+    public static bool Split(MmContext mm, Pfn head, bool dropsZeroes)
+    {
+        var frames = mm.Memory.Frames;
+        if ((frames[head].Flags & FrameFlags.Anon) == 0 || frames.RefCount(head) != frames[head].MapCount) return false;
+        foreach (var (space, address) in Leaves(mm, head))
+        {
+            var slot = space.PageTable.Find(address);
+            if (slot.Order > 0 && !Mapping.SplitLeaf(mm, space, slot)) return false;
+        }
+
+        var order = frames.OrderOf(head);
+        var maps = new int[1 << order];
+        var mayDrop = dropsZeroes && mm.UsesZeroPage && mm.Profile.SplitDropsZeroes && (frames[head].Flags & FrameFlags.Mlocked) == 0;
+        var leaves = Leaves(mm, head);
+        Debug.Assert(leaves.Count == frames[head].MapCount, "an entry of the folio was not found");
+        foreach (var (space, address) in leaves)
+        {
+            ref var entry = ref space.PageTable[space.PageTable.Find(address)];
+            var pfn = Pte.PfnOf(entry);
+            var vma = space.Vmas.Find(address)!;
+            var isDropped = mayDrop && !vma.Has(VmFlags.Locked) && (frames[pfn].Flags & FrameFlags.HwPoison) == 0
+                && !mm.Memory.Bytes.Of(pfn).ContainsAnyExcept((byte)0);
+            if (isDropped)
+            {
+                var kept = entry & (Pte.UffdWp | Pte.SoftDirty);
+                entry = Pte.Leaf(mm.Memory.ZeroPage, Pte.Special | Pte.Accessed | Mapping.AccessBits(vma, false) | kept);
+                continue;
+            }
+
+            entry &= ~Pte.Compound;
+            maps[(int)(pfn.Value - head.Value)]++;
+        }
+
+        var shared = frames[head].Flags & ~FrameFlags.MappedShared;
+        for (var i = 0; i < maps.Length; i++)
+        {
+            var pfn = head + (ulong)i;
+            ref var info = ref frames[pfn];
+            var flags = shared | (info.Flags & FrameFlags.HwPoison);
+            info = default;
+            info.Flags = flags;
+            info.MapCount = maps[i];
+            frames.InitCount(pfn);
+            if (maps[i] > 0) frames.AddRefs(pfn, maps[i] - 1);
+            else mm.Memory.Put(pfn);
+        }
+
+        return true;
+    }
+
+    /// <summary>
+    /// folio_maybe_mapped_shared: more than one entry maps a small folio, or more than one address space a part of a large one. Of these
+    /// only two are remembered, so that a third one that stays when they are gone does not know that it is alone.
+    /// </summary>
+    public static bool IsMappedShared(MmContext mm, Pfn head)
+    {
+        ref var info = ref mm.Memory.Frames[head];
+        if (info.MapCount <= 1 || mm.Memory.Frames.OrderOf(head) == 0) return info.MapCount > 1;
+        return (info.Flags & FrameFlags.MappedShared) != 0;
+    }
+
+    /// <summary>
+    /// Counts entries of <paramref name="space"/> that map a folio from now on, and for a large anonymous one who maps it
+    /// (include/linux/rmap.h: folio_add_return_large_mapcount).
+    /// </summary>
+    public static void AddMaps(MmContext mm, AddressSpace space, Pfn head, int count)
+    {
+        ref var info = ref mm.Memory.Frames[head];
+        info.MapCount += count;
+        if (!RemembersSpaces(info)) return;
+        var users = new Users(ref mm.Memory.Frames[head + 1]);
+        if (users.First == space.Id) users.FirstCount += count;
+        else if (users.Second == space.Id) users.SecondCount += count;
+        else if (users.First == 0)
+        {
+            (users.First, users.FirstCount) = (space.Id, count);
+            if (info.MapCount != count) info.Flags |= FrameFlags.MappedShared;
+        }
+        else if (users.Second == 0)
+        {
+            (users.Second, users.SecondCount) = (space.Id, count);
+            info.Flags |= FrameFlags.MappedShared;
+        }
+    }
+
+    /// <summary>The reverse (folio_sub_return_large_mapcount). Entries that were made while both places were taken may be counted against another.</summary>
+    public static void RemoveMaps(MmContext mm, AddressSpace space, Pfn head, int count)
+    {
+        ref var info = ref mm.Memory.Frames[head];
+        info.MapCount -= count;
+        if (!RemembersSpaces(info)) return;
+        var users = new Users(ref mm.Memory.Frames[head + 1]);
+        if (users.First == space.Id)
+        {
+            if (users.FirstCount > count)
+            {
+                users.FirstCount -= count;
+                return;
+            }
+
+            (users.First, users.FirstCount) = (0, 0);
+        }
+        else if (users.Second == space.Id)
+        {
+            if (users.SecondCount > count)
+            {
+                users.SecondCount -= count;
+                return;
+            }
+
+            (users.Second, users.SecondCount) = (0, 0);
+        }
+
+        if (users.FirstCount == info.MapCount || users.SecondCount == info.MapCount) info.Flags &= ~FrameFlags.MappedShared;
+    }
+
+    private static bool RemembersSpaces(in FrameInfo head) =>
+        head.Order > 0 && (head.Flags & (FrameFlags.Head | FrameFlags.Anon | FrameFlags.HugeTlb)) == (FrameFlags.Head | FrameFlags.Anon);
+
+    /// <summary>Two address spaces, and how many entries of each map the folio: kept in the record of its second frame, as Linux does.</summary>
+    private readonly ref struct Users(ref FrameInfo second)
+    {
+        private readonly ref FrameInfo _second = ref second;
+
+        public int First
+        {
+            get => (int)(uint)_second.Index;
+            set => _second.Index = (_second.Index & ~0xffff_fffful) | (uint)value;
+        }
+
+        public int Second
+        {
+            get => (int)(_second.Index >> 32);
+            set => _second.Index = (uint)_second.Index | ((ulong)value << 32);
+        }
+
+        public int FirstCount
+        {
+            get => (int)(uint)_second.Link;
+            set => _second.Link = (_second.Link & ~0xffff_fffful) | (uint)value;
+        }
+
+        public int SecondCount
+        {
+            get => (int)(_second.Link >> 32);
+            set => _second.Link = (uint)_second.Link | ((ulong)value << 32);
+        }
+    }
+
+    private static bool Maps(MmContext mm, ulong entry, Pfn head) =>
+        Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && mm.Memory.Frames.HeadOf(Pte.PfnOf(entry)) == head;
+
+    private static List<(AddressSpace Space, ulong Address)> Leaves(MmContext mm, Pfn head)
+    {
+        var found = new List<(AddressSpace, ulong)>();
+        var left = mm.Memory.Frames[head].MapCount;
+        foreach (var space in mm.Spaces)
+        {
+            var address = 0UL;
+            while (left > 0 && space.PageTable.Next(ref address, PageGeometry.TaskSize, out var slot))
+            {
+                if (Maps(mm, space.PageTable[slot], head))
+                {
+                    found.Add((space, address));
+                    left--;
+                }
+
+                address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+            }
+        }
+
+        return found;
+    }
+}
