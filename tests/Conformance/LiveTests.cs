@@ -1,5 +1,6 @@
 using System.Globalization;
 using FramePin.Conformance;
+using FramePin.Conformance.Kernel;
 using Xunit;
 
 namespace FramePin.Tests.Conformance;
@@ -42,6 +43,29 @@ public sealed class LiveTests(ITestOutputHelper output)
         output.WriteLine(report.ToMarkdown());
         Assert.False(report.IsPrivileged);
         Assert.True(report.Divergences.Count == 0, report.ToMarkdown());
+        Assert.Equal(Steps / 2, report.Steps);
+    }
+
+    [Fact]
+    public void With_swap_what_goes_out_comes_back_alike()
+    {
+        var seed = Random.Shared.Next();
+        output.WriteLine($"seed {seed}");
+        ConformanceReport report;
+        try
+        {
+            report = Runner.Run(new RunOptions { Seed = seed, Steps = Steps / 2, MaxDivergences = 3, WithSwap = true });
+        }
+        catch (SwapUnavailableException exception)
+        {
+            output.WriteLine($"not compared with swap: {exception.Message}");
+            return;
+        }
+
+        output.WriteLine(report.ToMarkdown());
+        Assert.True(report.WithSwap);
+        Assert.True(report.Divergences.Count == 0, report.ToMarkdown());
+        Assert.True(report.Unrepeated.Count <= 2, report.ToMarkdown());
         Assert.Equal(Steps / 2, report.Steps);
     }
 

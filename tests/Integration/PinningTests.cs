@@ -191,6 +191,32 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
     }
 
     [Fact]
+    public async Task Swap_and_soft_dirty_are_seen_over_the_wire_and_a_pin_brings_memory_back()
+    {
+        const ulong swapped = 1UL << 62, softDirty = 1UL << 55;
+        var spec = new MachineSpec { Profile = "6.18", MemoryBytes = 64UL << 20, SwapBytes = 1UL << 20, TracksSoftDirty = true, Thp = ThpMode.Madvise };
+        var machine = await daemon.Client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = spec });
+        Assert.Equal(spec, machine.Spec);
+        var space = (await daemon.Client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest { Parent = machine.Name })).Name;
+        await daemon.MapAsync(space, At, 8);
+        var calls = new CallBatchRequest { AddressSpace = space };
+        calls.Calls.Add(new MemoryCall { ClearRefs = new ClearRefsCall { Value = 4 } });
+        calls.Calls.Add(new MemoryCall { Madvise = new MadviseCall { Address = At, Length = 8 * 4096, Advice = 21 } });
+        Assert.All((await daemon.Client.AddressSpaces.CallBatchAsync(calls)).Results, result => Assert.Equal(0, result.Errno));
+        var maps = await daemon.Client.AddressSpaces.GetMapsAsync(new GetMapsRequest { AddressSpace = space, WithUsage = true });
+        Assert.Equal(8UL * 4096, Assert.Single(maps.Entries, entry => entry.Start == At).Swap);
+        var pin = await daemon.Client.Pinning.PinAsync(new PinRequest { AddressSpace = space, Start = At, Pages = 4, Write = true });
+        Assert.Equal(4UL, pin.Frames);
+        var entries = (await daemon.Client.AddressSpaces.GetPagemapAsync(new GetPagemapRequest { AddressSpace = space, Start = At, Pages = 8 })).Entries;
+        Assert.All(entries.Take(4), entry => Assert.Equal(softDirty, entry & (swapped | softDirty)));
+        Assert.All(entries.Skip(4), entry => Assert.Equal(swapped, entry & (swapped | softDirty)));
+        await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pin.FrameVector });
+        var other = new CallRequest { AddressSpace = space, Call = new MemoryCall { ClearRefs = new ClearRefsCall { Value = 1 } } };
+        Assert.Equal("BAD_FIELD", (await Refused(daemon.Client.AddressSpaces.CallAsync(other))).Reason);
+        await daemon.DigestAsync(machine.Name);
+    }
+
+    [Fact]
     public async Task Bytes_go_through_the_address_space_and_through_the_frames()
     {
         var (_, space) = await daemon.CreateAsync();

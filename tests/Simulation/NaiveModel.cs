@@ -126,6 +126,9 @@ internal sealed class NaiveModel
         return "ok";
     }
 
+    public bool IsMapped(string space, int page, int count) =>
+        Enumerable.Range(page, count).All(at => Spaces[space].ContainsKey(at));
+
     public string DontNeed(string space, int page, int count)
     {
         var isWhole = true;

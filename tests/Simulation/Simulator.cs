@@ -27,7 +27,7 @@ internal sealed class Simulator : IDisposable
     public Simulator(int seed, Core.Faults.Mutant mutant = Core.Faults.Mutant.None)
     {
         _random = new Random(seed);
-        _machine = new Machine("sim", new MachineOptions { Profile = KernelProfile.Recorded, Memory = 8UL << 20 });
+        _machine = new Machine("sim", new MachineOptions { Profile = KernelProfile.Recorded, Memory = 8UL << 20, Swap = 1UL << 20 });
         _machine.Context.Mutant = mutant;
         _spaces["s0"] = _machine.CreateAddressSpace("s0", new AddressSpaceLayout(), new TaskState())!;
         _files =
@@ -73,8 +73,12 @@ internal sealed class Simulator : IDisposable
                 var prot = _random.Next(8) switch { 0 => 0, 1 or 2 => 1, _ => 3 };
                 return ("mprotect", _model.Protect(spaceName, page, count, prot),
                     Text(_machine.Mprotect(space, At(page), (ulong)count * Page, (Prot)prot)));
-            case < 38:
+            case < 36:
                 return Load(spaceName, space, page);
+            case < 38:
+                // Changes nothing that a program sees, but where it is.
+                return ("pageout", _model.IsMapped(spaceName, page, count) ? "ok" : "ENOMEM",
+                    Text(_machine.Madvise(space, At(page), (ulong)count * Page, Advice.PageOut)));
             case < 53:
                 var value = (byte)_random.Next(256);
                 var stored = _machine.Write(space, At(page), [value], out var signal);

@@ -45,7 +45,7 @@ internal static class ConformanceCommands
                     + "This command traces processes of its own (ptrace); --user takes root.");
                 return CommandLine.Refused;
             }
-            catch (InvalidOperationException exception) when (parsed.GetValue(swap))
+            catch (FramePin.Conformance.Kernel.SwapUnavailableException exception)
             {
                 Console.Error.WriteLine($"--swap: {exception.Message}");
                 return CommandLine.Refused;

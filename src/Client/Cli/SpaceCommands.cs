@@ -12,12 +12,13 @@ internal static class SpaceCommands
     {
         var profile = new Option<string?>("--profile") { Description = "Make a machine of this kernel profile first, such as 6.18." };
         var memory = new Option<ulong>("--memory") { Description = "Memory of that machine.", CustomParser = Values.Size, DefaultValueFactory = _ => 1UL << 30 };
-        yield return line.Create("create", "Makes an address space.", "create --profile 6.18", [profile, memory], async (parsed, client, output, cancelled) =>
+        var swap = new Option<ulong>("--swap") { Description = "Swap of that machine, for MADV_PAGEOUT.", CustomParser = Values.Size };
+        yield return line.Create("create", "Makes an address space.", "create --profile 6.18 --swap 64M", [profile, memory, swap], async (parsed, client, output, cancelled) =>
         {
             var parent = Values.Machine(parsed.GetValue(line.Machine)!);
             if (parsed.GetValue(profile) is { } wanted)
             {
-                var spec = new MachineSpec { Profile = wanted, MemoryBytes = parsed.GetValue(memory) };
+                var spec = new MachineSpec { Profile = wanted, MemoryBytes = parsed.GetValue(memory), SwapBytes = parsed.GetValue(swap) };
                 parent = (await client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = spec }, cancellationToken: cancelled)).Name;
             }
 

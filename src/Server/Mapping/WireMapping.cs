@@ -24,6 +24,8 @@ internal static class WireMapping
             MovableMemory = spec.MovableBytes,
             HugePages2M = (int)Math.Min(spec.HugePages2M, int.MaxValue),
             HugePages1G = (int)Math.Min(spec.HugePages1G, int.MaxValue),
+            Swap = spec.SwapBytes,
+            TracksSoftDirty = spec.TracksSoftDirty,
             Thp = spec.Thp switch
             {
                 V1.ThpMode.Unspecified or V1.ThpMode.Madvise => ThpMode.MAdvise,
@@ -50,6 +52,8 @@ internal static class WireMapping
                 HugePages2M = (uint)options.HugePages2M,
                 HugePages1G = (uint)options.HugePages1G,
                 Thp = (V1.ThpMode)((int)options.Thp + 1),
+                SwapBytes = options.Swap,
+                TracksSoftDirty = options.TracksSoftDirty,
             },
             Statistics = new V1.MachineStatistics
             {

@@ -121,6 +121,10 @@ internal sealed partial class AddressSpaceService
             case MemoryCall.CallOneofCase.Munlockall:
                 result = machine.MunlockAll(space);
                 break;
+            case MemoryCall.CallOneofCase.ClearRefs:
+                if (call.ClearRefs.Value != 4) throw Refusals.Bad("clear_refs.value", "only 4 (soft-dirty) is emulated");
+                result = machine.ClearSoftDirty(space);
+                break;
             case MemoryCall.CallOneofCase.Brk:
                 result = machine.Brk(space, call.Brk.Address);
                 break;

@@ -132,6 +132,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Daem
                 Rss = entry.Rss,
                 Anonymous = entry.Anonymous,
                 AnonHuge = entry.AnonHuge,
+                Swap = entry.Swap,
                 KernelPageSize = entry.KernelPageSize,
                 VmFlags = entry.VmFlagLetters(),
             });

@@ -26,7 +26,7 @@ public sealed class KernelHost : IDisposable
     private ulong _nextUser = 0x5f00_0000;
     private readonly byte[] _statistics = new byte[64 << 10];
 
-    /// <param name="withSwap">Also borrows swap; throws <see cref="InvalidOperationException"/> where it is not to be had.</param>
+    /// <param name="withSwap">Also borrows swap; throws <see cref="SwapUnavailableException"/> where it is not to be had.</param>
     public KernelHost(bool withSwap = false)
     {
         if (withSwap) _swap = SwapSpace.Borrow();

@@ -4,6 +4,9 @@ using FramePin.Conformance.Native;
 
 namespace FramePin.Conformance.Kernel;
 
+/// <summary>The host cannot lend swap; the message says why.</summary>
+public sealed class SwapUnavailableException(string message) : Exception(message);
+
 /// <summary>
 /// Swap borrowed from the host for a run: the first zram device, which answers at once, without read-ahead. FramePin's swap is like that.
 /// Given back when disposed.
@@ -22,23 +25,32 @@ internal sealed class SwapSpace : IDisposable
     private SwapSpace(string readAheadBefore) => _readAheadBefore = readAheadBefore;
 
     /// <summary>
-    /// Takes the device and turns swap on. Throws <see cref="InvalidOperationException"/> with the reason where that cannot be: no root, no
+    /// Takes the device and turns swap on. Throws <see cref="SwapUnavailableException"/> with the reason where that cannot be: no root, no
     /// zram, or swap that somebody else uses.
     /// </summary>
     public static SwapSpace Borrow()
     {
-        if (LibC.geteuid() != 0) throw new InvalidOperationException("swap is root's to turn on");
-        if (!File.Exists(Settings + "disksize")) throw new InvalidOperationException($"this kernel has no {Device}");
-        if (File.ReadLines("/proc/swaps").Skip(1).Any()) throw new InvalidOperationException("the host uses swap of its own: 'swapoff -a' first");
-        if (File.ReadAllText(Settings + "disksize").Trim() != "0") throw new InvalidOperationException($"{Device} is in use");
+        if (LibC.geteuid() != 0) throw new SwapUnavailableException("swap is root's to turn on");
+        if (!File.Exists(Settings + "disksize")) throw new SwapUnavailableException($"this kernel has no {Device}");
+        if (File.ReadLines("/proc/swaps").Skip(1).Any()) throw new SwapUnavailableException("the host uses swap of its own: 'swapoff -a' first");
+        if (File.ReadAllText(Settings + "disksize").Trim() != "0") throw new SwapUnavailableException($"{Device} is in use");
         var space = new SwapSpace(File.ReadAllText(ReadAheadFile).Trim());
-        File.WriteAllText(Settings + "disksize", Size.ToString(CultureInfo.InvariantCulture));
-        File.WriteAllBytes(Device, Header());
+        try
+        {
+            File.WriteAllText(Settings + "disksize", Size.ToString(CultureInfo.InvariantCulture));
+            using var device = new FileStream(Device, FileMode.Open, FileAccess.Write);
+            device.Write(Header());
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            throw new SwapUnavailableException($"{Device}: {exception.Message}");
+        }
+
         var error = LibC.SwapOn(Device);
         if (error != 0)
         {
             File.WriteAllText(Settings + "reset", "1");
-            throw new InvalidOperationException($"swapon {Device}: {(Core.Abi.Errno)error}");
+            throw new SwapUnavailableException($"swapon {Device}: {(Core.Abi.Errno)error}");
         }
 
         File.WriteAllText(ReadAheadFile, "0");

@@ -77,15 +77,15 @@ public sealed class Generator(int seed, InitialProcess initial)
         }
     }
 
-    /// <summary>Three huge pages of anonymous memory.</summary>
+    /// <summary>Two huge pages of anonymous memory.</summary>
     private static Queue<Step> Beginning(bool isSharing)
     {
         if (!isSharing) return [];
         const ulong flags = (ulong)(MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed);
         return new Queue<Step>(
         [
-            new Step(0, StepKind.Mmap, HugeArena, 3 * Huge, 3, flags, 0, 0),
-            new Step(0, StepKind.Madvise, HugeArena, 3 * Huge, (ulong)Advice.HugePage),
+            new Step(0, StepKind.Mmap, HugeArena, 2 * Huge, 3, flags, 0, 0),
+            new Step(0, StepKind.Madvise, HugeArena, 2 * Huge, (ulong)Advice.HugePage),
             new Step(0, StepKind.Store, HugeArena, 1),
             new Step(0, StepKind.Store, HugeArena + Huge, 2),
         ]);
@@ -135,7 +135,7 @@ public sealed class Generator(int seed, InitialProcess initial)
             case StepKind.Mseal: return new Step(process, kind, address, length);
             case StepKind.Load: return new Step(process, kind, address + PickOffset());
             case StepKind.Store: return new Step(process, kind, address + PickOffset(), PickByte());
-            case StepKind.Fork: return _processes < (_isSharing ? 2 : 1) * MaxProcesses ? new Step(process, kind) : null;
+            case StepKind.Fork: return _processes < (_isSharing ? MaxProcesses + 1 : MaxProcesses) ? new Step(process, kind) : null;
             case StepKind.Exit: return process > 0 ? new Step(process, kind) : null;
             case StepKind.Truncate: return new Step(process, kind, PickFile(), PickSize());
             case StepKind.PunchHole:
@@ -265,7 +265,7 @@ public sealed class Generator(int seed, InitialProcess initial)
 
         if (where < (_isSharing ? 90 : 55))
         {
-            var at = HugeArena + ((ulong)_random.Next(0, 3) * Huge) + (Chance(2) ? 0 : (ulong)_random.Next(0, 512) * Page);
+            var at = HugeArena + ((ulong)_random.Next(0, _isSharing ? 2 : 3) * Huge) + (Chance(2) ? 0 : (ulong)_random.Next(0, 512) * Page);
             return (at, PickLength(Chance(2)));
         }
 
