@@ -135,6 +135,9 @@ public sealed class MemoryFile
         return bytes;
     }
 
+    /// <summary>The pages that only the disk has; empty, as mostly, without a walk.</summary>
+    internal IReadOnlySet<ulong> StoredPages() => _stored.Count > 0 ? _stored.Keys.ToHashSet() : System.Collections.Frozen.FrozenSet<ulong>.Empty;
+
     internal bool IsUnread(ulong index) => _unread.Count > 0 && _unread.Contains(index);
 
     /// <summary>Frames in the cache.</summary>

@@ -27,11 +27,13 @@ internal static partial class FaultHandler
         // do_cow_fault prepares before it asks the file, and keeps that when the file refuses.
         if (isPrivateCopy) PrepareAnonVma(mm, space, vma);
         if (index >= PageGeometry.PagesOf(file.Size)) return VmFault.SigBus;
+        // A hole is there at once, before what is read along with it from the disk.
+        var later = file.Stored(index) is null ? file.StoredPages() : null;
         if (file.Kind == FileKind.Disk && file.Lookup(index) is null && ReadAhead(mm, vma, file, index)
             && request.MayRetry && !request.IsWrite && !request.IsUnshare)
         {
             // The read drops the lock where it may; the fault begins anew and finds the neighbours cached.
-            MapAround(mm, request, file, address);
+            MapAround(mm, request, file, address, later);
             if (Pte.IsMapped(space.PageTable.Read(address))) return VmFault.NoPage;
         }
 
@@ -57,14 +59,15 @@ internal static partial class FaultHandler
 
     /// <summary>
     /// do_sync_mmap_readahead: a page that is not cached is read with its neighbours, 16 pages before it and 15 behind it; from it
-    /// on under MADV_SEQUENTIAL, alone under MADV_RANDOM. True when it is cached now.
+    /// on under MADV_SEQUENTIAL, alone under MADV_RANDOM, which code that is read forward does not mind. True when it is cached now.
     /// </summary>
     private static bool ReadAhead(MmContext mm, Vma vma, MemoryFile file, ulong index)
     {
         // Found, but without contents: read alone (filemap_fault: page_not_uptodate).
         if (file.IsUnread(index)) return FindOrAddPage(mm, null, file, index, 0, AllocationContext.Movable) is not null;
-        if (vma.Has(VmFlags.RandRead)) CacheRange(mm, file, index, 1);
-        else if (vma.Has(VmFlags.Exec) && mm.Profile.ExecReadsForward && !vma.Has(VmFlags.SeqRead))
+        var readsForward = vma.Has(VmFlags.Exec) && mm.Profile.ExecReadsForward;
+        if (vma.Has(VmFlags.RandRead) && !readsForward) CacheRange(mm, file, index, 1);
+        else if (readsForward && !vma.Has(VmFlags.SeqRead))
             CacheRange(mm, file, index, Math.Min(ReadAheadPages, vma.PageOffset + vma.Pages - index));
         else if (vma.Has(VmFlags.SeqRead)) CacheRange(mm, file, index, ReadAheadPages);
         else CacheRange(mm, file, index - Math.Min(index, ReadAheadPages / 2), ReadAheadPages);
@@ -123,7 +126,7 @@ internal static partial class FaultHandler
     }
 
     /// <summary>do_fault_around: cached neighbours, sixteen pages at most, are mapped too, read-only faults only.</summary>
-    private static void MapAround(MmContext mm, in FaultRequest request, MemoryFile file, ulong address)
+    private static void MapAround(MmContext mm, in FaultRequest request, MemoryFile file, ulong address, IReadOnlySet<ulong>? unread = null)
     {
         if (file.Kind == FileKind.Secret) return;
         var (space, vma) = (request.Space, request.Vma);
@@ -138,7 +141,7 @@ internal static partial class FaultHandler
         {
             if (space.PageTable.Read(at) != 0) continue;
             var index = vma.IndexOf(at);
-            if (index >= PageGeometry.PagesOf(file.Size) || file.Lookup(index) is not { } pfn) continue;
+            if (index >= PageGeometry.PagesOf(file.Size) || file.Lookup(index) is not { } pfn || unread?.Contains(index) == true) continue;
             if ((mm.Memory.Frames[pfn].Flags & (FrameFlags.HwPoison | FrameFlags.Reclaim)) != 0) continue;
             mm.Memory.Frames.AddRefs(pfn, 1);
             if (Mapping.MapPage(mm, space, at, pfn, FileBits(mm, vma, pfn, Mapping.SharedBornWritable(mm, vma)))) continue;
