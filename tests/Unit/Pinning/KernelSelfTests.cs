@@ -276,7 +276,12 @@ public sealed class KernelSelfTests
         Assert.True(lab.Map(At, isHuge ? 512 : 1, Prot.Read | Prot.Write, flags).IsOk);
         if (isHuge && memory != "hugetlb") Assert.True(lab.Machine.Madvise(lab.Space, At, Huge, Advice.HugePage).IsOk);
         lab.Poke(At, 1);
-        if (memory == "PTE-mapped THP") Assert.True(lab.Machine.Mprotect(lab.Space, At + Lab.Page, Lab.Page, Prot.Read).IsOk);
+        if (memory == "PTE-mapped THP")
+        {
+            foreach (var prot in new[] { Prot.Read, Prot.Read | Prot.Write })
+                Assert.True(lab.Machine.Mprotect(lab.Space, At + Lab.Page, Lab.Page, prot).IsOk);
+        }
+
         const ulong half = Huge / 2;
         if (memory == "THP moved by half")
             Assert.True(lab.Machine.Mremap(lab.Space, At + half, half, half, MremapFlags.MayMove | MremapFlags.Fixed, 2 * At).IsOk);
