@@ -333,9 +333,36 @@ public sealed class KernelSelfTests
         ["R/O fast pin on shared page"] = (lab, _) => Pinned(lab, GupCall.PinUserPagesFast, GupFlags.None, forksFirst: true, childLives: true),
         ["R/O pin on previously shared page"] = (lab, _) => Pinned(lab, GupCall.PinUserPages, GupFlags.None, forksFirst: true, childLives: false),
         ["R/O fast pin on previously shared page"] = (lab, _) => Pinned(lab, GupCall.PinUserPagesFast, GupFlags.None, forksFirst: true, childLives: false),
-        ["R/O pin on exclusive page"] = (lab, _) => Pinned(lab, GupCall.PinUserPages, GupFlags.None, forksFirst: false, childLives: true),
-        ["R/O fast pin on exclusive page"] = (lab, _) => Pinned(lab, GupCall.PinUserPagesFast, GupFlags.None, forksFirst: false, childLives: true),
+        ["R/O pin on exclusive page"] = (lab, _) => PinnedReadOnlyMapped(lab, GupCall.PinUserPages),
+        ["R/O fast pin on exclusive page"] = (lab, _) => PinnedReadOnlyMapped(lab, GupCall.PinUserPagesFast),
+        ["fixed buffer, then mapped R/O"] = (lab, _) => Registered(lab, MapReadOnly),
+        ["fixed buffer, fork"] = (lab, _) => Registered(lab, static lab => _ = lab.Fork()),
     };
+
+    /// <summary>Takes the write permission of the entries away and gives the area's back: the next store faults, or finds it may write.</summary>
+    private static void MapReadOnly(Lab lab)
+    {
+        var range = lab.Machine.Maps(lab.Space).First(entry => entry.Range.Contains(At)).Range;
+        foreach (var prot in new[] { Prot.Read, Prot.Read | Prot.Write })
+            Assert.True(lab.Machine.Mprotect(lab.Space, range.Start, range.Length, prot).IsOk);
+    }
+
+    private static void PinnedReadOnlyMapped(Lab lab, GupCall call)
+    {
+        MapReadOnly(lab);
+        Pinned(lab, call, GupFlags.None, forksFirst: false, childLives: true);
+    }
+
+    /// <summary>What is stored after io_uring registered the page as a fixed buffer is what it writes.</summary>
+    private static void Registered(Lab lab, Action<Lab> between)
+    {
+        var ring = lab.Machine.SetupRing(lab.Space, out _)!;
+        Assert.Equal(Errno.None, ring.Register((At, Lab.Page)).Error);
+        between(lab);
+        lab.Poke(At, 3);
+        Assert.Equal(3, lab.PeekFrame(ring.Buffers[0]!));
+        Assert.True(ring.Unregister().IsOk);
+    }
 
     private static void ChildKeepsItsByte(Lab lab, bool protects)
     {
