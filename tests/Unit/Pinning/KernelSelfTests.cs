@@ -336,7 +336,7 @@ public sealed class KernelSelfTests
         ["R/O pin on exclusive page"] = (lab, _) => PinnedReadOnlyMapped(lab, GupCall.PinUserPages),
         ["R/O fast pin on exclusive page"] = (lab, _) => PinnedReadOnlyMapped(lab, GupCall.PinUserPagesFast),
         ["fixed buffer, then mapped R/O"] = (lab, _) => Registered(lab, MapReadOnly),
-        ["fixed buffer, fork"] = (lab, _) => Registered(lab, static lab => _ = lab.Fork()),
+        ["fixed buffer, fork"] = (lab, _) => Registered(lab, static lab => lab.Fork()),
     };
 
     /// <summary>Takes the write permission of the entries away and gives the area's back: the next store faults, or finds it may write.</summary>
