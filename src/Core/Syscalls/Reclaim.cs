@@ -62,15 +62,14 @@ internal static class Reclaim
         }
 
         if (!vma.IsAnonymous) return;
-
-        ForEachFolio(mm, space, part, static (_, _) => { }, onSwap: (ref ulong entry) =>
+        ForEachFolio(mm, space, part, act: null, onSwap: (ref ulong entry) =>
         {
             var slot = Pte.SlotOf(entry);
             if (swap.Cached(slot) is not null || mm.Memory.Allocate(0, AllocationContext.Movable, FrameFlags.Anon) is not { } pfn) return;
             swap.Read(slot, pfn);
             swap.AddToCache(slot, pfn);
             mm.Memory.Put(pfn);
-        }, splits: false);
+        });
     }
 
     /// <summary>MADV_COLD: nothing ages here, but a large folio that the range cuts is split as for the others.</summary>
@@ -164,10 +163,10 @@ internal static class Reclaim
     /// <summary>
     /// Walks the counted entries of a range by folios: a leaf of any size, or as many small leaves in a row as map a whole large folio.
     /// A large folio that the range or its entries cover in part is split first, where nobody else maps or holds it, and passed over
-    /// where that cannot be.
+    /// where that cannot be. Without an action only entries of swap are looked at.
     /// </summary>
     private static void ForEachFolio(
-        MmContext mm, AddressSpace space, AddressRange part, Action<LeafSlot, int> act, SwapAction? onSwap = null, bool splits = true)
+        MmContext mm, AddressSpace space, AddressRange part, Action<LeafSlot, int>? act, SwapAction? onSwap = null)
     {
         var address = part.Start;
         while (space.PageTable.Next(ref address, part.End, out var slot))
@@ -175,7 +174,7 @@ internal static class Reclaim
             var entry = space.PageTable[slot];
             var next = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
             if ((entry & Pte.Swap) != 0) onSwap?.Invoke(ref space.PageTable[slot]);
-            if (Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && splits)
+            if (Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && act is not null)
             {
                 var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
                 var folio = 1 << mm.Memory.Frames.OrderOf(head);
