@@ -245,6 +245,7 @@ internal static class MremapCall
             return Errno.ENOMEM;
         }
 
+        if (vma.Uffd is null) DropMovedTables(space, vma, merged, request.Address, target, Math.Min(request.OldLength, request.NewLength));
         if (request.KeepsOld) LeaveOld(mm, space, request);
         else if (request.OldLength > 0) MunmapCall.Unmap(mm, space, request.Old);
         // Only what the move added is filled.
@@ -279,6 +280,22 @@ internal static class MremapCall
                 mm.Memory.Frames[mm.Memory.Frames.HeadOf(Pte.PfnOf(entry))].Flags |= FrameFlags.Mlocked;
             address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
+    }
+
+    /// <summary>
+    /// move_normal_pmd: where both ends of the move lie alike over whole tables, these themselves go along, and nothing is left in their
+    /// place. The first may begin before the areas do, where nothing else is in it (try_realign_addr).
+    /// </summary>
+    private static void DropMovedTables(AddressSpace space, Vma from, Vma to, ulong address, ulong target, ulong length)
+    {
+        var within = address % PageGeometry.PmdSize;
+        if (within != target % PageGeometry.PmdSize) return;
+        var mayBeginBefore = from.Start == address && to.Start == target && length >= PageGeometry.PmdSize - within
+            && !space.Vmas.Intersects(new AddressRange(address - within, address))
+            && !space.Vmas.Intersects(new AddressRange(target - within, target));
+        var start = mayBeginBefore ? address - within : PageGeometry.AlignUp(address, PageGeometry.PmdSize);
+        var end = PageGeometry.AlignDown(address + length, PageGeometry.PmdSize);
+        if (start < end) space.PageTable.Prune(start, end);
     }
 
     /// <summary>A page table goes along wherever there is one, though nothing in it may be moved (move_page_tables: pte_alloc).</summary>
