@@ -22,6 +22,9 @@ internal sealed class Simulator : IDisposable
     private readonly Dictionary<string, AddressSpace> _spaces = [];
     private readonly List<MemoryFile> _files;
     private readonly List<FrameVector> _vectors = [];
+
+    /// <summary>Vectors through which a device has written: to be unpinned as dirty, else reclaim may drop what it wrote.</summary>
+    private readonly HashSet<FrameVector> _written = [];
     private int _names;
 
     public Simulator(int seed, Core.Faults.Mutant mutant = Core.Faults.Mutant.None)
@@ -162,7 +165,8 @@ internal sealed class Simulator : IDisposable
         var index = _random.Next(_vectors.Count);
         var vector = _vectors[index];
         _vectors.RemoveAt(index);
-        if (_random.Next(2) == 0) _machine.PutVaddrFrames(vector);
+        var isDirty = _written.Remove(vector) | (_random.Next(2) == 0);
+        if (!isDirty) _machine.PutVaddrFrames(vector);
         else _machine.PutVaddrFramesDirty(vector);
         return ("unpin", _model.Unpin(index), _machine.DestroyVector(vector) ? "ok" : "not destroyed");
     }
@@ -195,6 +199,7 @@ internal sealed class Simulator : IDisposable
         if (_random.Next(2) == 0)
         {
             page.Value = one[0];
+            _written.Add(_vectors[index]);
             var written = _machine.CopyFrames(_vectors[index], (ulong)slot * Page, one, isWrite: true, out _);
             return ("dma write", "ok", written == 1 ? "ok" : "short");
         }
