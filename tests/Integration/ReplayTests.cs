@@ -84,6 +84,54 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
         Assert.Equal(1, report.CallsOther["mmap (never finished)"]);
     }
 
+    /// <summary>Four threads ask at once, and finish in another order than the kernel served them in: no single change explains it.</summary>
+    [Fact]
+    public async Task Several_overlapping_calls_are_put_into_order_one_by_one()
+    {
+        const string maps = "7f0000000000-7f0000100000 rw-p 00000000 00:00 0\n7ffffffde000-7ffffffff000 rw-p 00000000 00:00 0   [stack]";
+        const string log = """
+            1 execve("/x", [...], 0x0 /* 0 vars */) = 0
+            1 brk(NULL)                         = 0x500000
+            3 mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0 <unfinished ...>
+            5 mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0 <unfinished ...>
+            4 mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0 <unfinished ...>
+            2 mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0 <unfinished ...>
+            5 <... mmap resumed>)               = 0x7effffffc000
+            4 <... mmap resumed>)               = 0x7effffffd000
+            3 <... mmap resumed>)               = 0x7efffffff000
+            2 <... mmap resumed>)               = 0x7effffffe000
+            """;
+        var recording = new Recording { Calls = StraceLog.Parse(log.Split('\n')), MapsStart = MapsFile.Parse(maps.Split('\n')) };
+        var report = await new Replayer(daemon.Client).RunAsync(recording, pinAll: false, cancelled: TestContext.Current.CancellationToken);
+        Assert.Empty(report.ReturnsDifferent);
+        Assert.Equal(5, report.ReturnsMatched);
+    }
+
+    /// <summary>
+    /// Two areas that met through a third between them are one at the end: not both of them had been touched before.
+    /// </summary>
+    [Fact]
+    public async Task Areas_that_are_joined_at_the_end_rule_out_a_touch()
+    {
+        const string start = "7f0000000000-7f0000100000 r--p 00000000 fe:00 5 /f\n7ffffffde000-7ffffffff000 rw-p 00000000 00:00 0   [stack]";
+        const string log = """
+            1 execve("/x", [...], 0x0 /* 0 vars */) = 0
+            1 brk(NULL)                         = 0x500000
+            1 mmap(0x7e0000000000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000000000
+            1 mmap(0x7e0000002000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000002000
+            1 mmap(0x7e0000001000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000001000
+            """;
+        var recording = new Recording
+        {
+            Calls = StraceLog.Parse(log.Split('\n')),
+            MapsStart = MapsFile.Parse(start.Split('\n')),
+            MapsEnd = MapsFile.Parse(("7e0000000000-7e0000003000 rw-p 00000000 00:00 0\n" + start).Split('\n')),
+        };
+        var report = await new Replayer(daemon.Client).RunAsync(recording, pinAll: false, cancelled: TestContext.Current.CancellationToken);
+        Assert.Empty(report.MapsMissing);
+        Assert.Equal((2, 1), (report.TouchesAssumed, report.TouchesRuledOut));
+    }
+
     /// <summary>A shell that becomes another program: the recording is of what it became.</summary>
     [Fact]
     public async Task A_program_that_another_became_replays()

@@ -8,9 +8,10 @@ namespace FramePin.Client.Replay;
 /// </summary>
 /// <remarks>
 /// A program uses what it asks for, so one page of each private writable mapping is stored to, behind the calls with which the thread goes
-/// on preparing the same range (advice, protection). Where the recording's smaps say that nothing of it was ever touched, none is.
+/// on preparing the same range (advice, protection). Where the recording's smaps say that nothing of it was ever touched, or its maps that areas met which had not been, none is.
 /// </remarks>
-internal sealed class CallTranslator(Recording recording, IReadOnlyDictionary<string, string> files)
+internal sealed class CallTranslator(
+    Recording recording, IReadOnlyDictionary<string, string> files, IReadOnlySet<ulong> untouched)
 {
     private const uint MapShared = 1;
     private const uint MapPrivate = 2;
@@ -70,7 +71,7 @@ internal sealed class CallTranslator(Recording recording, IReadOnlyDictionary<st
         }
         else if (call.Errno.Length == 0 && StoresTo(call) is { } store)
         {
-            if (recording.MayHaveBeenTouched(store, Number(call, 1)))
+            if (!untouched.Contains(store) && recording.MayHaveBeenTouched(store, Number(call, 1)))
             {
                 _pending[call.Thread] = store;
                 TouchesAssumed++;

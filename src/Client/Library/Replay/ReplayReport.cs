@@ -63,7 +63,7 @@ public sealed record ReplayReport
 
     /// <summary>
     /// Private writable mappings of which one page was stored to, because a program uses what it asks for; and those that were left alone,
-    /// because the smaps of the end show nothing of the kind. A log tells neither, and it decides which mappings merge.
+    /// because the smaps of the end show nothing of the kind, or its maps show areas joined that two such stores would have kept apart. A log tells neither, and it decides which mappings merge.
     /// </summary>
     [JsonPropertyName("touches_assumed")]
     public int TouchesAssumed { get; set; }

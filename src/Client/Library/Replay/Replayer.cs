@@ -22,6 +22,9 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     private const ulong PinChunkPages = 1UL << 18;
     private readonly Dictionary<string, string> _files = new(StringComparer.Ordinal);
 
+    /// <summary>Addresses of mappings that are not stored to, whatever the log suggests.</summary>
+    private readonly HashSet<ulong> _untouched = [];
+
     /// <summary>Runs the replay.</summary>
     /// <param name="recording">What to replay.</param>
     /// <param name="pinAll">Also pin, convert and unpin every mapping at the end.</param>
@@ -31,6 +34,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         Recording recording, bool pinAll, bool keep = false, CancellationToken cancelled = default)
     {
         var order = await FindOrder(recording, cancelled).ConfigureAwait(false);
+        _untouched.UnionWith(await FindUntouched(recording, order, cancelled).ConfigureAwait(false));
         return await InMachine(keep, async machine =>
         {
             var report = NewReport();
@@ -78,22 +82,84 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         {
             var index = IndexOf(order, different);
             var better = default(IReadOnlyList<StraceCall>);
+            // What at least puts one more call in its place, should nothing explain the difference itself.
+            var nearer = default(IReadOnlyList<StraceCall>);
             foreach (var candidate in index > explained ? CallOrder.Alternatives(order, index) : [])
             {
                 if (++tries > MostOrdersTried) break;
                 progress?.Report(new ReplayProgress("trying orders of overlapping calls", tries, MostOrdersTried));
                 var next = await FirstDifference(recording, candidate, cancelled).ConfigureAwait(false);
+                if (next is not null && IndexOf(candidate, next) > index) nearer ??= candidate;
                 if (next is not null && IndexOf(candidate, next) <= IndexOf(candidate, different)) continue;
                 better = candidate;
                 break;
             }
 
+            better ??= nearer;
             if (better is null) break;
             order = better;
-            explained = IndexOf(order, different);
+            explained = ReferenceEquals(better, nearer) ? index : IndexOf(order, different);
         }
 
         return order;
+    }
+
+    /// <summary>
+    /// Mappings that the maps of the end rule out as touched: areas that stand there as one would have stayed apart, had both sides of a
+    /// border pages of their own when they met.
+    /// </summary>
+    private async Task<HashSet<ulong>> FindUntouched(Recording recording, IReadOnlyList<StraceCall> order, CancellationToken cancelled)
+    {
+        var untouched = new HashSet<ulong>();
+        var report = await Try(recording, order, untouched, cancelled).ConfigureAwait(false);
+        for (var tries = 0; report.MapsMissing.Count > 0 && tries < MostOrdersTried;)
+        {
+            var found = false;
+            foreach (var address in Suspects(report).Where(address => !untouched.Contains(address)).ToList())
+            {
+                if (++tries > MostOrdersTried) break;
+                progress?.Report(new ReplayProgress("trying which mappings were used", tries, MostOrdersTried));
+                var next = await Try(recording, order, new HashSet<ulong>(untouched) { address }, cancelled).ConfigureAwait(false);
+                if (next.MapsMatched <= report.MapsMatched || next.ReturnsMatched < report.ReturnsMatched) continue;
+                untouched.Add(address);
+                report = next;
+                found = true;
+                break;
+            }
+
+            if (!found) break;
+        }
+
+        return untouched;
+    }
+
+    private Task<ReplayReport> Try(
+        Recording recording, IReadOnlyList<StraceCall> order, IReadOnlySet<ulong> untouched, CancellationToken cancelled) =>
+        InMachine(keep: false, async machine =>
+        {
+            var report = NewReport();
+            _untouched.Clear();
+            _untouched.UnionWith(untouched);
+            var space = await Prepare(recording, machine, report, cancelled).ConfigureAwait(false);
+            await ReplayCalls(recording, order, space, report, stopsAtDifference: false, cancelled).ConfigureAwait(false);
+            return report;
+        });
+
+    /// <summary>Where areas begin that lie within one area of the recording: the upper ones first, then the one at its start.</summary>
+    private static IEnumerable<ulong> Suspects(ReplayReport report)
+    {
+        var parts = report.MapsUnexpected.Select(RangeOf).ToList();
+        foreach (var (start, end) in report.MapsMissing.Select(RangeOf))
+        {
+            var within = parts.Where(part => part.Start >= start && part.End <= end).Select(part => part.Start).Order().ToList();
+            foreach (var address in within.Skip(1).Concat(within.Take(1))) yield return address;
+        }
+    }
+
+    private static (ulong Start, ulong End) RangeOf(string line)
+    {
+        var range = line.Split(' ', 2)[0].Split('-');
+        return (Convert.ToUInt64(range[0], 16), Convert.ToUInt64(range[1], 16));
     }
 
     private static int IndexOf(IReadOnlyList<StraceCall> order, StraceCall call)
@@ -178,7 +244,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         CancellationToken cancelled)
     {
         var strangers = FindStrangers(order);
-        var translator = new CallTranslator(recording, _files);
+        var translator = new CallTranslator(recording, _files, _untouched);
         var batch = new CallBatchRequest { AddressSpace = space };
         var sent = new List<(StraceCall Call, int Index)>();
         var exit = order.FirstOrDefault(call => call.Name == "exit_group" && !IsStranger(strangers, call));
