@@ -59,12 +59,20 @@ internal static partial class FaultHandler
 
     /// <summary>
     /// do_sync_mmap_readahead: a page that is not cached is read with its neighbours, 16 pages before it and 15 behind it; from it
-    /// on under MADV_SEQUENTIAL, alone under MADV_RANDOM, which code that is read forward does not mind. True when it is cached now.
+    /// on under MADV_SEQUENTIAL, as for huge pages under MADV_HUGEPAGE, alone under MADV_RANDOM, which code that is read forward does not mind. True when it is cached now.
     /// </summary>
     private static bool ReadAhead(MmContext mm, Vma vma, MemoryFile file, ulong index)
     {
         // Found, but without contents: read alone (filemap_fault: page_not_uptodate).
         if (file.IsUnread(index)) return FindOrAddPage(mm, null, file, index, 0, AllocationContext.Movable) is not null;
+        if (vma.Has(VmFlags.HugePage))
+        {
+            // As much as one huge page, and the next one, whatever else was advised.
+            const ulong pages = PageGeometry.EntriesPerTable;
+            CacheRange(mm, file, index & ~(pages - 1), vma.Has(VmFlags.RandRead) ? pages : 2 * pages);
+            return file.Lookup(index) is not null;
+        }
+
         var readsForward = vma.Has(VmFlags.Exec) && mm.Profile.ExecReadsForward;
         if (vma.Has(VmFlags.RandRead) && !readsForward) CacheRange(mm, file, index, 1);
         else if (readsForward && !vma.Has(VmFlags.SeqRead))
