@@ -26,7 +26,9 @@ internal static partial class Daemon
         return Audit(app);
     }
 
-    public static WebApplication Build(DaemonOptions options)
+    /// <param name="options">How it was started.</param>
+    /// <param name="time">The clock of leases and deadlines; the system's when null.</param>
+    public static WebApplication Build(DaemonOptions options, TimeProvider? time = null)
     {
         var builder = WebApplication.CreateSlimBuilder();
         builder.Logging.AddFilter("Microsoft", LogLevel.Warning).AddFilter("Grpc", LogLevel.Critical);
@@ -34,9 +36,10 @@ internal static partial class Daemon
         var services = builder.Services;
         services.Configure<HostOptions>(host => host.ShutdownTimeout = options.Limits.ShutdownGrace);
         services.AddSingleton(options);
-        services.AddSingleton(TimeProvider.System);
+        services.AddSingleton(time ?? TimeProvider.System);
         services.AddSingleton<MachineRegistry>();
         services.AddSingleton<StreamSessions>();
+        services.AddSingleton<LeaseRegistry>();
         services.AddGrpc(grpc =>
         {
             grpc.Interceptors.Add<ServerInterceptor>();
@@ -61,6 +64,7 @@ internal static partial class Daemon
         app.MapGrpcService<FileService>();
         app.MapGrpcService<DeviceService>();
         app.MapGrpcService<MemoryService>();
+        app.MapGrpcService<LeaseService>();
         app.MapGrpcHealthChecksService();
         app.MapGrpcReflectionService();
         return app;

@@ -16,9 +16,10 @@ internal static class PinCommands
         var vector = new Argument<string>("vector") { Description = "Frame vector: its number or full name." };
         var write = new Option<bool>("--write", "-w") { Description = "Pin for writing by the device." };
         var force = new Option<bool>("--force") { Description = "FOLL_FORCE, in the eras that have it." };
+        var lease = new Option<string>("--lease") { Description = "Lease that the pin ends with, full name.", DefaultValueFactory = _ => "" };
         var all = new Option<bool>("--all-or-nothing") { Description = "Refuse a partial pin and hold nothing." };
         yield return line.Create("pin", "Pins pages and names the frame vector that holds them.", "pin as1 0x7ffff7fef000 16 --write",
-            [space, address, pages, write, force, all], async (parsed, client, output, cancelled) =>
+            [space, address, pages, write, force, lease, all], async (parsed, client, output, cancelled) =>
             {
                 var pin = await client.Pinning.PinAsync(
                     new PinRequest
@@ -29,6 +30,7 @@ internal static class PinCommands
                         Write = parsed.GetValue(write),
                         Force = parsed.GetValue(force),
                         AllOrNothing = parsed.GetValue(all),
+                        Lease = parsed.GetValue(lease),
                     },
                     cancellationToken: cancelled);
                 output.Write(pin, ("vector", pin.FrameVector), ("frames", $"{pin.Frames} of {parsed.GetValue(pages)} ({pin.Kind})"),
@@ -59,17 +61,7 @@ internal static class PinCommands
         yield return line.Create("frames", "Lists the live frame vectors: who holds what, since when, from which trace.", "frames", [],
             async (parsed, client, output, cancelled) =>
             {
-                var all = new ListFrameVectorsResponse();
-                var token = "";
-                do
-                {
-                    var page = await client.Pinning.ListFrameVectorsAsync(
-                        new ListFrameVectorsRequest { Parent = Values.Machine(parsed.GetValue(line.Machine)!), PageSize = 1000, PageToken = token },
-                        cancellationToken: cancelled);
-                    all.FrameVectors.AddRange(page.FrameVectors);
-                    token = page.NextPageToken;
-                }
-                while (token.Length > 0);
+                var all = await ListVectors(parsed.GetValue(line.Machine)!, client, cancelled);
                 output.WriteTable(all, ["vector", "frames", "kind", "from", "start", "since", "trace"], all.FrameVectors.Select(v => new[]
                 {
                     v.Name, $"{v.Frames}", v.Kind.ToString(), v.AddressSpace + (v.AddressSpaceExited ? " (exited)" : ""), Values.Hex(v.Start),
@@ -97,5 +89,21 @@ internal static class PinCommands
                     line.SpaceName(parsed, target), parsed.GetValue(address), bytes.ToArray(), cancelled);
                 output.Write(new WriteMemoryResponse { Written = (ulong)bytes.Length }, ("written", $"{bytes.Length}"));
             });
+    }
+
+    /// <summary>Every live vector of a machine, asked for in pages.</summary>
+    public static async Task<ListFrameVectorsResponse> ListVectors(string machine, FramePinClient client, CancellationToken cancelled)
+    {
+        var all = new ListFrameVectorsResponse();
+        var token = "";
+        do
+        {
+            var page = await client.Pinning.ListFrameVectorsAsync(
+                new ListFrameVectorsRequest { Parent = Values.Machine(machine), PageSize = 1000, PageToken = token }, cancellationToken: cancelled);
+            all.FrameVectors.AddRange(page.FrameVectors);
+            token = page.NextPageToken;
+        }
+        while (token.Length > 0);
+        return all;
     }
 }

@@ -25,6 +25,7 @@ public sealed class FramePinClient : IDisposable
         Files = new FileService.FileServiceClient(Invoker);
         Devices = new DeviceService.DeviceServiceClient(Invoker);
         Memory = new MemoryService.MemoryServiceClient(Invoker);
+        Leases = new LeaseService.LeaseServiceClient(Invoker);
     }
 
     /// <summary>For the standard services (health, reflection) and stubs of one's own.</summary>
@@ -41,6 +42,8 @@ public sealed class FramePinClient : IDisposable
     public DeviceService.DeviceServiceClient Devices { get; }
 
     public MemoryService.MemoryServiceClient Memory { get; }
+
+    public LeaseService.LeaseServiceClient Leases { get; }
 
     /// <summary>
     /// Connects lazily to <paramref name="endpoint"/>: "unix:/path/of/socket", or "http://127.0.0.1:7461".

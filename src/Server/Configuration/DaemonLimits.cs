@@ -66,6 +66,21 @@ public sealed record DaemonLimits
     /// <summary>fault_rules_max, in one request.</summary>
     public int FaultRulesMax { get; init; } = 256;
 
+    /// <summary>leases_max: each is a client with a timer.</summary>
+    public int LeasesMax { get; init; } = 4096;
+
+    /// <summary>lease_ttl_min: shorter, and a pause of the client's garbage collector would end it.</summary>
+    public TimeSpan LeaseTtlMin { get; init; } = TimeSpan.FromMilliseconds(500);
+
+    /// <summary>lease_ttl_default.</summary>
+    public TimeSpan LeaseTtlDefault { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>lease_ttl_max: what a dead client may hold longest.</summary>
+    public TimeSpan LeaseTtlMax { get; init; } = TimeSpan.FromHours(1);
+
+    /// <summary>owner_length_max, in characters.</summary>
+    public int OwnerLengthMax { get; init; } = 128;
+
     /// <summary>Deadline of a call that came without one.</summary>
     public TimeSpan DefaultDeadline { get; init; } = TimeSpan.FromMinutes(2);
 

@@ -11,10 +11,17 @@ internal static class Names
     public const string Devices = "devices";
     public const string FrameVectors = "frameVectors";
     private const string Machines = "machines";
+    private const string Leases = "leases";
 
     public static string Machine(string id) => $"{Machines}/{id}";
 
     public static string Child(string machine, string collection, string id) => $"{Machines}/{machine}/{collection}/{id}";
+
+    public static string Lease(string id) => $"{Leases}/{id}";
+
+    /// <summary>The id in "leases/{id}".</summary>
+    public static string LeaseId(string name, string field) =>
+        name.Split('/') is [Leases, { Length: > 0 } id] ? id : throw Refusals.Bad(field, $"expected leases/{{lease}}, got '{Short(name)}'");
 
     /// <summary>The id in "machines/{id}"; "default" for an empty name.</summary>
     public static string MachineId(string name, string field)

@@ -185,7 +185,7 @@ internal static class WireMapping
                 AddressSpaceExited = record.Space is { Exited: true },
                 Start = record.Start,
                 Write = record.IsWrite,
-                Lease = record.Lease,
+                Lease = record.Lease is { } lease ? Names.Lease(lease.Id) : "",
                 PinnedAt = record.PinnedAt.ToUnixTimeMilliseconds() / 1000.0,
                 TraceId = record.Trace == default ? "" : record.Trace.TraceId.ToHexString(),
                 SpanId = record.Trace == default ? "" : record.Trace.SpanId.ToHexString(),
@@ -193,5 +193,21 @@ internal static class WireMapping
                 Runs = withRuns && !record.IsFilling ? ToRuns(vector, limits) : null,
             };
         }
+    }
+
+    public static V1.Lease ToWire(Lease lease)
+    {
+        var (vectors, pages) = lease.Count();
+        return new V1.Lease
+        {
+            Name = Names.Lease(lease.Id),
+            Owner = lease.Owner,
+            TtlMs = (ulong)lease.Ttl.TotalMilliseconds,
+            LeftMs = (ulong)lease.Left.TotalMilliseconds,
+            OpenedAt = lease.OpenedAt.ToUnixTimeMilliseconds() / 1000.0,
+            FrameVectors = (uint)vectors,
+            PinnedPages = (ulong)pages,
+            TraceId = lease.Trace == default ? "" : lease.Trace.TraceId.ToHexString(),
+        };
     }
 }

@@ -25,10 +25,11 @@ internal sealed partial class PinningService
         var span = Activity.Current;
         var trace = PinTrace.Begin(span);
         var space = host.Space(spaceId);
+        var lease = leases.Find(request.Lease);
         var flags = WireMapping.PinFlags(request.Write, request.Force);
         if (request.AllOrNothing) CheckWhole(host, space, request, flags);
         var record = host.CreateVector(request.Pages);
-        record.Lease = request.Lease;
+        record.Lease = lease;
         PinOutcome outcome;
         try
         {
@@ -61,8 +62,8 @@ internal sealed partial class PinningService
             throw;
         }
 
-        host.Publish(record);
         TelemetryNames.PinnedPages.Add(outcome.Result.Pages);
+        host.Publish(record);
         trace?.End();
         return response;
     }
@@ -94,7 +95,7 @@ internal sealed partial class PinningService
             record.IsFilling = true;
             // A call without a deadline of its own does not wait for ever: the daemon's default ends it.
             using var expiry = new CancellationTokenSource(options.Limits.DefaultDeadline, time);
-            using var either = CancellationTokenSource.CreateLinkedTokenSource(cancelled, expiry.Token);
+            using var either = CancellationTokenSource.CreateLinkedTokenSource(cancelled, expiry.Token, record.Lease?.Ended ?? default);
             outcome = await host.WaitAsync(parked, either.Token).ConfigureAwait(false);
             record.IsFilling = false;
             if (host.IsStopping && outcome.Result.Error == Core.Abi.Errno.EINTR)

@@ -11,7 +11,7 @@ namespace FramePin.Server.Services;
 
 /// <summary>The frame helper over the wire; one file a call.</summary>
 internal sealed partial class PinningService(
-    MachineRegistry machines, StreamSessions sessions, DaemonOptions options, TimeProvider time)
+    MachineRegistry machines, LeaseRegistry leases, StreamSessions sessions, DaemonOptions options, TimeProvider time)
     : V1.PinningService.PinningServiceBase
 {
     /// <summary>put_vaddr_frames and frame_vector_destroy (Core/Pinning/FrameVectors.cs).</summary>

@@ -19,8 +19,9 @@ internal sealed partial class PinningService
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         return host.Requests.Run(nameof(CreateFrameVector), request.RequestId, request, () =>
         {
+            var lease = leases.Find(request.Lease);
             var record = host.CreateVector(request.Frames);
-            record.Lease = request.Lease;
+            record.Lease = lease;
             host.Publish(record);
             return Task.FromResult(WireMapping.ToWire(host, record, withRuns: false, options.Limits));
         });
@@ -57,6 +58,8 @@ internal sealed partial class PinningService
             finally
             {
                 record.IsFilling = false;
+                // The lease could not release what was being filled.
+                if (record.Lease is { Ended.IsCancellationRequested: true }) host.Release(record, dirty: false, out _);
             }
         });
     }

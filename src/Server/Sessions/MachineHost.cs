@@ -100,7 +100,17 @@ internal sealed class MachineHost : IDisposable
         return new VectorRecord(Interlocked.Increment(ref _nextVector), Machine.CreateVector((long)slots)!);
     }
 
-    public void Publish(VectorRecord record) => _vectors[record.Number] = record;
+    /// <summary>
+    /// Gives a vector its name and hangs it on its lease. A lease that has ended meanwhile takes the vector along: NOT_FOUND, and nothing
+    /// is held.
+    /// </summary>
+    public void Publish(VectorRecord record)
+    {
+        _vectors[record.Number] = record;
+        if (record.Lease is not { } lease || lease.TryAdd(this, record)) return;
+        Release(record, dirty: false, out _);
+        throw LeaseRegistry.Gone(lease.Id);
+    }
 
     /// <summary>Puts what the vector holds and destroys it. False: somebody else has, or a pin is filling it.</summary>
     public bool Release(VectorRecord record, bool dirty, out long frames)
@@ -115,6 +125,7 @@ internal sealed class MachineHost : IDisposable
             Machine.DestroyVector(record.Vector);
         }
 
+        record.Lease?.Forget(this, record);
         _vectors.TryRemove(record.Number, out _);
         Interlocked.Decrement(ref _vectorCount);
         return true;

@@ -27,7 +27,8 @@ internal sealed class VectorRecord(ulong number, FrameVector vector)
 
     public bool IsWrite { get; set; }
 
-    public string Lease { get; set; } = "";
+    /// <summary>Whose life it hangs on; null: the machine's.</summary>
+    public Lease? Lease { get; set; }
 
     public DateTimeOffset PinnedAt { get; set; }
 

@@ -49,6 +49,9 @@ internal static class TelemetryNames
     public static readonly Counter<long> RefusedPins = Meter.CreateCounter<long>(
         "framepin.pins.refused", "{pin}", "Pins that got no page, by errno.");
 
+    public static readonly Counter<long> ExpiredLeases = Meter.CreateCounter<long>(
+        "framepin.leases.expired", "{lease}", "Leases that ended because nothing was heard of their clients.");
+
     public static readonly Histogram<double> CallDuration = Meter.CreateHistogram<double>(
         "rpc.server.call.duration", "s", "Duration of calls.");
 }

@@ -1,0 +1,72 @@
+using System.CommandLine;
+using System.Globalization;
+using FramePin.Client;
+using FramePin.V1;
+
+namespace FramePin.Cli;
+
+/// <summary>Who holds what, and for how long still.</summary>
+internal static class LeaseCommands
+{
+    public static IEnumerable<Command> Create(CommandLine line)
+    {
+        yield return line.Create("leases", "Lists the open leases: the lives of clients.", "leases", [], async (_, client, output, cancelled) =>
+        {
+            var all = await client.Leases.ListLeasesAsync(new ListLeasesRequest(), cancellationToken: cancelled);
+            output.WriteTable(all, ["lease", "owner", "left", "vectors", "pages", "since", "trace"], all.Leases.Select(lease => new[]
+            {
+                lease.Name, lease.Owner, $"{lease.LeftMs} of {lease.TtlMs} ms", $"{lease.FrameVectors}", $"{lease.PinnedPages}",
+                Time(lease.OpenedAt), lease.TraceId,
+            }));
+        });
+
+        yield return line.Create("who", "Lists what is pinned: by whom, how long, where, from which trace.", "who -m m1", [],
+            async (parsed, client, output, cancelled) =>
+            {
+                var held = await Held(parsed.GetValue(line.Machine)!, client, cancelled);
+                Write(output, held);
+            });
+
+        var older = new Option<double>("--older")
+        {
+            Description = "Seconds after which a pin counts as forgotten though its owner lives.",
+            DefaultValueFactory = _ => 600,
+        };
+        yield return line.Create(
+            "leaks", "Lists pins that look forgotten: without a lease, of an address space that has exited, or old. Ends with 1 when there are any.",
+            "leaks --older 60", [older], async (parsed, client, output, cancelled) =>
+            {
+                var held = await Held(parsed.GetValue(line.Machine)!, client, cancelled);
+                var oldest = TimeProvider.System.GetUtcNow().AddSeconds(-parsed.GetValue(older)).ToUnixTimeMilliseconds() / 1000.0;
+                held.RemoveAll(pin => pin.Vector.Lease.Length > 0 && !pin.Vector.AddressSpaceExited && pin.Vector.PinnedAt > oldest);
+                Write(output, held);
+                output.HasFindings = held.Count > 0;
+            });
+    }
+
+    private static async Task<List<(FrameVector Vector, string Owner)>> Held(string machine, FramePinClient client, CancellationToken cancelled)
+    {
+        var leases = await client.Leases.ListLeasesAsync(new ListLeasesRequest(), cancellationToken: cancelled);
+        var owners = leases.Leases.ToDictionary(lease => lease.Name, lease => lease.Owner, StringComparer.Ordinal);
+        var vectors = await PinCommands.ListVectors(machine, client, cancelled);
+        return [.. vectors.FrameVectors.Where(vector => vector.Frames > 0).OrderBy(vector => vector.PinnedAt)
+            .Select(vector => (vector, owners.GetValueOrDefault(vector.Lease, "")))];
+    }
+
+    private static void Write(Output output, List<(FrameVector Vector, string Owner)> held)
+    {
+        var now = TimeProvider.System.GetUtcNow().ToUnixTimeMilliseconds() / 1000.0;
+        var all = new ListFrameVectorsResponse();
+        all.FrameVectors.AddRange(held.Select(pin => pin.Vector));
+        output.WriteTable(all, ["vector", "owner", "lease", "age", "range", "frames", "from", "trace"], held.Select(pin => new[]
+        {
+            pin.Vector.Name, pin.Owner, pin.Vector.Lease.Length > 0 ? pin.Vector.Lease : "none",
+            string.Create(CultureInfo.InvariantCulture, $"{now - pin.Vector.PinnedAt:f1} s"),
+            $"{Values.Hex(pin.Vector.Start)}+{pin.Vector.Frames}", $"{pin.Vector.Frames} {pin.Vector.Kind}",
+            pin.Vector.AddressSpace + (pin.Vector.AddressSpaceExited ? " (exited)" : ""), pin.Vector.TraceId,
+        }));
+    }
+
+    private static string Time(double seconds) =>
+        DateTimeOffset.FromUnixTimeMilliseconds((long)(seconds * 1000)).ToString("u", CultureInfo.InvariantCulture);
+}
