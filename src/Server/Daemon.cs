@@ -1,5 +1,6 @@
 using System.Net;
 using FramePin.Server.Configuration;
+using FramePin.Server.LocalMemory;
 using FramePin.Server.Services;
 using FramePin.Server.Sessions;
 using FramePin.Server.Telemetry;
@@ -40,6 +41,9 @@ internal static partial class Daemon
         services.AddSingleton<MachineRegistry>();
         services.AddSingleton<StreamSessions>();
         services.AddSingleton<LeaseRegistry>();
+        services.AddSingleton<AttachTickets>();
+        services.AddSingleton<AttachServer>();
+        services.AddHostedService(provider => provider.GetRequiredService<AttachServer>());
         services.AddGrpc(grpc =>
         {
             grpc.Interceptors.Add<ServerInterceptor>();

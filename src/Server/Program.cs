@@ -14,13 +14,15 @@ var memory = new Option<ulong>("--default-memory-mib")
     Description = "Memory of machines/default in MiB.",
     DefaultValueFactory = _ => 1024,
 };
+var attach = new Option<string?>("--attach-socket") { Description = "Unix socket where local processes get a machine's memory." };
+var attachGroup = new Option<string?>("--attach-group") { Description = "Group whose members may attach, beside root and the daemon's own user." };
 var noDefault = new Option<bool>("--no-default-machine") { Description = "Start without machines/default." };
 var root = new RootCommand(
     "framepind: owns emulated Linux address spaces and serves pin, unpin and convert.\n\n"
     + "Examples:\n  framepind --tcp 7461\n  framepind --socket /run/framepin.sock --default-profile 6.18\n\n"
     + "Traces and metrics go where OTEL_EXPORTER_OTLP_ENDPOINT says; without it they stay here.")
 {
-    socket, tcp, profile, memory, noDefault,
+    socket, tcp, attach, attachGroup, profile, memory, noDefault,
 };
 root.SetAction((parsed, cancelled) =>
 {
@@ -37,10 +39,19 @@ root.SetAction((parsed, cancelled) =>
         return Task.FromResult(2);
     }
 
+    var group = parsed.GetValue(attachGroup) is { } name ? LocalUser.Group(name) : null;
+    if (parsed.GetValue(attachGroup) is not null && group is null)
+    {
+        Console.Error.WriteLine($"no group '{parsed.GetValue(attachGroup)}' in /etc/group");
+        return Task.FromResult(2);
+    }
+
     return Daemon.RunAsync(
         new DaemonOptions
         {
             SocketPath = parsed.GetValue(socket),
+            AttachSocketPath = parsed.GetValue(attach),
+            AttachGroup = group,
             TcpPort = isBare ? 7461 : parsed.GetValue(tcp),
             DefaultMachine = parsed.GetValue(noDefault) ? null : machine,
         },

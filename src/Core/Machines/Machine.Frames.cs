@@ -61,6 +61,16 @@ public sealed partial class Machine
         return pages;
     }
 
+    /// <summary>
+    /// A descriptor of the machine's whole memory, for a process on the host: the frame with a PFN lies at PFN times 4096. Its size is
+    /// sealed; one that is read-only cannot be mapped writable, nor opened anew by another user. The caller owns it.
+    /// </summary>
+    public Microsoft.Win32.SafeHandles.SafeFileHandle OpenMemory(bool isReadOnly)
+    {
+        using var turn = EnterQuery();
+        return _mm.Memory.Bytes.Open(isReadOnly);
+    }
+
     /// <summary>The frame mapped at an address, without faulting; null when there is none.</summary>
     public Pfn? Translate(AddressSpace space, ulong address)
     {

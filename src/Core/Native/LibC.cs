@@ -32,6 +32,18 @@ internal static unsafe partial class LibC
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int madvise(void* address, nuint length, int advice);
 
+    internal const int AddSeals = 1033;
+    internal const int SealSeal = 1;
+    internal const int SealShrink = 2;
+    internal const int SealGrow = 4;
+    internal const uint OwnerReadsAndWrites = 0b110_000_000;
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int fcntl(int fd, int command, int argument);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int fchmod(int fd, uint mode);
+
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int close(int fd);
 }

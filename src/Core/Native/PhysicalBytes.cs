@@ -1,6 +1,7 @@
 using System.ComponentModel;
 using System.Runtime.InteropServices;
 using FramePin.Core.Addressing;
+using Microsoft.Win32.SafeHandles;
 
 namespace FramePin.Core.Native;
 
@@ -21,7 +22,10 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         var length = checked((long)(frames * PageGeometry.PageSize));
         _fd = LibC.memfd_create(name, LibC.MfdCloexec | LibC.MfdAllowSealing);
         if (_fd < 0) throw new Win32Exception(Marshal.GetLastPInvokeError(), "memfd_create");
-        if (LibC.ftruncate(_fd, length) != 0)
+        // Handed to attached processes: its size stays, and nobody else can open it anew for more than they were given.
+        var isSized = LibC.ftruncate(_fd, length) == 0 && LibC.fchmod(_fd, LibC.OwnerReadsAndWrites) == 0
+            && LibC.fcntl(_fd, LibC.AddSeals, LibC.SealShrink | LibC.SealGrow | LibC.SealSeal) == 0;
+        if (!isSized)
         {
             var error = Marshal.GetLastPInvokeError();
             _ = LibC.close(_fd);
@@ -61,6 +65,14 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         var result = LibC.madvise(
             _base + first.PhysicalAddress, (nuint)(count * PageGeometry.PageSize), LibC.MadvRemove);
         if (result != 0) throw new Win32Exception(Marshal.GetLastPInvokeError(), "punching physical memory");
+    }
+
+    /// <summary>The same memory by a descriptor of its own, for another process.</summary>
+    public SafeFileHandle Open(bool isReadOnly)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        return File.OpenHandle(
+            $"/proc/self/fd/{_fd}", FileMode.Open, isReadOnly ? FileAccess.Read : FileAccess.ReadWrite, FileShare.ReadWrite | FileShare.Delete);
     }
 
     public void Dispose()

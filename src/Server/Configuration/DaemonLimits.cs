@@ -81,6 +81,12 @@ public sealed record DaemonLimits
     /// <summary>owner_length_max, in characters.</summary>
     public int OwnerLengthMax { get; init; } = 128;
 
+    /// <summary>attach_tickets_max: tickets issued and not shown yet.</summary>
+    public int AttachTicketsMax { get; init; } = 1024;
+
+    /// <summary>How long a ticket is good, and a connection to the attach socket may take to show one.</summary>
+    public TimeSpan AttachTicketLife { get; init; } = TimeSpan.FromSeconds(10);
+
     /// <summary>Deadline of a call that came without one.</summary>
     public TimeSpan DefaultDeadline { get; init; } = TimeSpan.FromMinutes(2);
 

@@ -14,5 +14,14 @@ public sealed record DaemonOptions
     /// <summary>What "machines/default" is made of; null when there is none.</summary>
     public MachineOptions? DefaultMachine { get; init; } = new();
 
+    /// <summary>Path of the socket for local memory; null for none.</summary>
+    public string? AttachSocketPath { get; init; }
+
+    /// <summary>Group whose members may attach, beside root and the daemon's own user; null for nobody else.</summary>
+    public uint? AttachGroup { get; init; }
+
+    /// <summary>The daemon's own user.</summary>
+    public uint User { get; init; } = LocalUser.Effective;
+
     public DaemonLimits Limits { get; init; } = new();
 }

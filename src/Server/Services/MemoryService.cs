@@ -1,6 +1,7 @@
 using System.Globalization;
 using FramePin.Core.Abi;
 using FramePin.Server.Configuration;
+using FramePin.Server.LocalMemory;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.V1;
@@ -11,10 +12,25 @@ using Errno = FramePin.Core.Abi.Errno;
 namespace FramePin.Server.Services;
 
 /// <summary>Bytes, in chunks: through an address space, by frames, of a file.</summary>
-internal sealed class MemoryService(MachineRegistry machines, DaemonOptions options) : V1.MemoryService.MemoryServiceBase
+internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leases, AttachTickets tickets, DaemonOptions options)
+    : V1.MemoryService.MemoryServiceBase
 {
     /// <summary>Reads or writes one chunk at a position; fewer bytes than asked come with a refusal.</summary>
     private delegate int ChunkCopy(ulong position, Span<byte> buffer, bool isWrite, out RpcException? refusal);
+
+    public override Task<AttachMemoryResponse> AttachMemory(AttachMemoryRequest request, ServerCallContext context)
+    {
+        var host = machines.Get(Names.MachineId(request.Machine, "machine"));
+        if (options.AttachSocketPath is not { } path)
+            throw Refusals.State("NO_ATTACH_SOCKET", "the daemon has no socket for local memory: start it with --attach-socket");
+        var ticket = tickets.Issue(host, leases.Find(request.Lease), request.ReadOnly);
+        return Task.FromResult(new AttachMemoryResponse
+        {
+            SocketPath = path,
+            Ticket = UnsafeByteOperations.UnsafeWrap(ticket),
+            MemoryBytes = host.Machine.Options.Memory,
+        });
+    }
 
     public override async Task ReadMemory(
         ReadMemoryRequest request, IServerStreamWriter<ReadMemoryResponse> responseStream, ServerCallContext context)

@@ -1,0 +1,135 @@
+using System.Collections.Concurrent;
+using System.Net.Sockets;
+using System.Text;
+using FramePin.Client.Native;
+using FramePin.V1;
+using Microsoft.Win32.SafeHandles;
+
+namespace FramePin.Client;
+
+/// <summary>
+/// A machine's memory in this process: frames of a vector are mapped, contiguous, and read and written without a copy through the daemon.
+/// For processes on the daemon's host.
+/// </summary>
+/// <remarks>Any thread. Owns the descriptor, the connection that stands for the attachment, and every mapping that it made.</remarks>
+public sealed class LocalMachine : IFrameMemory, IDisposable
+{
+    private readonly FramePinClient _client;
+    private readonly Socket _attachment;
+    private readonly SafeFileHandle _memory;
+    private readonly ConcurrentDictionary<string, MappedFrames> _mapped = new(StringComparer.Ordinal);
+
+    private LocalMachine(FramePinClient client, Socket attachment, SafeFileHandle memory, bool isReadOnly)
+    {
+        _client = client;
+        _attachment = attachment;
+        _memory = memory;
+        IsReadOnly = isReadOnly;
+    }
+
+    /// <summary>The descriptor was opened for reading only: the kernel refuses writable mappings of it.</summary>
+    public bool IsReadOnly { get; }
+
+    /// <summary>
+    /// Attaches to a machine. Throws RpcException when the daemon refuses a ticket, <see cref="UnauthorizedAccessException"/> when its
+    /// socket sends this process away, with its reason.
+    /// </summary>
+    /// <param name="client">The daemon, on this host; it must outlive the attachment.</param>
+    /// <param name="machine">"machines/{m}".</param>
+    /// <param name="lease">Lease that the attachment ends with; null for none.</param>
+    /// <param name="isReadOnly">Asks for memory that this process cannot write.</param>
+    /// <param name="cancelled">Gives it up.</param>
+    public static async Task<LocalMachine> AttachAsync(
+        FramePinClient client, string machine, string? lease = null, bool isReadOnly = false, CancellationToken cancelled = default)
+    {
+        ArgumentNullException.ThrowIfNull(client);
+        var request = new AttachMemoryRequest { Machine = machine, Lease = lease ?? "", ReadOnly = isReadOnly };
+        var ticket = await client.Memory.AttachMemoryAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
+        var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        try
+        {
+            socket.Connect(new UnixDomainSocketEndPoint(ticket.SocketPath));
+            socket.Send(ticket.Ticket.Span);
+            var (status, memory) = LocalMapping.Receive(socket);
+            if (status == 0 && memory is not null) return new LocalMachine(client, socket, memory, isReadOnly);
+            memory?.Dispose();
+            throw new UnauthorizedAccessException(ReadReason(socket));
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Maps the frames of a vector. The vector's pin keeps them; unmap before it is given back.</summary>
+    public async Task<MappedFrames> MapAsync(string frameVector, bool isWritable = true, CancellationToken cancelled = default)
+    {
+        var vector = await _client.Pinning.GetFrameVectorAsync(new GetFrameVectorRequest { Name = frameVector }, cancellationToken: cancelled)
+            .ConfigureAwait(false);
+        return new MappedFrames(LocalMapping.Map(_memory, vector.Runs, isWritable && !IsReadOnly));
+    }
+
+    public async Task<int> ReadAsync(string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancelled = default)
+    {
+        var mapped = await MappedAsync(frameVector, cancelled).ConfigureAwait(false);
+        if (offset >= mapped.Length) return 0;
+        var count = (int)Math.Min((ulong)buffer.Length, mapped.Length - offset);
+        mapped.Bytes.Slice((int)offset, count).CopyTo(buffer.Span);
+        return count;
+    }
+
+    public async Task WriteAsync(string frameVector, ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancelled = default)
+    {
+        if (IsReadOnly) throw new UnauthorizedAccessException("the machine was attached read-only");
+        var mapped = await MappedAsync(frameVector, cancelled).ConfigureAwait(false);
+        data.Span.CopyTo(mapped.Bytes[checked((int)offset)..]);
+    }
+
+    /// <summary>Unmaps what reads and writes of a vector mapped. Call it before the vector is given back.</summary>
+    public void Forget(string frameVector)
+    {
+        if (_mapped.TryRemove(frameVector, out var mapped)) mapped.Dispose();
+    }
+
+    public void Dispose()
+    {
+        foreach (var mapped in _mapped.Values) mapped.Dispose();
+        _mapped.Clear();
+        _memory.Dispose();
+        _attachment.Dispose();
+    }
+
+    private async Task<MappedFrames> MappedAsync(string frameVector, CancellationToken cancelled)
+    {
+        if (_mapped.TryGetValue(frameVector, out var known)) return known;
+        var fresh = await MapAsync(frameVector, isWritable: true, cancelled).ConfigureAwait(false);
+        var kept = _mapped.GetOrAdd(frameVector, fresh);
+        if (kept != fresh) fresh.Dispose();
+        return kept;
+    }
+
+    private static string ReadReason(Socket socket)
+    {
+        var text = new byte[512];
+        var length = 0;
+        while (length < text.Length && socket.Receive(text.AsSpan(length)) is var more and > 0) length += more;
+        return length > 0 ? Encoding.UTF8.GetString(text, 0, length) : "the daemon sent no memory";
+    }
+}
+
+/// <summary>A vector's frames, one behind the other in this process. Dispose it before the pin is given back.</summary>
+public sealed class MappedFrames : IDisposable
+{
+    private readonly LocalMapping _mapping;
+
+    internal MappedFrames(LocalMapping mapping) => _mapping = mapping;
+
+    /// <summary>Bytes.</summary>
+    public ulong Length => _mapping.Length;
+
+    /// <summary>The frames themselves, at most 2 GiB: what others store appears here at once.</summary>
+    public Span<byte> Bytes => _mapping.Bytes;
+
+    public void Dispose() => _mapping.Dispose();
+}

@@ -1,0 +1,143 @@
+using System.ComponentModel;
+using System.Net.Sockets;
+using System.Runtime.InteropServices;
+using FramePin.V1;
+using Microsoft.Win32.SafeHandles;
+
+namespace FramePin.Client.Native;
+
+/// <summary>Receives a descriptor (SCM_RIGHTS) and maps it; the one room of the library that calls libc.</summary>
+internal sealed unsafe partial class LocalMapping : IDisposable
+{
+    private const ulong PageSize = 4096;
+    private const int ProtNone = 0;
+    private const int ProtRead = 1;
+    private const int ProtWrite = 2;
+    private const int MapShared = 1;
+    private const int MapPrivateAnonymousNoReserve = 0x4022;
+    private const int MapFixed = 0x10;
+    private const int CloseOnExec = 0x4000_0000;
+
+    private readonly byte* _base;
+    private readonly nuint _length;
+    private int _isDisposed;
+
+    private LocalMapping(byte* address, nuint length)
+    {
+        _base = address;
+        _length = length;
+    }
+
+    /// <summary>struct msghdr of 64-bit Linux.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    private struct MessageHeader
+    {
+        public void* Name;
+        public nuint NameLength;
+        public IoVector* Parts;
+        public nuint PartCount;
+        public void* Control;
+        public nuint ControlLength;
+        public int Flags;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    private struct IoVector
+    {
+        public void* Base;
+        public nuint Length;
+    }
+
+    /// <summary>struct cmsghdr and one descriptor behind it.</summary>
+    [StructLayout(LayoutKind.Sequential, Size = 24)]
+    private struct OneDescriptor
+    {
+        public nuint Length;
+        public int Level;
+        public int Type;
+        public int Descriptor;
+    }
+
+    /// <summary>Bytes mapped.</summary>
+    public ulong Length => _length;
+
+    /// <summary>
+    /// The mapped bytes, at most 2 GiB. They are the frames themselves: what others store appears here. Not to be used after
+    /// <see cref="Dispose"/>.
+    /// </summary>
+    public Span<byte> Bytes
+    {
+        get
+        {
+            ObjectDisposedException.ThrowIf(_isDisposed != 0, this);
+            // SAFETY: the mapping lives until Dispose, which the owner calls when nobody uses a span any more.
+            return new Span<byte>(_base, checked((int)_length));
+        }
+    }
+
+    /// <summary>Receives the status byte and what came with it: the descriptor, or none. Blocks.</summary>
+    public static (byte Status, SafeFileHandle? Descriptor) Receive(Socket socket)
+    {
+        byte status = 0;
+        OneDescriptor control = default;
+        // SAFETY: everything that the header points to lies on this stack frame, which outlives the call.
+        var part = new IoVector { Base = &status, Length = 1 };
+        var message = new MessageHeader { Parts = &part, PartCount = 1, Control = &control, ControlLength = (nuint)sizeof(OneDescriptor) };
+        var got = recvmsg((int)socket.Handle, &message, CloseOnExec);
+        if (got < 0) throw new Win32Exception(Marshal.GetLastPInvokeError(), "receiving the machine's memory");
+        if (got == 0) throw new IOException("the daemon closed the attach socket");
+        var hasDescriptor = message.ControlLength >= 20 && control.Level == 1 && control.Type == 1;
+        return (status, hasDescriptor ? new SafeFileHandle(control.Descriptor, ownsHandle: true) : null);
+    }
+
+    /// <summary>
+    /// Maps runs of frames one behind the other into one range of addresses. Throws <see cref="Win32Exception"/>: EACCES for write
+    /// access to memory that was attached read-only.
+    /// </summary>
+    public static LocalMapping Map(SafeFileHandle memory, FrameRuns runs, bool isWritable)
+    {
+        var pages = runs.Counts.Count == 0 ? (ulong)runs.FirstPfns.Count : runs.Counts.Aggregate(0UL, static (sum, count) => sum + count);
+        if (pages == 0) throw new ArgumentException("no frames to map", nameof(runs));
+        var length = checked((nuint)(pages * PageSize));
+        // SAFETY: a fresh reservation that nobody else knows; the runs go over it, and Dispose takes all of it away.
+        var address = (byte*)mmap(null, length, ProtNone, MapPrivateAnonymousNoReserve, -1, 0);
+        if ((nint)address == -1) throw new Win32Exception(Marshal.GetLastPInvokeError(), $"reserving {length} bytes of addresses");
+        var mapping = new LocalMapping(address, length);
+        try
+        {
+            var at = address;
+            for (var i = 0; i < runs.FirstPfns.Count; i++)
+            {
+                var bytes = (nuint)((runs.Counts.Count == 0 ? 1 : runs.Counts[i]) * PageSize);
+                var prot = ProtRead | (isWritable ? ProtWrite : 0);
+                // SAFETY: inside the reservation: the lengths of the runs add up to it.
+                var mapped = mmap(at, bytes, prot, MapShared | MapFixed, (int)memory.DangerousGetHandle(), (long)(runs.FirstPfns[i] * PageSize));
+                if ((nint)mapped == -1) throw new Win32Exception(Marshal.GetLastPInvokeError(), $"mapping frames from 0x{runs.FirstPfns[i]:x} on");
+                at += bytes;
+            }
+
+            return mapping;
+        }
+        catch
+        {
+            mapping.Dispose();
+            throw;
+        }
+    }
+
+    public void Dispose()
+    {
+        if (Interlocked.Exchange(ref _isDisposed, 1) != 0) return;
+        // SAFETY: the range is this object's own.
+        _ = munmap(_base, _length);
+    }
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial nint recvmsg(int fd, MessageHeader* message, int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial void* mmap(void* address, nuint length, int prot, int flags, int fd, long offset);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int munmap(void* address, nuint length);
+}

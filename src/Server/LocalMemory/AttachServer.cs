@@ -1,0 +1,129 @@
+using System.Net.Sockets;
+using System.Text;
+using FramePin.Server.Configuration;
+using FramePin.Server.Native;
+
+namespace FramePin.Server.LocalMemory;
+
+/// <summary>
+/// The socket where local processes get a machine's memory as a descriptor: one connection is one attachment, and lasts as long as it.
+/// </summary>
+/// <remarks>
+/// The client sends its ticket of 32 bytes; the answer is a byte 0 with the descriptor, or a byte 1 and a sentence. Then nothing more is
+/// sent: the end of the connection is the end of the attachment, on either side.
+/// </remarks>
+internal sealed partial class AttachServer(DaemonOptions options, AttachTickets tickets, TimeProvider time, ILogger<AttachServer> log)
+    : BackgroundService
+{
+    private const byte Granted = 0;
+    private const byte Denied = 1;
+
+    private int _open;
+
+    /// <summary>Attachments that are open now.</summary>
+    public int Open => Volatile.Read(ref _open);
+
+    protected override async Task ExecuteAsync(CancellationToken stoppingToken)
+    {
+        if (options.AttachSocketPath is not { } path) return;
+        // One left over by a daemon that was killed would make the bind fail.
+        if (File.Exists(path)) File.Delete(path);
+        using var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        listener.Bind(new UnixDomainSocketEndPoint(path));
+        // Everybody may knock; who is let in is decided by credentials, and told why not.
+        if (OperatingSystem.IsLinux()) File.SetUnixFileMode(path, (UnixFileMode)0b110_110_110);
+        listener.Listen();
+        try
+        {
+            while (true) _ = ServeAsync(await listener.AcceptAsync(stoppingToken).ConfigureAwait(false), stoppingToken);
+        }
+        catch (OperationCanceledException)
+        {
+            // The daemon ends, and with it every attachment.
+        }
+        finally
+        {
+            File.Delete(path);
+        }
+    }
+
+    private async Task ServeAsync(Socket socket, CancellationToken stopping)
+    {
+        using var _ = socket;
+        try
+        {
+            var ticket = await AdmitAsync(socket, stopping).ConfigureAwait(false);
+            if (ticket is null) return;
+            using (var memory = ticket.Host.Machine.OpenMemory(ticket.IsReadOnly)) DescriptorPassing.Send(socket, Granted, memory);
+            await HoldAsync(socket, ticket, stopping).ConfigureAwait(false);
+        }
+        catch (Exception exception) when (exception is SocketException or OperationCanceledException or ObjectDisposedException
+            or System.ComponentModel.Win32Exception or IOException)
+        {
+            LogBroken(exception.Message);
+        }
+    }
+
+    /// <summary>Looks at who it is and what they may have; null when they were sent away.</summary>
+    private async Task<AttachTicket?> AdmitAsync(Socket socket, CancellationToken stopping)
+    {
+        // Read first: a connection closed over unread bytes is reset, and the reason lost.
+        var token = new byte[AttachTickets.Length];
+        using var expiry = new CancellationTokenSource(options.Limits.AttachTicketLife, time);
+        using var either = CancellationTokenSource.CreateLinkedTokenSource(stopping, expiry.Token);
+        for (var have = 0; have < token.Length;)
+        {
+            var more = await socket.ReceiveAsync(token.AsMemory(have), either.Token).ConfigureAwait(false);
+            if (more == 0) return null;
+            have += more;
+        }
+
+        var peer = PeerCredentials.Of(socket);
+        var isOwn = peer.User == 0 || peer.User == options.User;
+        if (!isOwn && !(options.AttachGroup is { } group && peer.IsIn(group)))
+        {
+            LogDenied(peer.Pid, peer.User);
+            await DenyAsync(socket, $"user {peer.User} is not in the group that may attach (--attach-group)", stopping).ConfigureAwait(false);
+            return null;
+        }
+
+        if (tickets.Redeem(token) is not { } ticket)
+        {
+            await DenyAsync(socket, "the ticket is unknown, used or too old: ask AttachMemory for another", stopping).ConfigureAwait(false);
+            return null;
+        }
+
+        return ticket;
+    }
+
+    /// <summary>Waits for the end of the attachment: the process closed it or died, its lease ended, or the daemon stops.</summary>
+    private async Task HoldAsync(Socket socket, AttachTicket ticket, CancellationToken stopping)
+    {
+        using var either = CancellationTokenSource.CreateLinkedTokenSource(stopping, ticket.Lease?.Ended ?? default);
+        Interlocked.Increment(ref _open);
+        try
+        {
+            var nothing = new byte[1];
+            while (await socket.ReceiveAsync(nothing, either.Token).ConfigureAwait(false) > 0)
+            {
+            }
+        }
+        finally
+        {
+            Interlocked.Decrement(ref _open);
+        }
+    }
+
+    private static async Task DenyAsync(Socket socket, string reason, CancellationToken stopping)
+    {
+        byte[] answer = [Denied, .. Encoding.UTF8.GetBytes(reason)];
+        await socket.SendAsync(answer, stopping).ConfigureAwait(false);
+        socket.Shutdown(SocketShutdown.Send);
+    }
+
+    [LoggerMessage(30, LogLevel.Warning, "process {Pid} of user {User} may not attach")]
+    private partial void LogDenied(int pid, uint user);
+
+    [LoggerMessage(31, LogLevel.Information, "an attachment ended: {Reason}")]
+    private partial void LogBroken(string reason);
+}

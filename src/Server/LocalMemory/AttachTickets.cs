@@ -1,0 +1,45 @@
+using System.Security.Cryptography;
+using FramePin.Server.Configuration;
+using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
+
+namespace FramePin.Server.LocalMemory;
+
+/// <summary>What a ticket entitles to.</summary>
+internal sealed record AttachTicket(MachineHost Host, Lease? Lease, bool IsReadOnly, long IssuedAt);
+
+/// <summary>
+/// Tickets from gRPC for the attach socket: whoever may speak to the daemon asks for one there, and shows it here, once, within
+/// <see cref="DaemonLimits.AttachTicketLife"/>. Any thread.
+/// </summary>
+internal sealed class AttachTickets(DaemonOptions options, TimeProvider time)
+{
+    public const int Length = 32;
+
+    private readonly Lock _lock = new();
+    private readonly Dictionary<string, AttachTicket> _issued = new(StringComparer.Ordinal);
+
+    public byte[] Issue(MachineHost host, Lease? lease, bool isReadOnly)
+    {
+        var token = RandomNumberGenerator.GetBytes(Length);
+        lock (_lock)
+        {
+            foreach (var (key, old) in _issued)
+                if (IsExpired(old)) _issued.Remove(key);
+            if (_issued.Count >= options.Limits.AttachTicketsMax)
+                throw Refusals.Limit("attach_tickets_max", (ulong)options.Limits.AttachTicketsMax, (ulong)_issued.Count + 1);
+            _issued.Add(Convert.ToHexString(token), new AttachTicket(host, lease, isReadOnly, time.GetTimestamp()));
+        }
+
+        return token;
+    }
+
+    /// <summary>Takes a ticket back; null for one that was never issued, used before, or is too old.</summary>
+    public AttachTicket? Redeem(ReadOnlySpan<byte> token)
+    {
+        lock (_lock)
+            return _issued.Remove(Convert.ToHexString(token), out var ticket) && !IsExpired(ticket) ? ticket : null;
+    }
+
+    private bool IsExpired(AttachTicket ticket) => time.GetElapsedTime(ticket.IssuedAt) > options.Limits.AttachTicketLife;
+}

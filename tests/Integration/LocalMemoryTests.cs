@@ -1,0 +1,191 @@
+using System.Diagnostics;
+using System.Net.Sockets;
+using FramePin.Client;
+using FramePin.Server;
+using FramePin.Server.Configuration;
+using FramePin.Server.LocalMemory;
+using FramePin.V1;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.Extensions.DependencyInjection;
+using Xunit;
+using File = System.IO.File;
+
+namespace FramePin.Tests.Integration;
+
+/// <summary>A machine's memory in another process: who gets it, what they may do with it, and when it ends.</summary>
+public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
+{
+    private const ulong At = 0x10_0000;
+    private const uint Group = 65533;
+    private const int Other = 65534;
+
+    private readonly string _folder = Directory.CreateTempSubdirectory("framepin-local-").FullName;
+    private WebApplication? _app;
+    private FramePinClient _client = null!;
+    private string _space = "";
+
+    private string AttachSocket => Path.Combine(_folder, "attach.sock");
+
+    public async ValueTask InitializeAsync()
+    {
+        var socket = Path.Combine(_folder, "grpc.sock");
+        _app = Daemon.Build(new DaemonOptions { SocketPath = socket, AttachSocketPath = AttachSocket, AttachGroup = Group });
+        await _app.StartAsync();
+        _client = FramePinClient.Connect($"unix:{socket}");
+        _space = (await _client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest())).Name;
+        var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 64 * 4096, Prot = 3, Flags = 0x32 } };
+        await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = _space, Call = map });
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        _client.Dispose();
+        await _app!.StopAsync();
+        await _app.DisposeAsync();
+        Assert.False(File.Exists(AttachSocket), "the attach socket outlives the daemon");
+        Directory.Delete(_folder, recursive: true);
+    }
+
+    [Fact]
+    public async Task Frames_are_shared_and_not_copied()
+    {
+        using var machine = await LocalMachine.AttachAsync(_client, "machines/default");
+        var pin = await Pin(16);
+        using (var frames = await machine.MapAsync(pin.FrameVector))
+        {
+            Assert.Equal(16UL * 4096, frames.Length);
+            for (var page = 0; page < 16; page++) frames.Bytes[(page * 4096) + 5] = (byte)(page + 1);
+            // The application reads what the device wrote, and the device what the application stores, at once.
+            Assert.Equal(Enumerable.Range(1, 16), await Bytes(5));
+            await new RemoteFrameMemory(_client).WriteAsync(_space, At + (3 * 4096), new byte[] { 77 });
+            Assert.Equal(77, frames.Bytes[3 * 4096]);
+        }
+
+        // The same through the interface that a driver is written against.
+        var memory = (IFrameMemory)machine;
+        await memory.WriteAsync(pin.FrameVector, 4096, new byte[] { 1, 2, 3 });
+        var seen = new byte[3];
+        Assert.Equal(3, await new RemoteFrameMemory(_client).ReadAsync(pin.FrameVector, 4096, seen));
+        Assert.Equal([1, 2, 3], seen);
+        Assert.Equal(3, await memory.ReadAsync(pin.FrameVector, (16 * 4096) - 3, new byte[8]));
+        machine.Forget(pin.FrameVector);
+        await Unpin(pin);
+    }
+
+    [Fact]
+    public async Task What_was_attached_for_reading_cannot_be_written()
+    {
+        using var machine = await LocalMachine.AttachAsync(_client, "machines/default", isReadOnly: true);
+        var pin = await Pin(1);
+        using var frames = await machine.MapAsync(pin.FrameVector);
+        await new RemoteFrameMemory(_client).WriteAsync(_space, At, new byte[] { 9 });
+        Assert.Equal(9, frames.Bytes[0]);
+        await Assert.ThrowsAsync<UnauthorizedAccessException>(() => machine.WriteAsync(pin.FrameVector, 0, new byte[] { 1 }));
+        await Unpin(pin);
+    }
+
+    [Fact]
+    public async Task A_ticket_is_good_once()
+    {
+        var ticket = await _client.Memory.AttachMemoryAsync(new AttachMemoryRequest());
+        Assert.Equal(0, Knock(ticket.Ticket.Span, out _));
+        Assert.Equal(1, Knock(ticket.Ticket.Span, out var reason));
+        Assert.Contains("ticket", reason, StringComparison.Ordinal);
+        Assert.Equal(1, Knock(new byte[32], out _));
+    }
+
+    [Fact]
+    public async Task The_attachment_ends_with_its_lease_and_with_its_process()
+    {
+        var server = _app!.Services.GetRequiredService<AttachServer>();
+        var lease = await _client.Leases.OpenLeaseAsync(new OpenLeaseRequest { Owner = "test" });
+        using var machine = await LocalMachine.AttachAsync(_client, "machines/default", lease.Name);
+        var other = await LocalMachine.AttachAsync(_client, "machines/default");
+        while (server.Open != 2) await Task.Yield();
+        await _client.Leases.CloseLeaseAsync(new CloseLeaseRequest { Name = lease.Name });
+        while (server.Open != 1) await Task.Yield();
+        other.Dispose();
+        while (server.Open != 0) await Task.Yield();
+    }
+
+    /// <summary>With real users: a member of the group gets memory that is read-only to them for good, a stranger gets a sentence.</summary>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Another_user_attaches_by_group_or_not_at_all(bool isMember)
+    {
+        if (!Environment.IsPrivilegedProcess || !File.Exists("/usr/bin/python3") || !File.Exists("/usr/bin/setpriv"))
+        {
+            output.WriteLine("not compared: becoming another user takes root, setpriv and python3");
+            return;
+        }
+
+        if (OperatingSystem.IsLinux()) File.SetUnixFileMode(_folder, (UnixFileMode)0b111_101_101);
+        var ticket = await _client.Memory.AttachMemoryAsync(new AttachMemoryRequest { ReadOnly = true });
+        var script = $$"""
+            import array, mmap, os, socket
+            s = socket.socket(socket.AF_UNIX)
+            s.connect("{{AttachSocket}}")
+            s.sendall(bytes.fromhex("{{Convert.ToHexString(ticket.Ticket.Span)}}"))
+            data, control, flags, address = s.recvmsg(512, socket.CMSG_SPACE(4))
+            print(data[0], len(control))
+            if data[0] != 0:
+                print(data[1:].decode() + s.recv(512).decode())
+                raise SystemExit
+            fd = array.array("i", control[0][2])[0]
+            try:
+                mmap.mmap(fd, 4096, prot=mmap.PROT_WRITE)
+                print("mapped writable")
+            except PermissionError:
+                print("not writable")
+            try:
+                os.open("/proc/self/fd/%d" % fd, os.O_RDWR)
+                print("opened anew")
+            except PermissionError:
+                print("not opened anew")
+            try:
+                os.ftruncate(fd, 0)
+                print("truncated")
+            except OSError:
+                print("not truncated")
+            """;
+        var start = new ProcessStartInfo("/usr/bin/setpriv") { RedirectStandardOutput = true, RedirectStandardError = true };
+        string[] arguments =
+            [$"--reuid={Other}", $"--regid={Other}", isMember ? $"--groups={Group}" : "--clear-groups", "/usr/bin/python3", "-c", script];
+        foreach (var argument in arguments) start.ArgumentList.Add(argument);
+        using var process = Process.Start(start)!;
+        var text = await process.StandardOutput.ReadToEndAsync(TestContext.Current.CancellationToken);
+        var errors = await process.StandardError.ReadToEndAsync(TestContext.Current.CancellationToken);
+        await process.WaitForExitAsync(TestContext.Current.CancellationToken);
+        Assert.Equal("", errors);
+        if (isMember) Assert.Equal("0 1\nnot writable\nnot opened anew\nnot truncated\n", text);
+        else Assert.Matches(@"^1 0\nuser 65534 is not in the group", text);
+    }
+
+    private byte Knock(ReadOnlySpan<byte> ticket, out string reason)
+    {
+        using var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        socket.Connect(new UnixDomainSocketEndPoint(AttachSocket));
+        socket.Send(ticket);
+        var answer = new byte[512];
+        var length = socket.Receive(answer);
+        reason = System.Text.Encoding.UTF8.GetString(answer, 1, Math.Max(0, length - 1));
+        return answer[0];
+    }
+
+    private async Task<PinResponse> Pin(ulong pages) =>
+        await _client.Pinning.PinAsync(new PinRequest { AddressSpace = _space, Start = At, Pages = pages, Write = true });
+
+    private async Task Unpin(PinResponse pin)
+    {
+        await _client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pin.FrameVector, Dirty = true });
+        Assert.Empty((await _client.Machines.AuditMachineAsync(new AuditMachineRequest())).Findings);
+    }
+
+    private async Task<IEnumerable<int>> Bytes(int offset)
+    {
+        var all = new byte[16 * 4096];
+        await new RemoteFrameMemory(_client).ReadAsync(_space, At, all);
+        return Enumerable.Range(0, 16).Select(page => (int)all[(page * 4096) + offset]);
+    }
+}
