@@ -114,6 +114,22 @@ public sealed class LeaseTests : IAsyncLifetime
     }
 
     [Fact]
+    public async Task A_lease_outlives_the_machine_that_it_held_frames_of()
+    {
+        var machine = await _client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = new MachineSpec { MemoryBytes = 64UL << 20 } });
+        var space = await _client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest { Parent = machine.Name });
+        var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 4096, Prot = 3, Flags = 0x32 } };
+        await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space.Name, Call = map });
+        var lease = await Open();
+        await _client.Pinning.PinAsync(new PinRequest { AddressSpace = space.Name, Start = At, Pages = 1, Write = true, Lease = lease });
+        await Pin(lease, 2);
+        await _client.Machines.DeleteMachineAsync(new DeleteMachineRequest { Name = machine.Name, Force = true });
+        var closed = await _client.Leases.CloseLeaseAsync(new CloseLeaseRequest { Name = lease });
+        Assert.Equal(2UL, closed.PinnedPages);
+        await BooksBalance();
+    }
+
+    [Fact]
     public async Task The_clients_lease_keeps_itself_alive_and_notices_its_end()
     {
         await using var lease = await FramePinLease.OpenAsync(_client, "test", TimeSpan.FromMilliseconds(Ttl), _time);

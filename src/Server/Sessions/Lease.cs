@@ -113,9 +113,16 @@ internal sealed class Lease : IDisposable
         var (vectors, pages) = (0, 0L);
         foreach (var ((host, _), record) in held)
         {
-            if (!host.Release(record, dirty: false, out var frames)) continue;
-            vectors++;
-            pages += frames;
+            try
+            {
+                if (!host.Release(record, dirty: false, out var frames)) continue;
+                vectors++;
+                pages += frames;
+            }
+            catch (ObjectDisposedException)
+            {
+                // Went with its machine, which was deleted before.
+            }
         }
 
         return (vectors, pages);
