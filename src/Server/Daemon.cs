@@ -42,6 +42,7 @@ internal static partial class Daemon
         services.AddSingleton<StreamSessions>();
         services.AddSingleton<LeaseRegistry>();
         services.AddSingleton<AttachTickets>();
+        services.AddSingleton<Attachments>();
         services.AddSingleton<AttachServer>();
         services.AddHostedService(provider => provider.GetRequiredService<AttachServer>());
         services.AddGrpc(grpc =>

@@ -85,6 +85,50 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
     }
 
     [Fact]
+    public async Task A_frame_that_is_still_mapped_is_given_to_nobody_until_it_is_unmapped()
+    {
+        using var machine = await LocalMachine.AttachAsync(_client, "machines/default");
+        var pin = await Pin(8);
+        var first = pin.Runs.FirstPfns[0];
+        var frames = await machine.MapAsync(pin.FrameVector);
+        frames.Bytes.Fill(7);
+        await Unpin(pin);
+        await Discard();
+        Assert.Equal(8UL, (await Statistics()).QuarantinedFrames);
+        // The allocator gives out first what was given back last: without the hold these would be the same frames.
+        var others = await Pin(64);
+        Assert.DoesNotContain(first, others.Runs.FirstPfns.SelectMany((pfn, run) => Range(pfn, others.Runs.Counts.Count == 0 ? 1 : others.Runs.Counts[run])));
+        frames.Bytes.Fill(8);
+        var seen = new byte[64 * 4096];
+        await new RemoteFrameMemory(_client).ReadAsync(others.FrameVector, 0, seen);
+        Assert.DoesNotContain((byte)8, seen);
+        frames.Dispose();
+        Assert.Equal(0UL, (await Statistics()).QuarantinedFrames);
+        await Unpin(others);
+        await Discard();
+        // Free again, and zeroed for the next one.
+        var again = await Pin(64);
+        Assert.Contains(first, again.Runs.FirstPfns.SelectMany((pfn, run) => Range(pfn, again.Runs.Counts.Count == 0 ? 1 : again.Runs.Counts[run])));
+        await new RemoteFrameMemory(_client).ReadAsync(again.FrameVector, 0, seen);
+        Assert.DoesNotContain((byte)8, seen);
+        await Unpin(again);
+    }
+
+    [Fact]
+    public async Task What_a_dead_process_had_mapped_is_free_again()
+    {
+        var machine = await LocalMachine.AttachAsync(_client, "machines/default");
+        var pin = await Pin(8);
+        var frames = await machine.MapAsync(pin.FrameVector);
+        await Unpin(pin);
+        await Discard();
+        Assert.Equal(8UL, (await Statistics()).QuarantinedFrames);
+        machine.Dispose();
+        while ((await Statistics()).QuarantinedFrames > 0) await Task.Yield();
+        frames.Dispose();
+    }
+
+    [Fact]
     public async Task A_ticket_is_good_once()
     {
         var ticket = await _client.Memory.AttachMemoryAsync(new AttachMemoryRequest());
@@ -97,15 +141,15 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
     [Fact]
     public async Task The_attachment_ends_with_its_lease_and_with_its_process()
     {
-        var server = _app!.Services.GetRequiredService<AttachServer>();
+        var attachments = _app!.Services.GetRequiredService<Attachments>();
         var lease = await _client.Leases.OpenLeaseAsync(new OpenLeaseRequest { Owner = "test" });
         using var machine = await LocalMachine.AttachAsync(_client, "machines/default", lease.Name);
         var other = await LocalMachine.AttachAsync(_client, "machines/default");
-        while (server.Open != 2) await Task.Yield();
+        while (attachments.Count != 2) await Task.Yield();
         await _client.Leases.CloseLeaseAsync(new CloseLeaseRequest { Name = lease.Name });
-        while (server.Open != 1) await Task.Yield();
+        while (attachments.Count != 1) await Task.Yield();
         other.Dispose();
-        while (server.Open != 0) await Task.Yield();
+        while (attachments.Count != 0) await Task.Yield();
     }
 
     /// <summary>With real users: a member of the group gets memory that is read-only to them for good, a stranger gets a sentence.</summary>
@@ -181,6 +225,16 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
         await _client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pin.FrameVector, Dirty = true });
         Assert.Empty((await _client.Machines.AuditMachineAsync(new AuditMachineRequest())).Findings);
     }
+
+    private async Task Discard()
+    {
+        var discard = new MemoryCall { Madvise = new MadviseCall { Address = At, Length = 64 * 4096, Advice = 4 } };
+        Assert.Equal(0, (await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = _space, Call = discard })).Errno);
+    }
+
+    private async Task<MachineStatistics> Statistics() => (await _client.Machines.GetMachineAsync(new GetMachineRequest())).Statistics;
+
+    private static IEnumerable<ulong> Range(ulong first, ulong count) => Enumerable.Range(0, (int)count).Select(i => first + (ulong)i);
 
     private async Task<IEnumerable<int>> Bytes(int offset)
     {

@@ -19,8 +19,11 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     private readonly SafeFileHandle _memory;
     private readonly ConcurrentDictionary<string, MappedFrames> _mapped = new(StringComparer.Ordinal);
 
-    private LocalMachine(FramePinClient client, Socket attachment, SafeFileHandle memory, bool isReadOnly)
+    private readonly string _name;
+
+    private LocalMachine(FramePinClient client, string name, Socket attachment, SafeFileHandle memory, bool isReadOnly)
     {
+        _name = name;
         _client = client;
         _attachment = attachment;
         _memory = memory;
@@ -51,7 +54,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
             socket.Connect(new UnixDomainSocketEndPoint(ticket.SocketPath));
             socket.Send(ticket.Ticket.Span);
             var (status, memory) = LocalMapping.Receive(socket);
-            if (status == 0 && memory is not null) return new LocalMachine(client, socket, memory, isReadOnly);
+            if (status == 0 && memory is not null) return new LocalMachine(client, ticket.Attachment, socket, memory, isReadOnly);
             memory?.Dispose();
             throw new UnauthorizedAccessException(ReadReason(socket));
         }
@@ -62,12 +65,15 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         }
     }
 
-    /// <summary>Maps the frames of a vector. The vector's pin keeps them; unmap before it is given back.</summary>
+    /// <summary>
+    /// Maps the frames of a vector. They stay this process's to touch until the mapping is disposed, also when the pin is given back
+    /// before: a frame that becomes free meanwhile is given to nobody else.
+    /// </summary>
     public async Task<MappedFrames> MapAsync(string frameVector, bool isWritable = true, CancellationToken cancelled = default)
     {
-        var vector = await _client.Pinning.GetFrameVectorAsync(new GetFrameVectorRequest { Name = frameVector }, cancellationToken: cancelled)
-            .ConfigureAwait(false);
-        return new MappedFrames(LocalMapping.Map(_memory, vector.Runs, isWritable && !IsReadOnly));
+        var request = new MapFramesRequest { Attachment = _name, FrameVector = frameVector };
+        var mapped = await _client.Memory.MapFramesAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
+        return new MappedFrames(LocalMapping.Map(_memory, mapped.Runs, isWritable && !IsReadOnly), () => Unhold(mapped.Hold));
     }
 
     public async Task<int> ReadAsync(string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancelled = default)
@@ -100,6 +106,19 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         _attachment.Dispose();
     }
 
+    /// <summary>Tells the daemon that frames are unmapped. One that cannot be reached has ended the attachment already.</summary>
+    private void Unhold(ulong hold)
+    {
+        try
+        {
+            _client.Memory.UnmapFrames(new UnmapFramesRequest { Attachment = _name, Hold = hold });
+        }
+        catch (Grpc.Core.RpcException)
+        {
+            // The attachment ended, and with it what was held.
+        }
+    }
+
     private async Task<MappedFrames> MappedAsync(string frameVector, CancellationToken cancelled)
     {
         if (_mapped.TryGetValue(frameVector, out var known)) return known;
@@ -118,12 +137,18 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     }
 }
 
-/// <summary>A vector's frames, one behind the other in this process. Dispose it before the pin is given back.</summary>
+/// <summary>A vector's frames, one behind the other in this process, until it is disposed.</summary>
 public sealed class MappedFrames : IDisposable
 {
     private readonly LocalMapping _mapping;
 
-    internal MappedFrames(LocalMapping mapping) => _mapping = mapping;
+    private readonly Action _unmapped;
+
+    internal MappedFrames(LocalMapping mapping, Action unmapped)
+    {
+        _mapping = mapping;
+        _unmapped = unmapped;
+    }
 
     /// <summary>Bytes.</summary>
     public ulong Length => _mapping.Length;
@@ -131,5 +156,9 @@ public sealed class MappedFrames : IDisposable
     /// <summary>The frames themselves, at most 2 GiB: what others store appears here at once.</summary>
     public Span<byte> Bytes => _mapping.Bytes;
 
-    public void Dispose() => _mapping.Dispose();
+    public void Dispose()
+    {
+        if (!_mapping.TryDispose()) return;
+        _unmapped();
+    }
 }

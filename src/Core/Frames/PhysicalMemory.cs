@@ -74,6 +74,9 @@ internal sealed class PhysicalMemory : IDisposable
     /// <summary>Takes back a hugetlb page whose last reference is gone; set by the owner of the pools.</summary>
     public Action<Pfn>? HugeFreed { get; set; }
 
+    /// <summary>Frames that outsiders may have mapped.</summary>
+    public Quarantine Quarantine { get; } = new();
+
     public Zone Normal { get; }
 
     public Zone Movable { get; }
@@ -174,7 +177,7 @@ internal sealed class PhysicalMemory : IDisposable
         if ((info.Flags & FrameFlags.Reserved) != 0) return;
         if ((info.Flags & FrameFlags.HugeTlb) != 0)
         {
-            HugeFreed?.Invoke(head);
+            if (!Quarantine.Catches(head, info.Order)) HugeFreed?.Invoke(head);
             return;
         }
 
@@ -183,7 +186,9 @@ internal sealed class PhysicalMemory : IDisposable
         var order = (info.Flags & FrameFlags.Head) == 0 ? 0 : (int)info.Order;
         var poisoned = (info.Flags & FrameFlags.HwPoison) != 0;
         var size = 1UL << order;
-        var punched = order >= PageGeometry.PmdOrder;
+        var isKept = !poisoned && Quarantine.Catches(head, order);
+        // Somebody may store to it still: it is zeroed when it is given out.
+        var punched = order >= PageGeometry.PmdOrder && !isKept;
         if (punched) Bytes.Punch(head, size);
         for (var i = 0UL; i < size; i++)
         {
@@ -200,6 +205,18 @@ internal sealed class PhysicalMemory : IDisposable
             return;
         }
 
-        (head.Value >= MovableStart ? Movable : Normal).Give(head, order);
+        if (!isKept) ZoneOf(head).Give(head, order);
     }
+
+    /// <summary>Somebody outside has given up what it held of these frames: what was free already goes to the allocator.</summary>
+    public void Unhold(Pfn first, ulong count)
+    {
+        foreach (var (head, order) in Quarantine.Release(first, count))
+        {
+            if ((Frames[head].Flags & FrameFlags.HugeTlb) != 0) HugeFreed?.Invoke(head);
+            else ZoneOf(head).Give(head, order);
+        }
+    }
+
+    private Zone ZoneOf(Pfn pfn) => pfn.Value >= MovableStart ? Movable : Normal;
 }

@@ -8,6 +8,17 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Machines;
 
+/// <summary>Frames that a process outside may have mapped. A handle outside Core.</summary>
+public sealed class FrameHold
+{
+    internal FrameHold(IReadOnlyList<FrameRun> runs) => Runs = runs;
+
+    internal IReadOnlyList<FrameRun> Runs { get; }
+
+    /// <summary>Guarded by the turn.</summary>
+    internal bool IsReleased { get; set; }
+}
+
 /// <summary>A struct page as somebody outside sees it.</summary>
 /// <param name="Pfn">The frame.</param>
 /// <param name="HasPage">False for MMIO, and then everything behind is empty.</param>
@@ -69,6 +80,27 @@ public sealed partial class Machine
     {
         using var turn = EnterQuery();
         return _mm.Memory.Bytes.Open(isReadOnly);
+    }
+
+    /// <summary>
+    /// A process outside is about to map a vector's frames: those that become free from now on are kept from the allocator until
+    /// <see cref="ReleaseHold"/>. Changes no count that the emulated kernel knows.
+    /// </summary>
+    public FrameHold HoldFrames(FrameVector vector)
+    {
+        using var turn = EnterTurn();
+        var hold = new FrameHold(vector.Runs.ToArray().Where(run => _mm.Memory.Frames.IsValid(run.First)).ToArray());
+        foreach (var run in hold.Runs) _mm.Memory.Quarantine.Hold(run.First, run.Count);
+        return hold;
+    }
+
+    /// <summary>The process has unmapped them, or is dead. The second call for a hold does nothing.</summary>
+    public void ReleaseHold(FrameHold hold)
+    {
+        using var turn = EnterTurn();
+        if (hold.IsReleased) return;
+        hold.IsReleased = true;
+        foreach (var run in hold.Runs) _mm.Memory.Unhold(run.First, run.Count);
     }
 
     /// <summary>The frame mapped at an address, without faulting; null when there is none.</summary>

@@ -97,6 +97,7 @@ public sealed partial class Machine : IDisposable
             PinsReleased = PinStatistics.Released,
             Faults = _mm.FaultCount,
             Retries = _mm.RetryCount,
+            QuarantinedFrames = _mm.Memory.Quarantine.Frames,
             Migrations = _mm.MigrationCount,
             Commands = _commands,
             ParkedPins = _parked.Count,
@@ -231,6 +232,9 @@ public sealed record MachineStatistics
     public required long Retries { get; init; }
 
     public required long Migrations { get; init; }
+
+    /// <summary>Free frames kept from the allocator, since a process outside may have them mapped.</summary>
+    public required ulong QuarantinedFrames { get; init; }
 
     public required long Commands { get; init; }
 

@@ -12,16 +12,12 @@ namespace FramePin.Server.LocalMemory;
 /// The client sends its ticket of 32 bytes; the answer is a byte 0 with the descriptor, or a byte 1 and a sentence. Then nothing more is
 /// sent: the end of the connection is the end of the attachment, on either side.
 /// </remarks>
-internal sealed partial class AttachServer(DaemonOptions options, AttachTickets tickets, TimeProvider time, ILogger<AttachServer> log)
+internal sealed partial class AttachServer(
+    DaemonOptions options, AttachTickets tickets, Attachments attachments, TimeProvider time, ILogger<AttachServer> log)
     : BackgroundService
 {
     private const byte Granted = 0;
     private const byte Denied = 1;
-
-    private int _open;
-
-    /// <summary>Attachments that are open now.</summary>
-    public int Open => Volatile.Read(ref _open);
 
     protected override async Task ExecuteAsync(CancellationToken stoppingToken)
     {
@@ -52,10 +48,18 @@ internal sealed partial class AttachServer(DaemonOptions options, AttachTickets 
         using var _ = socket;
         try
         {
-            var ticket = await AdmitAsync(socket, stopping).ConfigureAwait(false);
-            if (ticket is null) return;
-            using (var memory = ticket.Host.Machine.OpenMemory(ticket.IsReadOnly)) DescriptorPassing.Send(socket, Granted, memory);
-            await HoldAsync(socket, ticket, stopping).ConfigureAwait(false);
+            var attachment = await AdmitAsync(socket, stopping).ConfigureAwait(false);
+            if (attachment is null) return;
+            attachments.Add(attachment);
+            try
+            {
+                using (var memory = attachment.Host.Machine.OpenMemory(attachment.IsReadOnly)) DescriptorPassing.Send(socket, Granted, memory);
+                await UntilEndAsync(socket, attachment, stopping).ConfigureAwait(false);
+            }
+            finally
+            {
+                attachments.End(attachment);
+            }
         }
         catch (Exception exception) when (exception is SocketException or OperationCanceledException or ObjectDisposedException
             or System.ComponentModel.Win32Exception or IOException)
@@ -65,7 +69,7 @@ internal sealed partial class AttachServer(DaemonOptions options, AttachTickets 
     }
 
     /// <summary>Looks at who it is and what they may have; null when they were sent away.</summary>
-    private async Task<AttachTicket?> AdmitAsync(Socket socket, CancellationToken stopping)
+    private async Task<Attachment?> AdmitAsync(Socket socket, CancellationToken stopping)
     {
         // Read first: a connection closed over unread bytes is reset, and the reason lost.
         var token = new byte[AttachTickets.Length];
@@ -87,30 +91,22 @@ internal sealed partial class AttachServer(DaemonOptions options, AttachTickets 
             return null;
         }
 
-        if (tickets.Redeem(token) is not { } ticket)
+        if (tickets.Redeem(token) is not { } attachment)
         {
             await DenyAsync(socket, "the ticket is unknown, used or too old: ask AttachMemory for another", stopping).ConfigureAwait(false);
             return null;
         }
 
-        return ticket;
+        return attachment;
     }
 
     /// <summary>Waits for the end of the attachment: the process closed it or died, its lease ended, or the daemon stops.</summary>
-    private async Task HoldAsync(Socket socket, AttachTicket ticket, CancellationToken stopping)
+    private static async Task UntilEndAsync(Socket socket, Attachment attachment, CancellationToken stopping)
     {
-        using var either = CancellationTokenSource.CreateLinkedTokenSource(stopping, ticket.Lease?.Ended ?? default);
-        Interlocked.Increment(ref _open);
-        try
+        using var either = CancellationTokenSource.CreateLinkedTokenSource(stopping, attachment.Lease?.Ended ?? default);
+        var nothing = new byte[1];
+        while (await socket.ReceiveAsync(nothing, either.Token).ConfigureAwait(false) > 0)
         {
-            var nothing = new byte[1];
-            while (await socket.ReceiveAsync(nothing, either.Token).ConfigureAwait(false) > 0)
-            {
-            }
-        }
-        finally
-        {
-            Interlocked.Decrement(ref _open);
         }
     }
 

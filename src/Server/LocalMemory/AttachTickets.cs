@@ -1,12 +1,13 @@
 using System.Security.Cryptography;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
-using FramePin.Server.Sessions;
 
 namespace FramePin.Server.LocalMemory;
 
 /// <summary>What a ticket entitles to.</summary>
-internal sealed record AttachTicket(MachineHost Host, Lease? Lease, bool IsReadOnly, long IssuedAt);
+/// <param name="Attachment">What it becomes.</param>
+/// <param name="IssuedAt">Timestamp of the clock.</param>
+internal sealed record AttachTicket(Attachment Attachment, long IssuedAt);
 
 /// <summary>
 /// Tickets from gRPC for the attach socket: whoever may speak to the daemon asks for one there, and shows it here, once, within
@@ -19,7 +20,7 @@ internal sealed class AttachTickets(DaemonOptions options, TimeProvider time)
     private readonly Lock _lock = new();
     private readonly Dictionary<string, AttachTicket> _issued = new(StringComparer.Ordinal);
 
-    public byte[] Issue(MachineHost host, Lease? lease, bool isReadOnly)
+    public byte[] Issue(Attachment attachment)
     {
         var token = RandomNumberGenerator.GetBytes(Length);
         lock (_lock)
@@ -28,17 +29,17 @@ internal sealed class AttachTickets(DaemonOptions options, TimeProvider time)
                 if (IsExpired(old)) _issued.Remove(key);
             if (_issued.Count >= options.Limits.AttachTicketsMax)
                 throw Refusals.Limit("attach_tickets_max", (ulong)options.Limits.AttachTicketsMax, (ulong)_issued.Count + 1);
-            _issued.Add(Convert.ToHexString(token), new AttachTicket(host, lease, isReadOnly, time.GetTimestamp()));
+            _issued.Add(Convert.ToHexString(token), new AttachTicket(attachment, time.GetTimestamp()));
         }
 
         return token;
     }
 
-    /// <summary>Takes a ticket back; null for one that was never issued, used before, or is too old.</summary>
-    public AttachTicket? Redeem(ReadOnlySpan<byte> token)
+    /// <summary>Takes a ticket back and gives the attachment; null for one that was never issued, used before, or is too old.</summary>
+    public Attachment? Redeem(ReadOnlySpan<byte> token)
     {
         lock (_lock)
-            return _issued.Remove(Convert.ToHexString(token), out var ticket) && !IsExpired(ticket) ? ticket : null;
+            return _issued.Remove(Convert.ToHexString(token), out var ticket) && !IsExpired(ticket) ? ticket.Attachment : null;
     }
 
     private bool IsExpired(AttachTicket ticket) => time.GetElapsedTime(ticket.IssuedAt) > options.Limits.AttachTicketLife;

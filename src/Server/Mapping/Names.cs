@@ -12,12 +12,19 @@ internal static class Names
     public const string FrameVectors = "frameVectors";
     private const string Machines = "machines";
     private const string Leases = "leases";
+    private const string Attachments = "attachments";
 
     public static string Machine(string id) => $"{Machines}/{id}";
 
     public static string Child(string machine, string collection, string id) => $"{Machines}/{machine}/{collection}/{id}";
 
     public static string Lease(string id) => $"{Leases}/{id}";
+
+    public static string Attachment(string id) => $"{Attachments}/{id}";
+
+    /// <summary>The id in "attachments/{id}".</summary>
+    public static string AttachmentId(string name, string field) =>
+        name.Split('/') is [Attachments, { Length: > 0 } id] ? id : throw Refusals.Bad(field, $"expected attachments/{{attachment}}, got '{Short(name)}'");
 
     /// <summary>The id in "leases/{id}".</summary>
     public static string LeaseId(string name, string field) =>

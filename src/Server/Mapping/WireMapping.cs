@@ -67,6 +67,7 @@ internal static class WireMapping
                 PinsAcquired = (ulong)statistics.PinsAcquired,
                 PinsReleased = (ulong)statistics.PinsReleased,
                 Faults = (ulong)statistics.Faults,
+                QuarantinedFrames = statistics.QuarantinedFrames,
                 Retries = (ulong)statistics.Retries,
                 Migrations = (ulong)statistics.Migrations,
                 Commands = (ulong)statistics.Commands,

@@ -12,7 +12,7 @@ using Errno = FramePin.Core.Abi.Errno;
 namespace FramePin.Server.Services;
 
 /// <summary>Bytes, in chunks: through an address space, by frames, of a file.</summary>
-internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leases, AttachTickets tickets, DaemonOptions options)
+internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leases, AttachTickets tickets, Attachments attachments, DaemonOptions options)
     : V1.MemoryService.MemoryServiceBase
 {
     /// <summary>Reads or writes one chunk at a position; fewer bytes than asked come with a refusal.</summary>
@@ -23,13 +23,41 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         var host = machines.Get(Names.MachineId(request.Machine, "machine"));
         if (options.AttachSocketPath is not { } path)
             throw Refusals.State("NO_ATTACH_SOCKET", "the daemon has no socket for local memory: start it with --attach-socket");
-        var ticket = tickets.Issue(host, leases.Find(request.Lease), request.ReadOnly);
+        var attachment = new Attachment(attachments.NextId(), host, leases.Find(request.Lease), request.ReadOnly);
+        var ticket = tickets.Issue(attachment);
         return Task.FromResult(new AttachMemoryResponse
         {
             SocketPath = path,
             Ticket = UnsafeByteOperations.UnsafeWrap(ticket),
             MemoryBytes = host.Machine.Options.Memory,
+            Attachment = Names.Attachment(attachment.Id),
         });
+    }
+
+    public override Task<MapFramesResponse> MapFrames(MapFramesRequest request, ServerCallContext context)
+    {
+        var attachment = attachments.Get(Names.AttachmentId(request.Attachment, "attachment"));
+        var (host, id) = machines.Resolve(request.FrameVector, Names.FrameVectors, "frame_vector");
+        if (host != attachment.Host) throw Refusals.Bad("frame_vector", "belongs to another machine than the attachment");
+        var record = ulong.TryParse(id, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? host.TryVector(number) : null;
+        if (record is null) throw Refusals.NotFound("FRAME_VECTOR", request.FrameVector);
+        var hold = attachment.Hold(record);
+        try
+        {
+            return Task.FromResult(new MapFramesResponse { Hold = hold, Runs = WireMapping.ToRuns(record.Vector, options.Limits) });
+        }
+        catch
+        {
+            attachment.Release(hold);
+            throw;
+        }
+    }
+
+    public override Task<UnmapFramesResponse> UnmapFrames(UnmapFramesRequest request, ServerCallContext context)
+    {
+        var attachment = attachments.Get(Names.AttachmentId(request.Attachment, "attachment"));
+        if (!attachment.Release(request.Hold)) throw Refusals.NotFound("HOLD", $"{request.Attachment}/holds/{request.Hold}");
+        return Task.FromResult(new UnmapFramesResponse());
     }
 
     public override async Task ReadMemory(

@@ -125,11 +125,15 @@ internal sealed unsafe partial class LocalMapping : IDisposable
         }
     }
 
-    public void Dispose()
+    public void Dispose() => TryDispose();
+
+    /// <summary>Unmaps; false when that was done before.</summary>
+    public bool TryDispose()
     {
-        if (Interlocked.Exchange(ref _isDisposed, 1) != 0) return;
+        if (Interlocked.Exchange(ref _isDisposed, 1) != 0) return false;
         // SAFETY: the range is this object's own.
         _ = munmap(_base, _length);
+        return true;
     }
 
     [LibraryImport("libc", SetLastError = true)]

@@ -1,0 +1,69 @@
+using FramePin.Core.Addressing;
+
+namespace FramePin.Core.Frames;
+
+/// <summary>
+/// Frames that a process outside may have mapped: when such a frame becomes free it is kept from the allocator until nobody holds it any
+/// more, so that a store that comes late lands in nobody's memory. No part of Linux's counts: what the emulated kernel sees stays the same.
+/// </summary>
+/// <remarks>Guarded by the turn.</remarks>
+internal sealed class Quarantine
+{
+    private readonly Dictionary<ulong, int> _holds = [];
+    private readonly Dictionary<ulong, int> _waiting = [];
+
+    /// <summary>Free frames that are kept back.</summary>
+    public ulong Frames { get; private set; }
+
+    /// <summary>Frames that somebody holds, free or not.</summary>
+    public int Held => _holds.Count;
+
+    public void Hold(Pfn first, ulong count)
+    {
+        for (var pfn = first.Value; pfn < first.Value + count; pfn++) _holds[pfn] = _holds.GetValueOrDefault(pfn) + 1;
+    }
+
+    /// <summary>A folio of 2^<paramref name="order"/> frames became free. True: it is kept back.</summary>
+    public bool Catches(Pfn head, int order)
+    {
+        if (!IsHeld(head.Value, order)) return false;
+        _waiting.Add(head.Value, order);
+        Frames += 1UL << order;
+        return true;
+    }
+
+    /// <summary>Holds are given up; the folios that may go to the allocator now, with their orders.</summary>
+    public List<(Pfn Head, int Order)> Release(Pfn first, ulong count)
+    {
+        for (var pfn = first.Value; pfn < first.Value + count; pfn++)
+        {
+            var left = _holds[pfn] - 1;
+            if (left > 0) _holds[pfn] = left;
+            else _holds.Remove(pfn);
+        }
+
+        var freed = new List<(Pfn, int)>();
+        foreach (var (head, order) in _waiting)
+        {
+            var overlaps = head < first.Value + count && first.Value < head + (1UL << order);
+            if (overlaps && !IsHeld(head, order)) freed.Add((new Pfn(head), order));
+        }
+
+        freed.Sort(static (a, b) => a.Item1.Value.CompareTo(b.Item1.Value));
+        foreach (var (head, order) in freed)
+        {
+            _waiting.Remove(head.Value);
+            Frames -= 1UL << order;
+        }
+
+        return freed;
+    }
+
+    private bool IsHeld(ulong head, int order)
+    {
+        if (_holds.Count == 0) return false;
+        for (var pfn = head; pfn < head + (1UL << order); pfn++)
+            if (_holds.ContainsKey(pfn)) return true;
+        return false;
+    }
+}
