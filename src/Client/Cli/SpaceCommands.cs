@@ -87,11 +87,12 @@ internal static class SpaceCommands
         yield return line.Create("machines", "Lists the machines.", "machines", [], async (_, client, output, cancelled) =>
         {
             var list = await client.Machines.ListMachinesAsync(new ListMachinesRequest(), cancellationToken: cancelled);
-            output.WriteTable(list, ["name", "profile", "free frames", "spaces", "vectors", "pinned"], list.Machines.Select(machine => new[]
+            output.WriteTable(list, ["name", "profile", "free frames", "spaces", "vectors", "pinned", "quarantined"], list.Machines.Select(machine => new[]
             {
                 machine.Name, machine.Spec.Profile, $"{machine.Statistics.FreeFrames}/{machine.Statistics.Frames}",
                 $"{machine.Statistics.AddressSpaces}", $"{machine.Statistics.FrameVectors}",
                 $"{machine.Statistics.PinsAcquired - machine.Statistics.PinsReleased}",
+                $"{machine.Statistics.QuarantinedFrames}",
             }));
         });
     }
