@@ -83,12 +83,19 @@ internal static class Reclaim
         var isDroppable = vma.Has(VmFlags.Droppable);
         var isDirty = (info.Flags & FrameFlags.Dirty) != 0;
         for (var i = 0; i < pages; i++) isDirty |= (space.PageTable[slot with { Index = slot.Index + i }] & Pte.Dirty) != 0;
-        if ((isDirty && !isDroppable) || mm.Memory.Frames.RefCount(head) != info.MapCount)
+        var isKept = (isDirty && !isDroppable) || mm.Memory.Frames.RefCount(head) != info.MapCount;
+        if (slot.Order > 0)
         {
-            // It stays; stored to, it is ordinary memory again.
+            // try_to_unmap looks at its pages one by one (TTU_SPLIT_HUGE_PMD): the table of small entries stays.
+            if (!Mapping.SplitLeaf(mm, space, slot)) return;
+            slot = new LeafSlot(PageTable.TableOf(space.PageTable[slot]), 0, 0);
+            pages = PageGeometry.EntriesPerTable;
+        }
+
+        if (isKept)
+        {
+            // Stored to, it is ordinary memory again.
             if (isDirty) info.Flags &= ~FrameFlags.LazyFree;
-            // try_to_unmap had to look at its pages one by one.
-            if (slot.Order > 0) Mapping.SplitLeaf(mm, space, slot);
             return;
         }
 
