@@ -73,7 +73,15 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     {
         var request = new MapFramesRequest { Attachment = _name, FrameVector = frameVector };
         var mapped = await _client.Memory.MapFramesAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
-        return new MappedFrames(LocalMapping.Map(_memory, mapped.Runs, isWritable && !IsReadOnly), () => Unhold(mapped.Hold));
+        try
+        {
+            return new MappedFrames(LocalMapping.Map(_memory, mapped.Runs, isWritable && !IsReadOnly), () => Unhold(mapped.Hold));
+        }
+        catch
+        {
+            Unhold(mapped.Hold);
+            throw;
+        }
     }
 
     public async Task<int> ReadAsync(string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancelled = default)

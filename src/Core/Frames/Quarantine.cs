@@ -15,9 +15,6 @@ internal sealed class Quarantine
     /// <summary>Free frames that are kept back.</summary>
     public ulong Frames { get; private set; }
 
-    /// <summary>Frames that somebody holds, free or not.</summary>
-    public int Held => _holds.Count;
-
     public void Hold(Pfn first, ulong count)
     {
         for (var pfn = first.Value; pfn < first.Value + count; pfn++) _holds[pfn] = _holds.GetValueOrDefault(pfn) + 1;
