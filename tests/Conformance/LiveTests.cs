@@ -21,9 +21,9 @@ public sealed class LiveTests(ITestOutputHelper output)
         var page = report.ToMarkdown();
         File.WriteAllText(Path.Combine(AppContext.BaseDirectory, "conformance.md"), page);
         output.WriteLine(page);
-        Assert.True(report.Divergences.Count == 0, page);
+        Assert.True(report.Divergences.Count == 0, report.DescribeDifferences());
         Assert.True(report.DeviationHits.Values.Sum() * 1000L < report.Steps, "known deviations cover too much");
-        Assert.True(report.Unrepeated.Count <= 2, page);
+        Assert.True(report.Unrepeated.Count <= 2, report.DescribeDifferences());
         Assert.Equal(Steps, report.Steps);
     }
 
@@ -42,7 +42,7 @@ public sealed class LiveTests(ITestOutputHelper output)
         var report = Runner.Run(new RunOptions { Seed = seed, Steps = Steps / 2, MaxDivergences = 3, AsUser = nobody });
         output.WriteLine(report.ToMarkdown());
         Assert.False(report.IsPrivileged);
-        Assert.True(report.Divergences.Count == 0, report.ToMarkdown());
+        Assert.True(report.Divergences.Count == 0, report.DescribeDifferences());
         Assert.Equal(Steps / 2, report.Steps);
     }
 
@@ -64,8 +64,8 @@ public sealed class LiveTests(ITestOutputHelper output)
 
         output.WriteLine(report.ToMarkdown());
         Assert.True(report.WithSwap);
-        Assert.True(report.Divergences.Count == 0, report.ToMarkdown());
-        Assert.True(report.Unrepeated.Count <= 2, report.ToMarkdown());
+        Assert.True(report.Divergences.Count == 0, report.DescribeDifferences());
+        Assert.True(report.Unrepeated.Count <= 2, report.DescribeDifferences());
         Assert.Equal(Steps / 2, report.Steps);
     }
 

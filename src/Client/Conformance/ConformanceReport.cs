@@ -61,6 +61,14 @@ public sealed class ConformanceReport
         foreach (var deviation in Deviations.All)
             text.Append(CultureInfo.InvariantCulture, $"| {deviation.Name} | {DeviationHits.GetValueOrDefault(deviation.Name)} | {deviation.Reason} |\n");
         if (Deviations.All.Count == 0) text.Append("| none | 0 | |\n");
+        text.Append(DescribeDifferences());
+        return text.ToString();
+    }
+
+    /// <summary>Every difference with the seed of its script and its shrunk steps, those gone on a second run first; empty if there were none.</summary>
+    public string DescribeDifferences()
+    {
+        var text = new StringBuilder();
         foreach (var (seed, divergence) in Unrepeated)
             text.Append(CultureInfo.InvariantCulture, $"\nSeed {seed}, gone when run again: {divergence.Step}: kernel {divergence.KernelAnswer}, FramePin {divergence.FramePinAnswer}\n");
         foreach (var (seed, divergence) in Divergences)
