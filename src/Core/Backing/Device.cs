@@ -64,4 +64,7 @@ public sealed class Device
     public bool RemapsInParts { get; init; }
 
     public int MappingCount { get; internal set; }
+
+    /// <summary>Destroyed by its owner: its memory goes with the last mapping. Guarded by the turn.</summary>
+    public bool IsOrphan { get; internal set; }
 }

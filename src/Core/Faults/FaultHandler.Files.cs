@@ -37,11 +37,18 @@ internal static partial class FaultHandler
             if (Pte.IsMapped(space.PageTable.Read(address))) return VmFault.NoPage;
         }
 
+        if (file.Kind == FileKind.Disk && ReadAheadOfMarked(mm, vma, file, index) is { } unread
+            && request.MayRetry && !request.IsWrite && !request.IsUnshare)
+        {
+            // As above, but nobody waits for what is read: it is not there yet.
+            MapAround(mm, request, file, address, unread);
+            if (Pte.IsMapped(space.PageTable.Read(address))) return VmFault.NoPage;
+        }
+
         if (file.Kind == FileKind.Shmem && vma.Has(VmFlags.UffdMissing) && file.Lookup(index) is null && file.Stored(index) is null) return VmFault.SigBus;
         var isShared = vma.Has(VmFlags.Shared);
         if (FindOrAddPage(mm, space, file, index, address, request.Context) is not { } pfn) return VmFault.Oom;
         if ((mm.Memory.Frames[pfn].Flags & FrameFlags.HwPoison) != 0) return VmFault.HwPoison;
-        mm.Memory.Frames[pfn].Flags &= ~FrameFlags.Reclaim;
         if (isPrivateCopy) return PrivateCopy(mm, request, address, pfn);
 
         var isDirtying = request.IsWrite && isShared;
@@ -80,6 +87,24 @@ internal static partial class FaultHandler
         else if (vma.Has(VmFlags.SeqRead)) CacheRange(mm, file, index, ReadAheadPages);
         else CacheRange(mm, file, index - Math.Min(index, ReadAheadPages / 2), ReadAheadPages);
         return file.Lookup(index) is not null;
+    }
+
+    /// <summary>
+    /// do_async_mmap_readahead: PG_reclaim, which MADV_PAGEOUT left on a dirty page, is the same bit as PG_readahead. Who faults on the page
+    /// takes it for the mark of a reader in sequence, and what is not cached behind it is read (page_cache_async_ra). The pages that had
+    /// to be read from the disk; null when nothing was done.
+    /// </summary>
+    private static IReadOnlySet<ulong>? ReadAheadOfMarked(MmContext mm, Vma vma, MemoryFile file, ulong index)
+    {
+        if (vma.Has(VmFlags.RandRead) || file.Lookup(index) is not { } pfn) return null;
+        ref var flags = ref mm.Memory.Frames[pfn].Flags;
+        if ((flags & (FrameFlags.Reclaim | FrameFlags.HwPoison)) != FrameFlags.Reclaim) return null;
+        flags &= ~FrameFlags.Reclaim;
+        var start = index + 1;
+        while (start - index <= ReadAheadPages && file.Lookup(start) is not null) start++;
+        var unread = file.StoredPages();
+        if (start - index <= ReadAheadPages) CacheRange(mm, file, start, ReadAheadPages);
+        return unread;
     }
 
     /// <summary>Reads a range of pages into the cache, up to the end of the file; stops in silence when memory is out.</summary>

@@ -39,6 +39,8 @@ internal static class LargeFolio
         foreach (var (space, address) in leaves)
         {
             ref var entry = ref space.PageTable[space.PageTable.Find(address)];
+            // One page that was stored to makes the whole folio dirty (try_to_migrate_one), and so each page that comes of it.
+            if ((entry & Pte.Dirty) != 0) mm.Memory.MarkDirty(head);
             var pfn = Pte.PfnOf(entry);
             var vma = space.Vmas.Find(address)!;
             var isDropped = mayDrop && !vma.Has(VmFlags.Locked) && (frames[pfn].Flags & FrameFlags.HwPoison) == 0

@@ -79,6 +79,8 @@ internal static class Mapping
         var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
         mm.Memory.Frames.AddRefs(head, more);
         LargeFolio.AddMaps(mm, space, head, more);
+        // The folio knows now what the huge entry said (__split_huge_pmd_locked).
+        if ((entry & Pte.Dirty) != 0) mm.Memory.MarkDirty(head);
         return true;
     }
 

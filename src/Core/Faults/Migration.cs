@@ -44,6 +44,8 @@ internal static class Migration
         {
             var slot = owner.PageTable.Find(at);
             ref var entry = ref owner.PageTable[slot];
+            // An entry that was stored through makes the folio dirty when it is taken away (try_to_migrate_one).
+            if ((entry & Pte.Dirty) != 0) mm.Memory.MarkDirty(fresh);
             var offset = Pte.PfnOf(entry).Value - head.Value;
             entry = (entry & ~Pte.PfnMask) | ((fresh.Value + offset) << Pte.PfnShift);
             frames.AddRefs(fresh, 1);

@@ -119,6 +119,9 @@ internal sealed class MmContext : IDisposable
     /// <summary>Files by id.</summary>
     public SortedDictionary<int, MemoryFile> Files { get; } = [];
 
+    /// <summary>Devices that their drivers own still or mappings keep.</summary>
+    public List<Device> Devices { get; } = [];
+
     /// <summary>Faults handled, and those that had to be tried again, for statistics.</summary>
     public long FaultCount { get; set; }
 
@@ -162,6 +165,21 @@ internal sealed class MmContext : IDisposable
         if (file is not { Unlinked: true, MappingCount: 0 } || !Files.Remove(file.Id)) return;
         if (file.ReservedHugePages > 0) HugePools[file.Order].Reserved -= file.ReservedHugePages;
         file.Destroy();
+    }
+
+    /// <summary>
+    /// Gives a destroyed device's memory back once nothing maps it (vb2_vm_close of an orphaned buffer). Pages that pins or vectors hold go
+    /// with those.
+    /// </summary>
+    public void DropIfUnused(Device? device)
+    {
+        if (device is not { IsOrphan: true, MappingCount: 0 } || !Devices.Remove(device) || !device.IsRam) return;
+        var held = System.Numerics.BitOperations.RoundUpToPowerOf2(device.Frames);
+        for (var i = 0UL; i < held; i++)
+        {
+            Memory.Frames[device.First + i].Flags &= ~(FrameFlags.Device | FrameFlags.P2PDma);
+            Memory.Put(device.First + i);
+        }
     }
 
     /// <summary>The machine was deleted. Set inside the gate; a pin that finds it set leaves at once.</summary>

@@ -124,7 +124,7 @@ public sealed partial class Machine
         var expected = new Dictionary<ulong, Expected>();
         foreach (var space in _mm.Spaces) AuditSpace(space, expected, findings);
         foreach (var file in _mm.Files.Values) AuditFile(file, expected, findings);
-        foreach (var device in _devices) AuditDevice(device, expected);
+        foreach (var device in _mm.Devices) AuditDevice(device, expected);
         AuditSwap(expected, findings);
         if (_mm.HugeZero != Pfn.Invalid) AddWord(expected, _mm.HugeZero, 1);
         var pins = AuditVectors(expected);

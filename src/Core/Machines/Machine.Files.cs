@@ -3,6 +3,7 @@ using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
 using FramePin.Core.Frames;
+using FramePin.Core.Pinning;
 using FramePin.Core.Syscalls;
 
 namespace FramePin.Core.Machines;
@@ -169,6 +170,44 @@ public sealed partial class Machine
         return AddDevice(name, mapping, start, frames, isRam, hasClose, isWritable, remapsInParts);
     }
 
+    /// <summary>
+    /// The driver gives the device up: it cannot be mapped any more, and its memory goes with the last mapping of it, page by page later
+    /// where pins or vectors hold some. False: it was destroyed before.
+    /// </summary>
+    public bool DestroyDevice(Device device)
+    {
+        using var turn = EnterTurn();
+        if (device.IsOrphan) return false;
+        device.IsOrphan = true;
+        _mm.DropIfUnused(device);
+        return true;
+    }
+
+    /// <summary>
+    /// A vector over a device's pages with a plain reference to each, as a dma-buf holds the buffer that it was exported from: they outlive
+    /// the device. Null for MMIO, which has no pages, and for a destroyed device. The caller puts and destroys it.
+    /// </summary>
+    public FrameVector? CreateVector(Device device)
+    {
+        if (!device.IsRam || CreateVector((long)device.Frames) is not { } vector) return null;
+        using (EnterTurn())
+        {
+            if (!device.IsOrphan)
+            {
+                for (var i = 0UL; i < device.Frames; i++) _mm.Memory.Frames.AddRefs(device.First + i, 1);
+                var writer = new RunWriter(vector);
+                for (var i = 0UL; i < device.Frames; i++) writer.Append((device.First + i).Value, 1, isLarge: false);
+                writer.Finish();
+                vector.IsPinned = false;
+                vector.Hold();
+                return vector;
+            }
+        }
+
+        DestroyVector(vector);
+        return null;
+    }
+
     /// <summary>Single frames, each with a reference that the device holds.</summary>
     private Pfn? AllocateForDevice(int order)
     {
@@ -196,7 +235,7 @@ public sealed partial class Machine
         };
         if (mapping == DeviceMapping.P2PPages)
             for (var i = 0UL; i < frames && isRam; i++) _mm.Memory.Frames[first + i].Flags |= FrameFlags.P2PDma;
-        _devices.Add(device);
+        _mm.Devices.Add(device);
         return device;
     }
 }

@@ -31,7 +31,6 @@ public sealed partial class Machine : IDisposable
     private readonly HashSet<FrameVector> _vectors = [];
 
     /// <summary>Frames that devices own. Guarded by the turn.</summary>
-    private readonly List<Device> _devices = [];
 
     private readonly List<ParkedPin> _parked = [];
 
@@ -90,7 +89,7 @@ public sealed partial class Machine : IDisposable
             FreeFrames = _mm.Memory.Normal.FreeFrames + _mm.Memory.Movable.FreeFrames,
             AddressSpaces = _mm.Spaces.Count,
             Files = _mm.Files.Count,
-            Devices = _devices.Count,
+            Devices = _mm.Devices.Count,
             Vectors = VectorSnapshot().Count,
             PageTables = _mm.Tables.InUse,
             PinsAcquired = PinStatistics.Acquired,

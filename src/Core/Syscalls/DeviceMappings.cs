@@ -15,6 +15,7 @@ internal static class DeviceMappings
     public static Errno Map(MmContext mm, AddressSpace space, Vma vma)
     {
         var device = vma.Device!;
+        if (device.IsOrphan) return Errno.ENODEV;
         if (vma.PageOffset + vma.Pages > device.Frames) return Errno.EINVAL;
         if (!device.Writable && vma.Has(VmFlags.Shared | VmFlags.Write)) return Errno.EACCES;
         // get_remap_pgoff: who remaps a copy-on-write area does so in one piece.

@@ -139,6 +139,7 @@ internal static class ExitCall
         {
             VmaMerge.Closed(vma);
             mm.DropIfUnused(vma.File);
+            mm.DropIfUnused(vma.Device);
         }
 
         space.PageTable.Destroy();

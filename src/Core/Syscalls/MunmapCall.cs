@@ -30,6 +30,7 @@ internal static class MunmapCall
             space.Vmas.Remove(vma);
             VmaMerge.Closed(vma);
             mm.DropIfUnused(vma.File);
+            mm.DropIfUnused(vma.Device);
         }
 
         var floor = space.Vmas.Before(range.Start)?.End ?? 0;
