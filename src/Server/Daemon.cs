@@ -41,6 +41,7 @@ internal static partial class Daemon
         services.AddSingleton<MachineRegistry>();
         services.AddSingleton<StreamSessions>();
         services.AddSingleton<LeaseRegistry>();
+        services.AddSingleton<DriverRegistry>();
         services.AddSingleton<AttachTickets>();
         services.AddSingleton<Attachments>();
         services.AddSingleton<AttachServer>();
@@ -70,6 +71,7 @@ internal static partial class Daemon
         app.MapGrpcService<DeviceService>();
         app.MapGrpcService<MemoryService>();
         app.MapGrpcService<LeaseService>();
+        app.MapGrpcService<DriverService>();
         app.MapGrpcHealthChecksService();
         app.MapGrpcReflectionService();
         return app;

@@ -19,7 +19,7 @@ public sealed class DaemonFixture : IAsyncLifetime
 
     public async ValueTask InitializeAsync()
     {
-        _app = Daemon.Build(new DaemonOptions { SocketPath = _socket });
+        _app = Daemon.Build(new DaemonOptions { SocketPath = _socket, AttachSocketPath = _socket + ".attach" });
         await _app.StartAsync();
         Client = FramePinClient.Connect(Endpoint);
     }
@@ -36,10 +36,15 @@ public sealed class DaemonFixture : IAsyncLifetime
         ((FramePin.Server.Sessions.MachineRegistry)_app!.Services.GetService(typeof(FramePin.Server.Sessions.MachineRegistry))!)
         .Get(name["machines/".Length..]).Machine;
 
+    /// <summary>An address space itself, beside the wire.</summary>
+    internal FramePin.Core.Vmas.AddressSpace SpaceOf(string name) =>
+        ((FramePin.Server.Sessions.MachineRegistry)_app!.Services.GetService(typeof(FramePin.Server.Sessions.MachineRegistry))!)
+        .Get(name.Split('/')[1]).Space(name.Split('/')[3]);
+
     /// <summary>A machine of the test's own with one address space.</summary>
-    public async Task<(string Machine, string Space)> CreateAsync(string profile = "6.18", ulong memoryBytes = 64UL << 20)
+    public async Task<(string Machine, string Space)> CreateAsync(string profile = "6.18", ulong memoryBytes = 64UL << 20, uint hugePages = 0, bool tracksSoftDirty = false)
     {
-        var spec = new MachineSpec { Profile = profile, MemoryBytes = memoryBytes };
+        var spec = new MachineSpec { Profile = profile, MemoryBytes = memoryBytes, HugePages2M = hugePages, TracksSoftDirty = tracksSoftDirty };
         var machine = await Client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = spec });
         var space = await Client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest { Parent = machine.Name });
         return (machine.Name, space.Name);

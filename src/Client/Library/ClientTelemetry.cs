@@ -10,7 +10,7 @@ internal sealed class ClientInterceptor(TimeSpan deadline, TimeProvider time) : 
     /// <summary>Name of the source to listen to for client spans.</summary>
     public const string SourceName = "FramePin.Client";
 
-    private static readonly ActivitySource Activities = new(SourceName);
+    internal static readonly ActivitySource Activities = new(SourceName);
 
     public override AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(
         TRequest request, ClientInterceptorContext<TRequest, TResponse> context,

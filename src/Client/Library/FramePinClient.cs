@@ -26,6 +26,7 @@ public sealed class FramePinClient : IDisposable
         Devices = new DeviceService.DeviceServiceClient(Invoker);
         Memory = new MemoryService.MemoryServiceClient(Invoker);
         Leases = new LeaseService.LeaseServiceClient(Invoker);
+        Drivers = new DriverService.DriverServiceClient(Invoker);
     }
 
     /// <summary>For the standard services (health, reflection) and stubs of one's own.</summary>
@@ -44,6 +45,8 @@ public sealed class FramePinClient : IDisposable
     public MemoryService.MemoryServiceClient Memory { get; }
 
     public LeaseService.LeaseServiceClient Leases { get; }
+
+    public DriverService.DriverServiceClient Drivers { get; }
 
     /// <summary>
     /// Connects lazily to <paramref name="endpoint"/>: "unix:/path/of/socket", or "http://127.0.0.1:7461".

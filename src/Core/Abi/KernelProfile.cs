@@ -85,6 +85,9 @@ public sealed record KernelProfile
     /// <summary>Page 2 of [vvar] is there (6.18).</summary>
     public required bool VvarHasRandomPage { get; init; }
 
+    /// <summary>remap_pfn_range over a whole area marks it VM_PAT, which smaps shows as "ar" (arch/x86/mm/pat/memtype.c: track_pfn_remap; gone in 6.18).</summary>
+    public required bool MarksRemapped { get; init; }
+
     /// <summary>O_DIRECT pins its pages (6.1 took plain references).</summary>
     public required bool DirectIoPins { get; init; }
 
@@ -135,6 +138,7 @@ public sealed record KernelProfile
         LargeFolioReuse = LargeFolioReuse.WithoutOtherPages,
         LastPageNeedsTable = false,
         VvarHasRandomPage = false,
+        MarksRemapped = true,
         DirectIoPins = false,
         RingPinsUnderLock = true,
         NodeQueryDumps = true,
@@ -176,6 +180,7 @@ public sealed record KernelProfile
         LargeFolioReuse = LargeFolioReuse.WithinOneProcess,
         LastPageNeedsTable = true,
         VvarHasRandomPage = true,
+        MarksRemapped = false,
     };
 
     /// <summary>Every profile. The eras before 6.1 run over the mm rules of 6.1: a written deviation.</summary>

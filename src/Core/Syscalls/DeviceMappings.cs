@@ -21,6 +21,7 @@ internal static class DeviceMappings
         // get_remap_pgoff: who remaps a copy-on-write area does so in one piece.
         if (device is { Mapping: DeviceMapping.PfnMap, RemapsInParts: true } && vma.IsCow && vma.Pages > 1) return Errno.EINVAL;
         vma.Flags |= FlagsOf(device.Mapping);
+        if (device is { Mapping: DeviceMapping.PfnMap, RemapsInParts: false } && mm.Profile.MarksRemapped) vma.Flags |= VmFlags.Arch;
         vma.Flags &= ~VmFlags.Account;
         var tracked = VmaMerge.InsertOrMerge(space, vma);
         for (var address = vma.Start; address < vma.End; address += PageGeometry.PageSize)

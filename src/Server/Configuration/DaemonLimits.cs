@@ -87,6 +87,15 @@ public sealed record DaemonLimits
     /// <summary>How long a ticket is good, and a connection to the attach socket may take to show one.</summary>
     public TimeSpan AttachTicketLife { get; init; } = TimeSpan.FromSeconds(10);
 
+    /// <summary>drivers_max: nodes served, each with a stream.</summary>
+    public int DriversMax { get; init; } = 256;
+
+    /// <summary>driver_files_max, per driver: open files of a node.</summary>
+    public int DriverFilesMax { get; init; } = 1024;
+
+    /// <summary>driver_calls_max, per driver: calls that it has not answered. More, and it has stopped answering.</summary>
+    public int DriverCallsMax { get; init; } = 1024;
+
     /// <summary>Deadline of a call that came without one.</summary>
     public TimeSpan DefaultDeadline { get; init; } = TimeSpan.FromMinutes(2);
 

@@ -10,6 +10,8 @@ internal static class Names
     public const string Files = "files";
     public const string Devices = "devices";
     public const string FrameVectors = "frameVectors";
+    public const string Drivers = "drivers";
+    public const string DriverFiles = "driverFiles";
     private const string Machines = "machines";
     private const string Leases = "leases";
     private const string Attachments = "attachments";

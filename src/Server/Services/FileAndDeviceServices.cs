@@ -111,7 +111,7 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
 }
 
 /// <summary>Devices.</summary>
-internal sealed class DeviceService(MachineRegistry machines, DaemonOptions options) : V1.DeviceService.DeviceServiceBase
+internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leases, TimeProvider time, DaemonOptions options) : V1.DeviceService.DeviceServiceBase
 {
     public override Task<Device> CreateDevice(CreateDeviceRequest request, ServerCallContext context)
     {
@@ -126,9 +126,11 @@ internal sealed class DeviceService(MachineRegistry machines, DaemonOptions opti
             var needsRam = request.Mapping is DeviceMapping.IoPages or DeviceMapping.MixedPages or DeviceMapping.FaultPages
                 or DeviceMapping.P2PPages;
             if (needsRam && !request.Ram) throw Refusals.Bad("ram", $"{request.Mapping} maps pages, which only RAM has");
+            var lease = leases.Find(request.Lease);
             var (id, device) = host.AddDevice(request.DeviceId, chosen => host.Machine.CreateDevice(
                 request.Path.Length == 0 ? $"/dev/{chosen}" : request.Path, (Core.Backing.DeviceMapping)(request.Mapping - 1),
                 request.Pages, request.Ram, request.HasClose, !request.ReadOnly, request.RemapsInParts));
+            host.HangOn(lease, id, device);
             return Task.FromResult(ToWire(host, id, device));
         });
     }
@@ -139,6 +141,32 @@ internal sealed class DeviceService(MachineRegistry machines, DaemonOptions opti
         var response = new ListDevicesResponse();
         foreach (var (id, device) in host.Devices) response.Devices.Add(ToWire(host, id, device));
         return Task.FromResult(response);
+    }
+
+    public override Task<DeleteDeviceResponse> DeleteDevice(DeleteDeviceRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.Name, Names.Devices, "name");
+        return host.Requests.Run(nameof(DeleteDevice), request.RequestId, request, () =>
+        {
+            host.RemoveDevice(id, host.Device(id));
+            return Task.FromResult(new DeleteDeviceResponse());
+        });
+    }
+
+    public override Task<ExportDeviceResponse> ExportDevice(ExportDeviceRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.Name, Names.Devices, "name");
+        return host.Requests.Run(nameof(ExportDevice), request.RequestId, request, () =>
+        {
+            var lease = leases.Find(request.Lease);
+            if (!host.Device(id).IsRam) throw Refusals.State("NO_PAGES", "the device's range is MMIO, which has no pages to hold");
+            var record = host.ExportDevice(host.Device(id));
+            record.Lease = lease;
+            record.PinnedAt = time.GetUtcNow();
+            record.Trace = System.Diagnostics.Activity.Current?.Context ?? default;
+            host.Publish(record);
+            return Task.FromResult(new ExportDeviceResponse { FrameVector = host.VectorName(record.Number) });
+        });
     }
 
     private static Device ToWire(MachineHost host, string id, Core.Backing.Device device) => new()

@@ -6,7 +6,7 @@ using Grpc.Core;
 namespace FramePin.Server.Services;
 
 /// <summary>Leases over the wire.</summary>
-internal sealed class LeaseService(LeaseRegistry leases) : V1.LeaseService.LeaseServiceBase
+internal sealed class LeaseService(LeaseRegistry leases, IHostApplicationLifetime lifetime) : V1.LeaseService.LeaseServiceBase
 {
     public override Task<V1.Lease> OpenLease(OpenLeaseRequest request, ServerCallContext context) =>
         leases.Requests.Run(nameof(OpenLease), request.RequestId, request, () =>
@@ -22,7 +22,7 @@ internal sealed class LeaseService(LeaseRegistry leases) : V1.LeaseService.Lease
         if (!await requestStream.MoveNext(context.CancellationToken).ConfigureAwait(false)) return;
         var name = requestStream.Current.Lease;
         var lease = leases.Get(Names.LeaseId(name, "lease"));
-        using var either = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, lease.Ended);
+        using var either = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, lease.Ended, lifetime.ApplicationStopping);
         try
         {
             do
@@ -33,6 +33,10 @@ internal sealed class LeaseService(LeaseRegistry leases) : V1.LeaseService.Lease
                     new KeepAliveResponse { LeftMs = (ulong)lease.Left.TotalMilliseconds }, either.Token).ConfigureAwait(false);
             }
             while (await requestStream.MoveNext(either.Token).ConfigureAwait(false));
+        }
+        catch (OperationCanceledException) when (lifetime.ApplicationStopping.IsCancellationRequested)
+        {
+            throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending");
         }
         catch (Exception exception) when (exception is OperationCanceledException or RpcException && lease.Ended.IsCancellationRequested)
         {

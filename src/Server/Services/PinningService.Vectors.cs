@@ -132,7 +132,9 @@ internal sealed partial class PinningService
         return host.Requests.Run(nameof(Gup), request.RequestId, request, async () =>
         {
             var space = host.Space(spaceId);
+            var lease = leases.Find(request.Lease);
             var record = host.CreateVector(request.Pages);
+            record.Lease = lease;
             var call = (GupCall)(request.Function - 1);
             var outcome = host.Machine.Gup(
                 space, call, request.Start, (long)request.Pages, (Core.Abi.GupFlags)request.Flags, LockedArgument.Held, record.Vector);

@@ -15,6 +15,8 @@ internal sealed class Lease : IDisposable
     private readonly ITimer _timer;
     private readonly CancellationTokenSource _ended = new();
     private readonly Dictionary<(MachineHost Host, ulong Number), VectorRecord> _vectors = [];
+    private readonly Dictionary<object, Action> _others = new(ReferenceEqualityComparer.Instance);
+    private readonly List<object> _order = [];
 
     private long _heardOf;
     private bool _isEnded;
@@ -81,6 +83,28 @@ internal sealed class Lease : IDisposable
         }
     }
 
+    /// <summary>
+    /// Hangs something else on the lease: <paramref name="release"/> runs at the end, before the vectors go, the latest first. False: the
+    /// lease has ended, and the caller releases it itself.
+    /// </summary>
+    public bool TryAdd(object owned, Action release)
+    {
+        lock (_lock)
+        {
+            if (_isEnded) return false;
+            _others.Add(owned, release);
+            _order.Add(owned);
+            return true;
+        }
+    }
+
+    /// <summary>It was released by somebody else.</summary>
+    public void Forget(object owned)
+    {
+        lock (_lock)
+            if (_others.Remove(owned)) _order.Remove(owned);
+    }
+
     /// <summary>The vector was released by somebody else.</summary>
     public void Forget(MachineHost host, VectorRecord record)
     {
@@ -100,16 +124,21 @@ internal sealed class Lease : IDisposable
     public (int Vectors, long Pages) End()
     {
         List<KeyValuePair<(MachineHost Host, ulong Number), VectorRecord>> held;
+        List<Action> others;
         lock (_lock)
         {
             if (_isEnded) return default;
             _isEnded = true;
             held = [.. _vectors.OrderByDescending(pair => pair.Key.Number)];
             _vectors.Clear();
+            others = [.. Enumerable.Reverse(_order).Select(owned => _others[owned])];
+            _others.Clear();
+            _order.Clear();
         }
 
         _timer.Dispose();
         _ended.Cancel();
+        foreach (var release in others) release();
         var (vectors, pages) = (0, 0L);
         foreach (var ((host, _), record) in held)
         {

@@ -15,6 +15,7 @@ internal sealed class MachineHost : IDisposable
     private readonly ConcurrentDictionary<string, AddressSpace> _spaces = new(StringComparer.Ordinal);
     private readonly ConcurrentDictionary<string, MemoryFile> _files = new(StringComparer.Ordinal);
     private readonly ConcurrentDictionary<string, Device> _devices = new(StringComparer.Ordinal);
+    private readonly ConcurrentDictionary<Device, Lease> _deviceLeases = new();
     private readonly ConcurrentDictionary<ulong, VectorRecord> _vectors = new();
     private readonly ConcurrentDictionary<ParkedPin, TaskCompletionSource<PinOutcome>> _waiting = new();
     private readonly Lock _naming = new();
@@ -82,6 +83,40 @@ internal sealed class MachineHost : IDisposable
         return (id, device);
     }
 
+    /// <summary>A device is deleted with its lease, if it has one. A lease that has ended meanwhile takes it along: NOT_FOUND.</summary>
+    public void HangOn(Lease? lease, string id, Device device)
+    {
+        if (lease is null) return;
+        _deviceLeases[device] = lease;
+        if (lease.TryAdd(device, () => RemoveDevice(id, device))) return;
+        RemoveDevice(id, device);
+        throw LeaseRegistry.Gone(lease.Id);
+    }
+
+    /// <summary>The device loses its name; its memory goes with the last mapping.</summary>
+    public void RemoveDevice(string id, Device device)
+    {
+        if (!_devices.TryRemove(new KeyValuePair<string, Device>(id, device))) return;
+        if (_deviceLeases.TryRemove(device, out var lease)) lease.Forget(device);
+        try
+        {
+            Machine.DestroyDevice(device);
+        }
+        catch (ObjectDisposedException)
+        {
+            // The machine was deleted before, and the device with it.
+        }
+    }
+
+    /// <summary>A vector that holds a device's pages, not published yet. NOT_FOUND when the device was deleted meanwhile.</summary>
+    public VectorRecord ExportDevice(Device device)
+    {
+        Reserve();
+        if (Machine.CreateVector(device) is { } vector) return new VectorRecord(Interlocked.Increment(ref _nextVector), vector);
+        Interlocked.Decrement(ref _vectorCount);
+        throw Refusals.NotFound("DEVICE", device.Name);
+    }
+
     public void RemoveSpace(AddressSpace space) => _spaces.TryRemove(space.Name, out _);
 
     public void RemoveFile(string id) => _files.TryRemove(id, out _);
@@ -91,13 +126,16 @@ internal sealed class MachineHost : IDisposable
     {
         if (slots == 0) throw Refusals.Bad("pages", "must be at least 1");
         if (slots > _limits.VectorPagesMax) throw Refusals.Limit("vector_pages_max", _limits.VectorPagesMax, slots);
-        if (Interlocked.Increment(ref _vectorCount) > _limits.FrameVectorsMax)
-        {
-            Interlocked.Decrement(ref _vectorCount);
-            throw Refusals.Limit("frame_vectors_max", (ulong)_limits.FrameVectorsMax, (ulong)_limits.FrameVectorsMax + 1);
-        }
-
+        Reserve();
         return new VectorRecord(Interlocked.Increment(ref _nextVector), Machine.CreateVector((long)slots)!);
+    }
+
+    /// <summary>Counts one vector more. RESOURCE_EXHAUSTED at the limit.</summary>
+    private void Reserve()
+    {
+        if (Interlocked.Increment(ref _vectorCount) <= _limits.FrameVectorsMax) return;
+        Interlocked.Decrement(ref _vectorCount);
+        throw Refusals.Limit("frame_vectors_max", (ulong)_limits.FrameVectorsMax, (ulong)_limits.FrameVectorsMax + 1);
     }
 
     /// <summary>

@@ -1,0 +1,136 @@
+using FramePin.V1;
+
+namespace FramePin.Client.Drivers.VideoBuf2;
+
+/// <summary>Getting a buffer ready: the memory behind its planes (__buf_prepare).</summary>
+public sealed partial class Vb2Queue
+{
+    /// <summary>Buffers that are prepared keep their memory, whatever the argument says now. On an errno the buffer stays as it was.</summary>
+    private async Task<Errno> PrepareAsync(Vb2Buffer buffer, V4l2Buffer argument, string space)
+    {
+        if (_hasError) return Errno.EIO;
+        buffer.State = Vb2State.Preparing;
+        var errno = Memory switch
+        {
+            Vb2Memory.Mmap => PrepareMmap(buffer, argument),
+            Vb2Memory.UserPtr => await PrepareUserPtrAsync(buffer, argument, space).ConfigureAwait(false),
+            _ => await PrepareDmaBufAsync(buffer, argument).ConfigureAwait(false),
+        };
+        buffer.State = Vb2State.Dequeued;
+        buffer.IsPrepared = errno == Errno.None;
+        return errno;
+    }
+
+    private Errno PrepareMmap(Vb2Buffer buffer, V4l2Buffer argument)
+    {
+        for (var plane = 0; plane < buffer.Planes.Count; plane++)
+            SetPayload(buffer.Planes[plane], At(argument, plane), buffer.Planes[plane].Length);
+        return _driver.BufPrepare(buffer);
+    }
+
+    /// <summary>__prepare_userptr, rows 87 to 91.</summary>
+    private async Task<Errno> PrepareUserPtrAsync(Vb2Buffer buffer, V4l2Buffer argument, string space)
+    {
+        var isFresh = false;
+        for (var i = 0; i < buffer.Planes.Count; i++)
+        {
+            var plane = buffer.Planes[i];
+            var given = At(argument, i);
+            // The same address and length: the pages of last time, even if something else is mapped there now (row 88).
+            if (given.UserPointer != 0 && plane.UserPointer == given.UserPointer && plane.Length == given.Length && plane.Memory is not null) continue;
+            if (given.Length < plane.MinLength) return await ForgetAsync(buffer, Errno.EINVAL).ConfigureAwait(false);
+            if (plane.Memory is { } old)
+            {
+                if (!isFresh) Cleanup(buffer);
+                plane.Memory = null;
+                await old.PutAsync().ConfigureAwait(false);
+            }
+
+            isFresh = true;
+            (plane.UserPointer, plane.Length, plane.BytesUsed, plane.DataOffset) = (0, 0, 0, 0);
+            var (errno, memory) = await _memOps.GetUserPtrAsync(space, given.UserPointer, given.Length, Options.Direction).ConfigureAwait(false);
+            if (memory is null) return await ForgetAsync(buffer, errno).ConfigureAwait(false);
+            plane.Memory = memory;
+        }
+
+        for (var i = 0; i < buffer.Planes.Count; i++)
+        {
+            var given = At(argument, i);
+            buffer.Planes[i].Length = given.Length;
+            buffer.Planes[i].UserPointer = given.UserPointer;
+            SetPayload(buffer.Planes[i], given, given.Length);
+        }
+
+        return await FinishPrepareAsync(buffer, isFresh).ConfigureAwait(false);
+    }
+
+    /// <summary>__prepare_dmabuf.</summary>
+    private async Task<Errno> PrepareDmaBufAsync(Vb2Buffer buffer, V4l2Buffer argument)
+    {
+        var isFresh = false;
+        for (var i = 0; i < buffer.Planes.Count; i++)
+        {
+            var plane = buffer.Planes[i];
+            var given = At(argument, i);
+            if (await FindAsync(given.DmaBuf).ConfigureAwait(false) is not { } size) return await ForgetAsync(buffer, Errno.EINVAL).ConfigureAwait(false);
+            var length = given.Length == 0 ? size : given.Length;
+            if (length < plane.MinLength) return await ForgetAsync(buffer, Errno.EINVAL).ConfigureAwait(false);
+            if (plane.DmaBuf == given.DmaBuf && plane.Length == length && plane.Memory is not null) continue;
+            if (!isFresh) Cleanup(buffer);
+            isFresh = true;
+            if (plane.Memory is { } old)
+            {
+                plane.Memory = null;
+                await old.PutAsync().ConfigureAwait(false);
+            }
+
+            var (errno, memory) = await _memOps.AttachDmaBufAsync(given.DmaBuf, length).ConfigureAwait(false);
+            if (memory is null) return await ForgetAsync(buffer, errno).ConfigureAwait(false);
+            plane.Memory = memory;
+            plane.DmaBuf = given.DmaBuf;
+            plane.Length = length;
+        }
+
+        for (var i = 0; i < buffer.Planes.Count; i++) SetPayload(buffer.Planes[i], At(argument, i), buffer.Planes[i].Length);
+        return await FinishPrepareAsync(buffer, isFresh).ConfigureAwait(false);
+    }
+
+    private async Task<ulong?> FindAsync(string dmaBuf) => dmaBuf.Length == 0 ? null : await _memOps.SizeOfAsync(dmaBuf).ConfigureAwait(false);
+
+    private async Task<Errno> FinishPrepareAsync(Vb2Buffer buffer, bool isFresh)
+    {
+        if (isFresh)
+        {
+            var failed = _driver.BufInit(buffer);
+            if (failed != Errno.None) return await ForgetAsync(buffer, failed).ConfigureAwait(false);
+            buffer.IsInitialised = true;
+        }
+
+        var errno = _driver.BufPrepare(buffer);
+        return errno == Errno.None ? errno : await ForgetAsync(buffer, errno).ConfigureAwait(false);
+    }
+
+    /// <summary>Every plane of the buffer is released and forgotten: the next QBUF pins afresh.</summary>
+    private async Task<Errno> ForgetAsync(Vb2Buffer buffer, Errno errno)
+    {
+        await ReleasePlanesAsync(buffer).ConfigureAwait(false);
+        foreach (var plane in buffer.Planes) (plane.UserPointer, plane.DmaBuf, plane.Length) = (0, "", 0);
+        return errno;
+    }
+
+    private void Cleanup(Vb2Buffer buffer)
+    {
+        if (buffer.IsInitialised) _driver.BufCleanup(buffer);
+        buffer.IsInitialised = false;
+    }
+
+    /// <summary>Output: what the application says is in it, all of it when it says 0. Capture: nothing yet.</summary>
+    private void SetPayload(Vb2Plane plane, V4l2Plane given, ulong length)
+    {
+        plane.BytesUsed = !Options.IsOutput ? 0 : given.BytesUsed != 0 ? given.BytesUsed : length;
+        plane.DataOffset = Options.IsOutput && Options.IsMultiplanar ? given.DataOffset : 0;
+    }
+
+    /// <summary>A single-planar argument without its plane is all zeroes.</summary>
+    private static V4l2Plane At(V4l2Buffer argument, int plane) => plane < argument.Planes.Count ? argument.Planes[plane] : new V4l2Plane();
+}

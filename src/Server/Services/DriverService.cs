@@ -1,0 +1,136 @@
+using System.Globalization;
+using FramePin.Core.Syscalls;
+using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
+using FramePin.V1;
+using Grpc.Core;
+using Errno = FramePin.Core.Abi.Errno;
+using MapFlags = FramePin.Core.Abi.MapFlags;
+using Prot = FramePin.Core.Abi.Prot;
+
+namespace FramePin.Server.Services;
+
+/// <summary>Driver processes and the files that they serve: carries calls between applications and drivers.</summary>
+internal sealed class DriverService(
+    MachineRegistry machines, DriverRegistry drivers, LeaseRegistry leases, IHostApplicationLifetime lifetime) : V1.DriverService.DriverServiceBase
+{
+    public override async Task ServeDriver(
+        IAsyncStreamReader<DriverReply> requestStream, IServerStreamWriter<DriverCall> responseStream, ServerCallContext context)
+    {
+        using var either = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, lifetime.ApplicationStopping);
+        if (!await requestStream.MoveNext(either.Token).ConfigureAwait(false)) return;
+        if (requestStream.Current.Register is not { } register) throw Refusals.Bad("register", "the first message registers the driver");
+        var host = machines.Get(Names.MachineId(register.Machine, "register.machine"));
+        var driver = drivers.Register(host, register.Node, register.Driver);
+        var sending = Task.CompletedTask;
+        try
+        {
+            await responseStream.WriteAsync(new DriverCall(), either.Token).ConfigureAwait(false);
+            sending = SendAsync(driver, responseStream, either.Token);
+            while (await requestStream.MoveNext(either.Token).ConfigureAwait(false))
+            {
+                if (requestStream.Current.Answer is not { } answer) throw Refusals.Bad("answer", "every message but the first answers a call");
+                driver.Answer(answer);
+            }
+        }
+        catch (OperationCanceledException) when (lifetime.ApplicationStopping.IsCancellationRequested)
+        {
+            throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending");
+        }
+        finally
+        {
+            drivers.End(driver);
+            await either.CancelAsync().ConfigureAwait(false);
+            await sending.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        }
+    }
+
+    public override Task<ListDriversResponse> ListDrivers(ListDriversRequest request, ServerCallContext context)
+    {
+        var host = machines.Get(Names.MachineId(request.Parent, "parent"));
+        var response = new ListDriversResponse();
+        foreach (var driver in drivers.Of(host))
+            response.Drivers.Add(new Driver
+            {
+                Name = DriverRegistry.NameOf(driver),
+                Driver_ = driver.Driver,
+                OpenFiles = (uint)driver.Files.Count,
+                Calls = (ulong)driver.Answered,
+            });
+        return Task.FromResult(response);
+    }
+
+    public override async Task<OpenDriverFileResponse> OpenDriverFile(OpenDriverFileRequest request, ServerCallContext context)
+    {
+        var (host, node) = machines.Resolve(request.Driver, Names.Drivers, "driver");
+        var driver = drivers.Get(host, node);
+        var (errno, file) = await drivers.OpenAsync(driver, leases.Find(request.Lease), request.NonBlocking, context.CancellationToken)
+            .ConfigureAwait(false);
+        return new OpenDriverFileResponse { Errno = errno, File = file is null ? "" : DriverRegistry.NameOf(file) };
+    }
+
+    public override async Task<IoctlResponse> Ioctl(IoctlRequest request, ServerCallContext context)
+    {
+        var (host, file) = Find(request.File);
+        if (file is null) return new IoctlResponse { Errno = (uint)Errno.ENODEV };
+        if (request.AddressSpace.Length > 0) CheckSpace(host, request.AddressSpace);
+        var ioctl = new IoctlCall
+        {
+            Command = request.Command,
+            Argument = request.Argument,
+            AddressSpace = request.AddressSpace,
+            NonBlocking = request.NonBlocking || file.IsNonBlocking,
+        };
+        var answer = await file.Driver.CallAsync(new DriverCall { File = file.Number, Ioctl = ioctl }, context.CancellationToken)
+            .ConfigureAwait(false);
+        return new IoctlResponse { Errno = answer.Errno, Argument = answer.Argument };
+    }
+
+    public override async Task<MapDriverFileResponse> MapDriverFile(MapDriverFileRequest request, ServerCallContext context)
+    {
+        var (host, file) = Find(request.File);
+        if (file is null) return new MapDriverFileResponse { Errno = (uint)Errno.ENODEV };
+        var space = CheckSpace(host, request.AddressSpace);
+        var map = new MapCall { Length = request.Length, Prot = request.Prot, Flags = request.Flags, Offset = request.Offset };
+        var answer = await file.Driver.CallAsync(new DriverCall { File = file.Number, Map = map }, context.CancellationToken).ConfigureAwait(false);
+        if (answer.Errno != 0) return new MapDriverFileResponse { Errno = answer.Errno };
+        var (owner, id) = machines.Resolve(answer.Device, Names.Devices, "device");
+        if (owner != host) throw Refusals.Bad("device", "the driver named a device of another machine");
+        var result = host.Machine.Mmap(space, new MmapRequest
+        {
+            Address = request.Address,
+            Length = request.Length,
+            Prot = (Prot)request.Prot,
+            Flags = (MapFlags)request.Flags,
+            Device = host.Device(id),
+        });
+        return new MapDriverFileResponse { Errno = (uint)result.Error, Address = result.Error == Errno.None ? result.Value : 0 };
+    }
+
+    public override async Task<CloseDriverFileResponse> CloseDriverFile(CloseDriverFileRequest request, ServerCallContext context)
+    {
+        var (_, file) = Find(request.File);
+        if (file is not null) await drivers.Close(file).WaitAsync(context.CancellationToken).ConfigureAwait(false);
+        return new CloseDriverFileResponse();
+    }
+
+    private static async Task SendAsync(ServedDriver driver, IServerStreamWriter<DriverCall> stream, CancellationToken cancelled)
+    {
+        await foreach (var call in driver.Outgoing.ReadAllAsync(cancelled).ConfigureAwait(false))
+            await stream.WriteAsync(call, cancelled).ConfigureAwait(false);
+    }
+
+    private (MachineHost Host, OpenDriverFile? File) Find(string name)
+    {
+        var (host, text) = machines.Resolve(name, Names.DriverFiles, "file");
+        return ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
+            ? (host, drivers.Find(host, number))
+            : throw Refusals.Bad("file", "expected machines/{machine}/driverFiles/{number}");
+    }
+
+    private Core.Vmas.AddressSpace CheckSpace(MachineHost host, string name)
+    {
+        var (owner, id) = machines.Resolve(name, Names.AddressSpaces, "address_space");
+        return owner == host ? owner.Space(id) : throw Refusals.Bad("address_space", "belongs to another machine than the file");
+    }
+}

@@ -1,0 +1,87 @@
+using System.Collections.Concurrent;
+using System.Diagnostics;
+using System.Threading.Channels;
+using FramePin.Server.Mapping;
+using FramePin.V1;
+using Errno = FramePin.Core.Abi.Errno;
+
+namespace FramePin.Server.Sessions;
+
+/// <summary>A driver process that serves a node: the calls on their way to it, and the files that applications opened.</summary>
+/// <remarks>Any thread. Ends with the driver's stream; what waits then, and what comes later, is answered ENODEV.</remarks>
+internal sealed class ServedDriver(MachineHost host, string node, string driver, int callsMax)
+{
+    private readonly Channel<DriverCall> _outgoing = Channel.CreateUnbounded<DriverCall>(new UnboundedChannelOptions { SingleReader = true });
+    private readonly ConcurrentDictionary<ulong, TaskCompletionSource<DriverAnswer>> _pending = new();
+    private readonly Lock _lock = new();
+    private ulong _nextCall;
+    private long _answered;
+    private bool _isGone;
+
+    public MachineHost Host { get; } = host;
+
+    public string Node { get; } = node;
+
+    /// <summary>What it calls itself.</summary>
+    public string Driver { get; } = driver;
+
+    /// <summary>Files open now, by number.</summary>
+    public ConcurrentDictionary<ulong, OpenDriverFile> Files { get; } = new();
+
+    public long Answered => Interlocked.Read(ref _answered);
+
+    /// <summary>Calls for the driver, in order.</summary>
+    public ChannelReader<DriverCall> Outgoing => _outgoing.Reader;
+
+    /// <summary>
+    /// Asks the driver and waits for its answer; ENODEV when it is gone, or goes meanwhile. A cancelled caller leaves at once, and the driver
+    /// is told by an interrupt.
+    /// </summary>
+    public async Task<DriverAnswer> CallAsync(DriverCall call, CancellationToken cancelled)
+    {
+        if (Send(call) is not { } answer) return new DriverAnswer { Errno = (uint)Errno.ENODEV };
+        using var registration = cancelled.Register(() =>
+        {
+            if (!answer.TrySetCanceled(cancelled)) return;
+            _outgoing.Writer.TryWrite(new DriverCall { File = call.File, Interrupt = call.Call });
+        });
+        return await answer.Task.ConfigureAwait(false);
+    }
+
+    /// <summary>The driver answers. False: no such call, or answered before.</summary>
+    public bool Answer(DriverAnswer answer)
+    {
+        if (!_pending.TryRemove(answer.Call, out var waiting)) return false;
+        Interlocked.Increment(ref _answered);
+        waiting.TrySetResult(answer);
+        return true;
+    }
+
+    /// <summary>The driver is gone.</summary>
+    public void End()
+    {
+        lock (_lock) _isGone = true;
+        _outgoing.Writer.TryComplete();
+        foreach (var (number, waiting) in _pending)
+            if (_pending.TryRemove(number, out _)) waiting.TrySetResult(new DriverAnswer { Errno = (uint)Errno.ENODEV });
+    }
+
+    private TaskCompletionSource<DriverAnswer>? Send(DriverCall call)
+    {
+        var answer = new TaskCompletionSource<DriverAnswer>(TaskCreationOptions.RunContinuationsAsynchronously);
+        lock (_lock)
+        {
+            if (_isGone) return null;
+            if (_pending.Count >= callsMax) throw Refusals.Limit("driver_calls_max", (ulong)callsMax, (ulong)_pending.Count + 1);
+            call.Call = ++_nextCall;
+            call.Traceparent = Activity.Current?.Id ?? "";
+            _pending[call.Call] = answer;
+            _outgoing.Writer.TryWrite(call);
+        }
+
+        return answer;
+    }
+}
+
+/// <summary>A node's file that an application has open.</summary>
+internal sealed record OpenDriverFile(ulong Number, ServedDriver Driver, Lease? Lease, bool IsNonBlocking);
