@@ -64,7 +64,13 @@ internal sealed class CommandLine
                 Console.Error.WriteLine($"refused: {refusal.Message} [{refusal.Code}, {refusal.Reason}]");
                 return Refused;
             }
-            catch (Exception exception) when (exception is FormatException or IOException or UnauthorizedAccessException)
+            catch (ErrnoException exception)
+            {
+                Console.Error.WriteLine($"refused: {exception.Message}");
+                return Refused;
+            }
+            catch (Exception exception) when (exception is FormatException or IOException or UnauthorizedAccessException
+                or System.Net.Sockets.SocketException)
             {
                 Console.Error.WriteLine(exception.Message);
                 return Usage;
@@ -102,3 +108,6 @@ internal sealed class CommandLine
         return option;
     }
 }
+
+/// <summary>A driver's errno, as the end of a command.</summary>
+internal sealed class ErrnoException(string message) : Exception(message);

@@ -73,6 +73,11 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     {
         var request = new MapFramesRequest { Attachment = _name, FrameVector = frameVector };
         var mapped = await _client.Memory.MapFramesAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
+        return MapHeld(mapped, isWritable);
+    }
+
+    private MappedFrames MapHeld(MapFramesResponse mapped, bool isWritable)
+    {
         try
         {
             return new MappedFrames(LocalMapping.Map(_memory, mapped.Runs, isWritable && !IsReadOnly), () => Unhold(mapped.Hold));
@@ -82,6 +87,34 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
             Unhold(mapped.Hold);
             throw;
         }
+    }
+
+    /// <summary>
+    /// Maps pages of an address space, so that an application's process works on them with plain loads and stores and a driver that pinned
+    /// them sees each at once. Absent pages are populated first, and shared ones made the space's own where <paramref name="isWritable"/>.
+    /// </summary>
+    /// <remarks>
+    /// A mirror of what is mapped now: after fork, munmap, MADV_DONTNEED or whatever else changes the mapping, dispose it and map again.
+    /// Until then it shows the old frames, which nobody else is given.
+    /// </remarks>
+    /// <param name="addressSpace">"machines/{m}/addressSpaces/{as}".</param>
+    /// <param name="start">Address in bytes, page-aligned.</param>
+    /// <param name="length">Bytes, rounded up to pages.</param>
+    /// <param name="isWritable">This process is going to store.</param>
+    /// <param name="cancelled">Gives it up.</param>
+    public async Task<MappedFrames> MapSpaceAsync(
+        string addressSpace, ulong start, ulong length, bool isWritable = true, CancellationToken cancelled = default)
+    {
+        var request = new MapSpaceRequest
+        {
+            Attachment = _name,
+            AddressSpace = addressSpace,
+            Start = start,
+            Pages = (length + 4095) >> 12,
+            Write = isWritable && !IsReadOnly,
+        };
+        var mapped = await _client.Memory.MapSpaceAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
+        return MapHeld(mapped, isWritable);
     }
 
     public async Task<int> ReadAsync(string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancelled = default)

@@ -4,6 +4,7 @@ using FramePin.Core.Faults;
 using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Pinning;
+using FramePin.Core.Syscalls;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Machines;
@@ -13,7 +14,8 @@ public sealed class FrameHold
 {
     internal FrameHold(IReadOnlyList<FrameRun> runs) => Runs = runs;
 
-    internal IReadOnlyList<FrameRun> Runs { get; }
+    /// <summary>The frames in order, as runs of consecutive PFNs.</summary>
+    public IReadOnlyList<FrameRun> Runs { get; }
 
     /// <summary>Guarded by the turn.</summary>
     internal bool IsReleased { get; set; }
@@ -92,6 +94,44 @@ public sealed partial class Machine
         var hold = new FrameHold(vector.Runs.ToArray().Where(run => _mm.Memory.Frames.IsValid(run.First)).ToArray());
         foreach (var run in hold.Runs) _mm.Memory.Quarantine.Hold(run.First, run.Count);
         return hold;
+    }
+
+    /// <summary>
+    /// The same for the pages of an address space: each is touched first, by a store where <paramref name="isWrite"/>, which makes the page
+    /// the space's own, and then held as it is mapped now. A mapping that changes later leaves the hold with the old frames.
+    /// </summary>
+    /// <param name="space">Whose pages.</param>
+    /// <param name="start">Address in bytes, page-aligned.</param>
+    /// <param name="pages">At least one.</param>
+    /// <param name="isWrite">The process is going to store.</param>
+    /// <param name="signal">What the touch of the page at <paramref name="failedAt"/> ended in, or none; SigBus for a page that is no RAM.</param>
+    /// <param name="failedAt">Address of that page.</param>
+    public FrameHold? HoldRange(AddressSpace space, ulong start, long pages, bool isWrite, out UserSignal signal, out ulong failedAt)
+    {
+        using var turn = EnterTurn();
+        var runs = new List<FrameRun>();
+        signal = space.Exited ? UserSignal.SigSegvMapErr : UserSignal.None;
+        failedAt = start;
+        for (var i = 0L; i < pages && signal == UserSignal.None; i++)
+        {
+            failedAt = start + ((ulong)i << PageGeometry.PageShift);
+            signal = UserAccess.Touch(_mm, space, failedAt, isWrite, out var pfn);
+            if (signal != UserSignal.None) break;
+            if (!_mm.Memory.Frames.IsValid(pfn)) signal = UserSignal.SigBus;
+            else Append(runs, pfn);
+        }
+
+        if (signal != UserSignal.None) return null;
+        var hold = new FrameHold(runs);
+        foreach (var run in runs) _mm.Memory.Quarantine.Hold(run.First, run.Count);
+        return hold;
+    }
+
+    private static void Append(List<FrameRun> runs, Pfn pfn)
+    {
+        if (runs.Count > 0 && runs[^1] is var last && last.First + last.Count == pfn && last.Count < FrameRun.MaxCount)
+            runs[^1] = FrameRun.FromPacked(FrameRun.Pack(last.First.Value, last.Count + 1, isLarge: false));
+        else runs.Add(FrameRun.FromPacked(FrameRun.Pack(pfn.Value, 1, isLarge: false)));
     }
 
     /// <summary>The process has unmapped them, or is dead. The second call for a hold does nothing.</summary>

@@ -32,6 +32,12 @@ internal sealed class Attachment(string id, MachineHost host, Lease? lease, bool
             hold = Host.Machine.HoldFrames(record.Vector);
         }
 
+        return Hold(hold);
+    }
+
+    /// <summary>The attachment holds frames from now on; their number within it. NOT_FOUND, and they are released, when it has ended.</summary>
+    public ulong Hold(FrameHold hold)
+    {
         lock (_lock)
         {
             if (!_hasEnded)

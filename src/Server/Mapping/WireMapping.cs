@@ -1,4 +1,5 @@
 using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
 using FramePin.Core.Machines;
@@ -160,6 +161,18 @@ internal static class WireMapping
         if (isScattered) return runs;
         runs.Counts.Capacity = source.Length;
         foreach (var run in source) runs.Counts.Add(run.Count);
+        return runs;
+    }
+
+    public static V1.FrameRuns ToRuns(IReadOnlyList<FrameRun> source)
+    {
+        var runs = new V1.FrameRuns();
+        foreach (var run in source)
+        {
+            runs.FirstPfns.Add(run.First.Value);
+            runs.Counts.Add(run.Count);
+        }
+
         return runs;
     }
 

@@ -53,6 +53,22 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         }
     }
 
+    public override Task<MapFramesResponse> MapSpace(MapSpaceRequest request, ServerCallContext context)
+    {
+        var attachment = attachments.Get(Names.AttachmentId(request.Attachment, "attachment"));
+        var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
+        if (host != attachment.Host) throw Refusals.Bad("address_space", "belongs to another machine than the attachment");
+        if ((request.Start & 4095) != 0) throw Refusals.Bad("start", "must be a multiple of 4096");
+        if (request.Pages == 0) throw Refusals.Bad("pages", "must be at least 1");
+        if (request.Pages > options.Limits.TouchPagesMax) throw Refusals.Limit("touch_pages_max", options.Limits.TouchPagesMax, request.Pages);
+        var hold = host.Machine.HoldRange(host.Space(id), request.Start, (long)request.Pages, request.Write, out var signal, out var failedAt);
+        if (hold is null)
+            throw Refusals.State(
+                signal.ToString().ToUpperInvariant(), $"the page at 0x{failedAt:x} cannot be mapped: touching it ends in {signal}",
+                ("address", $"0x{failedAt:x}"));
+        return Task.FromResult(new MapFramesResponse { Hold = attachment.Hold(hold), Runs = WireMapping.ToRuns(hold.Runs) });
+    }
+
     public override Task<UnmapFramesResponse> UnmapFrames(UnmapFramesRequest request, ServerCallContext context)
     {
         var attachment = attachments.Get(Names.AttachmentId(request.Attachment, "attachment"));

@@ -9,7 +9,8 @@ public sealed class DriverHandle : IAsyncDisposable
 {
     private readonly FramePinClient _client;
 
-    private DriverHandle(FramePinClient client, string file)
+    /// <summary>A file that is open already, by its name: "machines/{m}/driverFiles/{number}".</summary>
+    public DriverHandle(FramePinClient client, string file)
     {
         _client = client;
         File = file;
