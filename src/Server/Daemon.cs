@@ -44,6 +44,7 @@ internal static partial class Daemon
         services.AddSingleton<DriverRegistry>();
         services.AddSingleton<AttachTickets>();
         services.AddSingleton<Attachments>();
+        services.AddSingleton<QuarantineKeeper>();
         services.AddSingleton<AttachServer>();
         services.AddHostedService(provider => provider.GetRequiredService<AttachServer>());
         services.AddGrpc(grpc =>
@@ -63,6 +64,10 @@ internal static partial class Daemon
         {
             foreach (var host in app.Services.GetRequiredService<MachineRegistry>().All) host.StopWaiting();
         });
+        var keeper = app.Services.GetRequiredService<QuarantineKeeper>();
+        var machines = app.Services.GetRequiredService<MachineRegistry>();
+        machines.Made = keeper.Watch;
+        foreach (var host in machines.All) keeper.Watch(host);
         app.UseMiddleware<StatusDetailsMiddleware>();
         app.MapGrpcService<MachineService>();
         app.MapGrpcService<AddressSpaceService>();

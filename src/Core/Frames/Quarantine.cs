@@ -29,6 +29,20 @@ internal sealed class Quarantine
         return true;
     }
 
+    /// <summary>Frames of a range that are free and kept back.</summary>
+    public ulong WaitingIn(Pfn first, ulong count)
+    {
+        var frames = 0UL;
+        foreach (var (head, order) in _waiting)
+        {
+            var from = Math.Max(head, first.Value);
+            var to = Math.Min(head + (1UL << order), first.Value + count);
+            if (from < to) frames += to - from;
+        }
+
+        return frames;
+    }
+
     /// <summary>Holds are given up; the folios that may go to the allocator now, with their orders.</summary>
     public List<(Pfn Head, int Order)> Release(Pfn first, ulong count)
     {

@@ -134,6 +134,27 @@ public sealed partial class Machine
         else runs.Add(FrameRun.FromPacked(FrameRun.Pack(pfn.Value, 1, isLarge: false)));
     }
 
+    /// <summary>Free frames that are kept from the allocator and that these holds name, among others perhaps.</summary>
+    public ulong QuarantinedBy(IReadOnlyCollection<FrameHold> holds)
+    {
+        using var turn = EnterQuery();
+        var frames = 0UL;
+        foreach (var hold in holds)
+            foreach (var run in hold.Runs) frames += _mm.Memory.Quarantine.WaitingIn(run.First, run.Count);
+        return frames;
+    }
+
+    /// <summary>
+    /// Has <paramref name="exceeded"/> called, on a thread of the pool and while nobody holds the turn, whenever a command leaves more than
+    /// <paramref name="frames"/> free frames kept from the allocator.
+    /// </summary>
+    public void WatchQuarantine(ulong frames, Action exceeded)
+    {
+        using var turn = EnterQuery();
+        _quarantineBound = frames;
+        _quarantineExceeded = exceeded;
+    }
+
     /// <summary>The process has unmapped them, or is dead. The second call for a hold does nothing.</summary>
     public void ReleaseHold(FrameHold hold)
     {

@@ -77,6 +77,10 @@ public sealed partial class Machine : IDisposable
 
     public PinStatistics PinStatistics => _mm.Memory.Statistics;
 
+    /// <summary>Told when more frames than this are kept from the allocator.</summary>
+    private ulong _quarantineBound = ulong.MaxValue;
+    private Action? _quarantineExceeded;
+
     internal MmContext Context => _mm;
 
     /// <summary>Counters of the machine, as one consistent snapshot.</summary>
@@ -198,8 +202,10 @@ public sealed partial class Machine : IDisposable
             }
             finally
             {
+                var exceeded = machine._mm.Memory.Quarantine.Frames > machine._quarantineBound ? machine._quarantineExceeded : null;
                 machine._mm.Memory.Gate.LeaveTurn();
                 machine._turn.Exit();
+                if (exceeded is not null) ThreadPool.UnsafeQueueUserWorkItem(static call => call(), exceeded, preferLocal: false);
             }
         }
     }

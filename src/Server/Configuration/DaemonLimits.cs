@@ -87,6 +87,12 @@ public sealed record DaemonLimits
     /// <summary>How long a ticket is good, and a connection to the attach socket may take to show one.</summary>
     public TimeSpan AttachTicketLife { get; init; } = TimeSpan.FromSeconds(10);
 
+    /// <summary>quarantine_bytes_max, per machine that names none: free memory kept back because local processes may have it mapped.</summary>
+    public ulong QuarantineBytesMax { get; init; } = 256UL << 20;
+
+    /// <summary>How long a process that was killed for what it held may take to be dead.</summary>
+    public TimeSpan KillPatience { get; init; } = TimeSpan.FromSeconds(5);
+
     /// <summary>drivers_max: nodes served, each with a stream.</summary>
     public int DriversMax { get; init; } = 256;
 

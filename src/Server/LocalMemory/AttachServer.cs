@@ -16,6 +16,9 @@ internal sealed partial class AttachServer(
     DaemonOptions options, AttachTickets tickets, Attachments attachments, TimeProvider time, ILogger<AttachServer> log)
     : BackgroundService
 {
+    /// <summary>How often a wait for a process's end looks whether it is needed still.</summary>
+    private static readonly TimeSpan PollTime = TimeSpan.FromMilliseconds(200);
+
     private const byte Granted = 0;
     private const byte Denied = 1;
 
@@ -58,7 +61,11 @@ internal sealed partial class AttachServer(
             }
             finally
             {
+                // The other side learns that it has ended, before anybody waits for it to let go.
+                socket.Dispose();
+                await UntilGoneAsync(attachment, stopping).ConfigureAwait(false);
                 attachments.End(attachment);
+                attachment.Dispose();
             }
         }
         catch (Exception exception) when (exception is SocketException or OperationCanceledException or ObjectDisposedException
@@ -91,19 +98,44 @@ internal sealed partial class AttachServer(
             return null;
         }
 
+        var process = ProcessHandle.OfPeer(socket, peer.Pid);
+        if (process is null) return null;
         if (tickets.Redeem(token) is not { } attachment)
         {
+            process.Dispose();
             await DenyAsync(socket, "the ticket is unknown, used or too old: ask AttachMemory for another", stopping).ConfigureAwait(false);
             return null;
         }
 
+        attachment.Process = process;
+        attachment.Pid = peer.Pid;
         return attachment;
+    }
+
+    /// <summary>
+    /// Waits until the process has nothing mapped any more: it said so, or is dead. A process that closed its connection, or lost its lease,
+    /// may go on storing through what it has mapped, and its frames stay out of everybody else's hands meanwhile.
+    /// </summary>
+    private static async Task UntilGoneAsync(Attachment attachment, CancellationToken stopping)
+    {
+        if (attachment.Revoke()) return;
+        // A thread of its own: a process may stay for long, and there are few such.
+        var dead = Task.Factory.StartNew(
+            () =>
+            {
+                while (!stopping.IsCancellationRequested && !attachment.Emptied.IsCompleted && !attachment.Process!.WaitForEnd(PollTime))
+                {
+                }
+            },
+            CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
+        await Task.WhenAny(attachment.Emptied, dead).ConfigureAwait(false);
+        await dead.ConfigureAwait(false);
     }
 
     /// <summary>Waits for the end of the attachment: the process closed it or died, its lease ended, or the daemon stops.</summary>
     private static async Task UntilEndAsync(Socket socket, Attachment attachment, CancellationToken stopping)
     {
-        using var either = CancellationTokenSource.CreateLinkedTokenSource(stopping, attachment.Lease?.Ended ?? default);
+        using var either = CancellationTokenSource.CreateLinkedTokenSource(stopping, attachment.Fenced, attachment.Lease?.Ended ?? default);
         var nothing = new byte[1];
         while (await socket.ReceiveAsync(nothing, either.Token).ConfigureAwait(false) > 0)
         {

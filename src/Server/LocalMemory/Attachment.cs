@@ -1,26 +1,64 @@
 using System.Collections.Concurrent;
 using FramePin.Core.Machines;
 using FramePin.Server.Mapping;
+using FramePin.Server.Native;
 using FramePin.Server.Sessions;
 
 namespace FramePin.Server.LocalMemory;
 
-/// <summary>A local process that has a machine's memory, and the frames that it said it maps. Ends with its connection.</summary>
+/// <summary>
+/// A local process that has a machine's memory, and the frames that it said it maps. Nothing more can be mapped once its connection or its
+/// lease has ended; what it may have mapped still is held until it says so, or is dead.
+/// </summary>
 /// <remarks>Any thread.</remarks>
-internal sealed class Attachment(string id, MachineHost host, Lease? lease, bool isReadOnly)
+internal sealed class Attachment : IDisposable
 {
     private readonly Lock _lock = new();
+    private readonly CancellationTokenSource _fenced = new();
     private readonly Dictionary<ulong, FrameHold> _holds = [];
+    private readonly TaskCompletionSource _empty = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private ulong _nextHold;
-    private bool _hasEnded;
+    private bool _isRevoked;
 
-    public string Id { get; } = id;
+    public Attachment(string id, MachineHost host, Lease? lease, bool isReadOnly)
+    {
+        Id = id;
+        Host = host;
+        Lease = lease;
+        IsReadOnly = isReadOnly;
+        Fenced = _fenced.Token;
+    }
 
-    public MachineHost Host { get; } = host;
+    public string Id { get; }
 
-    public Lease? Lease { get; } = lease;
+    public MachineHost Host { get; }
 
-    public bool IsReadOnly { get; } = isReadOnly;
+    public Lease? Lease { get; }
+
+    public bool IsReadOnly { get; }
+
+    /// <summary>The process at the other end; null while nobody has shown the ticket.</summary>
+    public ProcessHandle? Process { get; set; }
+
+    /// <summary>Number of that process, for people.</summary>
+    public int Pid { get; set; }
+
+    /// <summary>Cancelled when its frames were taken from it: its connection ends.</summary>
+    public CancellationToken Fenced { get; }
+
+    /// <summary>Completed when it is revoked and nothing is mapped any more.</summary>
+    public Task Emptied => _empty.Task;
+
+    /// <summary>Free frames that only this attachment and its like keep from the allocator.</summary>
+    public ulong QuarantinedFrames
+    {
+        get
+        {
+            List<FrameHold> holds;
+            lock (_lock) holds = [.. _holds.Values];
+            return Host.Machine.QuarantinedBy(holds);
+        }
+    }
 
     /// <summary>Holds a vector's frames for a mapping; its number within the attachment.</summary>
     public ulong Hold(VectorRecord record)
@@ -40,7 +78,7 @@ internal sealed class Attachment(string id, MachineHost host, Lease? lease, bool
     {
         lock (_lock)
         {
-            if (!_hasEnded)
+            if (!_isRevoked)
             {
                 _holds.Add(++_nextHold, hold);
                 return _nextHold;
@@ -55,19 +93,52 @@ internal sealed class Attachment(string id, MachineHost host, Lease? lease, bool
     public bool Release(ulong number)
     {
         FrameHold? hold;
-        lock (_lock) _holds.Remove(number, out hold);
+        bool isLast;
+        lock (_lock)
+        {
+            _holds.Remove(number, out hold);
+            isLast = _isRevoked && _holds.Count == 0;
+        }
+
         if (hold is null) return false;
         Host.Machine.ReleaseHold(hold);
+        if (isLast) _empty.TrySetResult();
         return true;
     }
 
-    /// <summary>The process is gone, and its mappings with it.</summary>
+    /// <summary>Nothing more can be mapped. False: something is mapped still, as far as is known.</summary>
+    public bool Revoke()
+    {
+        lock (_lock)
+        {
+            _isRevoked = true;
+            if (_holds.Count > 0) return false;
+        }
+
+        _empty.TrySetResult();
+        return true;
+    }
+
+    /// <summary>Takes its frames from it, whatever it does with them, and ends its connection.</summary>
+    public void Fence()
+    {
+        End();
+        _fenced.Cancel();
+    }
+
+    public void Dispose()
+    {
+        Process?.Dispose();
+        _fenced.Dispose();
+    }
+
+    /// <summary>The process is gone, and its mappings with it; or it is fenced.</summary>
     public void End()
     {
         List<FrameHold> held;
         lock (_lock)
         {
-            _hasEnded = true;
+            _isRevoked = true;
             held = [.. _holds.Values];
             _holds.Clear();
         }
@@ -80,6 +151,8 @@ internal sealed class Attachment(string id, MachineHost host, Lease? lease, bool
         {
             // The machine was deleted before.
         }
+
+        _empty.TrySetResult();
     }
 }
 
@@ -91,6 +164,8 @@ internal sealed class Attachments
 
     public int Count => _open.Count;
 
+    public IEnumerable<Attachment> Of(MachineHost host) => _open.Values.Where(attachment => attachment.Host == host);
+
     /// <summary>The name that the next attachment will have; it is there once its connection is.</summary>
     public string NextId() => $"a{Interlocked.Increment(ref _next)}";
 
@@ -98,8 +173,8 @@ internal sealed class Attachments
 
     public void End(Attachment attachment)
     {
-        _open.TryRemove(attachment.Id, out _);
         attachment.End();
+        _open.TryRemove(attachment.Id, out _);
     }
 
     public Attachment Get(string id) => _open.TryGetValue(id, out var attachment) ? attachment : throw Gone(id);

@@ -35,6 +35,7 @@ internal static class WireMapping
                 _ => throw Refusals.Bad("spec.thp", "unknown value"),
             },
         };
+        if (spec.QuarantinePolicy > V1.QuarantinePolicy.Kill) throw Refusals.Bad("spec.quarantine_policy", "unknown value");
         return options.Validate() is { } problem ? throw Refusals.Bad("spec", problem) : options;
     }
 
@@ -55,6 +56,8 @@ internal static class WireMapping
                 Thp = (V1.ThpMode)((int)options.Thp + 1),
                 SwapBytes = options.Swap,
                 TracksSoftDirty = options.TracksSoftDirty,
+                QuarantineBytesMax = host.QuarantineBytesMax,
+                QuarantinePolicy = host.KillsHolders ? V1.QuarantinePolicy.Kill : V1.QuarantinePolicy.Fence,
             },
             Statistics = new V1.MachineStatistics
             {

@@ -15,7 +15,7 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
         machines.Requests.Run(nameof(CreateMachine), request.RequestId, request, () =>
         {
             var wanted = WireMapping.ToOptions(request.Spec);
-            return Task.FromResult(WireMapping.ToWire(machines.Create(request.MachineId, wanted)));
+            return Task.FromResult(WireMapping.ToWire(machines.Create(request.MachineId, wanted, request.Spec)));
         });
 
     public override Task<Machine> GetMachine(GetMachineRequest request, ServerCallContext context) =>

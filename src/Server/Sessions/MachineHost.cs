@@ -24,8 +24,10 @@ internal sealed class MachineHost : IDisposable
     private ulong _nextVector;
     private int _nextName;
 
-    public MachineHost(string id, MachineOptions options, DaemonLimits limits)
+    public MachineHost(string id, MachineOptions options, DaemonLimits limits, V1.MachineSpec? spec = null)
     {
+        QuarantineBytesMax = spec is { QuarantineBytesMax: > 0 and var most } ? most : limits.QuarantineBytesMax;
+        KillsHolders = spec?.QuarantinePolicy == V1.QuarantinePolicy.Kill;
         Id = id;
         _limits = limits;
         Machine = new Machine(id, options);
@@ -37,6 +39,12 @@ internal sealed class MachineHost : IDisposable
     public Machine Machine { get; }
 
     public RequestLog Requests { get; }
+
+    /// <summary>Most bytes of free memory kept back for local processes.</summary>
+    public ulong QuarantineBytesMax { get; }
+
+    /// <summary>Whoever holds the most past that is killed, and not fenced.</summary>
+    public bool KillsHolders { get; }
 
     /// <summary>The daemon is ending: pins that wait are told so.</summary>
     public bool IsStopping { get; private set; }

@@ -36,7 +36,10 @@ internal sealed class MachineRegistry : IDisposable
         return (Get(machine), id);
     }
 
-    public MachineHost Create(string wantedId, MachineOptions options)
+    /// <summary>Told of each machine when it is made; set once, before the first request.</summary>
+    public Action<MachineHost>? Made { get; set; }
+
+    public MachineHost Create(string wantedId, MachineOptions options, V1.MachineSpec? spec)
     {
         lock (_naming)
         {
@@ -54,8 +57,9 @@ internal sealed class MachineRegistry : IDisposable
                 if (_machines.ContainsKey(id)) throw Refusals.Exists(Names.Machine(id));
             }
 
-            var host = new MachineHost(id, options, _limits);
+            var host = new MachineHost(id, options, _limits, spec);
             _machines[id] = host;
+            Made?.Invoke(host);
             return host;
         }
     }

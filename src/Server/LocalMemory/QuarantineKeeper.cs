@@ -1,0 +1,58 @@
+using System.Collections.Concurrent;
+using FramePin.Core.Addressing;
+using FramePin.Server.Configuration;
+using FramePin.Server.Sessions;
+
+namespace FramePin.Server.LocalMemory;
+
+/// <summary>
+/// Keeps the quarantine of each machine in its bound: when more free memory is held back for local processes, those that hold the most are
+/// fenced or killed, as the machine says, until it fits again.
+/// </summary>
+/// <remarks>Any thread; one at a time for a machine.</remarks>
+internal sealed partial class QuarantineKeeper(Attachments attachments, DaemonOptions options, ILogger<QuarantineKeeper> log)
+{
+    private readonly ConcurrentDictionary<MachineHost, Lock> _gates = new();
+
+    /// <summary>Looks after a machine from now on.</summary>
+    public void Watch(MachineHost host) =>
+        host.Machine.WatchQuarantine(host.QuarantineBytesMax >> PageGeometry.PageShift, () => Enforce(host));
+
+    private void Enforce(MachineHost host)
+    {
+        // Whoever comes while another is at it finds the work done, or does what came since.
+        lock (_gates.GetOrAdd(host, static _ => new Lock()))
+        {
+            try
+            {
+                while (host.Machine.Statistics().QuarantinedFrames > host.QuarantineBytesMax >> PageGeometry.PageShift)
+                {
+                    var holder = attachments.Of(host).Select(attachment => (Attachment: attachment, Frames: attachment.QuarantinedFrames))
+                        .OrderByDescending(pair => pair.Frames).FirstOrDefault();
+                    if (holder.Attachment is null || holder.Frames == 0) return;
+                    End(holder.Attachment, holder.Frames, host.KillsHolders);
+                }
+            }
+            catch (ObjectDisposedException)
+            {
+                // The machine was deleted meanwhile, and its quarantine with it.
+                _gates.TryRemove(host, out _);
+            }
+        }
+    }
+
+    private void End(Attachment attachment, ulong frames, bool kills)
+    {
+        var isKilled = kills && attachment.Pid != Environment.ProcessId && attachment.Process is { } process
+            && process.End() && process.WaitForEnd(options.Limits.KillPatience);
+        if (isKilled) LogKilled(attachment.Pid, attachment.Id, frames);
+        else LogFenced(attachment.Pid, attachment.Id, frames);
+        attachment.Fence();
+    }
+
+    [LoggerMessage(32, LogLevel.Warning, "process {Pid} (attachment {Attachment}) was killed: it kept {Frames} free frames from the allocator, past the bound")]
+    private partial void LogKilled(int pid, string attachment, ulong frames);
+
+    [LoggerMessage(33, LogLevel.Warning, "process {Pid} (attachment {Attachment}) is fenced: it kept {Frames} free frames from the allocator, past the bound; what it stores to them now lands in others' memory")]
+    private partial void LogFenced(int pid, string attachment, ulong frames);
+}
