@@ -30,7 +30,9 @@ internal static class Reclaim
             if ((info.Flags & FrameFlags.SwapCache) != 0 && !mm.Swap!.TryDropCache(head)) return;
             for (var i = 0; i < pages; i++)
                 space.PageTable[slot with { Index = slot.Index + i }] &= ~(Pte.Dirty | Pte.Accessed);
-            info.Flags = (info.Flags | FrameFlags.LazyFree) & ~FrameFlags.Dirty;
+            info.Flags &= ~FrameFlags.Dirty;
+            // What somebody has locked is on no list that it could be taken from (folio_mark_lazyfree: unevictable).
+            if ((info.Flags & FrameFlags.Mlocked) == 0) info.Flags |= FrameFlags.LazyFree;
         }, onSwap: (ref ulong entry) => Drop(mm, space, ref entry));
 
     /// <summary>madvise_pageout for one area: pages that nobody else maps are unmapped, and go where nothing is lost by that.</summary>
