@@ -16,6 +16,8 @@ internal sealed class DaemonProcess : IAsyncDisposable
 
     public string Socket { get; }
 
+    public int Id => _process.Id;
+
     public string Endpoint => $"unix:{Socket}";
 
     /// <summary>Starts it and waits until it says that it is ready.</summary>
@@ -24,12 +26,22 @@ internal sealed class DaemonProcess : IAsyncDisposable
         var socket = Path.Combine(Path.GetTempPath(), $"framepin-{Guid.NewGuid():N}.sock");
         var program = Path.Combine(
             AppContext.BaseDirectory.Replace("FramePin.Tests.Integration", "FramePin.Server", StringComparison.Ordinal), "framepind");
-        var start = new ProcessStartInfo(program, ["--socket", socket, "--default-profile", "6.18"]) { RedirectStandardOutput = true };
+        string[] arguments = ["--socket", socket, "--attach-socket", socket + ".attach", "--default-profile", "6.18"];
+        var start = new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true };
         foreach (var (name, value) in environment) start.Environment[name] = value;
         var process = Process.Start(start)!;
         while (await process.StandardOutput.ReadLineAsync() is { } line)
             if (line == "framepind ready") return new DaemonProcess(process, socket);
         throw new InvalidOperationException($"framepind ended with {process.ExitCode} before it was ready");
+    }
+
+    /// <summary>The framepin command, at this daemon, as a process of its own; what it prints can be read.</summary>
+    public Process StartCommand(params string[] arguments)
+    {
+        var program = Path.Combine(
+            AppContext.BaseDirectory.Replace("FramePin.Tests.Integration", "FramePin.Cli", StringComparison.Ordinal), "framepin");
+        var start = new ProcessStartInfo(program, [.. arguments, "--endpoint", Endpoint]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        return Process.Start(start)!;
     }
 
     public void Terminate() =>

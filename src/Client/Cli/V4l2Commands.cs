@@ -40,10 +40,11 @@ internal static class V4l2Commands
         var fresh = new Option<bool>("--fresh") { Description = "Another address each time, so that the driver pins every frame anew." };
         var save = new Option<string?>("--save") { Description = "Save frames: FILE.png or FILE.raw; %d becomes the frame's number, without it only the last is kept." };
         var memory = DriverCommands.CreateMemory();
+        var ttl = new Option<double>("--ttl") { Description = "Seconds after which everything of a dead application is released.", DefaultValueFactory = _ => 10 };
         return line.Create(
             "capture", "Captures frames into USERPTR buffers of an address space of its own.",
             "v4l2 capture video0 --frames 100 --width 1920 --height 1080 --check --save frame.png",
-            [node, frames, width, height, format, buffers, rate, pattern, movement, check, fresh, save, memory],
+            [node, frames, width, height, format, buffers, rate, pattern, movement, check, fresh, save, memory, ttl],
             async (parsed, client, output, cancelled) =>
             {
                 var machine = DriverCommands.MachineName(line, parsed);
@@ -55,10 +56,11 @@ internal static class V4l2Commands
                     IsFresh = parsed.GetValue(fresh),
                     SavePath = parsed.GetValue(save),
                 };
-                await using var lease = await FramePinLease.OpenAsync(client, "framepin v4l2", cancelled: cancelled);
+                await using var lease = await FramePinLease.OpenAsync(
+                    client, "framepin v4l2", TimeSpan.FromSeconds(parsed.GetValue(ttl)), cancelled: cancelled);
                 using var local = await AttachAsync(client, machine, parsed.GetValue(memory)!, lease, cancelled);
                 var space = await client.AddressSpaces.CreateAddressSpaceAsync(
-                    new CreateAddressSpaceRequest { Parent = machine }, cancellationToken: cancelled);
+                    new CreateAddressSpaceRequest { Parent = machine, Lease = lease.Name }, cancellationToken: cancelled);
                 try
                 {
                     await using var device = await V4l2Device.OpenAsync(
@@ -70,7 +72,7 @@ internal static class V4l2Commands
                     var pixels = PixelFormat.Find(V4l2.Name(set.PixelFormat), (int)set.Width, (int)set.Height)
                         ?? throw new IOException($"the driver has no {parsed.GetValue(format)}: it chose {V4l2.Name(set.PixelFormat)}");
                     var capture = new CaptureRun(client, device, local, space.Name, wanted, new TestPattern(pixels, parsed.GetValue(pattern), parsed.GetValue(movement)));
-                    await capture.RunAsync(cancelled);
+                    await capture.RunAsync(() => Console.Error.WriteLine("streaming"), cancelled);
                     capture.Report(output);
                 }
                 finally
@@ -206,7 +208,9 @@ internal sealed class CaptureRun(
 
     private ulong Step => ((ulong)Length + 4095 + 4096) & ~4095UL;
 
-    public async Task RunAsync(CancellationToken cancelled)
+    /// <param name="started">Told when the stream is on.</param>
+    /// <param name="cancelled">Ends it.</param>
+    public async Task RunAsync(Action started, CancellationToken cancelled)
     {
         // With --fresh each buffer has two places, which take turns.
         var places = options.IsFresh ? 2 * options.Buffers : options.Buffers;
@@ -222,6 +226,7 @@ internal sealed class CaptureRun(
             var place = new int[count];
             for (var i = 0; i < count; i++) await QueueAsync((uint)i, place[i] = i);
             if (await device.StreamOnAsync() is var failed && failed != Errno.None) throw new ErrnoException($"{V4l2.StreamOn}: {failed}");
+            started();
             var watch = Stopwatch.StartNew();
             await StreamAsync(place, places, cancelled);
             _seconds = watch.Elapsed.TotalSeconds;

@@ -14,7 +14,7 @@ using MapsEntry = FramePin.V1.MapsEntry;
 namespace FramePin.Server.Services;
 
 /// <summary>Address spaces: making, forking, ending, and looks at them. The memory calls stand in a file of their own.</summary>
-internal sealed partial class AddressSpaceService(MachineRegistry machines, DaemonOptions options)
+internal sealed partial class AddressSpaceService(MachineRegistry machines, LeaseRegistry leases, DaemonOptions options)
     : V1.AddressSpaceService.AddressSpaceServiceBase
 {
     private static readonly Dictionary<string, VmFlags> ExtraFlags = new(StringComparer.Ordinal)
@@ -37,7 +37,9 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Daem
         {
             var layout = WireMapping.ToLayout(request.Layout);
             var task = WireMapping.ToTask(request.Task);
+            var lease = leases.Find(request.Lease);
             var space = host.AddSpace(request.AddressSpaceId, id => host.Machine.CreateAddressSpace(id, layout, task));
+            host.HangOn(lease, space, () => host.ExitSpace(space));
             return Task.FromResult(WireMapping.ToWire(host, space));
         });
     }
@@ -79,8 +81,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Daem
         return host.Requests.Run(nameof(ExitAddressSpace), request.RequestId, request, () =>
         {
             var space = host.Space(id);
-            if (host.Machine.Exit(space) != Errno.None) throw Refusals.NotFound("ADDRESS_SPACE", request.Name);
-            host.RemoveSpace(space);
+            if (!host.ExitSpace(space)) throw Refusals.NotFound("ADDRESS_SPACE", request.Name);
             return Task.FromResult(new ExitAddressSpaceResponse());
         });
     }

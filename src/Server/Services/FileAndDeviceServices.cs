@@ -130,7 +130,7 @@ internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leas
             var (id, device) = host.AddDevice(request.DeviceId, chosen => host.Machine.CreateDevice(
                 request.Path.Length == 0 ? $"/dev/{chosen}" : request.Path, (Core.Backing.DeviceMapping)(request.Mapping - 1),
                 request.Pages, request.Ram, request.HasClose, !request.ReadOnly, request.RemapsInParts));
-            host.HangOn(lease, id, device);
+            host.HangOn(lease, device, () => host.RemoveDevice(id, device));
             return Task.FromResult(ToWire(host, id, device));
         });
     }

@@ -15,7 +15,7 @@ internal sealed class MachineHost : IDisposable
     private readonly ConcurrentDictionary<string, AddressSpace> _spaces = new(StringComparer.Ordinal);
     private readonly ConcurrentDictionary<string, MemoryFile> _files = new(StringComparer.Ordinal);
     private readonly ConcurrentDictionary<string, Device> _devices = new(StringComparer.Ordinal);
-    private readonly ConcurrentDictionary<Device, Lease> _deviceLeases = new();
+    private readonly ConcurrentDictionary<object, Lease> _leases = new();
     private readonly ConcurrentDictionary<ulong, VectorRecord> _vectors = new();
     private readonly ConcurrentDictionary<ParkedPin, TaskCompletionSource<PinOutcome>> _waiting = new();
     private readonly Lock _naming = new();
@@ -91,13 +91,13 @@ internal sealed class MachineHost : IDisposable
         return (id, device);
     }
 
-    /// <summary>A device is deleted with its lease, if it has one. A lease that has ended meanwhile takes it along: NOT_FOUND.</summary>
-    public void HangOn(Lease? lease, string id, Device device)
+    /// <summary>A device or an address space goes with its lease, if it has one. A lease that has ended meanwhile takes it along: NOT_FOUND.</summary>
+    public void HangOn(Lease? lease, object owned, Action remove)
     {
         if (lease is null) return;
-        _deviceLeases[device] = lease;
-        if (lease.TryAdd(device, () => RemoveDevice(id, device))) return;
-        RemoveDevice(id, device);
+        _leases[owned] = lease;
+        if (lease.TryAdd(owned, remove)) return;
+        remove();
         throw LeaseRegistry.Gone(lease.Id);
     }
 
@@ -105,7 +105,7 @@ internal sealed class MachineHost : IDisposable
     public void RemoveDevice(string id, Device device)
     {
         if (!_devices.TryRemove(new KeyValuePair<string, Device>(id, device))) return;
-        if (_deviceLeases.TryRemove(device, out var lease)) lease.Forget(device);
+        if (_leases.TryRemove(device, out var lease)) lease.Forget(device);
         try
         {
             Machine.DestroyDevice(device);
@@ -125,7 +125,22 @@ internal sealed class MachineHost : IDisposable
         throw Refusals.NotFound("DEVICE", device.Name);
     }
 
-    public void RemoveSpace(AddressSpace space) => _spaces.TryRemove(space.Name, out _);
+    /// <summary>The process ends (exit_mmap), and its address space loses its name. False: it has exited before.</summary>
+    public bool ExitSpace(AddressSpace space)
+    {
+        if (_leases.TryRemove(space, out var lease)) lease.Forget(space);
+        try
+        {
+            var hasExited = Machine.Exit(space) == Core.Abi.Errno.None;
+            if (hasExited) _spaces.TryRemove(space.Name, out _);
+            return hasExited;
+        }
+        catch (ObjectDisposedException)
+        {
+            // The machine was deleted before, and everything in it.
+            return false;
+        }
+    }
 
     public void RemoveFile(string id) => _files.TryRemove(id, out _);
 
