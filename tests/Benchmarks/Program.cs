@@ -17,11 +17,15 @@ wire.SetAction(async (parsed, _) =>
         Line($"pin + unpin pairs of one page: unary {stream.UnaryPairsPerSecond:F0}/s, stream {stream.StreamPairsPerSecond:F0}/s, ratio {stream.Ratio:F1} (wanted: at least 20)"),
     ]);
 });
+var frames = new Option<int>("--frames") { Description = "Frames of each stream.", DefaultValueFactory = _ => 1000 };
+var drivers = new Command("drivers", "Frames from a driver's process to an application's: the daemon's time, and handover against copies.") { rounds, frames, save };
+drivers.SetAction(async (parsed, _) => Print(
+    parsed.GetValue(save), await DriverFrames.RunAsync(parsed.GetValue(frames), Math.Max(parsed.GetValue(rounds), 20) * 10)));
 var micro = new Command("micro", "Pin and unpin by BenchmarkDotNet, with allocations.");
 micro.SetAction(_ => BenchmarkDotNet.Running.BenchmarkRunner.Run<MicroPins>());
 var root = new RootCommand("Benchmarks of FramePin: ratios in one run, since machines are noisy.\n\nExample:\n  dotnet run -c Release --project tests/Benchmarks -- core")
 {
-    core, wire, micro,
+    core, wire, drivers, micro,
 };
 return await root.Parse(args).InvokeAsync();
 

@@ -37,14 +37,16 @@ internal static class V4l2Commands
         var pattern = new Option<Pattern>("--pattern") { Description = "What the driver draws." };
         var movement = new Option<int>("--movement") { Description = "Pixels that the pattern moves each frame.", DefaultValueFactory = _ => 2 };
         var check = new Option<bool>("--check") { Description = "Compare every byte of every frame with the pattern. Ends with 1 when one differs." };
+        var expected = new Option<int?>("--check-movement") { Description = "Movement that the check expects; as --movement when absent.", Hidden = true };
         var fresh = new Option<bool>("--fresh") { Description = "Another address each time, so that the driver pins every frame anew." };
+        var huge = new Option<bool>("--huge") { Description = "Buffers in huge pages (MADV_HUGEPAGE)." };
         var save = new Option<string?>("--save") { Description = "Save frames: FILE.png or FILE.raw; %d becomes the frame's number, without it only the last is kept." };
         var memory = DriverCommands.CreateMemory();
         var ttl = new Option<double>("--ttl") { Description = "Seconds after which everything of a dead application is released.", DefaultValueFactory = _ => 10 };
         return line.Create(
             "capture", "Captures frames into USERPTR buffers of an address space of its own.",
             "v4l2 capture video0 --frames 100 --width 1920 --height 1080 --check --save frame.png",
-            [node, frames, width, height, format, buffers, rate, pattern, movement, check, fresh, save, memory, ttl],
+            [node, frames, width, height, format, buffers, rate, pattern, movement, check, expected, fresh, huge, save, memory, ttl],
             async (parsed, client, output, cancelled) =>
             {
                 var machine = DriverCommands.MachineName(line, parsed);
@@ -54,6 +56,7 @@ internal static class V4l2Commands
                     Buffers = parsed.GetValue(buffers),
                     IsChecked = parsed.GetValue(check),
                     IsFresh = parsed.GetValue(fresh),
+                    IsHuge = parsed.GetValue(huge),
                     SavePath = parsed.GetValue(save),
                 };
                 await using var lease = await FramePinLease.OpenAsync(
@@ -71,7 +74,7 @@ internal static class V4l2Commands
                     Must(await device.SetFrameRateAsync(parsed.GetValue(rate)), "frame rate");
                     var pixels = PixelFormat.Find(V4l2.Name(set.PixelFormat), (int)set.Width, (int)set.Height)
                         ?? throw new IOException($"the driver has no {parsed.GetValue(format)}: it chose {V4l2.Name(set.PixelFormat)}");
-                    var capture = new CaptureRun(client, device, local, space.Name, wanted, new TestPattern(pixels, parsed.GetValue(pattern), parsed.GetValue(movement)));
+                    var capture = new CaptureRun(client, device, local, space.Name, wanted, new TestPattern(pixels, parsed.GetValue(pattern), parsed.GetValue(expected) ?? parsed.GetValue(movement)));
                     await capture.RunAsync(() => Console.Error.WriteLine("streaming"), cancelled);
                     capture.Report(output);
                 }
@@ -186,6 +189,9 @@ internal sealed record CaptureOptions
     /// <summary>Every frame goes to another address.</summary>
     public bool IsFresh { get; init; }
 
+    /// <summary>Buffers lie in huge pages.</summary>
+    public bool IsHuge { get; init; }
+
     public string? SavePath { get; init; }
 }
 
@@ -194,6 +200,7 @@ internal sealed class CaptureRun(
     FramePinClient client, V4l2Device device, LocalMachine? local, string space, CaptureOptions options, TestPattern pattern)
 {
     private const ulong First = 0x1000_0000;
+    private const ulong HugePage = 2UL << 20;
     private const uint UserPtr = (uint)Vb2Memory.UserPtr;
 
     private readonly RemoteFrameMemory _remote = new(client);
@@ -206,7 +213,7 @@ internal sealed class CaptureRun(
 
     private uint Length => (uint)pattern.Format.Planes[0].Size;
 
-    private ulong Step => ((ulong)Length + 4095 + 4096) & ~4095UL;
+    private ulong Step => options.IsHuge ? ((ulong)Length + HugePage - 1) & ~(HugePage - 1) : ((ulong)Length + 4095 + 4096) & ~4095UL;
 
     /// <param name="started">Told when the stream is on.</param>
     /// <param name="cancelled">Ends it.</param>
@@ -304,6 +311,10 @@ internal sealed class CaptureRun(
         const uint readWrite = 3;
         const uint privateAnonymousFixed = 0x32;
         var call = new MemoryCall { Mmap = new MmapCall { Address = First, Length = length, Prot = readWrite, Flags = privateAnonymousFixed } };
+        await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = call }, cancellationToken: cancelled);
+        if (!options.IsHuge) return;
+        const int hugePage = 14;
+        call = new MemoryCall { Madvise = new MadviseCall { Address = First, Length = length, Advice = hugePage } };
         await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = call }, cancellationToken: cancelled);
     }
 }

@@ -42,6 +42,7 @@ internal sealed class PhysicalMemory : IDisposable
         ArgumentOutOfRangeException.ThrowIfGreaterThan(movableFrames, frames - 512);
         Frames = new FrameTable(frames);
         Bytes = new PhysicalBytes(name, frames);
+        Quarantine = new Quarantine(frames);
         Gate = new CountGate();
         Statistics = new PinStatistics();
         MovableStart = frames - movableFrames;
@@ -75,7 +76,7 @@ internal sealed class PhysicalMemory : IDisposable
     public Action<Pfn>? HugeFreed { get; set; }
 
     /// <summary>Frames that outsiders may have mapped.</summary>
-    public Quarantine Quarantine { get; } = new();
+    public Quarantine Quarantine { get; }
 
     public Zone Normal { get; }
 
@@ -167,6 +168,7 @@ internal sealed class PhysicalMemory : IDisposable
 
     public void Dispose()
     {
+        Quarantine.Dispose();
         Bytes.Dispose();
         Frames.Dispose();
     }

@@ -156,11 +156,19 @@ internal static class Unpin
         foreach (var packed in slots)
         {
             var run = FrameRun.FromPacked(packed);
-            for (var i = 0UL; i < run.Count; i++)
+            var end = run.First.Value + run.Count;
+            for (var pfn = run.First; pfn.Value < end;)
             {
-                ref var flags = ref memory.Frames[memory.Frames.HeadOf(run.First + i)].Flags;
-                Interlocked.Or(ref System.Runtime.CompilerServices.Unsafe.As<FrameFlags, uint>(ref flags), (uint)FrameFlags.Dirty);
-                Interlocked.And(ref System.Runtime.CompilerServices.Unsafe.As<FrameFlags, uint>(ref flags), ~(uint)FrameFlags.Reclaim);
+                var head = memory.Frames.HeadOf(pfn);
+                ref var flags = ref memory.Frames[head].Flags;
+                // Once for a folio, and not at all for one that is dirty already, as the buffers of a stream are.
+                if ((flags & (FrameFlags.Dirty | FrameFlags.Reclaim)) != FrameFlags.Dirty)
+                {
+                    Interlocked.Or(ref System.Runtime.CompilerServices.Unsafe.As<FrameFlags, uint>(ref flags), (uint)FrameFlags.Dirty);
+                    Interlocked.And(ref System.Runtime.CompilerServices.Unsafe.As<FrameFlags, uint>(ref flags), ~(uint)FrameFlags.Reclaim);
+                }
+
+                pfn = head + (1UL << memory.Frames.OrderOf(head));
             }
         }
     }

@@ -1,0 +1,244 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Net.Sockets;
+using FramePin.Client;
+using FramePin.Client.Drivers;
+using FramePin.Client.Drivers.VideoBuf2;
+using FramePin.Client.Drivers.Vivid;
+using FramePin.V1;
+using File = System.IO.File;
+
+namespace FramePin.Benchmarks;
+
+/// <summary>Frames from a driver's process to an application's: what the daemon's processor time is, and what a handover takes against copies.</summary>
+internal static class DriverFrames
+{
+    private const ulong At = 0x1000_0000;
+    private const int FrameBytes = 4 << 20;
+    private const int FramePages = FrameBytes / 4096;
+
+    /// <summary>Measures everything; a line a figure.</summary>
+    /// <param name="frames">Frames of each stream.</param>
+    /// <param name="rounds">Rounds of each single handover.</param>
+    public static async Task<List<string>> RunAsync(int frames, int rounds)
+    {
+        var socket = Path.Combine(Path.GetTempPath(), $"framepin-bench-{Environment.ProcessId}.sock");
+        using var daemon = Start("FramePin.Server", "framepind", "--socket", socket, "--attach-socket", socket + ".attach", "--default-profile", "6.18");
+        try
+        {
+            while (await daemon.StandardOutput.ReadLineAsync() is { } line)
+                if (line == "framepind ready") break;
+            var endpoint = $"unix:{socket}";
+            var lines = new List<string>();
+            using (var vivid = Start("FramePin.Cli", "framepin", "drive", "vivid", "--fps", "0", "--endpoint", endpoint))
+            {
+                await vivid.StandardOutput.ReadLineAsync();
+                lines.AddRange(StreamLines(daemon, endpoint, frames));
+                await EndAsync(vivid);
+            }
+
+            using var client = FramePinClient.Connect(endpoint);
+            lines.AddRange(await HandoverLinesAsync(client, rounds));
+            var statistics = (await client.Machines.GetMachineAsync(new GetMachineRequest())).Statistics;
+            lines.Add(Line($"leaked pins: {statistics.PinsAcquired - statistics.PinsReleased}"));
+            return lines;
+        }
+        finally
+        {
+            await EndAsync(daemon);
+        }
+    }
+
+    private static IEnumerable<string> StreamLines(Process daemon, string endpoint, int frames)
+    {
+        // Warm: code of the daemon and of the driver.
+        Capture(daemon, endpoint, 640, 480, 2 * frames, isFresh: true);
+        foreach (var isHuge in new[] { false, true })
+        {
+            foreach (var isFresh in new[] { false, true })
+            {
+                var small = Capture(daemon, endpoint, 640, 480, frames, isFresh, isHuge);
+                var large = Capture(daemon, endpoint, 3840, 2160, frames, isFresh, isHuge);
+                var pages = ((3840 * 2160) - (640 * 480)) * 2 / 4096;
+                yield return Line(
+                    $"daemon's time a frame, {(isHuge ? "huge" : "small")} pages, {(isFresh ? "pinned anew" : "kept pinned")}: 640x480 {small:F1} us, 3840x2160 {large:F1} us, ratio {large / small:F2}{(isFresh ? Line($", {(large - small) * 1000 / pages:F1} ns a page more (wanted: at most 10)") : " (wanted: at most 1.3)")}");
+            }
+        }
+    }
+
+    /// <summary>Streams into another process; the daemon's processor time a frame, in microseconds.</summary>
+    private static double Capture(Process daemon, string endpoint, int width, int height, int frames, bool isFresh, bool isHuge = false)
+    {
+        string[] more = [.. isFresh ? ["--fresh"] : Array.Empty<string>(), .. isHuge ? ["--huge"] : Array.Empty<string>()];
+        using var application = Start(
+            "FramePin.Cli", "framepin",
+            ["v4l2", "capture", "video0", "--frames", Text(frames), "--width", Text(width), "--height", Text(height), "--endpoint", endpoint, .. more]);
+        // From the stream's start on: what maps and pins at first is not a frame's.
+        application.StandardError.ReadLine();
+        var before = ProcessorTime(daemon);
+        application.StandardOutput.ReadToEnd();
+        application.WaitForExit();
+        if (application.ExitCode != 0) throw new InvalidOperationException($"capture ended with {application.ExitCode}");
+        return (ProcessorTime(daemon) - before).TotalMicroseconds / frames;
+    }
+
+    private static async Task<List<string>> HandoverLinesAsync(FramePinClient client, int rounds)
+    {
+        var space = (await client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest())).Name;
+        var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 2 * FrameBytes, Prot = 3, Flags = 0x32 } };
+        await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = map });
+        await using var kernel = await DriverKernel.OpenAsync(client, "machines/default", "bench", isLocal: true);
+        await using var driver = new VividDriver(kernel, new VividOptions { FramesPerSecond = 0 });
+        using var stop = new CancellationTokenSource();
+        var ready = new TaskCompletionSource();
+        var serving = DriverServer.RunAsync(client, "machines/default", "video0", driver, ready.SetResult, stop.Token);
+        await ready.Task;
+        var handover = new double[rounds];
+        await using (var device = await V4l2Device.OpenAsync(client, "machines/default/drivers/video0", space))
+        {
+            // A picture of 32 bytes in a buffer of 4 MiB: what is measured is the handing over, there and back, and not the drawing.
+            await device.SetFormatAsync("GREY", 16, 16);
+            await device.RequestBuffersAsync(2, (uint)Vb2Memory.UserPtr);
+            await device.QueueUserPtrAsync(0, At, FrameBytes);
+            await device.StreamOnAsync();
+            await device.DequeueAsync((uint)Vb2Memory.UserPtr);
+            for (var i = -200; i < rounds; i++)
+            {
+                var begin = Stopwatch.GetTimestamp();
+                await device.QueueUserPtrAsync(0, At, FrameBytes);
+                await device.DequeueAsync((uint)Vb2Memory.UserPtr);
+                if (i >= 0) handover[i] = Stopwatch.GetElapsedTime(begin).TotalMicroseconds;
+            }
+
+            await device.StreamOffAsync();
+        }
+
+        var first = await PinToFirstByteAsync(kernel, space, rounds);
+        var (grpc, socket, memory) = (await CopyOverGrpcAsync(client, space, Math.Min(rounds, 100)), CopyOverSocket(rounds), CopyInMemory(rounds));
+        await stop.CancelAsync();
+        await serving.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        await client.AddressSpaces.ExitAddressSpaceAsync(new ExitAddressSpaceRequest { Name = space });
+        var pair = Median(handover);
+        return
+        [
+            Line($"a frame of 4 MiB there and back (QBUF and DQBUF over the daemon, no copy): {pair:F0} us"),
+            Line($"one copy of it over gRPC: {grpc:F0} us, ratio {pair / grpc:F3}"),
+            Line($"one copy of it over a Unix socket: {socket:F0} us, ratio {pair / socket:F3}"),
+            Line($"one memcpy of it: {memory:F0} us, ratio {pair / memory:F3}"),
+            Line($"pin to first byte, {FramePages} resident pages (pin, map, store): {first:F0} us"),
+        ];
+    }
+
+    private static async Task<double> PinToFirstByteAsync(DriverKernel kernel, string space, int rounds)
+    {
+        var ops = new VmallocMemOps(kernel);
+        var times = new double[rounds];
+        for (var i = -50; i < rounds; i++)
+        {
+            var begin = Stopwatch.GetTimestamp();
+            var (_, memory) = await ops.GetUserPtrAsync(space, At, FrameBytes, DmaDirection.FromDevice);
+            Store(memory!, (byte)i);
+            if (i >= 0) times[i] = Stopwatch.GetElapsedTime(begin).TotalMicroseconds;
+            await memory!.PutAsync();
+        }
+
+        return Median(times);
+    }
+
+    private static void Store(Vb2PlaneMemory memory, byte value)
+    {
+        memory.Mapping!.TryGetBytes(out var bytes);
+        bytes[0] = value;
+    }
+
+    private static async Task<double> CopyOverGrpcAsync(FramePinClient client, string space, int rounds)
+    {
+        var remote = new RemoteFrameMemory(client);
+        var buffer = new byte[FrameBytes];
+        var times = new double[rounds];
+        for (var i = -5; i < rounds; i++)
+        {
+            var begin = Stopwatch.GetTimestamp();
+            await remote.ReadAsync(space, At, buffer);
+            if (i >= 0) times[i] = Stopwatch.GetElapsedTime(begin).TotalMicroseconds;
+        }
+
+        return Median(times);
+    }
+
+    private static double CopyOverSocket(int rounds)
+    {
+        var path = Path.Combine(Path.GetTempPath(), $"framepin-copy-{Environment.ProcessId}.sock");
+        using var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        listener.Bind(new UnixDomainSocketEndPoint(path));
+        listener.Listen();
+        using var sender = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        sender.Connect(new UnixDomainSocketEndPoint(path));
+        using var receiver = listener.Accept();
+        File.Delete(path);
+        var (source, target, one) = (new byte[FrameBytes], new byte[FrameBytes], new byte[1]);
+        var times = new double[rounds];
+        var thread = new Thread(() =>
+        {
+            for (var i = -20; i < rounds; i++)
+            {
+                for (var have = 0; have < target.Length;) have += receiver.Receive(target, have, target.Length - have, SocketFlags.None);
+                receiver.Send(one);
+            }
+        });
+        thread.Start();
+        for (var i = -20; i < rounds; i++)
+        {
+            var begin = Stopwatch.GetTimestamp();
+            for (var sent = 0; sent < source.Length;) sent += sender.Send(source, sent, source.Length - sent, SocketFlags.None);
+            sender.Receive(one);
+            if (i >= 0) times[i] = Stopwatch.GetElapsedTime(begin).TotalMicroseconds;
+        }
+
+        thread.Join();
+        return Median(times);
+    }
+
+    private static double CopyInMemory(int rounds)
+    {
+        var (source, target) = (new byte[FrameBytes], new byte[FrameBytes]);
+        var times = new double[rounds];
+        for (var i = -20; i < rounds; i++)
+        {
+            var begin = Stopwatch.GetTimestamp();
+            source.AsSpan().CopyTo(target);
+            if (i >= 0) times[i] = Stopwatch.GetElapsedTime(begin).TotalMicroseconds;
+        }
+
+        return Median(times);
+    }
+
+    private static double Median(double[] values)
+    {
+        Array.Sort(values);
+        return values[values.Length / 2];
+    }
+
+    private static TimeSpan ProcessorTime(Process process)
+    {
+        process.Refresh();
+        return process.TotalProcessorTime;
+    }
+
+    private static Process Start(string project, string program, params string[] arguments)
+    {
+        var path = Path.Combine(AppContext.BaseDirectory.Replace("FramePin.Benchmarks", project, StringComparison.Ordinal), program);
+        return Process.Start(new ProcessStartInfo(path, arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
+    }
+
+    private static async Task EndAsync(Process process)
+    {
+        if (process.HasExited) return;
+        Process.Start("kill", ["-TERM", Text(process.Id)]).WaitForExit();
+        await process.WaitForExitAsync();
+    }
+
+    private static string Text(int value) => value.ToString(CultureInfo.InvariantCulture);
+
+    private static string Line(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
+}
