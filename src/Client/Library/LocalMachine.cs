@@ -30,6 +30,9 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         IsReadOnly = isReadOnly;
     }
 
+    /// <summary>"attachments/{a}".</summary>
+    public string Name => _name;
+
     /// <summary>The descriptor was opened for reading only: the kernel refuses writable mappings of it.</summary>
     public bool IsReadOnly { get; }
 
@@ -75,6 +78,9 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         var mapped = await _client.Memory.MapFramesAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
         return MapHeld(mapped, isWritable);
     }
+
+    /// <summary>Maps frames that a pin holds for this attachment already; whoever unpins them gives the hold back.</summary>
+    internal MappedFrames MapPinned(FrameRuns runs) => new(LocalMapping.Map(_memory, runs, !IsReadOnly), static () => { });
 
     private MappedFrames MapHeld(MapFramesResponse mapped, bool isWritable)
     {

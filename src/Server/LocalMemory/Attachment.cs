@@ -179,5 +179,7 @@ internal sealed class Attachments
 
     public Attachment Get(string id) => _open.TryGetValue(id, out var attachment) ? attachment : throw Gone(id);
 
+    public Attachment? Find(string id) => _open.GetValueOrDefault(id);
+
     public static Grpc.Core.RpcException Gone(string id) => Refusals.NotFound("ATTACHMENT", Names.Attachment(id));
 }

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using FramePin.Core.Machines;
+using FramePin.Server.LocalMemory;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.Server.Telemetry;
@@ -26,6 +27,7 @@ internal sealed partial class PinningService
         var trace = PinTrace.Begin(span);
         var space = host.Space(spaceId);
         var lease = leases.Find(request.Lease);
+        var attachment = FindAttachment(host, request.Attachment);
         var flags = WireMapping.PinFlags(request.Write, request.Force);
         if (request.AllOrNothing) CheckWhole(host, space, request, flags);
         var record = host.CreateVector(request.Pages);
@@ -54,10 +56,11 @@ internal sealed partial class PinningService
         try
         {
             response = Answer(host, record, outcome, request.OmitFrames);
+            if (attachment is not null && record.Vector.GotRef) response.Hold = attachment.Hold(record);
         }
         catch (RpcException)
         {
-            // The answer would be too long to send: nobody would know what to unpin.
+            // The answer would be too long to send, or the attachment has ended: nobody would know what to unpin.
             host.Release(record, dirty: false, out _);
             throw;
         }
@@ -66,6 +69,14 @@ internal sealed partial class PinningService
         host.Publish(record);
         trace?.End();
         return response;
+    }
+
+    /// <summary>The attachment of a request's field; null when it is empty.</summary>
+    private Attachment? FindAttachment(MachineHost host, string name)
+    {
+        if (name.Length == 0) return null;
+        var attachment = attachments.Get(Names.AttachmentId(name, "attachment"));
+        return attachment.Host == host ? attachment : throw Refusals.Bad("attachment", "belongs to another machine");
     }
 
     /// <summary>Refuses what cannot be pinned whole before a page is faulted in for it, so that the refusal leaves nothing behind.</summary>

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using FramePin.Server.Configuration;
+using FramePin.Server.LocalMemory;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.Server.Telemetry;
@@ -11,7 +12,7 @@ namespace FramePin.Server.Services;
 
 /// <summary>The frame helper over the wire; one file a call.</summary>
 internal sealed partial class PinningService(
-    MachineRegistry machines, LeaseRegistry leases, StreamSessions sessions, DaemonOptions options, TimeProvider time)
+    MachineRegistry machines, LeaseRegistry leases, StreamSessions sessions, Attachments attachments, DaemonOptions options, TimeProvider time)
     : V1.PinningService.PinningServiceBase
 {
     /// <summary>put_vaddr_frames and frame_vector_destroy (Core/Pinning/FrameVectors.cs).</summary>
@@ -20,6 +21,8 @@ internal sealed partial class PinningService(
         var (host, number) = ResolveVector(request.FrameVector, "frame_vector");
         return host.Requests.Run(nameof(Unpin), request.RequestId, request, () =>
         {
+            // Given back whatever becomes of the vector: it is unmapped.
+            if (request.Hold != 0) attachments.Find(Names.AttachmentId(request.Attachment, "attachment"))?.Release(request.Hold);
             var record = Find(host, number);
             LinkTo(record);
             if (!host.Release(record, request.Dirty, out var frames)) throw NotReady(host, record);

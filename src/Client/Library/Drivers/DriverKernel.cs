@@ -107,11 +107,12 @@ public sealed class DriverKernel : IAsyncDisposable
             Write = isWrite,
             Force = isForce,
             Lease = Lease,
+            Attachment = _local?.Name ?? "",
         };
         try
         {
             var pin = await Client.Pinning.PinAsync(request).ConfigureAwait(false);
-            return (Errno.None, new PinnedFrames(pin.FrameVector, pin.Frames, pin.Kind == FrameKind.Pfns, pin.Runs));
+            return (Errno.None, new PinnedFrames(pin.FrameVector, pin.Frames, pin.Kind == FrameKind.Pfns, pin.Runs, pin.Hold));
         }
         catch (RpcException exception)
         {
@@ -186,7 +187,9 @@ public sealed class DriverKernel : IAsyncDisposable
         ArgumentNullException.ThrowIfNull(frames);
         try
         {
-            await Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = frames.Name, Dirty = isDirty }).ConfigureAwait(false);
+            var request = new UnpinRequest { FrameVector = frames.Name, Dirty = isDirty };
+            if (frames.Hold != 0) (request.Attachment, request.Hold) = (_local!.Name, frames.Hold);
+            await Client.Pinning.UnpinAsync(request).ConfigureAwait(false);
         }
         catch (RpcException exception) when (exception.StatusCode == StatusCode.NotFound)
         {
@@ -201,6 +204,8 @@ public sealed class DriverKernel : IAsyncDisposable
         var length = frames.Count << 12;
         // Bare PFNs may be MMIO, which lies outside the memory's descriptor.
         if (_local is null || frames.IsPfns) return new KernelMapping(_remote, frames.Name, length);
+        // Held by the pin already: nobody has to be asked.
+        if (frames.Hold != 0) return new KernelMapping(_local.MapPinned(frames.WireRuns));
         return new KernelMapping(await _local.MapAsync(frames.Name).ConfigureAwait(false));
     }
 
@@ -324,8 +329,10 @@ public enum GupBits
 /// <summary>A frame vector that a driver holds.</summary>
 public sealed class PinnedFrames
 {
-    internal PinnedFrames(string name, ulong count, bool isPfns, FrameRuns runs)
+    internal PinnedFrames(string name, ulong count, bool isPfns, FrameRuns runs, ulong hold = 0)
     {
+        WireRuns = runs;
+        Hold = hold;
         Name = name;
         Count = count;
         IsPfns = isPfns;
@@ -343,6 +350,11 @@ public sealed class PinnedFrames
 
     /// <summary>Runs of consecutive PFNs in order. Runs of one kind that follow each other are joined by <see cref="LeadingBytes"/>.</summary>
     public IReadOnlyList<(ulong First, ulong Count)> Runs { get; }
+
+    /// <summary>Held for this process's attachment since the pin; 0 for those that are held when they are mapped.</summary>
+    internal ulong Hold { get; }
+
+    internal FrameRuns WireRuns { get; }
 
     /// <summary>Bytes of the leading frames whose PFNs follow each other.</summary>
     public ulong LeadingBytes
