@@ -149,36 +149,13 @@ public sealed class ProcessTests
     public async Task A_python_client_made_from_the_protos_pins_and_unpins()
     {
         var cancelled = TestContext.Current.CancellationToken;
-        const string plugin = "/usr/bin/grpc_python_plugin";
-        Assert.True(File.Exists(plugin), "protobuf-compiler-grpc is missing: tests/run installs it");
         await using var daemon = await DaemonProcess.StartAsync();
-        var folder = Directory.CreateTempSubdirectory("framepin-python");
-        try
-        {
-            var protos = Path.Combine(AppContext.BaseDirectory, "protos");
-            string[] files = [.. Directory.GetFiles(Path.Combine(protos, "framepin", "v1"), "*.proto")];
-            await RunAsync("protoc",
-                [$"-I{protos}", $"--python_out={folder.FullName}", $"--grpc_out={folder.FullName}", $"--plugin=protoc-gen-grpc={plugin}", .. files],
-                "", cancelled);
-            var script = Path.Combine(AppContext.BaseDirectory, "Data", "pin_client.py");
-            var printed = await RunAsync("/usr/bin/python3", [script, $"unix:{daemon.Socket}"], folder.FullName, cancelled);
-            Assert.Contains("pinned 3 of 4, then released 3; refused with ENOENT-like NOT_FOUND: ADDRESS_SPACE_NOT_FOUND", printed, StringComparison.Ordinal);
-        }
-        finally
-        {
-            folder.Delete(recursive: true);
-        }
-    }
-
-    private static async Task<string> RunAsync(string program, string[] arguments, string pythonPath, CancellationToken cancelled)
-    {
-        var start = new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true };
-        if (pythonPath.Length > 0) start.Environment["PYTHONPATH"] = pythonPath;
-        using var process = Process.Start(start)!;
-        var output = process.StandardOutput.ReadToEndAsync(cancelled);
+        using var stubs = await PythonStubs.MakeAsync(cancelled);
+        using var process = stubs.Start(Path.Combine(AppContext.BaseDirectory, "Data", "pin_client.py"), $"unix:{daemon.Socket}");
+        var printed = process.StandardOutput.ReadToEndAsync(cancelled);
         var errors = process.StandardError.ReadToEndAsync(cancelled);
         await process.WaitForExitAsync(cancelled);
-        Assert.True(process.ExitCode == 0, $"{program} ended with {process.ExitCode}: {await errors}");
-        return await output;
+        Assert.True(process.ExitCode == 0, $"python ended with {process.ExitCode}: {await errors}");
+        Assert.Contains("pinned 3 of 4, then released 3; refused with ENOENT-like NOT_FOUND: ADDRESS_SPACE_NOT_FOUND", await printed, StringComparison.Ordinal);
     }
 }
