@@ -35,7 +35,7 @@ public sealed class Comparison : IDisposable
         var kernelAnswer = _kernel.Run(step);
         var ourAnswer = _framePin.Run(step);
         // A page that was freed and allocated within one call may be any page.
-        var keepsNames = step.Kind is not (StepKind.Mmap or StepKind.Exit or StepKind.Mremap or StepKind.Brk);
+        var keepsNames = !FreesAndAllocates(step);
         var withFlags = step.Kind is not (StepKind.Load or StepKind.Store);
         var kernelLook = _kernel.Look(withFlags, keepsNames);
         var ourLook = _framePin.Look(withFlags, keepsNames);
@@ -48,6 +48,14 @@ public sealed class Comparison : IDisposable
 
         return new Divergence([.. _steps], kernelAnswer, ourAnswer, kernelLook, ourLook, _before);
     }
+
+    /// <summary>Calls that may free pages and take others: those that unmap and map, and those that populate, which copy shared pages one by one.</summary>
+    private static bool FreesAndAllocates(Step step) => step.Kind switch
+    {
+        StepKind.Mmap or StepKind.Exit or StepKind.Mremap or StepKind.Brk or StepKind.Mlock or StepKind.MlockAll => true,
+        StepKind.Madvise => (Advice)step.C is Advice.PopulateRead or Advice.PopulateWrite,
+        _ => false,
+    };
 
     public void Dispose()
     {
