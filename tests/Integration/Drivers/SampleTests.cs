@@ -24,7 +24,8 @@ public sealed class SampleTests
         using var engine = stubs?.Start(Path.Combine(AppContext.BaseDirectory, "samples", "dma_engine.py"), daemon.Endpoint)
             ?? Process.Start(new ProcessStartInfo(
                 Path.Combine(AppContext.BaseDirectory.Replace("FramePin.Tests.Integration", "FramePin.Samples.DmaEngine", StringComparison.Ordinal), "dma-engine"),
-                [daemon.Endpoint]) { RedirectStandardOutput = true })!;
+                [daemon.Endpoint])
+            { RedirectStandardOutput = true })!;
         Assert.Equal("dma-engine serves machines/default/drivers/dma0", await engine.StandardOutput.ReadLineAsync(cancelled));
         using var client = FramePinClient.Connect(daemon.Endpoint);
         var space = (await client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest(), cancellationToken: cancelled)).Name;

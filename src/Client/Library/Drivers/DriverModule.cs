@@ -37,7 +37,10 @@ public abstract class DriverModule : IAsyncDisposable
 /// <summary>An open file of a driver (struct file).</summary>
 public abstract class DriverFile
 {
-    /// <summary>file_operations.unlocked_ioctl. <paramref name="signal"/> is a signal for the caller: who waits stops waiting.</summary>
+    /// <summary>
+    /// file_operations.unlocked_ioctl. An argument that cannot be parsed may throw: the caller is answered EFAULT.
+    /// <paramref name="signal"/> is a signal for the caller: who waits stops waiting.
+    /// </summary>
     public abstract ValueTask<IoctlResult> IoctlAsync(IoctlContext context, CancellationToken signal);
 
     /// <summary>file_operations.mmap: the device whose memory is mapped in place of the file, or an errno. -ENODEV for who has none.</summary>

@@ -15,11 +15,13 @@ public sealed class DriverServer
     private readonly ConcurrentDictionary<ulong, OpenFile> _files = new();
     private readonly ConcurrentDictionary<ulong, CancellationTokenSource> _underWay = new();
 
+    private readonly TaskCompletionSource _broken = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
     private DriverServer(DriverModule module) => _module = module;
 
     /// <summary>
     /// Registers <paramref name="node"/> and serves it until cancelled or until the daemon ends the stream. Throws RpcException when the
-    /// node is taken or the connection breaks. Releases every file at the end.
+    /// node is taken or the connection breaks, and whatever the driver itself throws, which is a bug of it. Releases every file at the end.
     /// </summary>
     /// <param name="client">The daemon.</param>
     /// <param name="machine">"machines/{m}".</param>
@@ -39,7 +41,7 @@ public sealed class DriverServer
         var sending = server.SendAsync(stream.RequestStream);
         try
         {
-            while (await stream.ResponseStream.MoveNext(cancelled).ConfigureAwait(false))
+            while (await server.NextAsync(stream.ResponseStream, cancelled).ConfigureAwait(false))
             {
                 var call = stream.ResponseStream.Current;
                 if (call.OperationCase == DriverCall.OperationOneofCase.None) ready?.Invoke();
@@ -57,6 +59,14 @@ public sealed class DriverServer
             await sending.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             foreach (var file in server._files.Values) await ReleaseAsync(file).ConfigureAwait(false);
         }
+    }
+
+    /// <summary>Waits for the next call. Throws what the driver threw, if it did.</summary>
+    private async Task<bool> NextAsync(Grpc.Core.IAsyncStreamReader<DriverCall> calls, CancellationToken cancelled)
+    {
+        var next = calls.MoveNext(cancelled);
+        if (await Task.WhenAny(next, _broken.Task).ConfigureAwait(false) == _broken.Task) await _broken.Task.ConfigureAwait(false);
+        return await next.ConfigureAwait(false);
     }
 
     private async Task SendAsync(Grpc.Core.IClientStreamWriter<DriverReply> stream)
@@ -93,10 +103,22 @@ public sealed class DriverServer
         {
             answer = new DriverAnswer { Errno = (uint)Errno.ERESTARTSYS };
         }
+        catch (InvalidProtocolBufferException)
+        {
+            // The argument is not what the command wants: as a pointer that leads nowhere.
+            answer = new DriverAnswer { Errno = (uint)Errno.EFAULT };
+        }
         catch (Grpc.Core.RpcException exception)
         {
             // The daemon refused what the driver asked of it, or is gone: the device does not work.
             span?.SetStatus(ActivityStatusCode.Error, exception.Status.Detail);
+            answer = new DriverAnswer { Errno = (uint)Errno.EIO };
+        }
+        catch (Exception exception)
+        {
+            // A bug of the driver's: its caller is not left waiting, and whoever runs the driver learns of it.
+            span?.SetStatus(ActivityStatusCode.Error, exception.Message);
+            _broken.TrySetException(exception);
             answer = new DriverAnswer { Errno = (uint)Errno.EIO };
         }
         finally

@@ -1,5 +1,4 @@
 using FramePin.V1;
-using Google.Protobuf;
 
 namespace FramePin.Client.Drivers.ExynosG2d;
 
@@ -241,10 +240,6 @@ public sealed class G2dDriver : DriverModule
                     GetVersion => new IoctlResult(Errno.None, new G2dVersion { Major = 4, Minor = 1 }),
                     _ => Errno.ENOTTY,
                 };
-            }
-            catch (InvalidProtocolBufferException)
-            {
-                return Errno.EFAULT;
             }
             finally
             {

@@ -1,6 +1,5 @@
 using FramePin.Client.Drivers.VideoBuf2;
 using FramePin.V1;
-using Google.Protobuf;
 
 namespace FramePin.Client.Drivers.OmapVout;
 
@@ -236,10 +235,6 @@ public sealed class OmapVoutDriver : DriverModule
             try
             {
                 return await driver.RunAsync(this, context).ConfigureAwait(false);
-            }
-            catch (InvalidProtocolBufferException)
-            {
-                return Errno.EFAULT;
             }
             finally
             {

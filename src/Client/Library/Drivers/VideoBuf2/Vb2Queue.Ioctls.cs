@@ -1,5 +1,4 @@
 using FramePin.V1;
-using Google.Protobuf;
 
 namespace FramePin.Client.Drivers.VideoBuf2;
 
@@ -25,10 +24,6 @@ public sealed partial class Vb2Queue
         try
         {
             return await RunAsync(file, context, signal).ConfigureAwait(false);
-        }
-        catch (InvalidProtocolBufferException)
-        {
-            return Errno.EFAULT;
         }
         finally
         {

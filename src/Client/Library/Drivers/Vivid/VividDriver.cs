@@ -1,6 +1,5 @@
 using FramePin.Client.Drivers.VideoBuf2;
 using FramePin.V1;
-using Google.Protobuf;
 
 namespace FramePin.Client.Drivers.Vivid;
 
@@ -367,22 +366,15 @@ public sealed class VividDriver : DriverModule, IVb2Driver
         public override async ValueTask<IoctlResult> IoctlAsync(IoctlContext context, CancellationToken signal)
         {
             if (await driver.Queue.TryIoctlAsync(this, context, signal).ConfigureAwait(false) is { } answered) return answered;
-            try
+            return context.Command switch
             {
-                return context.Command switch
-                {
-                    V4l2.QueryCapabilities => driver.Capabilities(),
-                    V4l2.GetFormat or V4l2.SetFormat or V4l2.TryFormat =>
-                        driver.Format(context.Command, V4l2Format.Parser.ParseFrom(context.Argument)),
-                    V4l2.GetControl or V4l2.SetControl => driver.Control(context.Command, V4l2Control.Parser.ParseFrom(context.Argument)),
-                    V4l2.SetParameters => driver.Parameters(V4l2StreamParameters.Parser.ParseFrom(context.Argument)),
-                    _ => Errno.ENOTTY,
-                };
-            }
-            catch (InvalidProtocolBufferException)
-            {
-                return Errno.EFAULT;
-            }
+                V4l2.QueryCapabilities => driver.Capabilities(),
+                V4l2.GetFormat or V4l2.SetFormat or V4l2.TryFormat =>
+                    driver.Format(context.Command, V4l2Format.Parser.ParseFrom(context.Argument)),
+                V4l2.GetControl or V4l2.SetControl => driver.Control(context.Command, V4l2Control.Parser.ParseFrom(context.Argument)),
+                V4l2.SetParameters => driver.Parameters(V4l2StreamParameters.Parser.ParseFrom(context.Argument)),
+                _ => Errno.ENOTTY,
+            };
         }
 
         public override ValueTask<(Errno Errno, string Device)> MapAsync(MapCall call) => new(driver.Queue.MapAsync(call));
