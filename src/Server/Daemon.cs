@@ -77,6 +77,7 @@ internal static partial class Daemon
         app.MapGrpcService<MemoryService>();
         app.MapGrpcService<LeaseService>();
         app.MapGrpcService<DriverService>();
+        app.MapGrpcService<WatchService>();
         app.MapGrpcHealthChecksService();
         app.MapGrpcReflectionService();
         return app;

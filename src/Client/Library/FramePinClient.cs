@@ -27,6 +27,7 @@ public sealed class FramePinClient : IDisposable
         Memory = new MemoryService.MemoryServiceClient(Invoker);
         Leases = new LeaseService.LeaseServiceClient(Invoker);
         Drivers = new DriverService.DriverServiceClient(Invoker);
+        Watches = new WatchService.WatchServiceClient(Invoker);
     }
 
     /// <summary>For the standard services (health, reflection) and stubs of one's own.</summary>
@@ -47,6 +48,8 @@ public sealed class FramePinClient : IDisposable
     public LeaseService.LeaseServiceClient Leases { get; }
 
     public DriverService.DriverServiceClient Drivers { get; }
+
+    public WatchService.WatchServiceClient Watches { get; }
 
     /// <summary>
     /// Connects lazily to <paramref name="endpoint"/>: "unix:/path/of/socket", or "http://127.0.0.1:7461".

@@ -93,6 +93,21 @@ public sealed record DaemonLimits
     /// <summary>How long a process that was killed for what it held may take to be dead.</summary>
     public TimeSpan KillPatience { get; init; } = TimeSpan.FromSeconds(5);
 
+    /// <summary>watches_max, per machine: each is asked before memory goes.</summary>
+    public int WatchesMax { get; init; } = 256;
+
+    /// <summary>watch_patience_max: how long a call waits for a subscriber's acknowledgement.</summary>
+    public TimeSpan WatchPatienceMax { get; init; } = TimeSpan.FromSeconds(5);
+
+    /// <summary>Events that a subscriber may leave unread.</summary>
+    public int WatchEventsMax { get; init; } = 1024;
+
+    /// <summary>Invalidations remembered for a watch that comes back, per machine.</summary>
+    public int WatchHistoryMax { get; init; } = 4096;
+
+    /// <summary>A watch that has heard nothing for so long is told the present revision.</summary>
+    public TimeSpan WatchProgress { get; init; } = TimeSpan.FromSeconds(10);
+
     /// <summary>drivers_max: nodes served, each with a stream.</summary>
     public int DriversMax { get; init; } = 256;
 

@@ -1,5 +1,6 @@
 using System.Globalization;
 using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
 using FramePin.Core.Syscalls;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
@@ -22,24 +23,24 @@ internal sealed partial class AddressSpaceService
     public override Task<CallResponse> Call(CallRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
-        return host.Requests.Run(nameof(Call), request.RequestId, request, () =>
+        return host.Requests.Run(nameof(Call), request.RequestId, request, async () =>
         {
             var space = host.Space(id);
             var call = request.Call ?? throw Refusals.Bad("call", "must be set");
             Check(call, "call");
-            var result = RunCall(host, space, call, out var residency, out var isPartial);
+            var (result, residency, isPartial) = await RunWatchedAsync(host, space, call).ConfigureAwait(false);
             if (result.Errno > 0 && !isPartial)
                 throw Refusals.Errno(call.CallCase.ToString().ToLowerInvariant(), (Errno)result.Errno);
             var response = new CallResponse { Value = result.Value, Errno = result.Errno };
             if (residency is not null) response.Residency = UnsafeByteOperations.UnsafeWrap(residency);
-            return Task.FromResult(response);
+            return response;
         });
     }
 
     public override Task<CallBatchResponse> CallBatch(CallBatchRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
-        return host.Requests.Run(nameof(CallBatch), request.RequestId, request, () =>
+        return host.Requests.Run(nameof(CallBatch), request.RequestId, request, async () =>
         {
             var space = host.Space(id);
             var most = options.Limits.BatchOperationsMax;
@@ -50,14 +51,49 @@ internal sealed partial class AddressSpaceService
             var previous = new CallResult();
             foreach (var call in request.Calls)
             {
-                var answer = IsTouchOfFailed(call, previous) ? new CallResult() : RunCall(host, space, Resolve(call, previous), out _, out _);
+                var answer = IsTouchOfFailed(call, previous)
+                    ? new CallResult()
+                    : (await RunWatchedAsync(host, space, Resolve(call, previous)).ConfigureAwait(false)).Result;
                 response.Results.Add(answer);
                 if (call.CallCase != MemoryCall.CallOneofCase.Touch) previous = answer;
             }
 
-            return Task.FromResult(response);
+            return response;
         });
     }
+
+    /// <summary>Runs a call, after those who watch memory that it takes away were asked.</summary>
+    private Task<(CallResult Result, byte[]? Residency, bool IsPartial)> RunWatchedAsync(MachineHost host, AddressSpace space, MemoryCall call)
+    {
+        const uint mapFixed = 0x10;
+        (ulong Start, ulong Length, InvalidationCause Cause) taken = call.CallCase switch
+        {
+            MemoryCall.CallOneofCase.Munmap => (call.Munmap.Address, call.Munmap.Length, InvalidationCause.Munmap),
+            MemoryCall.CallOneofCase.Mmap when (call.Mmap.Flags & mapFixed) != 0 => (call.Mmap.Address, call.Mmap.Length, InvalidationCause.Mmap),
+            MemoryCall.CallOneofCase.Mremap => (call.Mremap.Address, call.Mremap.OldLength, InvalidationCause.Mremap),
+            MemoryCall.CallOneofCase.Mprotect => (call.Mprotect.Address, call.Mprotect.Length, InvalidationCause.Mprotect),
+            MemoryCall.CallOneofCase.Madvise when TakesAway((Advice)call.Madvise.Advice) =>
+                (call.Madvise.Address, call.Madvise.Length, InvalidationCause.Madvise),
+            MemoryCall.CallOneofCase.Brk when call.Brk.Address < space.Brk => (call.Brk.Address, space.Brk - call.Brk.Address, InvalidationCause.Brk),
+            _ => default,
+        };
+        var ranges = new List<(AddressSpace, AddressRange)>();
+        if (taken.Length > 0 && taken.Start + taken.Length > taken.Start)
+            ranges.Add((space, new AddressRange(taken.Start, PageGeometry.AlignUp(taken.Start + taken.Length, PageGeometry.PageSize))));
+        // What is moved to a fixed place takes what was there.
+        if (call.CallCase == MemoryCall.CallOneofCase.Mremap && ((MremapFlags)call.Mremap.Flags & MremapFlags.Fixed) != 0 && call.Mremap.NewLength > 0)
+            ranges.Add((space, new AddressRange(call.Mremap.NewAddress, unchecked(call.Mremap.NewAddress + call.Mremap.NewLength))));
+        return host.Watches.RunAsync(ranges, taken.Cause, () =>
+        {
+            var result = RunCall(host, space, call, out var residency, out var isPartial);
+            return (result, residency, isPartial);
+        });
+    }
+
+    private static bool TakesAway(Advice advice) => advice is not (
+        Advice.Normal or Advice.Random or Advice.Sequential or Advice.WillNeed or Advice.DontFork or Advice.DoFork or Advice.DontDump
+        or Advice.DoDump or Advice.HugePage or Advice.NoHugePage or Advice.PopulateRead or Advice.PopulateWrite or Advice.Mergeable
+        or Advice.Unmergeable or Advice.WipeOnFork or Advice.KeepOnFork or Advice.Cold);
 
     private static bool IsTouchOfFailed(MemoryCall call, CallResult previous) =>
         call.CallCase == MemoryCall.CallOneofCase.Touch && call.Touch.FromPrevious && previous.Errno != 0;

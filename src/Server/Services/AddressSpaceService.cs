@@ -17,6 +17,8 @@ namespace FramePin.Server.Services;
 internal sealed partial class AddressSpaceService(MachineRegistry machines, LeaseRegistry leases, DaemonOptions options)
     : V1.AddressSpaceService.AddressSpaceServiceBase
 {
+    private static readonly AddressRange Everything = new(0, ulong.MaxValue);
+
     private static readonly Dictionary<string, VmFlags> ExtraFlags = new(StringComparer.Ordinal)
     {
         ["nr"] = VmFlags.NoReserve,
@@ -39,7 +41,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
             var task = WireMapping.ToTask(request.Task);
             var lease = leases.Find(request.Lease);
             var space = host.AddSpace(request.AddressSpaceId, id => host.Machine.CreateAddressSpace(id, layout, task));
-            host.HangOn(lease, space, () => host.ExitSpace(space));
+            host.HangOn(lease, space, () => _ = host.Watches.RunAsync([(space, Everything)], InvalidationCause.Exit, () => host.ExitSpace(space)));
             return Task.FromResult(WireMapping.ToWire(host, space));
         });
     }
@@ -64,14 +66,17 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         return host.Requests.Run(nameof(ForkAddressSpace), request.RequestId, request, () =>
         {
             var parent = host.Space(id);
-            var error = Errno.None;
-            Core.Vmas.AddressSpace? child = null;
-            host.AddSpace(request.ChildId, childId =>
+            return host.Watches.RunAsync([(parent, Everything)], InvalidationCause.Fork, () =>
             {
-                child = host.Machine.Fork(parent, childId, out error);
-                return child ?? throw Refusals.Errno("fork", error);
+                var error = Errno.None;
+                Core.Vmas.AddressSpace? child = null;
+                host.AddSpace(request.ChildId, childId =>
+                {
+                    child = host.Machine.Fork(parent, childId, out error);
+                    return child ?? throw Refusals.Errno("fork", error);
+                });
+                return WireMapping.ToWire(host, child!);
             });
-            return Task.FromResult(WireMapping.ToWire(host, child!));
         });
     }
 
@@ -81,8 +86,8 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         return host.Requests.Run(nameof(ExitAddressSpace), request.RequestId, request, () =>
         {
             var space = host.Space(id);
-            if (!host.ExitSpace(space)) throw Refusals.NotFound("ADDRESS_SPACE", request.Name);
-            return Task.FromResult(new ExitAddressSpaceResponse());
+            return host.Watches.RunAsync([(space, Everything)], InvalidationCause.Exit, () =>
+                host.ExitSpace(space) ? new ExitAddressSpaceResponse() : throw Refusals.NotFound("ADDRESS_SPACE", request.Name));
         });
     }
 

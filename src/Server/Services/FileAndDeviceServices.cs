@@ -86,10 +86,19 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
         return host.Requests.Run(method, requestId, request, () =>
         {
             var file = host.File(id);
-            var error = change(host, file);
-            return error == Errno.None ? Task.FromResult(ToWire(host, id, file)) : throw Refusals.Errno(call, error);
+            return host.Watches.RunAsync(Mappings(host, file), InvalidationCause.Truncate, () =>
+            {
+                var error = change(host, file);
+                return error == Errno.None ? ToWire(host, id, file) : throw Refusals.Errno(call, error);
+            });
         });
     }
+
+    /// <summary>Where a file is mapped, in any address space.</summary>
+    private static List<(Core.Vmas.AddressSpace, Core.Addressing.AddressRange)> Mappings(MachineHost host, MemoryFile file) => file.MappingCount == 0
+        ? []
+        : [.. host.Spaces.SelectMany(space => host.Machine.Maps(space).Where(entry => entry.Inode == file.Inode && entry.Name.StartsWith(file.Name, StringComparison.Ordinal))
+            .Select(entry => (space, entry.Range)))];
 
     private static void CheckSize(ulong size)
     {

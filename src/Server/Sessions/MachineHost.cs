@@ -24,8 +24,9 @@ internal sealed class MachineHost : IDisposable
     private ulong _nextVector;
     private int _nextName;
 
-    public MachineHost(string id, MachineOptions options, DaemonLimits limits, V1.MachineSpec? spec = null)
+    public MachineHost(string id, MachineOptions options, DaemonLimits limits, TimeProvider time, V1.MachineSpec? spec = null)
     {
+        Watches = new InvalidationWatches(limits, time);
         QuarantineBytesMax = spec is { QuarantineBytesMax: > 0 and var most } ? most : limits.QuarantineBytesMax;
         KillsHolders = spec?.QuarantinePolicy == V1.QuarantinePolicy.Kill;
         Id = id;
@@ -39,6 +40,9 @@ internal sealed class MachineHost : IDisposable
     public Machine Machine { get; }
 
     public RequestLog Requests { get; }
+
+    /// <summary>Who is asked before memory goes.</summary>
+    public InvalidationWatches Watches { get; }
 
     /// <summary>Most bytes of free memory kept back for local processes.</summary>
     public ulong QuarantineBytesMax { get; }

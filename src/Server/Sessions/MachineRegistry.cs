@@ -10,15 +10,17 @@ internal sealed class MachineRegistry : IDisposable
 {
     private readonly ConcurrentDictionary<string, MachineHost> _machines = new(StringComparer.Ordinal);
     private readonly DaemonLimits _limits;
+    private readonly TimeProvider _time;
     private readonly Lock _naming = new();
     private int _nextName;
 
-    public MachineRegistry(DaemonOptions options)
+    public MachineRegistry(DaemonOptions options, TimeProvider time)
     {
+        _time = time;
         _limits = options.Limits;
         Requests = new RequestLog(options.Limits);
         if (options.DefaultMachine is { } machine)
-            _machines[Names.DefaultMachine] = new MachineHost(Names.DefaultMachine, machine, _limits);
+            _machines[Names.DefaultMachine] = new MachineHost(Names.DefaultMachine, machine, _limits, time);
     }
 
     /// <summary>Requests that make and delete machines.</summary>
@@ -57,7 +59,7 @@ internal sealed class MachineRegistry : IDisposable
                 if (_machines.ContainsKey(id)) throw Refusals.Exists(Names.Machine(id));
             }
 
-            var host = new MachineHost(id, options, _limits, spec);
+            var host = new MachineHost(id, options, _limits, _time, spec);
             _machines[id] = host;
             Made?.Invoke(host);
             return host;

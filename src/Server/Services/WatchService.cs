@@ -1,0 +1,111 @@
+using System.Globalization;
+using FramePin.Core.Addressing;
+using FramePin.Server.Configuration;
+using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
+using FramePin.V1;
+using Grpc.Core;
+
+namespace FramePin.Server.Services;
+
+/// <summary>Watches over the wire.</summary>
+internal sealed class WatchService(
+    MachineRegistry machines, LeaseRegistry leases, DaemonOptions options, TimeProvider time, IHostApplicationLifetime lifetime)
+    : V1.WatchService.WatchServiceBase
+{
+    public override async Task WatchInvalidations(
+        IAsyncStreamReader<WatchRequest> requestStream, IServerStreamWriter<InvalidationEvent> responseStream, ServerCallContext context)
+    {
+        if (!await requestStream.MoveNext(context.CancellationToken).ConfigureAwait(false)) return;
+        if (requestStream.Current.Open is not { } open) throw Refusals.Bad("open", "the first message opens the watch");
+        var lease = leases.Find(open.Lease);
+        var (host, watch) = Open(open);
+        using var ends = CancellationTokenSource.CreateLinkedTokenSource(
+            context.CancellationToken, watch.Fenced, lifetime.ApplicationStopping, lease?.Ended ?? default);
+        var hearing = HearAsync(requestStream, watch, ends);
+        try
+        {
+            await SendAsync(host.Watches, watch, responseStream, ends.Token).ConfigureAwait(false);
+        }
+        catch (OperationCanceledException)
+        {
+            if (watch.Fenced.IsCancellationRequested)
+                throw Refusals.State("WATCH_FENCED", "no acknowledgement came in time, or events were not read: take everything for changed and watch anew");
+            if (lease is { Ended.IsCancellationRequested: true }) throw LeaseRegistry.Gone(lease.Id);
+            if (lifetime.ApplicationStopping.IsCancellationRequested) throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending");
+            // The subscriber has gone, or sent what no watch takes.
+            await hearing.ConfigureAwait(false);
+        }
+        finally
+        {
+            host.Watches.Close(watch);
+            await ends.CancelAsync().ConfigureAwait(false);
+            await hearing.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        }
+    }
+
+    private (MachineHost Host, InvalidationWatch Watch) Open(OpenWatch open)
+    {
+        var most = options.Limits.WatchPatienceMax;
+        if (open.PatienceMs > most.TotalMilliseconds) throw Refusals.Limit("watch_patience_max", (ulong)most.TotalMilliseconds, open.PatienceMs);
+        var patience = open.PatienceMs == 0 ? most : TimeSpan.FromMilliseconds(open.PatienceMs);
+        if (open.FrameVector.Length > 0)
+        {
+            var (owner, text) = machines.Resolve(open.FrameVector, Names.FrameVectors, "open.frame_vector");
+            var record = ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? owner.TryVector(number) : null;
+            if (record is not { Space: { } pinned }) throw Refusals.NotFound("FRAME_VECTOR", open.FrameVector);
+            var first = record.Start & PageGeometry.PageMask;
+            var range = new AddressRange(first, first + ((ulong)record.Vector.Count << PageGeometry.PageShift));
+            return (owner, owner.Watches.Open(pinned, range, patience, open.ResumeAfter));
+        }
+
+        var (host, id) = machines.Resolve(open.AddressSpace, Names.AddressSpaces, "open.address_space");
+        var end = open.Length == 0 ? ulong.MaxValue : open.Start + open.Length;
+        if (end < open.Start) throw Refusals.Bad("open.length", "passes the end of the addresses");
+        return (host, host.Watches.Open(host.Space(id), new AddressRange(open.Start, end), patience, open.ResumeAfter));
+    }
+
+    /// <summary>Sends what happens; the present revision when nothing did for a while.</summary>
+    private async Task SendAsync(
+        InvalidationWatches watches, InvalidationWatch watch, IServerStreamWriter<InvalidationEvent> stream, CancellationToken ends)
+    {
+        var more = watch.Events.WaitToReadAsync(ends).AsTask();
+        while (true)
+        {
+            try
+            {
+                await more.WaitAsync(options.Limits.WatchProgress, time, ends).ConfigureAwait(false);
+            }
+            catch (TimeoutException)
+            {
+                await stream.WriteAsync(watches.Progress(), ends).ConfigureAwait(false);
+                continue;
+            }
+
+            while (watch.Events.TryRead(out var happened)) await stream.WriteAsync(happened, ends).ConfigureAwait(false);
+            more = watch.Events.WaitToReadAsync(ends).AsTask();
+        }
+    }
+
+    /// <summary>Takes acknowledgements until the subscriber goes, which ends the watch.</summary>
+    private static async Task HearAsync(IAsyncStreamReader<WatchRequest> stream, InvalidationWatch watch, CancellationTokenSource ends)
+    {
+        try
+        {
+            while (await stream.MoveNext(ends.Token).ConfigureAwait(false))
+            {
+                if (stream.Current.ContentCase != WatchRequest.ContentOneofCase.Acknowledge)
+                    throw Refusals.Bad("acknowledge", "every message but the first acknowledges");
+                watch.Acknowledge(stream.Current.Acknowledge);
+            }
+        }
+        catch (Exception exception) when (exception is OperationCanceledException or IOException)
+        {
+            // The connection broke, or the watch has ended already.
+        }
+        finally
+        {
+            await ends.CancelAsync().ConfigureAwait(false);
+        }
+    }
+}
