@@ -77,12 +77,23 @@ internal sealed class ImportedMemory : Vb2PlaneMemory
     }
 }
 
-/// <summary>videobuf2-vmalloc.c: virtually contiguous for the driver. kernel-semantics 6.2, rows 79, 84.</summary>
-public sealed class VmallocMemOps(DriverKernel kernel) : Vb2MemOps(kernel)
+/// <summary>What the allocators share that do not mind where pages lie: memory of single pages, and dma-bufs of any.</summary>
+public abstract class ScatteredMemOps(DriverKernel kernel) : Vb2MemOps(kernel)
 {
     public override Task<Vb2PlaneMemory?> AllocAsync(ulong size, string name) =>
         AllocatedMemory.CreateAsync(Kernel, size, isPfnMapped: false, name);
 
+    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(string name, ulong size)
+    {
+        if (await Kernel.FindDmaBufAsync(name).ConfigureAwait(false) is not { } frames) return (Errno.EINVAL, null);
+        if (frames.Count << 12 < size) return (Errno.EFAULT, null);
+        return (Errno.None, new ImportedMemory(await Kernel.MapAsync(frames).ConfigureAwait(false), frames.Runs[0].First << 12));
+    }
+}
+
+/// <summary>videobuf2-vmalloc.c: virtually contiguous for the driver. kernel-semantics 6.2, rows 79, 84.</summary>
+public sealed class VmallocMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
+{
     public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
         string space, ulong address, ulong size, DmaDirection direction)
     {
@@ -99,21 +110,11 @@ public sealed class VmallocMemOps(DriverKernel kernel) : Vb2MemOps(kernel)
         var mapping = await Kernel.MapAsync(frames).ConfigureAwait(false);
         return (Errno.None, new UserMemory(Kernel, frames, mapping, address, IsWrite(direction), frames.Runs[0].First << 12));
     }
-
-    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(string name, ulong size)
-    {
-        if (await Kernel.FindDmaBufAsync(name).ConfigureAwait(false) is not { } frames) return (Errno.EINVAL, null);
-        if (frames.Count << 12 < size) return (Errno.EFAULT, null);
-        return (Errno.None, new ImportedMemory(await Kernel.MapAsync(frames).ConfigureAwait(false), frames.Runs[0].First << 12));
-    }
 }
 
 /// <summary>videobuf2-dma-sg.c: a list of pages for a device that can gather. Every failure of the helper is -ENOMEM (row 78).</summary>
-public sealed class DmaSgMemOps(DriverKernel kernel) : Vb2MemOps(kernel)
+public sealed class DmaSgMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
 {
-    public override Task<Vb2PlaneMemory?> AllocAsync(ulong size, string name) =>
-        AllocatedMemory.CreateAsync(Kernel, size, isPfnMapped: false, name);
-
     public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
         string space, ulong address, ulong size, DmaDirection direction)
     {
@@ -127,13 +128,6 @@ public sealed class DmaSgMemOps(DriverKernel kernel) : Vb2MemOps(kernel)
 
         var mapping = await Kernel.MapAsync(frames).ConfigureAwait(false);
         return (Errno.None, new UserMemory(Kernel, frames, mapping, address, IsWrite(direction), frames.Runs[0].First << 12));
-    }
-
-    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(string name, ulong size)
-    {
-        if (await Kernel.FindDmaBufAsync(name).ConfigureAwait(false) is not { } frames) return (Errno.EINVAL, null);
-        if (frames.Count << 12 < size) return (Errno.EFAULT, null);
-        return (Errno.None, new ImportedMemory(await Kernel.MapAsync(frames).ConfigureAwait(false), frames.Runs[0].First << 12));
     }
 }
 
