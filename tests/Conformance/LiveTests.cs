@@ -10,12 +10,17 @@ public sealed class LiveTests(ITestOutputHelper output)
 {
     private const int Steps = 20_000;
 
+    /// <summary>
+    /// The same steps in every run, so that a red one means that this tree has changed, or that the machine's kernel is another: new steps are
+    /// what framepin conformance is for. FRAMEPIN_SEED names others.
+    /// </summary>
+    private static int Seed(int usual) =>
+        int.TryParse(Environment.GetEnvironmentVariable("FRAMEPIN_SEED"), CultureInfo.InvariantCulture, out var given) ? given : usual;
+
     [Fact]
     public void The_running_kernel_and_FramePin_agree_on_random_scripts()
     {
-        var seed = int.TryParse(Environment.GetEnvironmentVariable("FRAMEPIN_SEED"), CultureInfo.InvariantCulture, out var given)
-            ? given
-            : Random.Shared.Next();
+        var seed = Seed(1);
         output.WriteLine($"seed {seed}; FRAMEPIN_SEED={seed} repeats it");
         var report = Runner.Run(new RunOptions { Seed = seed, Steps = Steps, MaxDivergences = 3 });
         var page = report.ToMarkdown();
@@ -37,7 +42,7 @@ public sealed class LiveTests(ITestOutputHelper output)
             return;
         }
 
-        var seed = Random.Shared.Next();
+        var seed = Seed(2);
         output.WriteLine($"seed {seed}");
         var report = Runner.Run(new RunOptions { Seed = seed, Steps = Steps / 2, MaxDivergences = 3, AsUser = nobody });
         output.WriteLine(report.ToMarkdown());
@@ -49,7 +54,7 @@ public sealed class LiveTests(ITestOutputHelper output)
     [Fact]
     public void With_swap_what_goes_out_comes_back_alike()
     {
-        var seed = Random.Shared.Next();
+        var seed = Seed(3);
         output.WriteLine($"seed {seed}");
         ConformanceReport report;
         try

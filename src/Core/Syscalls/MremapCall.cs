@@ -277,7 +277,12 @@ internal static class MremapCall
         {
             var entry = space.PageTable[slot];
             if (Pte.IsMapped(entry) && (entry & Pte.Special) == 0)
-                mm.Memory.Frames[mm.Memory.Frames.HeadOf(Pte.PfnOf(entry))].Flags |= FrameFlags.Mlocked;
+            {
+                // A large folio whose huge leaf was split is not locked any more (__split_huge_pmd_locked: folio_remove_rmap_pmd).
+                var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
+                if (slot.Order > 0 || mm.Memory.Frames.OrderOf(head) == 0) mm.Memory.Frames[head].Flags |= FrameFlags.Mlocked;
+            }
+
             address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
     }

@@ -19,7 +19,7 @@ internal static class Reclaim
     /// contents until then. What is in swap is dropped at once.
     /// </summary>
     public static void MarkLazyFree(MmContext mm, AddressSpace space, AddressRange part) =>
-        ForEachFolio(mm, space, part, (slot, pages) =>
+        ForEachFolio(mm, space, part, (address, slot, pages) =>
         {
             var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
             ref var info = ref mm.Memory.Frames[head];
@@ -32,8 +32,26 @@ internal static class Reclaim
                 space.PageTable[slot with { Index = slot.Index + i }] &= ~(Pte.Dirty | Pte.Accessed);
             info.Flags &= ~FrameFlags.Dirty;
             // What somebody has locked is on no list that it could be taken from (folio_mark_lazyfree: unevictable).
-            if ((info.Flags & FrameFlags.Mlocked) == 0) info.Flags |= FrameFlags.LazyFree;
+            if ((info.Flags & FrameFlags.Mlocked) == 0 && !IsLockedElsewhere(mm, space, address, head)) info.Flags |= FrameFlags.LazyFree;
         }, onSwap: (ref ulong entry) => Drop(mm, space, ref entry));
+
+    /// <summary>
+    /// PG_mlocked by another address space that has the page at the same address, as after a fork: a small folio, or a large one that a huge
+    /// leaf maps (mlock_vma_folio leaves those that small leaves map alone).
+    /// </summary>
+    private static bool IsLockedElsewhere(MmContext mm, AddressSpace space, ulong address, Pfn head)
+    {
+        foreach (var other in mm.Spaces)
+        {
+            if (other == space || other.PageTable.Find(address) is not { Exists: true } slot) continue;
+            var entry = other.PageTable[slot];
+            var isMapped = Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && mm.Memory.Frames.HeadOf(Pte.PfnOf(entry)) == head;
+            if (!isMapped || (slot.Order == 0 && mm.Memory.Frames.OrderOf(head) > 0)) continue;
+            if (other.Vmas.Find(address) is { } vma && vma.Has(VmFlags.Locked)) return true;
+        }
+
+        return false;
+    }
 
     /// <summary>madvise_pageout for one area: pages that nobody else maps are unmapped, and go where nothing is lost by that.</summary>
     public static void PageOut(MmContext mm, AddressSpace space, Vma vma, AddressRange part)
@@ -41,7 +59,7 @@ internal static class Reclaim
         // can_do_file_pageout: else it would tell who has the file cached.
         var mayPageOutFile = vma.File is not { OthersMayWrite: false } || space.Task.OwnsFiles;
         if (!vma.IsAnonymous && !mayPageOutFile && vma.Has(VmFlags.MayShare)) return;
-        ForEachFolio(mm, space, part, (slot, pages) =>
+        ForEachFolio(mm, space, part, (_, slot, pages) =>
         {
             var entry = space.PageTable[slot];
             var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
@@ -75,7 +93,7 @@ internal static class Reclaim
     }
 
     /// <summary>MADV_COLD: nothing ages here, but a large folio that the range cuts is split as for the others.</summary>
-    public static void Cool(MmContext mm, AddressSpace space, AddressRange part) => ForEachFolio(mm, space, part, static (_, _) => { });
+    public static void Cool(MmContext mm, AddressSpace space, AddressRange part) => ForEachFolio(mm, space, part, static (_, _, _) => { });
 
     /// <summary>What MADV_FREE gave away, and droppable memory: gone, unless it was stored to since or somebody else uses it.</summary>
     private static void Discard(MmContext mm, AddressSpace space, Vma vma, LeafSlot slot, int pages)
@@ -175,7 +193,7 @@ internal static class Reclaim
     /// where that cannot be. Without an action only entries of swap are looked at.
     /// </summary>
     private static void ForEachFolio(
-        MmContext mm, AddressSpace space, AddressRange part, Action<LeafSlot, int>? act, SwapAction? onSwap = null)
+        MmContext mm, AddressSpace space, AddressRange part, Action<ulong, LeafSlot, int>? act, SwapAction? onSwap = null)
     {
         var address = part.Start;
         while (space.PageTable.Next(ref address, part.End, out var slot))
@@ -190,7 +208,7 @@ internal static class Reclaim
                 var pages = slot.Order > 0 ? folio : Batch(mm, space.PageTable, slot, address, part.End, folio);
                 var isWhole = slot.Order > 0 ? address == next - slot.Size && next <= part.End : pages == folio;
                 if (slot.Order == 0) next = address + ((ulong)pages << PageGeometry.PageShift);
-                if (isWhole) act(slot, slot.Order > 0 ? 1 : pages);
+                if (isWhole) act(address, slot, slot.Order > 0 ? 1 : pages);
                 else if (!LargeFolio.IsMappedShared(mm, head) && LargeFolio.Split(mm, head, dropsZeroes: true)) continue;
             }
 
