@@ -196,6 +196,9 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         const ulong swapped = 1UL << 62, softDirty = 1UL << 55;
         var spec = new MachineSpec { Profile = "6.18", MemoryBytes = 64UL << 20, SwapBytes = 1UL << 20, TracksSoftDirty = true, Thp = ThpMode.Madvise };
         var machine = await daemon.Client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = spec });
+        // What was left open is answered with what it became.
+        spec.QuarantineBytesMax = 256UL << 20;
+        spec.QuarantinePolicy = QuarantinePolicy.Fence;
         Assert.Equal(spec, machine.Spec);
         var space = (await daemon.Client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest { Parent = machine.Name })).Name;
         await daemon.MapAsync(space, At, 8);
