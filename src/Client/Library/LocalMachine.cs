@@ -19,11 +19,9 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     private readonly SafeFileHandle _memory;
     private readonly ConcurrentDictionary<string, MappedFrames> _mapped = new(StringComparer.Ordinal);
 
-    private readonly string _name;
-
     private LocalMachine(FramePinClient client, string name, Socket attachment, SafeFileHandle memory, bool isReadOnly)
     {
-        _name = name;
+        Name = name;
         _client = client;
         _attachment = attachment;
         _memory = memory;
@@ -31,7 +29,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     }
 
     /// <summary>"attachments/{a}".</summary>
-    public string Name => _name;
+    public string Name { get; }
 
     /// <summary>The descriptor was opened for reading only: the kernel refuses writable mappings of it.</summary>
     public bool IsReadOnly { get; }
@@ -74,7 +72,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     /// </summary>
     public async Task<MappedFrames> MapAsync(string frameVector, bool isWritable = true, CancellationToken cancelled = default)
     {
-        var request = new MapFramesRequest { Attachment = _name, FrameVector = frameVector };
+        var request = new MapFramesRequest { Attachment = Name, FrameVector = frameVector };
         var mapped = await _client.Memory.MapFramesAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
         return MapHeld(mapped, isWritable);
     }
@@ -113,7 +111,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     {
         var request = new MapSpaceRequest
         {
-            Attachment = _name,
+            Attachment = Name,
             AddressSpace = addressSpace,
             Start = start,
             Pages = (length + 4095) >> 12,
@@ -158,7 +156,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     {
         try
         {
-            _client.Memory.UnmapFrames(new UnmapFramesRequest { Attachment = _name, Hold = hold });
+            _client.Memory.UnmapFrames(new UnmapFramesRequest { Attachment = Name, Hold = hold });
         }
         catch (Grpc.Core.RpcException)
         {

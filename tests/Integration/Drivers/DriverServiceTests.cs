@@ -194,7 +194,7 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
                         driver.Waiting.Release();
                         try
                         {
-                            await Task.Delay(Timeout.Infinite, signal);
+                            await new TaskCompletionSource().Task.WaitAsync(signal);
                         }
                         finally
                         {

@@ -246,6 +246,19 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
     }
 
     [Fact]
+    public async Task Behind_the_last_buffer_of_a_stream_there_is_EPIPE_until_STREAMOFF()
+    {
+        await using var rig = await CreateAsync();
+        await rig.Device.RequestBuffersAsync(2, UserPtr);
+        await rig.Device.StreamOnAsync();
+        rig.Driver.Queue.SetLastBufferDequeued();
+        Assert.Equal(Errno.EPIPE, (await rig.Device.DequeueAsync(UserPtr)).Errno);
+        await rig.Device.StreamOffAsync();
+        await rig.Device.StreamOnAsync();
+        Assert.Equal(Errno.EAGAIN, (await rig.Device.DequeueAsync(UserPtr, isNonBlocking: true)).Errno);
+    }
+
+    [Fact]
     public async Task Buffers_are_created_behind_others_and_removed_where_the_kernel_can()
     {
         await using var rig = await CreateAsync();
