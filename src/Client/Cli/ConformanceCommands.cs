@@ -21,6 +21,7 @@ internal static class ConformanceCommands
         };
         var user = new Option<int?>("--user") { Description = "Compares as this user id, without root's rights. Takes root." };
         var swap = new Option<bool>("--swap") { Description = "Pages out for real: borrows swap (zram) from the host during the run. Takes root." };
+        var focus = new Option<ScriptFocus?>("--focus") { Description = "Makes every script about this: everything, sharing (huge pages between processes), reclaim (locking and paging out)." };
         var report = new Option<FileInfo?>("--report") { Description = "Also writes the result to this file, as a page in Markdown." };
         var matrix = new Option<FileInfo?>("--matrix")
         {
@@ -30,7 +31,7 @@ internal static class ConformanceCommands
             "conformance",
             "Runs random scripts of memory calls on the running kernel and on FramePin, and compares after each step.\n\nExample:\n  framepin conformance --steps 100000 --seed 7\n  framepin conformance --steps 100000 --user 65534\n  framepin conformance --steps 100000 --swap")
         {
-            steps, seed, most, user, swap, script, keep, report, matrix,
+            steps, seed, most, user, swap, focus, script, keep, report, matrix,
         };
         command.SetAction(parsed =>
         {
@@ -65,7 +66,8 @@ internal static class ConformanceCommands
                 MaxDivergences = parsed.GetValue(most),
                 AsUser = parsed.GetValue(user),
                 WithSwap = parsed.GetValue(swap),
-            }, Console.IsOutputRedirected ? null : progress => Console.Error.Write($"\r{progress.Steps} steps"));
+                Focus = parsed.GetValue(focus),
+            }, new Progress(started).Tell);
             Print(result, TimeProvider.System.GetElapsedTime(started));
             if (parsed.GetValue(report) is { } page) File.WriteAllText(page.FullName, result.ToMarkdown());
             return result.Divergences.Count == 0 ? CommandLine.Ok : CommandLine.Refused;
@@ -121,14 +123,36 @@ internal static class ConformanceCommands
         }
     }
 
+    /// <summary>Tells differences as they are found, and how far the run is: all the time on a terminal, once a minute elsewhere.</summary>
+    private sealed class Progress(long started)
+    {
+        private int _told;
+        private int _minutes;
+
+        public void Tell(ConformanceReport report)
+        {
+            foreach (var (seed, divergence) in report.Divergences.Skip(_told))
+            {
+                Console.WriteLine($"seed {seed}: differs after {divergence.Steps.Count} steps:");
+                Console.WriteLine(divergence);
+            }
+
+            _told = report.Divergences.Count;
+            if (!Console.IsErrorRedirected)
+            {
+                Console.Error.Write($"\r{report.Steps} steps");
+                return;
+            }
+
+            var minutes = (int)TimeProvider.System.GetElapsedTime(started).TotalMinutes;
+            if (minutes == _minutes) return;
+            _minutes = minutes;
+            Console.Error.WriteLine($"{report.Steps} steps after {minutes} min, {report.Divergences.Count} differences");
+        }
+    }
+
     private static void Print(ConformanceReport report, TimeSpan elapsed)
     {
-        foreach (var (seed, divergence) in report.Divergences)
-        {
-            Console.WriteLine($"seed {seed}: differs after {divergence.Steps.Count} steps:");
-            Console.WriteLine(divergence);
-        }
-
         foreach (var (seed, divergence) in report.Unrepeated)
             Console.WriteLine($"seed {seed}: gone when run again: {divergence.Step}: kernel {divergence.KernelAnswer}, FramePin {divergence.FramePinAnswer}");
         foreach (var (name, hits) in report.DeviationHits) Console.WriteLine($"deviation {name}: {hits}");

@@ -23,6 +23,9 @@ public sealed record RunOptions
     /// <summary>Borrows swap from the host, which takes root and a zram device.</summary>
     public bool WithSwap { get; init; }
 
+    /// <summary>What every script is about; null leaves that to its seed.</summary>
+    public ScriptFocus? Focus { get; init; }
+
     /// <summary>Divergences after which the run ends.</summary>
     public int MaxDivergences { get; init; } = 1;
 }
@@ -142,7 +145,7 @@ public static class Runner
     {
         using var comparison = new Comparison(host, host.Profile);
         report.MissingFiles = [.. comparison.Initial.MissingFiles.Select(file => FileSpec.All[file].Name)];
-        var generator = new Generator(seed, comparison.Initial);
+        var generator = new Generator(seed, comparison.Initial, options.Focus);
         for (var i = 0; i < options.StepsPerScript && report.Steps < options.Steps; i++)
         {
             var step = generator.Next(comparison.FramePin.Areas);

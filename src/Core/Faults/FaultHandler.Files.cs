@@ -54,7 +54,7 @@ internal static partial class FaultHandler
         var isDirtying = request.IsWrite && isShared;
         var bits = FileBits(mm, vma, pfn, isDirtying || Mapping.SharedBornWritable(mm, vma)) | (isDirtying ? Pte.Dirty | mm.SoftDirty : 0);
         mm.Memory.Frames.AddRefs(pfn, 1);
-        if (!Mapping.MapPage(mm, space, address, pfn, bits))
+        if (!Mapping.MapPage(mm, space, vma, address, pfn, bits))
         {
             mm.Memory.Put(pfn);
             return VmFault.Oom;
@@ -153,7 +153,7 @@ internal static partial class FaultHandler
         PrepareAnonVma(mm, space, vma);
         if (mm.AllocatePage(space, address, request.Context, FrameFlags.Anon) is not { } pfn) return VmFault.Oom;
         mm.Memory.Bytes.Of(source).CopyTo(mm.Memory.Bytes.Of(pfn));
-        if (Mapping.MapPage(mm, space, address, pfn, AnonBits(mm, vma, !request.IsUnshare) | (request.IsWrite ? mm.SoftDirty : 0))) return VmFault.NoPage;
+        if (Mapping.MapPage(mm, space, vma, address, pfn, AnonBits(mm, vma, !request.IsUnshare) | (request.IsWrite ? mm.SoftDirty : 0))) return VmFault.NoPage;
         mm.Memory.Put(pfn);
         return VmFault.Oom;
     }
@@ -177,7 +177,7 @@ internal static partial class FaultHandler
             if (index >= PageGeometry.PagesOf(file.Size) || file.Lookup(index) is not { } pfn || unread?.Contains(index) == true) continue;
             if ((mm.Memory.Frames[pfn].Flags & (FrameFlags.HwPoison | FrameFlags.Reclaim)) != 0) continue;
             mm.Memory.Frames.AddRefs(pfn, 1);
-            if (Mapping.MapPage(mm, space, at, pfn, FileBits(mm, vma, pfn, Mapping.SharedBornWritable(mm, vma)))) continue;
+            if (Mapping.MapPage(mm, space, vma, at, pfn, FileBits(mm, vma, pfn, Mapping.SharedBornWritable(mm, vma)))) continue;
             mm.Memory.Put(pfn);
             return;
         }
@@ -211,7 +211,7 @@ internal static partial class FaultHandler
         if (mm.AllocatePage(request.Space, address, AllocationContext.Unmovable, FrameFlags.None) is not { } pfn)
             return VmFault.Oom;
         var bits = Pte.Accessed | Pte.NoMapping | Mapping.AccessBits(request.Vma, false);
-        if (Mapping.MapPage(mm, request.Space, address, pfn, bits)) return VmFault.NoPage;
+        if (Mapping.MapPage(mm, request.Space, request.Vma, address, pfn, bits)) return VmFault.NoPage;
         mm.Memory.Put(pfn);
         return VmFault.Oom;
     }
@@ -257,7 +257,7 @@ internal static partial class FaultHandler
         frames.AddRefs(pfn, 1);
         var compound = frames.OrderOf(pfn) > 0 ? Pte.Compound : 0;
         var bits = Pte.NoMapping | Pte.Accessed | compound | Mapping.AccessBits(vma, vma.Has(VmFlags.Shared));
-        if (Mapping.MapPage(mm, space, address & PageGeometry.PageMask, pfn, bits)) return Errno.None;
+        if (Mapping.MapPage(mm, space, vma, address & PageGeometry.PageMask, pfn, bits)) return Errno.None;
         mm.Memory.Put(pfn);
         return Errno.ENOMEM;
     }

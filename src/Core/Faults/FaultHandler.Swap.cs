@@ -49,6 +49,7 @@ internal static partial class FaultHandler
         var isWritten = request.IsWrite && (bits & Pte.Write) != 0;
         entry = Pte.Leaf(pfn, bits | (isWritten ? Pte.Dirty | mm.SoftDirty : 0));
         frames[pfn].MapCount++;
+        Mlock.Mapped(mm, vma, pfn);
         if (request.IsWrite && !isWritten)
         {
             var result = WriteProtected(mm, request, slot);

@@ -127,6 +127,7 @@ internal static partial class FaultHandler
                 {
                     space.PageTable[slot] = Pte.Leaf(head, Pte.Huge | AnonBits(mm, vma, !request.IsUnshare));
                     LargeFolio.AddMaps(mm, space, head, 1);
+                    Mlock.AddNew(mm, vma, head);
                     return VmFault.NoPage;
                 }
 
@@ -136,7 +137,7 @@ internal static partial class FaultHandler
 
         var page = mm.AllocatePage(space, address, request.Context, FrameFlags.Anon);
         if (page is not { } pfn) return VmFault.Oom;
-        if (Mapping.MapPage(mm, space, address, pfn, AnonBits(mm, vma, !request.IsUnshare))) return VmFault.NoPage;
+        if (Mapping.MapPage(mm, space, vma, address, pfn, AnonBits(mm, vma, !request.IsUnshare))) return VmFault.NoPage;
         mm.Memory.Put(pfn);
         return VmFault.Oom;
     }
@@ -180,7 +181,7 @@ internal static partial class FaultHandler
         {
             // do_huge_zero_wp_pmd since 6.13: a huge page at once. Before, the huge zero page is split and one small page copied.
             if (mm.Profile.HugeZeroIsReplacedWhole) entry = 0;
-            else if (!Mapping.SplitLeaf(mm, space, slot)) return VmFault.Oom;
+            else if (!Mapping.SplitLeaf(mm, space, request.Address, slot)) return VmFault.Oom;
             return mm.Profile.HugeZeroIsReplacedWhole ? Anonymous(mm, request, tableExists: false) : HandleEntry(mm, request);
         }
 
@@ -196,7 +197,7 @@ internal static partial class FaultHandler
 
             if (slot.Order > 0)
             {
-                if (!Mapping.SplitLeaf(mm, space, slot)) return VmFault.Oom;
+                if (!Mapping.SplitLeaf(mm, space, request.Address, slot)) return VmFault.Oom;
                 return HandleEntry(mm, request);
             }
         }
@@ -237,7 +238,8 @@ internal static partial class FaultHandler
         if (source != mm.Memory.ZeroPage) mm.Memory.Bytes.Of(source).CopyTo(mm.Memory.Bytes.Of(pfn));
         space.PageTable[slot] = Pte.Leaf(pfn, AnonBits(mm, vma, !request.IsUnshare) | (request.IsUnshare ? old & (Pte.UffdWp | Pte.SoftDirty) : mm.SoftDirty));
         mm.Memory.Frames[pfn].MapCount = 1;
-        Mapping.Release(mm, space, old);
+        Mlock.AddNew(mm, vma, pfn);
+        Mapping.Release(mm, space, vma, old);
         return VmFault.NoPage;
     }
 }

@@ -109,7 +109,7 @@ internal static class HugeTlb
         var result = NewAnon(mm, request, slot, head);
         if ((result & VmFault.ErrorMask) == 0)
         {
-            Mapping.Release(mm, request.Space, old);
+            Mapping.Release(mm, request.Space, vma, old);
         }
         else if (isAnon && vma.OwnsHugeReserve)
         {
@@ -138,7 +138,7 @@ internal static class HugeTlb
                 var entry = space.PageTable.Read(at);
                 if (!Pte.IsMapped(entry) || Pte.PfnOf(entry) != head) continue;
                 other.LostHugePage = true;
-                Mapping.Zap(mm, space, at, at + (PageGeometry.PageSize << vma.HugeOrder));
+                Mapping.Zap(mm, space, other, at, at + (PageGeometry.PageSize << vma.HugeOrder));
             }
         }
     }

@@ -28,12 +28,15 @@ internal static class LargeFolio
         foreach (var (space, address) in Leaves(mm, head))
         {
             var slot = space.PageTable.Find(address);
-            if (slot.Order > 0 && !Mapping.SplitLeaf(mm, space, slot)) return false;
+            // Taken away to be split, each leaf gives up the lock of its area; what comes back takes it again (try_to_migrate_one).
+            if (slot.Order == 0) Mlock.Unmapped(mm, space.Vmas.Find(address), head);
+            else if (!Mapping.SplitLeaf(mm, space, address, slot)) return false;
         }
 
         var order = frames.OrderOf(head);
         var maps = new int[1 << order];
-        var mayDrop = dropsZeroes && mm.UsesZeroPage && mm.Profile.SplitDropsZeroes && (frames[head].Flags & FrameFlags.Mlocked) == 0;
+        var locks = new ushort[1 << order];
+        var mayDrop = dropsZeroes && mm.UsesZeroPage && mm.Profile.SplitDropsZeroes && !Mlock.IsLocked(mm, head);
         var leaves = Leaves(mm, head);
         Debug.Assert(leaves.Count == frames[head].MapCount, "an entry of the folio was not found");
         foreach (var (space, address) in leaves)
@@ -54,6 +57,7 @@ internal static class LargeFolio
 
             entry &= ~Pte.Compound;
             maps[(int)(pfn.Value - head.Value)]++;
+            if (vma.Has(VmFlags.Locked)) locks[(int)(pfn.Value - head.Value)]++;
         }
 
         var shared = frames[head].Flags & ~FrameFlags.MappedShared;
@@ -65,6 +69,8 @@ internal static class LargeFolio
             info = default;
             info.Flags = flags;
             info.MapCount = maps[i];
+            info.MlockCount = locks[i];
+            if (locks[i] > 0) info.Flags |= FrameFlags.Mlocked;
             frames.InitCount(pfn);
             if (maps[i] > 0) frames.AddRefs(pfn, maps[i] - 1);
             else mm.Memory.Put(pfn);
@@ -137,6 +143,25 @@ internal static class LargeFolio
         }
 
         if (users.FirstCount == info.MapCount || users.SecondCount == info.MapCount) info.Flags &= ~FrameFlags.MappedShared;
+    }
+
+    /// <summary>folio_pte_batch: entries in a row, in one table and below the end, that map the folio's frames in a row.</summary>
+    public static int Batch(PageTable table, LeafSlot slot, ulong address, ulong end, int folio)
+    {
+        var first = table[slot];
+        if (folio == 1) return 1;
+        var most = Math.Min(PageGeometry.EntriesPerTable - slot.Index, (int)((end - address) >> PageGeometry.PageShift));
+        most = Math.Min(most, folio - (int)(Pte.PfnOf(first).Value & (ulong)(folio - 1)));
+        var count = 1;
+        while (count < most && IsNext(table[slot with { Index = slot.Index + count }], first, count)) count++;
+        return count;
+    }
+
+    /// <summary>The same entry but for its frame, and what reclaim does not mind: accessed, dirty, writable.</summary>
+    private static bool IsNext(ulong entry, ulong first, int distance)
+    {
+        const ulong minded = ~(Pte.PfnMask | Pte.Accessed | Pte.Dirty | Pte.SoftDirty | Pte.Write | Pte.Exclusive);
+        return Pte.IsMapped(entry) && ((entry ^ first) & minded) == 0 && Pte.PfnOf(entry).Value == Pte.PfnOf(first).Value + (ulong)distance;
     }
 
     private static bool RemembersSpaces(in FrameInfo head) =>

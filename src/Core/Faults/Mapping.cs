@@ -29,12 +29,14 @@ internal static class Mapping
 
     /// <summary>Maps a small frame that is already referenced by the caller; the mapping takes that reference over.</summary>
     /// <returns>False when no table is left; the reference stays with the caller.</returns>
-    public static bool MapPage(MmContext mm, AddressSpace space, ulong address, Pfn pfn, ulong bits)
+    public static bool MapPage(MmContext mm, AddressSpace space, Vma vma, ulong address, Pfn pfn, ulong bits)
     {
         var slot = space.PageTable.Ensure(address, 0);
         if (!slot.Exists) return false;
         space.PageTable[slot] = Pte.Leaf(pfn, bits);
-        LargeFolio.AddMaps(mm, space, mm.Memory.Frames.HeadOf(pfn), 1);
+        var head = mm.Memory.Frames.HeadOf(pfn);
+        LargeFolio.AddMaps(mm, space, head, 1);
+        Mlock.Mapped(mm, vma, head);
         return true;
     }
 
@@ -47,14 +49,15 @@ internal static class Mapping
         return true;
     }
 
-    /// <summary>Drops what an entry held: its map count and reference, if it is counted at all, or its part in a slot of swap.</summary>
-    public static void Release(MmContext mm, AddressSpace space, ulong entry)
+    /// <summary>Drops what an entry of <paramref name="vma"/> held: its map count and reference, if it is counted at all, or its part in a slot of swap.</summary>
+    public static void Release(MmContext mm, AddressSpace space, Vma vma, ulong entry)
     {
         if ((entry & Pte.Swap) != 0) mm.Swap!.FreeWithCache(Pte.SlotOf(entry));
         if (!Pte.IsMapped(entry) || (entry & Pte.Special) != 0) return;
         var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
         ref var info = ref mm.Memory.Frames[head];
         LargeFolio.RemoveMaps(mm, space, head, 1);
+        Mlock.Unmapped(mm, vma, head);
         if ((entry & Pte.Dirty) != 0 && (info.Flags & FrameFlags.InCache) != 0) mm.Memory.MarkDirty(head);
         // free_swap_cache
         if (info.MapCount == 0 && (info.Flags & FrameFlags.SwapCache) != 0) mm.Swap!.TryDropCache(head);
@@ -62,7 +65,7 @@ internal static class Mapping
     }
 
     /// <summary>Splits a transparent huge leaf into 512 small ones: 511 more references and map counts on the folio.</summary>
-    public static bool SplitLeaf(MmContext mm, AddressSpace space, LeafSlot slot)
+    public static bool SplitLeaf(MmContext mm, AddressSpace space, ulong address, LeafSlot slot)
     {
         var entry = space.PageTable[slot];
         if (!space.PageTable.Split(slot)) return false;
@@ -79,6 +82,8 @@ internal static class Mapping
         var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
         mm.Memory.Frames.AddRefs(head, more);
         LargeFolio.AddMaps(mm, space, head, more);
+        // Its small entries do not lock what the huge one did (folio_remove_rmap_pmd).
+        if (Mlock.IsLocked(mm, head)) Mlock.Unmapped(mm, space.Vmas.Find(address), head);
         // The folio knows now what the huge entry said (__split_huge_pmd_locked).
         if ((entry & Pte.Dirty) != 0) mm.Memory.MarkDirty(head);
         return true;
@@ -90,17 +95,17 @@ internal static class Mapping
         var slot = space.PageTable.Find(address);
         if (!slot.Exists || slot.Order == 0 || PageGeometry.IsAligned(address, slot.Size)) return true;
         var head = Pte.PfnOf(space.PageTable[slot]);
-        return (mm.Memory.Frames[head].Flags & FrameFlags.HugeTlb) != 0 || SplitLeaf(mm, space, slot);
+        return (mm.Memory.Frames[head].Flags & FrameFlags.HugeTlb) != 0 || SplitLeaf(mm, space, address, slot);
     }
 
     /// <summary>
-    /// Removes every entry of [start, end) and what it held (zap_page_range), markers too. Leaves that the borders cut are
+    /// Removes every entry of <paramref name="vma"/> in [start, end) and what it held (zap_page_range), markers too. Leaves that the borders cut are
     /// split first. Tables stay, empty as they may be: munmap frees them.
     /// </summary>
     /// <param name="keepMarkers">Guard markers stay (MADV_DONTNEED).</param>
     /// <param name="onlyFile">Leaves private copies alone (truncate without even_cows).</param>
     public static bool Zap(
-        MmContext mm, AddressSpace space, ulong start, ulong end, bool keepMarkers = false, bool onlyFile = false)
+        MmContext mm, AddressSpace space, Vma vma, ulong start, ulong end, bool keepMarkers = false, bool onlyFile = false)
     {
         if (!SplitAt(mm, space, start) || !SplitAt(mm, space, end)) return false;
         var table = space.PageTable;
@@ -113,7 +118,7 @@ internal static class Mapping
             {
                 var old = entry;
                 entry = 0;
-                Release(mm, space, old);
+                Release(mm, space, vma, old);
             }
 
             address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;

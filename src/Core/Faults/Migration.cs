@@ -51,6 +51,7 @@ internal static class Migration
             frames.AddRefs(fresh, 1);
             LargeFolio.AddMaps(mm, owner, fresh, 1);
             LargeFolio.RemoveMaps(mm, owner, head, 1);
+            if (owner.Vmas.Find(at) is { } vma) Mlock.Mapped(mm, vma, fresh);
             if (info.MapCount > 0 || inCache || inSwapCache) mm.Memory.Put(head);
         }
 

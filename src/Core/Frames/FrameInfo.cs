@@ -39,7 +39,7 @@ public enum FrameFlags : uint
     LazyFree = 1u << 17,
     /// <summary>To be dropped as soon as it is written back (PG_reclaim); fault-around passes it over (the bit is PG_readahead's too).</summary>
     Reclaim = 1u << 18,
-    /// <summary>Was locked in an area that MREMAP_DONTUNMAP unlocked, and stays unevictable (PG_mlocked).</summary>
+    /// <summary>Locked in memory, and passed over by reclaim (PG_mlocked); <see cref="FrameInfo.MlockCount"/> says how often.</summary>
     Mlocked = 1u << 19,
     /// <summary>In the swap cache: the frame holds what a slot of swap holds, or will hold (PG_swapcache).</summary>
     SwapCache = 1u << 20,
@@ -61,6 +61,9 @@ internal struct FrameInfo
 
     /// <summary>log2 of the folio's or free block's frames; valid in head, tail and buddy.</summary>
     public byte Order;
+
+    /// <summary>How often the folio was locked (mlock_count of struct page); head only.</summary>
+    public ushort MlockCount;
 
     /// <summary>Id of the memory file in whose cache the folio is; 0 for none.</summary>
     public int FileId;

@@ -110,7 +110,7 @@ public sealed partial class Machine
     public SyscallResult Munlock(AddressSpace space, ulong start, ulong length)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MlockCalls.Unlock(space, start, length);
+        return space.Exited ? Errno.ESRCH : MlockCalls.Unlock(_mm, space, start, length);
     }
 
     public SyscallResult MlockAll(AddressSpace space, uint flags)
@@ -122,7 +122,7 @@ public sealed partial class Machine
     public SyscallResult MunlockAll(AddressSpace space)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MlockCalls.UnlockAll(space);
+        return space.Exited ? Errno.ESRCH : MlockCalls.UnlockAll(_mm, space);
     }
 
     /// <summary>brk: 0 asks for the present break.</summary>

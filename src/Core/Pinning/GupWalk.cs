@@ -137,7 +137,7 @@ internal static class GupWalk
 
         if ((flags & GupFlags.SplitPmd) != 0 && slot.Order > 0)
         {
-            if (!Mapping.SplitLeaf(mm, space, slot)) return LookUp.Fail(Errno.ENOMEM);
+            if (!Mapping.SplitLeaf(mm, space, address, slot)) return LookUp.Fail(Errno.ENOMEM);
             return Follow(mm, space, vma, address, wanted, flags);
         }
 

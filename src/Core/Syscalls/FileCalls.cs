@@ -92,7 +92,7 @@ internal static class FileCalls
                 if (from >= to) continue;
                 var start = vma.Start + ((from - vma.PageOffset) << PageGeometry.PageShift);
                 var end = vma.Start + ((to - vma.PageOffset) << PageGeometry.PageShift);
-                Mapping.Zap(mm, space, start, end, keepMarkers: true, onlyFile: !alsoCopies);
+                Mapping.Zap(mm, space, vma, start, end, keepMarkers: true, onlyFile: !alsoCopies);
             }
     }
 

@@ -84,7 +84,7 @@ internal static class ForkCall
         {
             // copy_huge_pmd: a pinned huge page is split so that each part can be copied.
             again = true;
-            return Mapping.SplitLeaf(mm, parent, slot) ? Errno.None : Errno.ENOMEM;
+            return Mapping.SplitLeaf(mm, parent, address, slot) ? Errno.None : Errno.ENOMEM;
         }
 
         var into = child.PageTable.Ensure(address, slot.Order);
@@ -133,7 +133,7 @@ internal static class ExitCall
     public static void Run(MmContext mm, AddressSpace space)
     {
         var vmas = space.Vmas.All.ToList();
-        foreach (var vma in vmas) Mapping.Zap(mm, space, vma.Start, vma.End);
+        foreach (var vma in vmas) Mapping.Zap(mm, space, vma, vma.Start, vma.End);
         space.Vmas.Clear();
         foreach (var vma in vmas)
         {

@@ -155,14 +155,14 @@ internal static class MadviseCall
         if (mm.Mutant == Mutant.DontNeedKeeps) return Errno.None;
         if (advice != Advice.Free)
         {
-            if (!Mapping.Zap(mm, space, part.Start, part.End, keepMarkers: true)) return Errno.ENOMEM;
+            if (!Mapping.Zap(mm, space, vma, part.Start, part.End, keepMarkers: true)) return Errno.ENOMEM;
             // Tables whose whole reach was discarded go (CONFIG_PT_RECLAIM).
             space.PageTable.Prune(part.Start, part.End);
             return Errno.None;
         }
 
         if (!vma.IsAnonymous) return Errno.EINVAL;
-        Reclaim.MarkLazyFree(mm, space, part);
+        Reclaim.MarkLazyFree(mm, space, vma, part);
         return Errno.None;
     }
 
@@ -192,7 +192,7 @@ internal static class MadviseCall
             return Errno.None;
         }
 
-        if (!Mapping.Zap(mm, space, part.Start, part.End)) return Errno.ENOMEM;
+        if (!Mapping.Zap(mm, space, vma, part.Start, part.End)) return Errno.ENOMEM;
         // Anonymous memory with page tables ought to have its anon_vma.
         if (vma.IsAnonymous) FaultHandler.PrepareAnonVma(mm, space, vma);
         vma.Flags |= VmFlags.MaybeGuard;
@@ -224,13 +224,13 @@ internal static class MadviseCall
             if (walked.Error != Errno.None) return SyscallResult.Fail(walked.Error, address > start);
             if (!Mapping.SplitAt(mm, space, address)) return Errno.ENOMEM;
             var slot = space.PageTable.Find(address);
-            if (slot.Order > 0 && !Mapping.SplitLeaf(mm, space, slot)) return Errno.ENOMEM;
+            if (slot.Order > 0 && !Mapping.SplitLeaf(mm, space, address, slot)) return Errno.ENOMEM;
             slot = space.PageTable.Find(address);
             var entry = space.PageTable[slot];
             if ((entry & Pte.Special) != 0) return SyscallResult.Fail(Errno.EBUSY, isPartial: true);
             mm.Memory.Frames[Pte.PfnOf(entry)].Flags |= FrameFlags.HwPoison;
             space.PageTable[slot] = Pte.PoisonMarker;
-            Mapping.Release(mm, space, entry);
+            Mapping.Release(mm, space, space.Vmas.Find(address)!, entry);
         }
 
         return SyscallResult.Ok();

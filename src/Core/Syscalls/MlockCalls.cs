@@ -43,7 +43,7 @@ internal static class MlockCalls
         }
 
         var onFault = (flags & MlockOnFault) != 0 ? VmFlags.LockOnFault : 0;
-        var error = Apply(space, range, VmFlags.Locked | onFault, out var isPartial);
+        var error = Apply(mm, space, range, VmFlags.Locked | onFault, out var isPartial);
         if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
         return Populate(mm, space, range) switch
         {
@@ -54,11 +54,11 @@ internal static class MlockCalls
         };
     }
 
-    public static SyscallResult Unlock(AddressSpace space, ulong start, ulong length)
+    public static SyscallResult Unlock(MmContext mm, AddressSpace space, ulong start, ulong length)
     {
         var range = Round(start, length);
         if (range.End < range.Start) return Errno.EINVAL;
-        var error = Apply(space, range, VmFlags.None, out var isPartial);
+        var error = Apply(mm, space, range, VmFlags.None, out var isPartial);
         return error == Errno.None ? SyscallResult.Ok() : SyscallResult.Fail(error, isPartial);
     }
 
@@ -74,16 +74,16 @@ internal static class MlockCalls
         space.LocksFutureOnFault = (flags & MclOnFault) != 0;
         if (!isCurrent) return SyscallResult.Ok();
         var onFault = (flags & MclOnFault) != 0 ? VmFlags.LockOnFault : 0;
-        foreach (var vma in space.Vmas.All.ToList()) LockOne(space, vma, vma.Range, VmFlags.Locked | onFault);
+        foreach (var vma in space.Vmas.All.ToList()) LockOne(mm, space, vma, vma.Range, VmFlags.Locked | onFault);
         foreach (var vma in space.Vmas.All.ToList()) Populate(mm, space, vma.Range);
         return SyscallResult.Ok();
     }
 
-    public static SyscallResult UnlockAll(AddressSpace space)
+    public static SyscallResult UnlockAll(MmContext mm, AddressSpace space)
     {
         space.LocksFuture = false;
         space.LocksFutureOnFault = false;
-        foreach (var vma in space.Vmas.All.ToList()) LockOne(space, vma, vma.Range, VmFlags.None);
+        foreach (var vma in space.Vmas.All.ToList()) LockOne(mm, space, vma, vma.Range, VmFlags.None);
         return SyscallResult.Ok();
     }
 
@@ -112,7 +112,7 @@ internal static class MlockCalls
     }
 
     /// <summary>apply_vma_lock_flags: a hole ends it with -ENOMEM, what came before stays changed.</summary>
-    private static Errno Apply(AddressSpace space, AddressRange range, VmFlags lockFlags, out bool isPartial)
+    private static Errno Apply(MmContext mm, AddressSpace space, AddressRange range, VmFlags lockFlags, out bool isPartial)
     {
         isPartial = false;
         if (range.IsEmpty) return Errno.None;
@@ -120,7 +120,7 @@ internal static class MlockCalls
         {
             if (space.Vmas.Find(at) is not { } vma) return Errno.ENOMEM;
             var part = new AddressRange(at, Math.Min(range.End, vma.End));
-            var error = LockOne(space, vma, part, lockFlags);
+            var error = LockOne(mm, space, vma, part, lockFlags);
             if (error != Errno.None) return error;
             isPartial = true;
             at = part.End;
@@ -130,11 +130,15 @@ internal static class MlockCalls
     }
 
     /// <summary>mlock_fixup: special, hugetlb, secret and droppable areas are passed over in silence (row 129).</summary>
-    private static Errno LockOne(AddressSpace space, Vma vma, AddressRange part, VmFlags lockFlags)
+    private static Errno LockOne(MmContext mm, AddressSpace space, Vma vma, AddressRange part, VmFlags lockFlags)
     {
         if (vma.HasAny(VmFlags.Special | VmFlags.HugeTlb | VmFlags.Droppable)) return Errno.None;
         if (vma.File is { Kind: FileKind.Secret or FileKind.FsDax }) return Errno.None;
         var flags = (vma.Flags & ~(VmFlags.Locked | VmFlags.LockOnFault)) | lockFlags;
-        return VmaFlagChange.Apply(space, ref vma, part.Start, part.End, flags);
+        var changes = ((vma.Flags ^ flags) & VmFlags.Locked) != 0;
+        var error = VmaFlagChange.Apply(space, ref vma, part.Start, part.End, flags);
+        // Locking twice would count twice.
+        if (error == Errno.None && changes) Mlock.Walk(mm, space, part, locks: (flags & VmFlags.Locked) != 0);
+        return error;
     }
 }

@@ -240,13 +240,13 @@ internal static class MremapCall
         merged.Uffd = null;
         if (!MoveEntries(mm, space, request, target))
         {
-            Mapping.Zap(mm, space, copy.Start, copy.End);
+            Mapping.Zap(mm, space, copy, copy.Start, copy.End);
             MunmapCall.Unmap(mm, space, new AddressRange(target, target + request.NewLength));
             return Errno.ENOMEM;
         }
 
         if (vma.Uffd is null) DropMovedTables(space, vma, merged, request.Address, target, Math.Min(request.OldLength, request.NewLength));
-        if (request.KeepsOld) LeaveOld(mm, space, request);
+        if (request.KeepsOld) LeaveOld(space, request);
         else if (request.OldLength > 0) MunmapCall.Unmap(mm, space, request.Old);
         // Only what the move added is filled.
         if (merged.Has(VmFlags.Locked) && request.NewLength > request.OldLength)
@@ -255,35 +255,14 @@ internal static class MremapCall
     }
 
     /// <summary>MREMAP_DONTUNMAP: the old area stays, empty, unlocked, and may be faulted anew.</summary>
-    private static void LeaveOld(MmContext mm, AddressSpace space, Request request)
+    private static void LeaveOld(AddressSpace space, Request request)
     {
         foreach (var old in space.Vmas.Overlapping(request.Old))
         {
-            if (old.Has(VmFlags.Locked))
-            {
-                space.UncountedUnlocks += old.Pages;
-                KeepMlocked(mm, space, old);
-            }
-
+            // What it keeps, when only a part of it was moved, stays locked as pages.
+            if (old.Has(VmFlags.Locked)) space.UncountedUnlocks += old.Pages;
             old.Flags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
             if (old.Range == request.Old) old.AnonVma = null;
-        }
-    }
-
-    private static void KeepMlocked(MmContext mm, AddressSpace space, Vma vma)
-    {
-        var address = vma.Start;
-        while (space.PageTable.Next(ref address, vma.End, out var slot))
-        {
-            var entry = space.PageTable[slot];
-            if (Pte.IsMapped(entry) && (entry & Pte.Special) == 0)
-            {
-                // A large folio whose huge leaf was split is not locked any more (__split_huge_pmd_locked: folio_remove_rmap_pmd).
-                var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
-                if (slot.Order > 0 || mm.Memory.Frames.OrderOf(head) == 0) mm.Memory.Frames[head].Flags |= FrameFlags.Mlocked;
-            }
-
-            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
     }
 
@@ -329,7 +308,7 @@ internal static class MremapCall
             var to = target + (address - request.Address);
             if (slot.Order > 0 && !PageGeometry.IsAligned(to, slot.Size))
             {
-                if (!Mapping.SplitLeaf(mm, space, slot)) return false;
+                if (!Mapping.SplitLeaf(mm, space, address, slot)) return false;
                 continue;
             }
 
@@ -338,7 +317,7 @@ internal static class MremapCall
             if (slot.Order > 0 && table[into] != 0)
             {
                 // A table of small entries is there already, empty: a huge leaf does not go in its place (move_huge_pmd).
-                if (!Mapping.SplitLeaf(mm, space, slot)) return false;
+                if (!Mapping.SplitLeaf(mm, space, address, slot)) return false;
                 continue;
             }
 

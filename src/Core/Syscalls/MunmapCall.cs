@@ -26,7 +26,7 @@ internal static class MunmapCall
         if (!Mapping.SplitAt(mm, space, range.Start) || !Mapping.SplitAt(mm, space, range.End)) return Errno.ENOMEM;
         foreach (var vma in space.Vmas.Overlapping(range))
         {
-            Mapping.Zap(mm, space, vma.Start, vma.End);
+            Mapping.Zap(mm, space, vma, vma.Start, vma.End);
             space.Vmas.Remove(vma);
             VmaMerge.Closed(vma);
             mm.DropIfUnused(vma.File);

@@ -18,8 +18,8 @@ internal static class Reclaim
     /// MADV_FREE: anonymous pages may be dropped from now on until somebody stores to them (madvise_free_pte_range). They keep their
     /// contents until then. What is in swap is dropped at once.
     /// </summary>
-    public static void MarkLazyFree(MmContext mm, AddressSpace space, AddressRange part) =>
-        ForEachFolio(mm, space, part, (address, slot, pages) =>
+    public static void MarkLazyFree(MmContext mm, AddressSpace space, Vma vma, AddressRange part) =>
+        ForEachFolio(mm, space, part, (slot, pages) =>
         {
             var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
             ref var info = ref mm.Memory.Frames[head];
@@ -32,26 +32,8 @@ internal static class Reclaim
                 space.PageTable[slot with { Index = slot.Index + i }] &= ~(Pte.Dirty | Pte.Accessed);
             info.Flags &= ~FrameFlags.Dirty;
             // What somebody has locked is on no list that it could be taken from (folio_mark_lazyfree: unevictable).
-            if ((info.Flags & FrameFlags.Mlocked) == 0 && !IsLockedElsewhere(mm, space, address, head)) info.Flags |= FrameFlags.LazyFree;
-        }, onSwap: (ref ulong entry) => Drop(mm, space, ref entry));
-
-    /// <summary>
-    /// PG_mlocked by another address space that has the page at the same address, as after a fork: a small folio, or a large one that a huge
-    /// leaf maps (mlock_vma_folio leaves those that small leaves map alone).
-    /// </summary>
-    private static bool IsLockedElsewhere(MmContext mm, AddressSpace space, ulong address, Pfn head)
-    {
-        foreach (var other in mm.Spaces)
-        {
-            if (other == space || other.PageTable.Find(address) is not { Exists: true } slot) continue;
-            var entry = other.PageTable[slot];
-            var isMapped = Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && mm.Memory.Frames.HeadOf(Pte.PfnOf(entry)) == head;
-            if (!isMapped || (slot.Order == 0 && mm.Memory.Frames.OrderOf(head) > 0)) continue;
-            if (other.Vmas.Find(address) is { } vma && vma.Has(VmFlags.Locked)) return true;
-        }
-
-        return false;
-    }
+            if ((info.Flags & FrameFlags.Mlocked) == 0) info.Flags |= FrameFlags.LazyFree;
+        }, onSwap: (ref ulong entry) => Drop(mm, space, vma, ref entry));
 
     /// <summary>madvise_pageout for one area: pages that nobody else maps are unmapped, and go where nothing is lost by that.</summary>
     public static void PageOut(MmContext mm, AddressSpace space, Vma vma, AddressRange part)
@@ -59,15 +41,17 @@ internal static class Reclaim
         // can_do_file_pageout: else it would tell who has the file cached.
         var mayPageOutFile = vma.File is not { OthersMayWrite: false } || space.Task.OwnsFiles;
         if (!vma.IsAnonymous && !mayPageOutFile && vma.Has(VmFlags.MayShare)) return;
-        ForEachFolio(mm, space, part, (_, slot, pages) =>
+        ForEachFolio(mm, space, part, (slot, pages) =>
         {
             var entry = space.PageTable[slot];
             var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
             ref var info = ref mm.Memory.Frames[head];
-            if ((info.Flags & (FrameFlags.HwPoison | FrameFlags.Mlocked)) != 0 || LargeFolio.IsMappedShared(mm, head)) return;
-            if ((entry & Pte.Anon) == 0) PageOutFile(mm, space, slot, mayPageOutFile);
+            if ((info.Flags & FrameFlags.HwPoison) != 0 || LargeFolio.IsMappedShared(mm, head)) return;
+            if ((entry & Pte.Anon) == 0 && !mayPageOutFile) return;
+            if (Mlock.IsLocked(mm, head)) Mlock.PutBack(mm, head);
+            else if ((entry & Pte.Anon) == 0) PageOutFile(mm, space, vma, slot);
             else if ((info.Flags & FrameFlags.LazyFree) != 0 || vma.Has(VmFlags.Droppable)) Discard(mm, space, vma, slot, pages);
-            else PageOutAnonymous(mm, space, slot, pages);
+            else PageOutAnonymous(mm, space, vma, slot, pages);
         });
     }
 
@@ -93,7 +77,7 @@ internal static class Reclaim
     }
 
     /// <summary>MADV_COLD: nothing ages here, but a large folio that the range cuts is split as for the others.</summary>
-    public static void Cool(MmContext mm, AddressSpace space, AddressRange part) => ForEachFolio(mm, space, part, static (_, _, _) => { });
+    public static void Cool(MmContext mm, AddressSpace space, AddressRange part) => ForEachFolio(mm, space, part, static (_, _) => { });
 
     /// <summary>What MADV_FREE gave away, and droppable memory: gone, unless it was stored to since or somebody else uses it.</summary>
     private static void Discard(MmContext mm, AddressSpace space, Vma vma, LeafSlot slot, int pages)
@@ -107,7 +91,7 @@ internal static class Reclaim
         if (slot.Order > 0)
         {
             // try_to_unmap looks at its pages one by one (TTU_SPLIT_HUGE_PMD): the table of small entries stays.
-            if (!Mapping.SplitLeaf(mm, space, slot)) return;
+            if (!Mapping.SplitLeaf(mm, space, vma.Start, slot)) return;
             slot = new LeafSlot(PageTable.TableOf(space.PageTable[slot]), 0, 0);
             pages = PageGeometry.EntriesPerTable;
         }
@@ -119,14 +103,14 @@ internal static class Reclaim
             return;
         }
 
-        for (var i = 0; i < pages; i++) Drop(mm, space, ref space.PageTable[slot with { Index = slot.Index + i }]);
+        for (var i = 0; i < pages; i++) Drop(mm, space, vma, ref space.PageTable[slot with { Index = slot.Index + i }]);
     }
 
     /// <summary>
     /// Anonymous memory goes to swap: its entries name slots from then on. A page that somebody else holds a reference on stays in the
     /// swap cache, where the next fault finds it; a pinned one is not touched, nor is a large one that is held.
     /// </summary>
-    private static void PageOutAnonymous(MmContext mm, AddressSpace space, LeafSlot slot, int pages)
+    private static void PageOutAnonymous(MmContext mm, AddressSpace space, Vma vma, LeafSlot slot, int pages)
     {
         var frames = mm.Memory.Frames;
         var head = frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
@@ -145,11 +129,11 @@ internal static class Reclaim
         for (var i = 0; i < pages; i++)
         {
             ref var entry = ref space.PageTable[slot with { Index = slot.Index + i }];
-            if ((entry & Pte.Special) == 0) SwapOut(mm, space, swap, ref entry);
+            if ((entry & Pte.Special) == 0) SwapOut(mm, space, vma, swap, ref entry);
         }
     }
 
-    private static void SwapOut(MmContext mm, AddressSpace space, SwapDevice swap, ref ulong entry)
+    private static void SwapOut(MmContext mm, AddressSpace space, Vma vma, SwapDevice swap, ref ulong entry)
     {
         var (old, frames) = (entry, mm.Memory.Frames);
         var pfn = Pte.PfnOf(old);
@@ -158,31 +142,31 @@ internal static class Reclaim
         swap.Duplicate(number);
         entry = Pte.SwapEntry(number, old & Pte.SwapKeepMask);
         mm.Memory.MarkDirty(pfn);
-        Mapping.Release(mm, space, old);
+        Mapping.Release(mm, space, vma, old);
         // is_page_cache_freeable: else it is not written, and stays.
         if (frames.RefCount(pfn) == 1) swap.WriteOut(pfn);
     }
 
-    private static void PageOutFile(MmContext mm, AddressSpace space, LeafSlot slot, bool mayPageOutFile)
+    private static void PageOutFile(MmContext mm, AddressSpace space, Vma vma, LeafSlot slot)
     {
         ref var entry = ref space.PageTable[slot];
         var frames = mm.Memory.Frames;
         var pfn = Pte.PfnOf(entry);
         ref var info = ref frames[pfn];
         // Secret memory is unevictable.
-        if ((info.Flags & (FrameFlags.InCache | FrameFlags.Secret)) != FrameFlags.InCache || !mayPageOutFile) return;
+        if ((info.Flags & (FrameFlags.InCache | FrameFlags.Secret)) != FrameFlags.InCache) return;
         var (file, index) = (mm.Files[info.FileId], info.Index);
-        Drop(mm, space, ref entry);
+        Drop(mm, space, vma, ref entry);
         // Used ones cannot go; dirty ones of a disk file wait for write-back.
         if (!frames.MaybeDmaPinned(pfn) && frames.RefCount(pfn) == 1 && file.Evict(index)) return;
         if ((info.Flags & FrameFlags.Dirty) != 0 && file.TracksDirty) info.Flags |= FrameFlags.Reclaim;
     }
 
-    private static void Drop(MmContext mm, AddressSpace space, ref ulong entry)
+    private static void Drop(MmContext mm, AddressSpace space, Vma vma, ref ulong entry)
     {
         var old = entry;
         entry = 0;
-        Mapping.Release(mm, space, old);
+        Mapping.Release(mm, space, vma, old);
     }
 
     private delegate void SwapAction(ref ulong entry);
@@ -193,7 +177,7 @@ internal static class Reclaim
     /// where that cannot be. Without an action only entries of swap are looked at.
     /// </summary>
     private static void ForEachFolio(
-        MmContext mm, AddressSpace space, AddressRange part, Action<ulong, LeafSlot, int>? act, SwapAction? onSwap = null)
+        MmContext mm, AddressSpace space, AddressRange part, Action<LeafSlot, int>? act, SwapAction? onSwap = null)
     {
         var address = part.Start;
         while (space.PageTable.Next(ref address, part.End, out var slot))
@@ -205,33 +189,14 @@ internal static class Reclaim
             {
                 var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
                 var folio = 1 << mm.Memory.Frames.OrderOf(head);
-                var pages = slot.Order > 0 ? folio : Batch(mm, space.PageTable, slot, address, part.End, folio);
+                var pages = slot.Order > 0 ? folio : LargeFolio.Batch(space.PageTable, slot, address, part.End, folio);
                 var isWhole = slot.Order > 0 ? address == next - slot.Size && next <= part.End : pages == folio;
                 if (slot.Order == 0) next = address + ((ulong)pages << PageGeometry.PageShift);
-                if (isWhole) act(address, slot, slot.Order > 0 ? 1 : pages);
+                if (isWhole) act(slot, slot.Order > 0 ? 1 : pages);
                 else if (!LargeFolio.IsMappedShared(mm, head) && LargeFolio.Split(mm, head, dropsZeroes: true)) continue;
             }
 
             address = next;
         }
-    }
-
-    /// <summary>folio_pte_batch: entries in a row, in one table and below the end, that map the folio's frames in a row.</summary>
-    private static int Batch(MmContext mm, PageTable table, LeafSlot slot, ulong address, ulong end, int folio)
-    {
-        var first = table[slot];
-        if (folio == 1) return 1;
-        var most = Math.Min(PageGeometry.EntriesPerTable - slot.Index, (int)((end - address) >> PageGeometry.PageShift));
-        most = Math.Min(most, folio - (int)(Pte.PfnOf(first).Value & (ulong)(folio - 1)));
-        var count = 1;
-        while (count < most && IsNext(table[slot with { Index = slot.Index + count }], first, count)) count++;
-        return count;
-    }
-
-    /// <summary>The same entry but for its frame, and what reclaim does not mind: accessed, dirty, writable.</summary>
-    private static bool IsNext(ulong entry, ulong first, int distance)
-    {
-        const ulong minded = ~(Pte.PfnMask | Pte.Accessed | Pte.Dirty | Pte.SoftDirty | Pte.Write | Pte.Exclusive);
-        return Pte.IsMapped(entry) && ((entry ^ first) & minded) == 0 && Pte.PfnOf(entry).Value == Pte.PfnOf(first).Value + (ulong)distance;
     }
 }

@@ -120,7 +120,7 @@ internal static class UffdCalls
 
         if (mm.AllocatePage(space, address, AllocationContext.Movable, FrameFlags.Anon) is not { } pfn) return Errno.ENOMEM;
         content.CopyTo(mm.Memory.Bytes.Of(pfn));
-        Mapping.MapPage(mm, space, address, pfn, Pte.Anon | Pte.Exclusive | Pte.Dirty | mm.SoftDirty | Mapping.AccessBits(vma, true));
+        Mapping.MapPage(mm, space, vma, address, pfn, Pte.Anon | Pte.Exclusive | Pte.Dirty | mm.SoftDirty | Mapping.AccessBits(vma, true));
         return SyscallResult.Ok(PageGeometry.PageSize);
     }
 
@@ -135,7 +135,7 @@ internal static class UffdCalls
         content.CopyTo(mm.Memory.Bytes.Of(pfn));
         mm.Memory.Frames.AddRefs(pfn, 1);
         mm.Memory.MarkDirty(pfn);
-        Mapping.MapPage(mm, space, address, pfn, Pte.Dirty | mm.SoftDirty | Mapping.AccessBits(vma, true));
+        Mapping.MapPage(mm, space, vma, address, pfn, Pte.Dirty | mm.SoftDirty | Mapping.AccessBits(vma, true));
         return SyscallResult.Ok(PageGeometry.PageSize);
     }
 

@@ -6,8 +6,24 @@ namespace FramePin.Conformance.Scripts;
 /// <summary>An area that a script may work on.</summary>
 public readonly record struct Area(AddressRange Range, bool IsAnonymous, bool IsRegistered);
 
+/// <summary>What a script is mostly about.</summary>
+public enum ScriptFocus
+{
+    /// <summary>Every kind of call.</summary>
+    Everything,
+
+    /// <summary>A few processes that share huge pages, take them apart, and pass them on.</summary>
+    Sharing,
+
+    /// <summary>A few processes that lock, give away and page out the same pages, small and huge.</summary>
+    Reclaim,
+}
+
 /// <summary>Makes random steps from a seed. Looks at FramePin's areas, never at the kernel's, so that a seed always gives the same script.</summary>
-public sealed class Generator(int seed, InitialProcess initial)
+/// <param name="seed">Where the script begins.</param>
+/// <param name="initial">The process that it runs in.</param>
+/// <param name="focus">What it is about; null leaves that to the seed.</param>
+public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? focus = null)
 {
     private const ulong Page = PageGeometry.PageSize;
     private const ulong Huge = PageGeometry.PmdSize;
@@ -31,7 +47,6 @@ public sealed class Generator(int seed, InitialProcess initial)
         (StepKind.MovePages, 8),
     ];
 
-    /// <summary>Every third script: a few processes that share huge pages, take them apart, and pass them on.</summary>
     private static readonly (StepKind Kind, int Weight)[] SharingWeights =
     [
         (StepKind.Mmap, 40), (StepKind.Munmap, 30), (StepKind.Mprotect, 60), (StepKind.Mremap, 30), (StepKind.Madvise, 160),
@@ -41,6 +56,15 @@ public sealed class Generator(int seed, InitialProcess initial)
         (StepKind.UffdProtect, 15), (StepKind.UffdUnregister, 8), (StepKind.Mlock, 8), (StepKind.Munlock, 8),
     ];
 
+    private static readonly (StepKind Kind, int Weight)[] ReclaimWeights =
+    [
+        (StepKind.Mmap, 50), (StepKind.Munmap, 25), (StepKind.Mprotect, 20), (StepKind.Mremap, 45), (StepKind.Madvise, 280),
+        (StepKind.Mlock, 80), (StepKind.Munlock, 60), (StepKind.MlockAll, 4), (StepKind.MunlockAll, 4), (StepKind.Load, 90),
+        (StepKind.Store, 170), (StepKind.Fork, 40), (StepKind.Exit, 25), (StepKind.Mincore, 50), (StepKind.FileWrite, 15),
+        (StepKind.FileRead, 8), (StepKind.Truncate, 8), (StepKind.PunchHole, 10), (StepKind.Msync, 10), (StepKind.Register, 15),
+        (StepKind.Unregister, 15), (StepKind.Vmsplice, 10), (StepKind.Drain, 10), (StepKind.MovePages, 15), (StepKind.MemRead, 10),
+        (StepKind.MemWrite, 15), (StepKind.ProcessRead, 10), (StepKind.UffdRegister, 8), (StepKind.UffdProtect, 8), (StepKind.UffdUnregister, 4),
+    ];
 
     private static readonly Advice[] Advices =
     [
@@ -56,9 +80,15 @@ public sealed class Generator(int seed, InitialProcess initial)
     private static readonly Advice[] SwapAdvices =
         [Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.WillNeed, Advice.Free, Advice.HugePage, Advice.Cold];
 
+    private static readonly Advice[] ReclaimAdvices =
+    [
+        Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.Free, Advice.Free, Advice.Free, Advice.Cold,
+        Advice.WillNeed, Advice.DontNeed, Advice.DontNeedLocked, Advice.HugePage, Advice.PopulateRead, Advice.PopulateWrite,
+    ];
+
     private readonly Random _random = new(seed);
-    private readonly bool _isSharing = seed % 3 == 0;
-    private readonly Queue<Step> _beginning = Beginning(seed % 3 == 0);
+    private readonly ScriptFocus _focus = focus ?? FocusOf(seed);
+    private readonly Queue<Step> _beginning = Beginning(focus ?? FocusOf(seed));
     private int _processes = 1;
     private readonly HashSet<int> _exited = [];
 
@@ -77,10 +107,17 @@ public sealed class Generator(int seed, InitialProcess initial)
         }
     }
 
-    /// <summary>Two huge pages of anonymous memory.</summary>
-    private static Queue<Step> Beginning(bool isSharing)
+    private static ScriptFocus FocusOf(int seed) => (seed % 6) switch
     {
-        if (!isSharing) return [];
+        0 or 3 => ScriptFocus.Sharing,
+        1 => ScriptFocus.Reclaim,
+        _ => ScriptFocus.Everything,
+    };
+
+    /// <summary>Two huge pages of anonymous memory.</summary>
+    private static Queue<Step> Beginning(ScriptFocus focus)
+    {
+        if (focus == ScriptFocus.Everything) return [];
         const ulong flags = (ulong)(MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed);
         return new Queue<Step>(
         [
@@ -102,7 +139,12 @@ public sealed class Generator(int seed, InitialProcess initial)
 
     private StepKind PickKind()
     {
-        var weights = _isSharing ? SharingWeights : Weights;
+        var weights = _focus switch
+        {
+            ScriptFocus.Sharing => SharingWeights,
+            ScriptFocus.Reclaim => ReclaimWeights,
+            _ => Weights,
+        };
         var at = _random.Next(weights.Sum(pair => pair.Weight));
         foreach (var (kind, weight) in weights)
         {
@@ -126,7 +168,7 @@ public sealed class Generator(int seed, InitialProcess initial)
                 var (target, _) = PickRange(areas);
                 return new Step(process, kind, address, length, newLength, flags, (flags & 6) != 0 ? target : 0);
             case StepKind.Madvise:
-                return new Step(process, kind, address, length, (ulong)((initial.Swap > 0 || _isSharing) && Chance(2) ? Pick(SwapAdvices) : Pick(Advices)));
+                return new Step(process, kind, address, length, (ulong)PickAdvice());
             case StepKind.Mlock: return new Step(process, kind, address, length, Chance(3) ? 1UL : 0);
             case StepKind.MlockAll: return new Step(process, kind, Pick<ulong>([1, 2, 3, 5, 6, 7]));
             case StepKind.MunlockAll or StepKind.Unregister or StepKind.Drain: return new Step(process, kind);
@@ -135,7 +177,7 @@ public sealed class Generator(int seed, InitialProcess initial)
             case StepKind.Mseal: return new Step(process, kind, address, length);
             case StepKind.Load: return new Step(process, kind, address + PickOffset());
             case StepKind.Store: return new Step(process, kind, address + PickOffset(), PickByte());
-            case StepKind.Fork: return _processes < (_isSharing ? MaxProcesses + 1 : MaxProcesses) ? new Step(process, kind) : null;
+            case StepKind.Fork: return _processes < (_focus == ScriptFocus.Everything ? MaxProcesses : MaxProcesses + 1) ? new Step(process, kind) : null;
             case StepKind.Exit: return process > 0 ? new Step(process, kind) : null;
             case StepKind.Truncate: return new Step(process, kind, PickFile(), PickSize());
             case StepKind.PunchHole:
@@ -263,13 +305,13 @@ public sealed class Generator(int seed, InitialProcess initial)
             return (area.Start + (first * Page), PickLength(pages >= 512 && Chance(2)));
         }
 
-        if (where < (_isSharing ? 90 : 55))
+        if (where < (_focus == ScriptFocus.Sharing ? 90 : _focus == ScriptFocus.Reclaim ? 70 : 55))
         {
-            var at = HugeArena + ((ulong)_random.Next(0, _isSharing ? 2 : 3) * Huge) + (Chance(2) ? 0 : (ulong)_random.Next(0, 512) * Page);
+            var at = HugeArena + ((ulong)_random.Next(0, _focus == ScriptFocus.Everything ? 3 : 2) * Huge) + (Chance(2) ? 0 : (ulong)_random.Next(0, 512) * Page);
             return (at, PickLength(Chance(2)));
         }
 
-        var address = Arena + ((ulong)_random.Next(0, ArenaPages) * Page);
+        var address = Arena + ((ulong)_random.Next(0, _focus == ScriptFocus.Reclaim ? ArenaPages / 4 : ArenaPages) * Page);
         if (Chance(60)) address += 0x10;
         return (address, PickLength(false));
     }
@@ -282,6 +324,12 @@ public sealed class Generator(int seed, InitialProcess initial)
         var length = pages * Page;
         if (Chance(30)) length -= 0x800;
         return Chance(100) ? 0 : length;
+    }
+
+    private Advice PickAdvice()
+    {
+        if (_focus == ScriptFocus.Reclaim && !Chance(4)) return Pick(ReclaimAdvices);
+        return (initial.Swap > 0 || _focus != ScriptFocus.Everything) && Chance(2) ? Pick(SwapAdvices) : Pick(Advices);
     }
 
     private ulong PickProt() => Pick<ulong>([3, 3, 3, 3, 3, 1, 1, 0, 7, 5, 2]);
