@@ -17,7 +17,7 @@ wire.SetAction(async (parsed, _) =>
         Line($"pin + unpin pairs of one page: unary {stream.UnaryPairsPerSecond:F0}/s, stream {stream.StreamPairsPerSecond:F0}/s, ratio {stream.Ratio:F1} (wanted: at least 20)"),
     ]);
 });
-var frames = new Option<int>("--frames") { Description = "Frames of each stream.", DefaultValueFactory = _ => 1000 };
+var frames = new Option<int>("--frames") { Description = "Frames of each stream.", DefaultValueFactory = _ => 150 };
 var drivers = new Command("drivers", "Frames from a driver's process to an application's: the daemon's time, and handover against copies.") { rounds, frames, save };
 drivers.SetAction(async (parsed, _) => Print(
     parsed.GetValue(save), await DriverFrames.RunAsync(parsed.GetValue(frames), Math.Max(parsed.GetValue(rounds), 20) * 10)));
