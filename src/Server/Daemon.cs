@@ -78,6 +78,7 @@ internal static partial class Daemon
         app.MapGrpcService<LeaseService>();
         app.MapGrpcService<DriverService>();
         app.MapGrpcService<WatchService>();
+        app.MapGrpcService<FaultService>();
         app.MapGrpcHealthChecksService();
         app.MapGrpcReflectionService();
         return app;

@@ -28,6 +28,7 @@ public sealed class FramePinClient : IDisposable
         Leases = new LeaseService.LeaseServiceClient(Invoker);
         Drivers = new DriverService.DriverServiceClient(Invoker);
         Watches = new WatchService.WatchServiceClient(Invoker);
+        Faults = new FaultService.FaultServiceClient(Invoker);
     }
 
     /// <summary>For the standard services (health, reflection) and stubs of one's own.</summary>
@@ -50,6 +51,8 @@ public sealed class FramePinClient : IDisposable
     public DriverService.DriverServiceClient Drivers { get; }
 
     public WatchService.WatchServiceClient Watches { get; }
+
+    public FaultService.FaultServiceClient Faults { get; }
 
     /// <summary>
     /// Connects lazily to <paramref name="endpoint"/>: "unix:/path/of/socket", or "http://127.0.0.1:7461".

@@ -19,6 +19,10 @@ public enum DeviceMapping
     FaultPages,
     /// <summary>Peer-to-peer memory of a PCI device: pages inserted at mmap time, pinned only by who says PCI_P2PDMA.</summary>
     P2PPages,
+    /// <summary>VM_PFNMAP whose ->fault is a handler outside, which inserts PFNs (vmf_insert_pfn).</summary>
+    ServedPfns,
+    /// <summary>Pages of RAM that a handler outside gives out at each fault (vmf->page).</summary>
+    ServedPages,
 }
 
 /// <summary>

@@ -45,7 +45,7 @@ internal static partial class FaultHandler
             if (Pte.IsMapped(space.PageTable.Read(address))) return VmFault.NoPage;
         }
 
-        if (file.Kind == FileKind.Shmem && vma.Has(VmFlags.UffdMissing) && file.Lookup(index) is null && file.Stored(index) is null) return VmFault.SigBus;
+        if (file.Kind == FileKind.Shmem && vma.Has(VmFlags.UffdMissing) && file.Lookup(index) is null && file.Stored(index) is null) return AskUserfaultfd(mm, request);
         var isShared = vma.Has(VmFlags.Shared);
         if (FindOrAddPage(mm, space, file, index, address, request.Context) is not { } pfn) return VmFault.Oom;
         if ((mm.Memory.Frames[pfn].Flags & FrameFlags.HwPoison) != 0) return VmFault.HwPoison;
@@ -233,9 +233,33 @@ internal static partial class FaultHandler
                 return PrivateCopy(mm, request, address, pfn);
             case DeviceMapping.FaultPages:
                 return InsertPage(mm, space, vma, address, pfn) == Errno.None ? VmFault.NoPage : VmFault.Oom;
+            case DeviceMapping.ServedPfns or DeviceMapping.ServedPages:
+                return ServedDeviceFault(mm, request, device, index, isPrivateCopy);
             default:
                 // vm_ops without ->fault: an empty entry stays empty (row 135).
                 return VmFault.SigBus;
+        }
+    }
+
+    /// <summary>->fault of a device whose driver is a process outside.</summary>
+    private static VmFault ServedDeviceFault(MmContext mm, in FaultRequest request, Device device, ulong index, bool isPrivateCopy)
+    {
+        if (mm.Served.TakeOrAsk(request, device, index, out var result) is not { Reply: { } reply } fault) return result;
+        var (space, vma) = (request.Space, request.Vma);
+        var address = request.Address & PageGeometry.PageMask;
+        var pfn = device.First + fault.ReplyPage;
+        switch (reply)
+        {
+            case FaultReply.InsertPfn:
+                return MapRaw(space, vma, address, pfn) ? VmFault.NoPage : VmFault.Oom;
+            case FaultReply.Page when isPrivateCopy:
+                return PrivateCopy(mm, request, address, pfn);
+            case FaultReply.Page:
+                return InsertPage(mm, space, vma, address, pfn) == Errno.None ? VmFault.NoPage : VmFault.Oom;
+            case FaultReply.Oom: return VmFault.Oom;
+            case FaultReply.HwPoison: return VmFault.HwPoison;
+            case FaultReply.Retry: return VmFault.Retry;
+            default: return VmFault.SigBus;
         }
     }
 

@@ -35,7 +35,10 @@ internal static partial class FaultHandler
         if (vma.IsHugeTlb) return HugeTlb.Handle(mm, request);
         // __handle_mm_fault: the upper tables come first, and stay when the fault fails.
         if (!request.Space.PageTable.Ensure(request.Address, PageGeometry.PmdOrder).Exists) return VmFault.Oom;
-        return HandleEntry(mm, request);
+        var result = HandleEntry(mm, request);
+        parks = (result & VmFault.Waits) != 0;
+        if (parks) mm.RetryCount++;
+        return result & ~VmFault.Waits;
     }
 
     /// <summary>Gives an area its anon_vma before the first anonymous page (anon_vma_prepare).</summary>
@@ -143,8 +146,8 @@ internal static partial class FaultHandler
     }
 
     /// <summary>
-    /// handle_userfault of a missing page: SIGBUS. What the kernel had prepared by then stays: the anon_vma of a write or a huge page,
-    /// the table of a small one.
+    /// handle_userfault of a missing page. What the kernel had prepared by then stays: the anon_vma of a write or a huge page, the table of a
+    /// small one.
     /// </summary>
     private static VmFault Missing(MmContext mm, in FaultRequest request, bool tableExists)
     {
@@ -152,7 +155,15 @@ internal static partial class FaultHandler
         var isZero = mm.UsesZeroPage && !request.IsWrite && !request.IsUnshare;
         if (isHuge || !isZero) PrepareAnonVma(mm, request.Space, request.Vma);
         if (!isHuge && !request.Space.PageTable.Ensure(request.Address, 0).Exists) return VmFault.Oom;
-        return VmFault.SigBus;
+        return AskUserfaultfd(mm, request);
+    }
+
+    /// <summary>handle_userfault: SIGBUS with UFFD_FEATURE_SIGBUS or where nobody may wait; else the handler is asked, and wakes who waits.</summary>
+    private static VmFault AskUserfaultfd(MmContext mm, in FaultRequest request)
+    {
+        if (request.Vma.Uffd is not { } fd) return VmFault.SigBus;
+        // Its answer is the page itself, or a plain waking: either way the fault begins anew.
+        return mm.Served.TakeOrAsk(request, fd, request.Vma.IndexOf(request.Address), out var result) is null ? result : VmFault.Retry;
     }
 
     private static ulong AnonBits(MmContext mm, Vma vma, bool writable)

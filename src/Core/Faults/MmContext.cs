@@ -109,6 +109,9 @@ internal sealed class MmContext : IDisposable
 
     public FaultPlan Plan { get; } = new();
 
+    /// <summary>Faults that handlers outside are asked about.</summary>
+    public ServedFaults Served { get; } = new();
+
     public Mutant Mutant { get; set; }
 
     public Dictionary<int, HugePool> HugePools { get; } = [];

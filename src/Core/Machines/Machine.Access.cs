@@ -31,7 +31,7 @@ public sealed partial class Machine
             var at = address + done;
             var pages = Math.Min(PagesBetween(at, length - done), room);
             if (CreateVector(pages) is not { } vector) return Errno.ENOMEM;
-            var result = Gup(space, GupCall.GetUserPagesFast, at, pages, GupFlags.None, LockedArgument.Null, vector).Result;
+            var result = GupAtOnce(space, GupCall.GetUserPagesFast, at, pages, GupFlags.None, LockedArgument.Null, vector);
             if (result.Error != Errno.None || result.Pages == 0)
             {
                 DestroyVector(vector);
@@ -100,7 +100,7 @@ public sealed partial class Machine
             if (!GrowStack(space, at, actor)) break;
             var within = at & ~PageGeometry.PageMask;
             var part = buffer.Slice(done, Math.Min(buffer.Length - done, (int)(PageGeometry.PageSize - within)));
-            if (Gup(space, GupCall.GetUserPagesRemote, at, 1, flags, LockedArgument.Null, held.Vector).Result.Pages != 1)
+            if (GupAtOnce(space, GupCall.GetUserPagesRemote, at, 1, flags, LockedArgument.Null, held.Vector).Pages != 1)
             {
                 if (!AccessRaw(space, at, part, isWrite)) break;
                 done += part.Length;
@@ -126,9 +126,9 @@ public sealed partial class Machine
         if ((address & 3) != 0) return Errno.EINVAL;
         if (address >= PageGeometry.TaskSize) return Errno.EFAULT;
         using var held = new HeldVector(this, 1);
-        var result = Gup(space, GupCall.GetUserPagesFast, address, 1, GupFlags.Write, LockedArgument.Null, held.Vector).Result;
+        var result = GupAtOnce(space, GupCall.GetUserPagesFast, address, 1, GupFlags.Write, LockedArgument.Null, held.Vector);
         if (result.Error == Errno.None) return SyscallResult.Ok();
-        result = Gup(space, GupCall.GetUserPagesFast, address, 1, GupFlags.None, LockedArgument.Null, held.Vector).Result;
+        result = GupAtOnce(space, GupCall.GetUserPagesFast, address, 1, GupFlags.None, LockedArgument.Null, held.Vector);
         if (result.Error != Errno.None) return result.Error;
         // A page that may be replaced by the first write is no key: anonymous, or the zero page.
         var page = ViewPages(held.Vector, 0, 1)[0];
@@ -248,7 +248,7 @@ public sealed partial class Machine
         var pages = PagesBetween(address, (ulong)buffer.Length);
         using var held = new HeldVector(this, pages);
         var flags = isWrite ? GupFlags.Write : GupFlags.None;
-        var result = Gup(space, call, address, pages, flags, LockedArgument.Held, held.Vector).Result;
+        var result = GupAtOnce(space, call, address, pages, flags, LockedArgument.Held, held.Vector);
         if (result.Error != Errno.None || result.Pages == 0) return Errno.EFAULT;
         var within = address & ~PageGeometry.PageMask;
         var bytes = Math.Min((ulong)buffer.Length, ((ulong)result.Pages << PageGeometry.PageShift) - within);

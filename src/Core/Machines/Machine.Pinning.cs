@@ -196,6 +196,14 @@ public sealed partial class Machine
         return true;
     }
 
+    /// <summary>A pin inside a call that answers at once: where it would have to wait it ends, with what it has.</summary>
+    private GupResult GupAtOnce(AddressSpace space, GupCall call, ulong start, long count, GupFlags flags, LockedArgument locked, FrameVector vector)
+    {
+        var outcome = Gup(space, call, start, count, flags, locked, vector);
+        while (outcome.Parked is { } parked && TryResume(parked, isKilled: true, out var ended)) outcome = ended;
+        return outcome.Result;
+    }
+
     /// <summary>Pins of any address space that wait.</summary>
     public IReadOnlyList<ParkedPin> ParkedPins()
     {
@@ -270,7 +278,8 @@ public sealed partial class Machine
         var isDone = operation.Run(_mm);
         while (!isDone && _parked.Count(parked => parked.Space == operation.Space) >= MaxParkedPerSpace)
         {
-            // No room to wait: the fault is tried again at once, as if whoever it waits for had answered.
+            // No room to wait: the fault is tried again at once, as if whoever it waits for had answered; a handler outside has not.
+            operation.IsKilled |= _mm.Served.Open(operation.Space, operation.ParkedAt) is not null;
             isDone = operation.Run(_mm);
         }
 

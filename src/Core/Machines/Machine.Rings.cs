@@ -20,8 +20,7 @@ public sealed partial class Machine
         if (address + length < address) return Errno.EOVERFLOW;
         var pages = PagesBetween(address, length);
         var call = Profile.RingPinsUnderLock ? GupCall.PinUserPages : GupCall.PinUserPagesFast;
-        var result = Gup(
-            space, call, address, pages, GupFlags.Write | GupFlags.LongTerm, LockedArgument.Null, vector).Result;
+        var result = GupAtOnce(space, call, address, pages, GupFlags.Write | GupFlags.LongTerm, LockedArgument.Null, vector);
         if (result.Error != Errno.None) return result.Error;
         if (result.Pages == pages) return SyscallResult.Ok();
         PutVaddrFrames(vector);

@@ -38,11 +38,11 @@ internal static class DeviceMappings
 
     private static VmFlags FlagsOf(DeviceMapping mapping) => mapping switch
     {
-        DeviceMapping.PfnMap or DeviceMapping.PfnMapLazy => Remapped,
+        DeviceMapping.PfnMap or DeviceMapping.PfnMapLazy or DeviceMapping.ServedPfns => Remapped,
         DeviceMapping.IoPages => VmFlags.Io | VmFlags.DontExpand | VmFlags.DontDump,
         DeviceMapping.MixedPages or DeviceMapping.MixedPfns or DeviceMapping.P2PPages =>
             VmFlags.MixedMap | VmFlags.DontExpand | VmFlags.DontDump,
-        DeviceMapping.FaultPages => VmFlags.None,
+        DeviceMapping.FaultPages or DeviceMapping.ServedPages => VmFlags.None,
         _ => VmFlags.DontExpand,
     };
 

@@ -144,6 +144,7 @@ internal static class ExitCall
 
         space.PageTable.Destroy();
         space.Exited = true;
+        mm.Served.DropOf(space);
         mm.Spaces.Remove(space);
     }
 }

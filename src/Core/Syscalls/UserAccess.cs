@@ -41,8 +41,10 @@ internal static class UserAccess
 
             var flags = FaultFlags.User | FaultFlags.AllowRetry | FaultFlags.Killable | (isWrite ? FaultFlags.Write : 0);
             var request = new FaultRequest(space, vma, address, flags, AllocationContext.Movable);
-            var result = FaultHandler.Handle(mm, request, out _);
+            var result = FaultHandler.Handle(mm, request, out var parks);
             if ((result & VmFault.ErrorMask) != 0) return SignalOf(mm, result);
+            // A plan's park is over at once for a program's own access; a handler outside takes its time.
+            if (parks && mm.Served.Open(space, address) is not null) return UserSignal.WaitsForHandler;
         }
 
         return UserSignal.OutOfMemory;
@@ -99,7 +101,7 @@ internal static class UserAccess
             if (space.Vmas.Find(address) is not { } vma) return Errno.EFAULT;
             if (!vma.Has(isWrite ? VmFlags.Write : VmFlags.Read)) return Errno.EFAULT;
             if (mayDropLock && space.Task.Pending == PendingSignal.Fatal) return Errno.EINTR;
-            var result = FaultHandler.Handle(mm, new FaultRequest(space, vma, address, flags, AllocationContext.Movable), out _);
+            var result = FaultHandler.Handle(mm, new FaultRequest(space, vma, address, flags, AllocationContext.Movable), out var parks);
             if ((result & VmFault.ErrorMask) != 0)
             {
                 if ((result & VmFault.Oom) != 0) return Errno.ENOMEM;
@@ -107,6 +109,8 @@ internal static class UserAccess
             }
 
             if ((result & VmFault.Retry) == 0) return Errno.None;
+            // Nothing waits here for a handler outside.
+            if (parks && mm.Served.Open(space, address) is not null) return Errno.EFAULT;
             unlocked = true;
             flags |= FaultFlags.Tried;
         }

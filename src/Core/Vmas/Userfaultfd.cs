@@ -2,7 +2,7 @@ namespace FramePin.Core.Vmas;
 
 /// <summary>
 /// A userfaultfd: the ranges of one address space that are registered with it answer missing and write-protect faults with SIGBUS, as
-/// with UFFD_FEATURE_SIGBUS. Messages to a handler are not emulated.
+/// with UFFD_FEATURE_SIGBUS. One that a handler serves (Machine.Serve) is asked about missing small pages instead.
 /// </summary>
 /// <remarks>Made by Machine.CreateUserfaultfd. Areas refer to it; guarded by the turn.</remarks>
 public sealed class Userfaultfd

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Globalization;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
@@ -28,7 +29,7 @@ internal sealed partial class AddressSpaceService
             var space = host.Space(id);
             var call = request.Call ?? throw Refusals.Bad("call", "must be set");
             Check(call, "call");
-            var (result, residency, isPartial) = await RunWatchedAsync(host, space, call).ConfigureAwait(false);
+            var (result, residency, isPartial) = await RunWatchedAsync(host, space, call, context.CancellationToken).ConfigureAwait(false);
             if (result.Errno > 0 && !isPartial)
                 throw Refusals.Errno(call.CallCase.ToString().ToLowerInvariant(), (Errno)result.Errno);
             var response = new CallResponse { Value = result.Value, Errno = result.Errno };
@@ -53,7 +54,7 @@ internal sealed partial class AddressSpaceService
             {
                 var answer = IsTouchOfFailed(call, previous)
                     ? new CallResult()
-                    : (await RunWatchedAsync(host, space, Resolve(call, previous)).ConfigureAwait(false)).Result;
+                    : (await RunWatchedAsync(host, space, Resolve(call, previous), context.CancellationToken).ConfigureAwait(false)).Result;
                 response.Results.Add(answer);
                 if (call.CallCase != MemoryCall.CallOneofCase.Touch) previous = answer;
             }
@@ -63,9 +64,13 @@ internal sealed partial class AddressSpaceService
     }
 
     /// <summary>Runs a call, after those who watch memory that it takes away were asked.</summary>
-    private Task<(CallResult Result, byte[]? Residency, bool IsPartial)> RunWatchedAsync(MachineHost host, AddressSpace space, MemoryCall call)
+    private async Task<(CallResult Result, byte[]? Residency, bool IsPartial)> RunWatchedAsync(
+        MachineHost host, AddressSpace space, MemoryCall call, CancellationToken cancelled)
     {
         const uint mapFixed = 0x10;
+        // Always an answer: a fault that ends in a signal may leave pages around it mapped, or a stack grown.
+        if (call.CallCase == MemoryCall.CallOneofCase.Touch)
+            return (await TouchAsync(host, space, call.Touch, cancelled).ConfigureAwait(false), null, true);
         (ulong Start, ulong Length, InvalidationCause Cause) taken = call.CallCase switch
         {
             MemoryCall.CallOneofCase.Munmap => (call.Munmap.Address, call.Munmap.Length, InvalidationCause.Munmap),
@@ -83,11 +88,11 @@ internal sealed partial class AddressSpaceService
         // What is moved to a fixed place takes what was there.
         if (call.CallCase == MemoryCall.CallOneofCase.Mremap && ((MremapFlags)call.Mremap.Flags & MremapFlags.Fixed) != 0 && call.Mremap.NewLength > 0)
             ranges.Add((space, new AddressRange(call.Mremap.NewAddress, unchecked(call.Mremap.NewAddress + call.Mremap.NewLength))));
-        return host.Watches.RunAsync(ranges, taken.Cause, () =>
+        return await host.Watches.RunAsync(ranges, taken.Cause, () =>
         {
             var result = RunCall(host, space, call, out var residency, out var isPartial);
             return (result, residency, isPartial);
-        });
+        }).ConfigureAwait(false);
     }
 
     private static bool TakesAway(Advice advice) => advice is not (
@@ -175,9 +180,7 @@ internal sealed partial class AddressSpaceService
                 result = machine.Mincore(space, call.Mincore.Address, call.Mincore.Length, residency);
                 break;
             default:
-                // Always an answer: a fault that ends in a signal may leave pages around it mapped, or a stack grown.
-                isPartial = true;
-                return Touch(machine, space, call.Touch);
+                throw new UnreachableException($"{call.CallCase} was checked before");
         }
 
         isPartial = result.IsPartial;
@@ -211,9 +214,19 @@ internal sealed partial class AddressSpaceService
         return owner == host ? owner.Device(id) : throw Refusals.Bad("target", "belongs to another machine");
     }
 
-    private static CallResult Touch(Core.Machines.Machine machine, AddressSpace space, TouchCall call)
+    /// <summary>Touches page by page, waiting where a handler outside is asked.</summary>
+    private static async Task<CallResult> TouchAsync(MachineHost host, AddressSpace space, TouchCall call, CancellationToken cancelled)
     {
-        var done = machine.TouchRange(space, call.Address, call.Pages, call.Write, out var signal);
+        var done = 0UL;
+        UserSignal signal;
+        while (true)
+        {
+            var address = call.Address + (done << PageGeometry.PageShift);
+            done += (ulong)host.Machine.TouchRange(space, address, (long)(call.Pages - done), call.Write, out signal);
+            if (signal != UserSignal.WaitsForHandler) break;
+            await host.Faults.WaitAsync(space, call.Address + (done << PageGeometry.PageShift), cancelled).ConfigureAwait(false);
+        }
+
         var number = signal switch
         {
             UserSignal.None => 0,
@@ -221,6 +234,6 @@ internal sealed partial class AddressSpaceService
             UserSignal.OutOfMemory => Sigkill,
             _ => Sigsegv,
         };
-        return new CallResult { Value = (ulong)done, Errno = -number };
+        return new CallResult { Value = done, Errno = -number };
     }
 }

@@ -127,13 +127,13 @@ internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leas
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         return host.Requests.Run(nameof(CreateDevice), request.RequestId, request, () =>
         {
-            if (request.Mapping is DeviceMapping.Unspecified or > DeviceMapping.P2PPages)
+            if (request.Mapping is DeviceMapping.Unspecified or > DeviceMapping.ServedPages)
                 throw Refusals.Bad("mapping", "must be set");
             if (request.Pages == 0) throw Refusals.Bad("pages", "must be at least 1");
             if (request.Pages > options.Limits.DevicePagesMax)
                 throw Refusals.Limit("device_pages_max", options.Limits.DevicePagesMax, request.Pages);
             var needsRam = request.Mapping is DeviceMapping.IoPages or DeviceMapping.MixedPages or DeviceMapping.FaultPages
-                or DeviceMapping.P2PPages;
+                or DeviceMapping.P2PPages or DeviceMapping.ServedPages;
             if (needsRam && !request.Ram) throw Refusals.Bad("ram", $"{request.Mapping} maps pages, which only RAM has");
             var lease = leases.Find(request.Lease);
             var (id, device) = host.AddDevice(request.DeviceId, chosen => host.Machine.CreateDevice(

@@ -16,7 +16,7 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
     : V1.MemoryService.MemoryServiceBase
 {
     /// <summary>Reads or writes one chunk at a position; fewer bytes than asked come with a refusal.</summary>
-    private delegate int ChunkCopy(ulong position, Span<byte> buffer, bool isWrite, out RpcException? refusal);
+    private delegate ValueTask<(int Done, RpcException? Refusal)> ChunkCopy(ulong position, Memory<byte> buffer, bool isWrite);
 
     public override Task<AttachMemoryResponse> AttachMemory(AttachMemoryRequest request, ServerCallContext context)
     {
@@ -53,7 +53,7 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         }
     }
 
-    public override Task<MapFramesResponse> MapSpace(MapSpaceRequest request, ServerCallContext context)
+    public override async Task<MapFramesResponse> MapSpace(MapSpaceRequest request, ServerCallContext context)
     {
         var attachment = attachments.Get(Names.AttachmentId(request.Attachment, "attachment"));
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
@@ -61,12 +61,18 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         if ((request.Start & 4095) != 0) throw Refusals.Bad("start", "must be a multiple of 4096");
         if (request.Pages == 0) throw Refusals.Bad("pages", "must be at least 1");
         if (request.Pages > options.Limits.TouchPagesMax) throw Refusals.Limit("touch_pages_max", options.Limits.TouchPagesMax, request.Pages);
-        var hold = host.Machine.HoldRange(host.Space(id), request.Start, (long)request.Pages, request.Write, out var signal, out var failedAt);
+        var space = host.Space(id);
+        Core.Machines.FrameHold? hold;
+        UserSignal signal;
+        ulong failedAt;
+        while ((hold = host.Machine.HoldRange(space, request.Start, (long)request.Pages, request.Write, out signal, out failedAt)) is null
+            && signal == UserSignal.WaitsForHandler)
+            await host.Faults.WaitAsync(space, failedAt, context.CancellationToken).ConfigureAwait(false);
         if (hold is null)
             throw Refusals.State(
                 signal.ToString().ToUpperInvariant(), $"the page at 0x{failedAt:x} cannot be mapped: touching it ends in {signal}",
                 ("address", $"0x{failedAt:x}"));
-        return Task.FromResult(new MapFramesResponse { Hold = attachment.Hold(hold), Runs = WireMapping.ToRuns(hold.Runs) });
+        return new MapFramesResponse { Hold = attachment.Hold(hold), Runs = WireMapping.ToRuns(hold.Runs) };
     }
 
     public override Task<UnmapFramesResponse> UnmapFrames(UnmapFramesRequest request, ServerCallContext context)
@@ -81,13 +87,13 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
     {
         if (request.Length > options.Limits.ReadBytesMax)
             throw Refusals.Limit("read_bytes_max", options.Limits.ReadBytesMax, request.Length);
-        var copy = Resolve(request.Target, out var isStale);
+        var copy = Resolve(request.Target, context.CancellationToken, out var isStale);
         var position = request.Target.Position;
         var left = request.Length;
         while (left > 0)
         {
             var buffer = new byte[Math.Min(left, (ulong)options.Limits.ChunkBytesMax)];
-            var done = copy(position, buffer, false, out var refusal);
+            var (done, refusal) = await copy(position, buffer, false).ConfigureAwait(false);
             if (done > 0)
             {
                 var data = UnsafeByteOperations.UnsafeWrap(buffer.AsMemory(0, done));
@@ -112,7 +118,7 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         {
             if (copy is null)
             {
-                copy = Resolve(message.Target, out _);
+                copy = Resolve(message.Target, context.CancellationToken, out _);
                 position = message.Target!.Position;
             }
             else if (message.Target is not null)
@@ -122,7 +128,7 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
 
             if (message.Data.Length > options.Limits.ChunkBytesMax)
                 throw Refusals.Limit("chunk_bytes_max", (ulong)options.Limits.ChunkBytesMax, (ulong)message.Data.Length);
-            var done = copy(position + written, message.Data.ToByteArray(), true, out var refusal);
+            var (done, refusal) = await copy(position + written, message.Data.ToByteArray(), true).ConfigureAwait(false);
             written += (ulong)done;
             if (refusal is not null) throw refusal;
         }
@@ -131,7 +137,7 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         return new WriteMemoryResponse { Written = written };
     }
 
-    private ChunkCopy Resolve(MemoryTarget? target, out bool isStale)
+    private ChunkCopy Resolve(MemoryTarget? target, CancellationToken cancelled, out bool isStale)
     {
         isStale = false;
         if (target is null) throw Refusals.Bad("target", "must be set");
@@ -139,7 +145,7 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         {
             case Names.AddressSpaces:
                 var (host, id) = machines.Resolve(target.Name, Names.AddressSpaces, "target.name");
-                return ThroughSpace(host.Machine, host.Space(id));
+                return ThroughSpace(host, host.Space(id), cancelled);
             case Names.Files:
                 var (fileHost, fileId) = machines.Resolve(target.Name, Names.Files, "target.name");
                 return OfFile(fileHost.Machine, fileHost.File(fileId));
@@ -168,46 +174,55 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         }
     }
 
-    private static ChunkCopy ThroughSpace(Core.Machines.Machine machine, Core.Vmas.AddressSpace space) =>
-        (ulong position, Span<byte> buffer, bool isWrite, out RpcException? refusal) =>
+    /// <summary>As the process's own loads and stores: where a handler outside is asked about a fault, the copy waits for it.</summary>
+    private static ChunkCopy ThroughSpace(MachineHost host, Core.Vmas.AddressSpace space, CancellationToken cancelled) =>
+        async (position, buffer, isWrite) =>
         {
-            var done = isWrite
-                ? machine.Write(space, position, buffer, out var signal)
-                : machine.Read(space, position, buffer, out signal);
-            refusal = signal == UserSignal.None
-                ? null
-                : Refusals.State(
-                    signal.ToString().ToUpperInvariant(), $"{signal} at 0x{position + (ulong)done:x}",
-                    ("address", $"0x{position + (ulong)done:x}"), ("written", Text(done)));
-            return done;
+            var done = 0;
+            while (true)
+            {
+                var at = position + (ulong)done;
+                var rest = buffer.Span[done..];
+                done += isWrite ? host.Machine.Write(space, at, rest, out var signal) : host.Machine.Read(space, at, rest, out signal);
+                at = position + (ulong)done;
+                if (signal == UserSignal.WaitsForHandler)
+                {
+                    await host.Faults.WaitAsync(space, at, cancelled).ConfigureAwait(false);
+                    continue;
+                }
+
+                if (signal == UserSignal.None) return (done, null);
+                var refusal = Refusals.State(
+                    signal.ToString().ToUpperInvariant(), $"{signal} at 0x{at:x}", ("address", $"0x{at:x}"), ("written", Text(done)));
+                return (done, refusal);
+            }
         };
 
     private static ChunkCopy OfFrames(Core.Machines.Machine machine, VectorRecord record) =>
-        (ulong position, Span<byte> buffer, bool isWrite, out RpcException? refusal) =>
+        (position, buffer, isWrite) =>
         {
             lock (record.Gate)
             {
-                refusal = null;
+                RpcException? refusal = null;
                 var error = Errno.None;
-                var done = record.IsDestroyed ? 0 : machine.CopyFrames(record.Vector, position, buffer, isWrite, out error);
+                var done = record.IsDestroyed ? 0 : machine.CopyFrames(record.Vector, position, buffer.Span, isWrite, out error);
                 if (error != Errno.None)
                     refusal = Refusals.Errno("dma", error, ("offset", Text(position + (ulong)done)), ("written", Text(done)));
                 else if (done < buffer.Length && isWrite)
                     refusal = Refusals.State("END_OF_FRAMES", "the vector's frames end before the bytes do", ("written", Text(done)));
                 else if (record.IsDestroyed)
                     refusal = Refusals.State("FRAME_VECTOR_GONE", "the vector was unpinned meanwhile");
-                return done;
+                return ValueTask.FromResult((done, refusal));
             }
         };
 
     private static ChunkCopy OfFile(Core.Machines.Machine machine, Core.Backing.MemoryFile file) =>
-        (ulong position, Span<byte> buffer, bool isWrite, out RpcException? refusal) =>
+        (position, buffer, isWrite) =>
         {
-            refusal = null;
-            if (!isWrite) return machine.ReadFile(file, position, buffer);
-            var done = machine.WriteFile(file, position, buffer, out var error);
-            if (error != Errno.None) refusal = Refusals.Errno("pwrite", error, ("written", Text(done)));
-            return done;
+            if (!isWrite) return ValueTask.FromResult((machine.ReadFile(file, position, buffer.Span), (RpcException?)null));
+            var done = machine.WriteFile(file, position, buffer.Span, out var error);
+            var refusal = error == Errno.None ? null : Refusals.Errno("pwrite", error, ("written", Text(done)));
+            return ValueTask.FromResult((done, refusal));
         };
 
     private static string Text(long value) => value.ToString(CultureInfo.InvariantCulture);

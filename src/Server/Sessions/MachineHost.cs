@@ -33,6 +33,7 @@ internal sealed class MachineHost : IDisposable
         _limits = limits;
         Machine = new Machine(id, options);
         Requests = new RequestLog(limits);
+        Faults = new FaultHandlers(Machine, SpaceName, parked => TakeUp(parked, isKilled: false), limits, time);
     }
 
     public string Id { get; }
@@ -43,6 +44,9 @@ internal sealed class MachineHost : IDisposable
 
     /// <summary>Who is asked before memory goes.</summary>
     public InvalidationWatches Watches { get; }
+
+    /// <summary>Who handles faults of devices and ranges.</summary>
+    public FaultHandlers Faults { get; }
 
     /// <summary>Most bytes of free memory kept back for local processes.</summary>
     public ulong QuarantineBytesMax { get; }
@@ -137,6 +141,7 @@ internal sealed class MachineHost : IDisposable
         {
             var hasExited = Machine.Exit(space) == Core.Abi.Errno.None;
             if (hasExited) _spaces.TryRemove(space.Name, out _);
+            Faults.Drop(space);
             return hasExited;
         }
         catch (ObjectDisposedException)
