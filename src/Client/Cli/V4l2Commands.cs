@@ -137,6 +137,14 @@ internal static class V4l2Commands
             Must(errno, V4l2.DequeueBuffer);
             Write(output, answer);
         });
+        yield return line.Create("read", "read(): a frame, or the rest of one, into memory of an address space.", "v4l2 read 1 as1 0x10000000 614400", [file, space, address, length],
+            async (parsed, client, output, cancelled) =>
+            {
+                var (errno, bytes) = await File(line, parsed, file, client)
+                    .ReadAsync(line.SpaceName(parsed, space), parsed.GetValue(address), parsed.GetValue(length), cancelled: cancelled);
+                Must(errno, "read");
+                output.Write(new TransferDriverFileResponse { Bytes = bytes }, ("bytes", $"{bytes}"));
+            });
         foreach (var (name, command) in new[] { ("streamon", V4l2.StreamOn), ("streamoff", V4l2.StreamOff) })
             yield return line.Create(name, $"{command}.", $"v4l2 {name} 1", [file, type], async (parsed, client, _, cancelled) =>
             {

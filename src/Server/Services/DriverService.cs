@@ -86,6 +86,24 @@ internal sealed class DriverService(
         return new IoctlResponse { Errno = answer.Errno, Argument = answer.Argument };
     }
 
+    public override async Task<TransferDriverFileResponse> TransferDriverFile(TransferDriverFileRequest request, ServerCallContext context)
+    {
+        var (host, file) = Find(request.File);
+        if (file is null) return new TransferDriverFileResponse { Errno = (uint)Errno.ENODEV };
+        CheckSpace(host, request.AddressSpace);
+        var transfer = new TransferCall
+        {
+            Write = request.Write,
+            AddressSpace = request.AddressSpace,
+            Address = request.Address,
+            Length = request.Length,
+            NonBlocking = request.NonBlocking || file.IsNonBlocking,
+        };
+        var answer = await file.Driver.CallAsync(new DriverCall { File = file.Number, Transfer = transfer }, context.CancellationToken)
+            .ConfigureAwait(false);
+        return new TransferDriverFileResponse { Errno = answer.Errno, Bytes = answer.Bytes };
+    }
+
     public override async Task<MapDriverFileResponse> MapDriverFile(MapDriverFileRequest request, ServerCallContext context)
     {
         var (host, file) = Find(request.File);

@@ -61,6 +61,30 @@ public sealed class DriverHandle : IAsyncDisposable
         return ((Errno)answer.Errno, result);
     }
 
+    /// <summary>read: from the file to memory of an address space; the bytes done, or the driver's errno. No deadline, as for ioctl.</summary>
+    public Task<(Errno Errno, ulong Bytes)> ReadAsync(string space, ulong address, ulong length, bool isNonBlocking = false, CancellationToken cancelled = default) =>
+        TransferAsync(space, address, length, isWrite: false, isNonBlocking, cancelled);
+
+    /// <summary>write: the reverse.</summary>
+    public Task<(Errno Errno, ulong Bytes)> WriteAsync(string space, ulong address, ulong length, bool isNonBlocking = false, CancellationToken cancelled = default) =>
+        TransferAsync(space, address, length, isWrite: true, isNonBlocking, cancelled);
+
+    private async Task<(Errno Errno, ulong Bytes)> TransferAsync(
+        string space, ulong address, ulong length, bool isWrite, bool isNonBlocking, CancellationToken cancelled)
+    {
+        var request = new TransferDriverFileRequest
+        {
+            File = File,
+            Write = isWrite,
+            AddressSpace = space,
+            Address = address,
+            Length = length,
+            NonBlocking = isNonBlocking,
+        };
+        var answer = await _client.Drivers.TransferDriverFileAsync(request, deadline: DateTime.MaxValue, cancellationToken: cancelled).ConfigureAwait(false);
+        return ((Errno)answer.Errno, answer.Bytes);
+    }
+
     /// <summary>mmap of the file: the address, or the errno of the driver or of mmap.</summary>
     public async Task<(Errno Errno, ulong Address)> MapAsync(
         string space, ulong length, uint prot, uint flags, ulong offset, ulong address = 0, CancellationToken cancelled = default)

@@ -197,6 +197,33 @@ public sealed class DriverKernel : IAsyncDisposable
         }
     }
 
+    /// <summary>copy_to_user: -EFAULT when a byte cannot be stored; those before it are.</summary>
+    public async Task<Errno> CopyToUserAsync(string space, ulong address, ReadOnlyMemory<byte> data)
+    {
+        try
+        {
+            await _remote.WriteAsync(space, address, data).ConfigureAwait(false);
+            return Errno.None;
+        }
+        catch (RpcException exception) when (exception.StatusCode is StatusCode.FailedPrecondition or StatusCode.NotFound)
+        {
+            return Errno.EFAULT;
+        }
+    }
+
+    /// <summary>copy_from_user.</summary>
+    public async Task<Errno> CopyFromUserAsync(string space, ulong address, Memory<byte> buffer)
+    {
+        try
+        {
+            return await _remote.ReadAsync(space, address, buffer).ConfigureAwait(false) == buffer.Length ? Errno.None : Errno.EFAULT;
+        }
+        catch (RpcException exception) when (exception.StatusCode is StatusCode.FailedPrecondition or StatusCode.NotFound)
+        {
+            return Errno.EFAULT;
+        }
+    }
+
     /// <summary>vm_map_ram and its like: a view of the frames' bytes, mapped into this process where it is local.</summary>
     public async Task<KernelMapping> MapAsync(PinnedFrames frames)
     {

@@ -46,6 +46,11 @@ public abstract class DriverFile
     /// <summary>file_operations.mmap: the device whose memory is mapped in place of the file, or an errno. -ENODEV for who has none.</summary>
     public virtual ValueTask<(Errno Errno, string Device)> MapAsync(MapCall call) => ValueTask.FromResult((Errno.ENODEV, ""));
 
+    /// <summary>
+    /// file_operations.read and write: the bytes done, or an errno. -EINVAL for who has none. <paramref name="signal"/> as for ioctl.
+    /// </summary>
+    public virtual ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(TransferCall call, CancellationToken signal) => ValueTask.FromResult((Errno.EINVAL, 0UL));
+
     /// <summary>file_operations.release: the last user is gone; nothing is under way any more.</summary>
     public virtual ValueTask ReleaseAsync() => ValueTask.CompletedTask;
 }

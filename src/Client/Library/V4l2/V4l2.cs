@@ -20,6 +20,9 @@ public static class V4l2
     public const string SetParameters = "VIDIOC_S_PARM";
     public const string GetControl = "VIDIOC_G_CTRL";
     public const string SetControl = "VIDIOC_S_CTRL";
+    public const string AllocateRequest = "MEDIA_IOC_REQUEST_ALLOC";
+    public const string QueueRequest = "MEDIA_REQUEST_IOC_QUEUE";
+    public const string ReinitRequest = "MEDIA_REQUEST_IOC_REINIT";
 
     /// <summary>V4L2_BUF_FLAG_QUEUED.</summary>
     public const uint FlagQueued = 2;
@@ -29,6 +32,12 @@ public static class V4l2
 
     /// <summary>V4L2_BUF_FLAG_ERROR: the contents are not to be trusted.</summary>
     public const uint FlagError = 0x40;
+
+    /// <summary>V4L2_BUF_FLAG_IN_REQUEST: bound to a request that is not queued yet.</summary>
+    public const uint FlagInRequest = 0x80;
+
+    /// <summary>V4L2_BUF_FLAG_REQUEST_FD: QBUF binds the buffer to a request.</summary>
+    public const uint FlagRequestFd = 0x80_0000;
 
     /// <summary>V4L2_BUF_FLAG_PREPARED.</summary>
     public const uint FlagPrepared = 0x400;
@@ -52,5 +61,5 @@ public static class V4l2
         new([(char)(fourCc & 0x7f), (char)((fourCc >> 8) & 0x7f), (char)((fourCc >> 16) & 0x7f), (char)((fourCc >> 24) & 0x7f)]);
 
     internal static bool IsQueueIoctl(string command) => command is RequestBuffers or CreateBuffers or RemoveBuffers or QueryBuffer
-        or QueueBuffer or DequeueBuffer or PrepareBuffer or ExportBuffer or StreamOn or StreamOff;
+        or QueueBuffer or DequeueBuffer or PrepareBuffer or ExportBuffer or StreamOn or StreamOff or AllocateRequest or QueueRequest or ReinitRequest;
 }

@@ -33,6 +33,9 @@ public sealed partial class Vb2Queue
 
     private async Task<IoctlResult> RunAsync(object file, IoctlContext context, CancellationToken signal)
     {
+        // read() or write() has the buffers to itself. REQBUFS and CREATE_BUFS say so behind the checks of their arguments.
+        var isOfFileIo = context.Command is V4l2.QueueBuffer or V4l2.PrepareBuffer or V4l2.DequeueBuffer or V4l2.ExportBuffer or V4l2.StreamOn or V4l2.StreamOff;
+        if (_fileIo is not null && isOfFileIo) return Errno.EBUSY;
         switch (context.Command)
         {
             case V4l2.RequestBuffers:
@@ -61,6 +64,12 @@ public sealed partial class Vb2Queue
                 return new IoctlResult(Errno.None, described);
             case V4l2.ExportBuffer:
                 return await ExportAsync(V4l2ExportBuffer.Parser.ParseFrom(context.Argument)).ConfigureAwait(false);
+            case V4l2.AllocateRequest:
+                return AllocateRequest();
+            case V4l2.QueueRequest:
+                return await QueueRequestAsync(MediaRequest.Parser.ParseFrom(context.Argument), context.AddressSpace).ConfigureAwait(false);
+            case V4l2.ReinitRequest:
+                return ReinitRequest(MediaRequest.Parser.ParseFrom(context.Argument));
             case V4l2.StreamOn:
                 if (IsBusyFor(file)) return Errno.EBUSY;
                 return V4l2Stream.Parser.ParseFrom(context.Argument).Type != Options.Type ? Errno.EINVAL : StreamOn();
@@ -122,7 +131,10 @@ public sealed partial class Vb2Queue
     private async Task<IoctlResult> QueueAsync(V4l2Buffer argument, string space)
     {
         var errno = Check(argument, out var buffer);
-        if (errno == Errno.None) errno = await QueueAsync(buffer!, argument, space).ConfigureAwait(false);
+        MediaRequestState? request = null;
+        if (errno == Errno.None) errno = CheckRequest(argument, out request);
+        if (errno == Errno.None)
+            errno = request is null ? await QueueAsync(buffer!, argument, space).ConfigureAwait(false) : Bind(buffer!, request, argument);
         return errno == Errno.None ? new IoctlResult(errno, Describe(buffer!)) : errno;
     }
 
@@ -130,6 +142,7 @@ public sealed partial class Vb2Queue
     {
         var errno = Check(argument, out var buffer);
         if (errno != Errno.None) return errno;
+        if ((argument.Flags & V4l2.FlagRequestFd) != 0) return Errno.EINVAL;
         if (buffer!.State != Vb2State.Dequeued || buffer.IsPrepared) return Errno.EINVAL;
         errno = await PrepareAsync(buffer, argument, space).ConfigureAwait(false);
         return errno == Errno.None ? new IoctlResult(errno, Describe(buffer)) : errno;
@@ -179,7 +192,8 @@ public sealed partial class Vb2Queue
     {
         get
         {
-            var bits = SupportsOrphans | SupportsRequests;
+            var bits = SupportsOrphans;
+            if (Options.SupportsRequests) bits |= SupportsRequests;
             if ((Options.IoModes & Vb2IoModes.Mmap) != 0) bits |= SupportsMmap;
             if ((Options.IoModes & Vb2IoModes.UserPtr) != 0) bits |= SupportsUserPtr;
             if ((Options.IoModes & Vb2IoModes.DmaBuf) != 0) bits |= SupportsDmaBuf;
@@ -205,10 +219,12 @@ public sealed partial class Vb2Queue
                 Vb2State.Queued or Vb2State.Active => V4l2.FlagQueued,
                 Vb2State.Error => V4l2.FlagError | V4l2.FlagDone,
                 Vb2State.Done => V4l2.FlagDone,
+                Vb2State.InRequest => V4l2.FlagInRequest,
                 _ => 0,
             },
         };
-        if (buffer.IsPrepared && buffer.State == Vb2State.Dequeued) answer.Flags |= V4l2.FlagPrepared;
+        if (buffer.Request is { } request) (answer.Flags, answer.RequestFd) = (answer.Flags | V4l2.FlagRequestFd, request.Number);
+        if (buffer.IsPrepared && buffer.State is Vb2State.Dequeued or Vb2State.InRequest) answer.Flags |= V4l2.FlagPrepared;
         for (var i = 0; i < buffer.Planes.Count; i++)
         {
             var plane = buffer.Planes[i];

@@ -9,6 +9,7 @@ public sealed partial class Vb2Queue
     private async Task<Errno> PrepareAsync(Vb2Buffer buffer, V4l2Buffer argument, string space)
     {
         if (_hasError) return Errno.EIO;
+        var before = buffer.State;
         buffer.State = Vb2State.Preparing;
         var errno = Memory switch
         {
@@ -16,7 +17,7 @@ public sealed partial class Vb2Queue
             Vb2Memory.UserPtr => await PrepareUserPtrAsync(buffer, argument, space).ConfigureAwait(false),
             _ => await PrepareDmaBufAsync(buffer, argument).ConfigureAwait(false),
         };
-        buffer.State = Vb2State.Dequeued;
+        buffer.State = before;
         buffer.IsPrepared = errno == Errno.None;
         return errno;
     }
@@ -64,38 +65,67 @@ public sealed partial class Vb2Queue
         return await FinishPrepareAsync(buffer, isFresh).ConfigureAwait(false);
     }
 
-    /// <summary>__prepare_dmabuf.</summary>
+    /// <summary>
+    /// __prepare_dmabuf. Since 6.12 all planes are let go at the first that differs, and those that name one dma-buf share an attachment.
+    /// </summary>
     private async Task<Errno> PrepareDmaBufAsync(Vb2Buffer buffer, V4l2Buffer argument)
     {
+        var attachesOnce = _memOps.Kernel.Kernel >= 612;
+        var lengths = new ulong[buffer.Planes.Count];
         var isFresh = false;
         for (var i = 0; i < buffer.Planes.Count; i++)
         {
-            var plane = buffer.Planes[i];
-            var given = At(argument, i);
-            if (await FindAsync(given.DmaBuf).ConfigureAwait(false) is not { } size) return await ForgetAsync(buffer, Errno.EINVAL).ConfigureAwait(false);
-            var length = given.Length == 0 ? size : given.Length;
-            if (length < plane.MinLength) return await ForgetAsync(buffer, Errno.EINVAL).ConfigureAwait(false);
-            if (plane.DmaBuf == given.DmaBuf && plane.Length == length && plane.Memory is not null) continue;
+            var (plane, given) = (buffer.Planes[i], At(argument, i));
+            var size = given.DmaBuf.Length == 0 ? null : await _memOps.SizeOfAsync(given.DmaBuf).ConfigureAwait(false);
+            lengths[i] = given.Length == 0 ? size ?? 0 : given.Length;
+            if (size is null || lengths[i] < plane.MinLength) return await ForgetAsync(buffer, Errno.EINVAL).ConfigureAwait(false);
+            if (plane.DmaBuf == given.DmaBuf && plane.Length == lengths[i] && plane.Memory is not null) continue;
             if (!isFresh) Cleanup(buffer);
             isFresh = true;
-            if (plane.Memory is { } old)
-            {
-                plane.Memory = null;
-                await old.PutAsync().ConfigureAwait(false);
-            }
+            if (attachesOnce) continue;
+            var errno = await AttachAsync(buffer, i, given.DmaBuf, lengths[i]).ConfigureAwait(false);
+            if (errno != Errno.None) return await ForgetAsync(buffer, errno).ConfigureAwait(false);
+        }
 
-            var (errno, memory) = await _memOps.AttachDmaBufAsync(given.DmaBuf, length).ConfigureAwait(false);
-            if (memory is null) return await ForgetAsync(buffer, errno).ConfigureAwait(false);
-            plane.Memory = memory;
-            plane.DmaBuf = given.DmaBuf;
-            plane.Length = length;
+        if (isFresh && attachesOnce)
+        {
+            await ReleasePlanesAsync(buffer).ConfigureAwait(false);
+            for (var i = 0; i < buffer.Planes.Count; i++)
+            {
+                var errno = await AttachAsync(buffer, i, At(argument, i).DmaBuf, lengths[i]).ConfigureAwait(false);
+                if (errno != Errno.None) return await ForgetAsync(buffer, errno).ConfigureAwait(false);
+            }
         }
 
         for (var i = 0; i < buffer.Planes.Count; i++) SetPayload(buffer.Planes[i], At(argument, i), buffer.Planes[i].Length);
         return await FinishPrepareAsync(buffer, isFresh).ConfigureAwait(false);
     }
 
-    private async Task<ulong?> FindAsync(string dmaBuf) => dmaBuf.Length == 0 ? null : await _memOps.SizeOfAsync(dmaBuf).ConfigureAwait(false);
+    /// <summary>Puts a dma-buf behind a plane, in place of what was there. On an errno there is nothing.</summary>
+    private async Task<Errno> AttachAsync(Vb2Buffer buffer, int index, string dmaBuf, ulong length)
+    {
+        var plane = buffer.Planes[index];
+        if (plane.Memory is { } old)
+        {
+            plane.Memory = null;
+            await old.PutAsync().ConfigureAwait(false);
+        }
+
+        if (_memOps.Kernel.Kernel >= 612 && buffer.Planes.Take(index).FirstOrDefault(earlier => earlier.DmaBuf == dmaBuf) is { Memory: { } shared })
+        {
+            plane.Memory = shared;
+            plane.SharesAttachment = true;
+        }
+        else
+        {
+            var (errno, memory) = await _memOps.AttachDmaBufAsync(dmaBuf, length).ConfigureAwait(false);
+            if (memory is null) return errno;
+            plane.Memory = memory;
+        }
+
+        (plane.DmaBuf, plane.Length) = (dmaBuf, length);
+        return Errno.None;
+    }
 
     private async Task<Errno> FinishPrepareAsync(Vb2Buffer buffer, bool isFresh)
     {

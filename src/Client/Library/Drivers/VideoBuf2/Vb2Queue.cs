@@ -19,6 +19,9 @@ public sealed record Vb2QueueOptions
     /// <summary>min_queued_buffers: start_streaming waits for as many.</summary>
     public uint MinQueued { get; init; }
 
+    /// <summary>Buffers can go with requests.</summary>
+    public bool SupportsRequests { get; init; }
+
     /// <summary>Requests have to be used: a plain QBUF is -EBADR.</summary>
     public bool RequiresRequests { get; init; }
 
@@ -56,6 +59,8 @@ public sealed partial class Vb2Queue : IDisposable
     private bool _hasError;
     private bool _isWaiting;
     private bool _isLastTaken;
+    private bool _usesRequests;
+    private bool _usesQueueing;
 
     public Vb2Queue(Vb2QueueOptions options, Vb2MemOps memOps, IVb2Driver driver)
     {
@@ -95,6 +100,7 @@ public sealed partial class Vb2Queue : IDisposable
             if (state != Vb2State.Queued)
             {
                 _doneList.Enqueue(buffer);
+                Unbind(buffer);
                 woken = _somethingDone;
             }
         }
@@ -140,6 +146,7 @@ public sealed partial class Vb2Queue : IDisposable
             await FreeAsync(_buffers.Keys.ToList()).ConfigureAwait(false);
             Memory = Vb2Memory.Unknown;
             _owner = null;
+            _fileIo = null;
         }
         finally
         {
@@ -162,6 +169,7 @@ public sealed partial class Vb2Queue : IDisposable
         {
             if ((call.Flags & 3) != mapShared) return (Errno.EINVAL, "");
             if ((call.Prot & (Options.IsOutput ? protWrite : protRead)) == 0) return (Errno.EINVAL, "");
+            if (_fileIo is not null) return (Errno.EBUSY, "");
             if (Memory != Vb2Memory.Mmap) return (Errno.EINVAL, "");
             foreach (var buffer in _buffers.Values)
             {
@@ -197,7 +205,8 @@ public sealed partial class Vb2Queue : IDisposable
             Vb2Memory.UserPtr => Vb2IoModes.UserPtr,
             _ => Vb2IoModes.DmaBuf,
         };
-        return (Options.IoModes & needed) == 0 ? Errno.EINVAL : Errno.None;
+        if ((Options.IoModes & needed) == 0) return Errno.EINVAL;
+        return _fileIo is null ? Errno.None : Errno.EBUSY;
     }
 
     private bool IsBusyFor(object file) => _owner is not null && _owner != file;
@@ -335,6 +344,12 @@ public sealed partial class Vb2Queue : IDisposable
         {
             if (plane.Memory is not { } memory) continue;
             plane.Memory = null;
+            if (plane.SharesAttachment)
+            {
+                plane.SharesAttachment = false;
+                continue;
+            }
+
             await memory.PutAsync().ConfigureAwait(false);
         }
     }
@@ -350,7 +365,10 @@ public sealed partial class Vb2Queue : IDisposable
             _hasStarted = false;
             _hasError = false;
             _isLastTaken = false;
+            _usesRequests = false;
+            _usesQueueing = false;
             _doneList.Clear();
+            foreach (var buffer in _buffers.Values) Unbind(buffer);
             woken = _somethingDone;
         }
 
@@ -403,8 +421,9 @@ public sealed partial class Vb2Queue : IDisposable
     private async Task<Errno> QueueAsync(Vb2Buffer buffer, V4l2Buffer argument, string space)
     {
         if (_hasError) return Errno.EIO;
-        if (Options.RequiresRequests) return Errno.EBADR;
-        if (buffer.State != Vb2State.Dequeued) return Errno.EINVAL;
+        var before = buffer.State;
+        if (before is not (Vb2State.Dequeued or Vb2State.InRequest)) return Errno.EINVAL;
+        if (before == Vb2State.Dequeued) _usesQueueing = true;
         if (!buffer.IsPrepared)
         {
             var errno = await PrepareAsync(buffer, argument, space).ConfigureAwait(false);
@@ -424,7 +443,7 @@ public sealed partial class Vb2Queue : IDisposable
             if (errno == Errno.None) return errno;
             // The caller gets an error, so the buffer is his again.
             _queued.Remove(buffer);
-            buffer.State = Vb2State.Dequeued;
+            buffer.State = before;
             return errno;
         }
 

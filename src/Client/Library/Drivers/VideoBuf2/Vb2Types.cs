@@ -19,6 +19,8 @@ public enum Vb2IoModes
     None = 0,
     Mmap = 1,
     UserPtr = 2,
+    Read = 4,
+    Write = 8,
     DmaBuf = 16,
 }
 
@@ -27,6 +29,8 @@ public enum Vb2State
 {
     /// <summary>The application's.</summary>
     Dequeued,
+    /// <summary>Bound to a request that is not queued yet.</summary>
+    InRequest,
     /// <summary>Being prepared inside QBUF or PREPARE_BUF.</summary>
     Preparing,
     /// <summary>The queue's, waiting for the driver.</summary>
@@ -67,6 +71,9 @@ public sealed class Vb2Plane
     /// <summary>DMABUF: the dma-buf that was given.</summary>
     public string DmaBuf { get; internal set; } = "";
 
+    /// <summary>DMABUF: an earlier plane of the buffer names the same dma-buf, and its attachment is this one's too (dbuf_duplicated).</summary>
+    public bool SharesAttachment { get; internal set; }
+
     /// <summary>The memory; null while there is none.</summary>
     public Vb2PlaneMemory? Memory { get; internal set; }
 }
@@ -106,6 +113,12 @@ public sealed class Vb2Buffer
     public ulong Timestamp { get; set; }
 
     public uint Field { get; set; } = 1;
+
+    /// <summary>The request that it goes with; null for none.</summary>
+    internal MediaRequestState? Request { get; set; }
+
+    /// <summary>What QBUF into the request said.</summary>
+    internal FramePin.V1.V4l2Buffer? RequestArgument { get; set; }
 }
 
 /// <summary>What a plane's memory is to a queue (the mem_priv of struct vb2_mem_ops).</summary>
@@ -130,7 +143,7 @@ public abstract class Vb2PlaneMemory
 /// <summary>An allocator: how a queue's planes come by memory (struct vb2_mem_ops).</summary>
 public abstract class Vb2MemOps(DriverKernel kernel)
 {
-    protected DriverKernel Kernel { get; } = kernel;
+    protected internal DriverKernel Kernel { get; } = kernel;
 
     /// <summary>MMAP: memory of the driver's own. Null: -ENOMEM.</summary>
     public abstract Task<Vb2PlaneMemory?> AllocAsync(ulong size, string name);

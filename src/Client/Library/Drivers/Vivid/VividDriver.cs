@@ -73,7 +73,9 @@ public sealed class VividDriver : DriverModule, IVb2Driver
             Type = TypeOf(options),
             Direction = options.IsOutput ? DmaDirection.ToDevice : DmaDirection.FromDevice,
             // dma-contig: vivid offers no USERPTR then.
-            IoModes = Vb2IoModes.Mmap | Vb2IoModes.DmaBuf | (isContig ? Vb2IoModes.None : Vb2IoModes.UserPtr),
+            IoModes = Vb2IoModes.Mmap | Vb2IoModes.DmaBuf | (isContig ? Vb2IoModes.None : Vb2IoModes.UserPtr)
+                | (options.IsOutput ? Vb2IoModes.Write : Vb2IoModes.Read),
+            SupportsRequests = true,
             MaxBuffers = isNew ? 64U : 32,
             SupportsRemove = isNew,
         };
@@ -350,6 +352,7 @@ public sealed class VividDriver : DriverModule, IVb2Driver
 
     private IoctlResult Capabilities()
     {
+        const uint readWrite = 0x0100_0000;
         const uint streaming = 0x0400_0000;
         var kind = (_options.IsOutput, _options.IsMultiplanar) switch
         {
@@ -358,7 +361,7 @@ public sealed class VividDriver : DriverModule, IVb2Driver
             (false, true) => 0x1000U,
             (true, true) => 0x2000U,
         };
-        return new IoctlResult(Errno.None, new V4l2Capability { Driver = "vivid", Card = "vivid", Capabilities = kind | streaming });
+        return new IoctlResult(Errno.None, new V4l2Capability { Driver = "vivid", Card = "vivid", Capabilities = kind | readWrite | streaming });
     }
 
     private sealed class VividFile(VividDriver driver) : DriverFile
@@ -376,6 +379,9 @@ public sealed class VividDriver : DriverModule, IVb2Driver
                 _ => Errno.ENOTTY,
             };
         }
+
+        public override ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(TransferCall call, CancellationToken signal) =>
+            driver.Queue.TransferAsync(this, call, signal);
 
         public override ValueTask<(Errno Errno, string Device)> MapAsync(MapCall call) => new(driver.Queue.MapAsync(call));
 
