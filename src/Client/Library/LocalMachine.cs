@@ -77,6 +77,28 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         return MapHeld(mapped, isWritable);
     }
 
+    /// <summary>
+    /// Mirrors a range of an address space at one place in this process, and keeps it as the space has it: what changes by munmap, mremap,
+    /// madvise, fork or whatever else is announced is mapped anew.
+    /// </summary>
+    /// <param name="addressSpace">"machines/{m}/addressSpaces/{as}".</param>
+    /// <param name="start">Address in bytes, page-aligned.</param>
+    /// <param name="length">Bytes, at most 2 GiB, rounded up to pages.</param>
+    /// <param name="isWritable">This process is going to store.</param>
+    /// <param name="lease">Lease that the watch ends with; null for none.</param>
+    /// <param name="time">The clock of retries.</param>
+    /// <param name="cancelled">Gives it up.</param>
+    public Task<SpaceMirror> MirrorAsync(
+        string addressSpace, ulong start, ulong length, bool isWritable = true, string? lease = null, TimeProvider? time = null,
+        CancellationToken cancelled = default)
+    {
+        if ((start & 4095) != 0) throw new ArgumentException("must be a multiple of 4096", nameof(start));
+        ArgumentOutOfRangeException.ThrowIfZero(length);
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(length, (ulong)int.MaxValue);
+        var range = new MirroredRange(addressSpace, start, (length + 4095) & ~4095UL, isWritable && !IsReadOnly, lease ?? "");
+        return SpaceMirror.CreateAsync(_client, Name, _memory, range, time ?? TimeProvider.System, cancelled);
+    }
+
     /// <summary>Maps frames that a pin holds for this attachment already; whoever unpins them gives the hold back.</summary>
     internal MappedFrames MapPinned(FrameRuns runs) => new(LocalMapping.Map(_memory, runs, !IsReadOnly), static () => { });
 
@@ -98,8 +120,8 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     /// them sees each at once. Absent pages are populated first, and shared ones made the space's own where <paramref name="isWritable"/>.
     /// </summary>
     /// <remarks>
-    /// A mirror of what is mapped now: after fork, munmap, MADV_DONTNEED or whatever else changes the mapping, dispose it and map again.
-    /// Until then it shows the old frames, which nobody else is given.
+    /// What is mapped now: after fork, munmap, MADV_DONTNEED or whatever else changes the mapping, dispose it and map again, or use
+    /// <see cref="MirrorAsync"/>. Until then it shows the old frames, which nobody else is given.
     /// </remarks>
     /// <param name="addressSpace">"machines/{m}/addressSpaces/{as}".</param>
     /// <param name="start">Address in bytes, page-aligned.</param>

@@ -105,17 +105,7 @@ internal sealed unsafe partial class LocalMapping : IDisposable
         var mapping = new LocalMapping(address, length);
         try
         {
-            var at = address;
-            for (var i = 0; i < runs.FirstPfns.Count; i++)
-            {
-                var bytes = (nuint)((runs.Counts.Count == 0 ? 1 : runs.Counts[i]) * PageSize);
-                var prot = ProtRead | (isWritable ? ProtWrite : 0);
-                // SAFETY: inside the reservation: the lengths of the runs add up to it.
-                var mapped = mmap(at, bytes, prot, MapShared | MapFixed, (int)memory.DangerousGetHandle(), (long)(runs.FirstPfns[i] * PageSize));
-                if ((nint)mapped == -1) throw new Win32Exception(Marshal.GetLastPInvokeError(), $"mapping frames from 0x{runs.FirstPfns[i]:x} on");
-                at += bytes;
-            }
-
+            mapping.Put(memory, 0, runs, isWritable);
             return mapping;
         }
         catch
@@ -123,6 +113,41 @@ internal sealed unsafe partial class LocalMapping : IDisposable
             mapping.Dispose();
             throw;
         }
+    }
+
+    /// <summary>Memory of this process alone, all zeroes, for frames to be put into.</summary>
+    public static LocalMapping Reserve(ulong length)
+    {
+        // SAFETY: a fresh mapping that nobody else knows.
+        var address = (byte*)mmap(null, checked((nuint)length), ProtRead | ProtWrite, MapPrivateAnonymousNoReserve, -1, 0);
+        if ((nint)address == -1) throw new Win32Exception(Marshal.GetLastPInvokeError(), $"reserving {length} bytes of addresses");
+        return new LocalMapping(address, (nuint)length);
+    }
+
+    /// <summary>Puts frames in place of what is mapped from byte <paramref name="offset"/> on, a whole number of pages.</summary>
+    public void Put(SafeFileHandle memory, ulong offset, FrameRuns runs, bool isWritable)
+    {
+        var at = offset;
+        var prot = ProtRead | (isWritable ? ProtWrite : 0);
+        for (var i = 0; i < runs.FirstPfns.Count; i++)
+        {
+            var bytes = (runs.Counts.Count == 0 ? 1 : runs.Counts[i]) * PageSize;
+            if (at + bytes > _length) throw new ArgumentException("more frames than there is room for", nameof(runs));
+            // SAFETY: inside this object's own range.
+            var mapped = mmap(_base + at, (nuint)bytes, prot, MapShared | MapFixed, (int)memory.DangerousGetHandle(), (long)(runs.FirstPfns[i] * PageSize));
+            if ((nint)mapped == -1) throw new Win32Exception(Marshal.GetLastPInvokeError(), $"mapping frames from 0x{runs.FirstPfns[i]:x} on");
+            at += bytes;
+        }
+    }
+
+    /// <summary>Zeroes of this process alone in place of what is mapped there. Whole pages.</summary>
+    public void Clear(ulong offset, ulong length)
+    {
+        if (length == 0) return;
+        if (offset + length > _length) throw new ArgumentOutOfRangeException(nameof(length));
+        // SAFETY: inside this object's own range.
+        var mapped = mmap(_base + offset, (nuint)length, ProtRead | ProtWrite, MapPrivateAnonymousNoReserve | MapFixed, -1, 0);
+        if ((nint)mapped == -1) throw new Win32Exception(Marshal.GetLastPInvokeError(), "unmapping frames");
     }
 
     public void Dispose() => TryDispose();
