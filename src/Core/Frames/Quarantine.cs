@@ -22,7 +22,7 @@ internal sealed class Quarantine(ulong frames) : IDisposable
     public void Hold(Pfn first, ulong count)
     {
         _held += count;
-        for (var pfn = first.Value; pfn < first.Value + count; pfn++) _holds[pfn]++;
+        foreach (ref var hold in _holds.Slice(first.Value, (int)count)) hold++;
     }
 
     /// <summary>A folio of 2^<paramref name="order"/> frames became free. True: it is kept back.</summary>
@@ -52,7 +52,8 @@ internal sealed class Quarantine(ulong frames) : IDisposable
     public List<(Pfn Head, int Order)> Release(Pfn first, ulong count)
     {
         _held -= count;
-        for (var pfn = first.Value; pfn < first.Value + count; pfn++) _holds[pfn]--;
+        foreach (ref var hold in _holds.Slice(first.Value, (int)count)) hold--;
+        if (_waiting.Count == 0) return [];
         var freed = new List<(Pfn, int)>();
         foreach (var (head, order) in _waiting)
         {

@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Runtime.InteropServices;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
@@ -22,18 +23,19 @@ public sealed class FrameVector
     /// <summary>Vectors with more slots live in native memory, untouched until they are filled.</summary>
     private const long LargestManaged = 1 << 16;
 
-    private readonly ulong[]? _managed;
+    /// <summary>Rented: a vector a frame of a stream does not go to the garbage collector.</summary>
+    private ulong[]? _managed;
     private readonly NativeArray<ulong> _native;
 
     internal FrameVector(long slots)
     {
         Allocated = slots;
-        if (slots <= LargestManaged) _managed = GC.AllocateUninitializedArray<ulong>((int)slots);
+        if (slots <= LargestManaged) _managed = ArrayPool<ulong>.Shared.Rent((int)slots);
         else _native = NativeArray<ulong>.Reserve((ulong)slots);
     }
 
     /// <summary>nr_allocated: slots, fixed when the vector was made.</summary>
-    public long Allocated { get; }
+    public long Allocated { get; private set; }
 
     /// <summary>nr_frames: frames held now.</summary>
     public long Count { get; internal set; }
@@ -53,7 +55,7 @@ public sealed class FrameVector
     /// <summary>The frames in order, as runs of consecutive PFNs. Valid until the vector is changed.</summary>
     public ReadOnlySpan<FrameRun> Runs => MemoryMarshal.Cast<ulong, FrameRun>(Slots[..RunCount]);
 
-    internal Span<ulong> Slots => _managed is not null ? _managed : _native.Slice(0, (int)Allocated);
+    internal Span<ulong> Slots => _managed is not null ? _managed.AsSpan(0, (int)Allocated) : _native.Slice(0, (int)Allocated);
 
     /// <summary>The frame in slot <paramref name="index"/>, 0-based. Linear in the runs before it.</summary>
     public Pfn this[long index]
@@ -111,6 +113,15 @@ public sealed class FrameVector
 
     internal void Release()
     {
-        if (_managed is null) _native.Release();
+        if (_managed is not { } rented)
+        {
+            _native.Release();
+            return;
+        }
+
+        // Nobody else gets the slots of a vector that somebody looks into still: those see no frames in an array of their own.
+        Allocated = 0;
+        _managed = [];
+        ArrayPool<ulong>.Shared.Return(rented);
     }
 }

@@ -3,6 +3,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
 using FramePin.Core.Frames;
+using FramePin.Core.Native;
 
 namespace FramePin.Core.Pinning;
 
@@ -64,6 +65,7 @@ internal static class Unpin
 
             var pfn = packed >> FrameRun.CountBits;
             var last = pfn + (packed & FrameRun.CountMask);
+            if (typeof(TCounts) == typeof(PlainCounts) && (uncounted < pfn || uncounted > last)) pfn += DropConsecutive(counts, pfn, last - pfn + 1, delta);
             for (; pfn <= last; pfn++)
             {
                 if (pfn == uncounted)
@@ -78,6 +80,25 @@ internal static class Unpin
         }
 
         return passedOver;
+    }
+
+    /// <summary>
+    /// Drops a reference of each of <paramref name="count"/> frames in a row, eight at a time, for who is alone inside the gate. Stops at the
+    /// first group with a frame that would lose its last one; returns the frames done.
+    /// </summary>
+    private static ulong DropConsecutive(NativeArray<long> counts, ulong first, ulong count, long delta)
+    {
+        const int lanes = 8;
+        var done = 0UL;
+        for (; done + lanes <= count; done += lanes)
+        {
+            var words = counts.Slice(first + done, lanes);
+            var left = Vector512.Create(words) - Vector512.Create(delta);
+            if (Vector512.LessThanOrEqualAny(Vector512.ShiftLeft(left, 32), Vector512<long>.Zero)) break;
+            left.CopyTo(words);
+        }
+
+        return done;
     }
 
     /// <summary>

@@ -44,7 +44,11 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         var hold = attachment.Hold(record);
         try
         {
-            return Task.FromResult(new MapFramesResponse { Hold = hold, Runs = WireMapping.ToRuns(record.Vector, options.Limits) });
+            lock (record.Gate)
+            {
+                if (record.IsDestroyed) throw Refusals.NotFound("FRAME_VECTOR", request.FrameVector);
+                return Task.FromResult(new MapFramesResponse { Hold = hold, Runs = WireMapping.ToRuns(record.Vector, options.Limits) });
+            }
         }
         catch
         {
