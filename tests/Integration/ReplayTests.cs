@@ -132,6 +132,42 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
         Assert.Equal((2, 1), (report.TouchesAssumed, report.TouchesRuledOut));
     }
 
+    /// <summary>The same of memory that is taken page by page: what is ruled out is the stores to all of them.</summary>
+    [Fact]
+    public async Task Areas_that_were_taken_page_by_page_and_are_joined_at_the_end_rule_out_their_touches()
+    {
+        const string start = "7f0000000000-7f0000100000 r--p 00000000 fe:00 5 /f\n7ffffffde000-7ffffffff000 rw-p 00000000 00:00 0   [stack]";
+        var pages = new[] { 0, 1, 3, 4, 2 }.Select(page => 0x7e00_0000_0000UL + ((ulong)page * 4096));
+        var log = string.Join('\n', pages.Select(address =>
+            $"1 mmap(0x{address:x}, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x{address:x}"));
+        var recording = new Recording
+        {
+            Calls = StraceLog.Parse(log.Split('\n')),
+            MapsStart = MapsFile.Parse(start.Split('\n')),
+            MapsEnd = MapsFile.Parse(("7e0000000000-7e0000005000 rw-p 00000000 00:00 0\n" + start).Split('\n')),
+        };
+        var report = await new Replayer(daemon.Client).RunAsync(recording, pinAll: false, cancelled: TestContext.Current.CancellationToken);
+        Assert.Empty(report.MapsMissing);
+        Assert.Equal((3, 2), (report.TouchesAssumed, report.TouchesRuledOut));
+    }
+
+    /// <summary>A stack grows by stores, which no log shows; not past its limit, whatever the maps of the end say.</summary>
+    [Theory]
+    [InlineData(0x7ffffffd0000UL, 14UL, 0)]
+    [InlineData(0x7fffff600000UL, 2526UL, 1)]
+    public async Task A_stack_that_is_larger_at_the_end_has_grown_where_it_may(ulong stackEnd, ulong grown, int missing)
+    {
+        const string start = "7f0000000000-7f0000100000 r--p 00000000 fe:00 5 /f\n7ffffffde000-7ffffffff000 rw-p 00000000 00:00 0   [stack]";
+        var recording = new Recording
+        {
+            Calls = StraceLog.Parse(["1 brk(NULL)                         = 0x500000"]),
+            MapsStart = MapsFile.Parse(start.Split('\n')),
+            MapsEnd = MapsFile.Parse(start.Replace("7ffffffde000", $"{stackEnd:x}", StringComparison.Ordinal).Split('\n')),
+        };
+        var report = await new Replayer(daemon.Client).RunAsync(recording, pinAll: false, cancelled: TestContext.Current.CancellationToken);
+        Assert.Equal((grown, missing), (report.StackGrowthAssumed, report.MapsMissing.Count));
+    }
+
     /// <summary>A shell that becomes another program: the recording is of what it became.</summary>
     [Fact]
     public async Task A_program_that_another_became_replays()

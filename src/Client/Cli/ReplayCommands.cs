@@ -125,6 +125,7 @@ internal static class ReplayCommands
         }
 
         Row("stores", $"one page each of {report.TouchesAssumed} mappings, assumed; {report.TouchesRuledOut} mappings left alone, by smaps.end");
+        if (report.StackGrowthAssumed > 0) Row("stack", $"grown by {report.StackGrowthAssumed} pages, as the maps of the end tell");
         Row("map lines", $"{report.MapsMatched} of {report.MapsExpected} as recorded"
             + (report.CallsAfterExit > 0 ? $", with {report.CallsAfterExit} calls that other threads made while the program ended" : ""));
         Row("pinned", $"{report.PagesPinned} pages of {report.MappingsPinned} mappings");

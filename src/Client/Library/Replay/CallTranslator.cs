@@ -35,6 +35,9 @@ internal sealed class CallTranslator(
     /// <summary>Mappings that are stored to because a program uses what it asks for.</summary>
     public int TouchesAssumed { get; private set; }
 
+    /// <summary>Where mappings lie that a program would store to, whether it is assumed to or not.</summary>
+    public HashSet<ulong> Storable { get; } = [];
+
     /// <summary>Mappings that are not, because the recording says so.</summary>
     public int TouchesRuledOut { get; private set; }
 
@@ -71,6 +74,7 @@ internal sealed class CallTranslator(
         }
         else if (call.Errno.Length == 0 && StoresTo(call) is { } store)
         {
+            Storable.Add(store);
             if (!untouched.Contains(store) && recording.MayHaveBeenTouched(store, Number(call, 1)))
             {
                 _pending[call.Thread] = store;

@@ -71,6 +71,14 @@ public sealed record ReplayReport
     [JsonPropertyName("touches_ruled_out")]
     public int TouchesRuledOut { get; set; }
 
+    /// <summary>Pages that the stack grew by while the program ran: by stores that no log shows, so that its maps of the end tell.</summary>
+    [JsonPropertyName("stack_growth_assumed")]
+    public ulong StackGrowthAssumed { get; set; }
+
+    /// <summary>Where mappings lie that the program may have stored to.</summary>
+    [JsonIgnore]
+    internal HashSet<ulong> Storable { get; } = [];
+
     /// <summary>Lines of calls that were replayed before others that finished earlier.</summary>
     [JsonPropertyName("calls_reordered")]
     public List<int> CallsReordered { get; } = [];

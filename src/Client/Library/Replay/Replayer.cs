@@ -115,13 +115,13 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         for (var tries = 0; report.MapsMissing.Count > 0 && tries < MostOrdersTried;)
         {
             var found = false;
-            foreach (var address in Suspects(report).Where(address => !untouched.Contains(address)).ToList())
+            foreach (var suspects in Suspects(report).Where(suspects => !suspects.All(untouched.Contains)).ToList())
             {
                 if (++tries > MostOrdersTried) break;
                 progress?.Report(new ReplayProgress("trying which mappings were used", tries, MostOrdersTried));
-                var next = await Try(recording, order, new HashSet<ulong>(untouched) { address }, cancelled).ConfigureAwait(false);
+                var next = await Try(recording, order, new HashSet<ulong>(untouched.Concat(suspects)), cancelled).ConfigureAwait(false);
                 if (next.MapsMatched <= report.MapsMatched || next.ReturnsMatched < report.ReturnsMatched) continue;
-                untouched.Add(address);
+                untouched.UnionWith(suspects);
                 report = next;
                 found = true;
                 break;
@@ -145,15 +145,38 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
             return report;
         });
 
-    /// <summary>Where areas begin that lie within one area of the recording: the upper ones first, then the one at its start.</summary>
-    private static IEnumerable<ulong> Suspects(ReplayReport report)
+    /// <summary>
+    /// Of areas that lie within one area of the recording, the stores that may have come only later: where an area begins, the upper ones first,
+    /// then all that went into one, as into memory that is taken page by page.
+    /// </summary>
+    private static IEnumerable<IReadOnlyList<ulong>> Suspects(ReplayReport report)
     {
         var parts = report.MapsUnexpected.Select(RangeOf).ToList();
         foreach (var (start, end) in report.MapsMissing.Select(RangeOf))
         {
             var within = parts.Where(part => part.Start >= start && part.End <= end).Select(part => part.Start).Order().ToList();
-            foreach (var address in within.Skip(1).Concat(within.Take(1))) yield return address;
+            foreach (var address in within.Skip(1).Concat(within.Take(1))) yield return [address];
         }
+
+        foreach (var (start, end) in report.MapsMissing.Select(RangeOf))
+            foreach (var part in parts.Where(part => part.Start >= start && part.End <= end).OrderByDescending(part => part.Start))
+                yield return StoresOf(report, part, start, end);
+    }
+
+    /// <summary>
+    /// Where an area may have been stored to, and the pages in a row with it beyond <paramref name="start"/> and <paramref name="end"/>, which
+    /// were one with it before some of them were given back.
+    /// </summary>
+    private static List<ulong> StoresOf(ReplayReport report, (ulong Start, ulong End) part, ulong start, ulong end)
+    {
+        const ulong page = 4096;
+        var all = report.Storable;
+        var stores = all.Where(address => address >= part.Start && address < part.End).ToList();
+        if (part.Start == start)
+            for (var at = start - page; all.Contains(at); at -= page) stores.Add(at);
+        if (part.End == end)
+            for (var at = end; all.Contains(at); at += page) stores.Add(at);
+        return stores;
     }
 
     private static (ulong Start, ulong End) RangeOf(string line)
@@ -282,6 +305,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         batch.Calls.AddRange(translator.Rest());
         await Flush(batch, sent, report, cancelled).ConfigureAwait(false);
         (report.TouchesAssumed, report.TouchesRuledOut) = (translator.TouchesAssumed, translator.TouchesRuledOut);
+        report.Storable.UnionWith(translator.Storable);
         if (!stopsAtDifference && (afterExit < 0 || report.MapsMatched < report.MapsExpected))
             await CompareMaps(recording, space, report, ++afterExit, cancelled).ConfigureAwait(false);
     }
@@ -339,6 +363,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         Recording recording, string space, ReplayReport report, int callsAfterExit, CancellationToken cancelled)
     {
         if (recording.MapsEnd is null) return;
+        await GrowStack(recording, space, report, cancelled).ConfigureAwait(false);
         var maps = await client.AddressSpaces.GetMapsAsync(
             new GetMapsRequest { AddressSpace = space }, cancellationToken: cancelled);
         var left = MapsFile.Parse(maps.Entries.Select(entry => entry.Line)).Select(line => line.Comparable).ToList();
@@ -352,6 +377,22 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         report.MapsUnexpected.Clear();
         report.MapsUnexpected.AddRange(left);
         report.CallsAfterExit = callsAfterExit;
+    }
+
+    /// <summary>
+    /// A stack grows by stores, which no log shows: where the maps of the end have it larger, its lowest page is stored to. That it may grow so
+    /// far, and by how much, is the daemon's to answer.
+    /// </summary>
+    private async Task GrowStack(Recording recording, string space, ReplayReport report, CancellationToken cancelled)
+    {
+        const string stack = "[stack]";
+        if (report.StackGrowthAssumed > 0) return;
+        var before = recording.MapsStart.FirstOrDefault(line => line.Name == stack);
+        var after = recording.MapsEnd!.FirstOrDefault(line => line.Name == stack);
+        if (before is null || after is null || after.Start >= before.Start) return;
+        report.StackGrowthAssumed = (before.Start - after.Start) >> 12;
+        var touch = new CallRequest { AddressSpace = space, Call = CallTranslator.Touch(after.Start) };
+        await client.AddressSpaces.CallAsync(touch, cancellationToken: cancelled);
     }
 
     private async Task PinAll(string machine, string space, ReplayReport report, CancellationToken cancelled)
