@@ -270,6 +270,40 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     }
 
     [Fact]
+    public async Task A_machine_that_is_deleted_ends_its_handlers_and_who_waits_for_them()
+    {
+        var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        var (pin, touch) = (rig.PinAsync(At, 1), rig.TouchAsync(At + Page, 1));
+        await rig.NextAsync();
+        await rig.NextAsync();
+        await Client.Machines.DeleteMachineAsync(new DeleteMachineRequest { Name = rig.Machine });
+        await Assert.ThrowsAsync<RpcException>(() => pin.WaitAsync(Patience));
+        await Assert.ThrowsAsync<RpcException>(() => touch.WaitAsync(Patience));
+        var ended = await Assert.ThrowsAsync<RpcException>(() => rig.NextAsync());
+        Assert.Equal(StatusCode.NotFound, ended.StatusCode);
+    }
+
+    [Fact]
+    public async Task A_call_that_is_given_up_while_it_waits_leaves_nothing_behind()
+    {
+        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        using var signal = new CancellationTokenSource();
+        var request = new PinRequest { AddressSpace = rig.Space, Start = At, Pages = 3, Write = true };
+        var pin = Client.Pinning.PinAsync(request, cancellationToken: signal.Token).ResponseAsync;
+        await rig.AnswerAsync(await rig.NextAsync(), FaultAnswerKind.Page);
+        var second = await rig.NextAsync();
+        await signal.CancelAsync();
+        await Assert.ThrowsAsync<RpcException>(() => pin.WaitAsync(Patience));
+        // The page that it had is given back as soon as the daemon has noticed.
+        while ((await Client.Machines.GetMachineAsync(new GetMachineRequest { Name = rig.Machine })).Statistics is { } now
+            && (now.PinsAcquired != now.PinsReleased || now.ParkedPins > 0)) await Task.Yield();
+        // The late answer is there for whoever comes next.
+        await rig.AnswerAsync(second, FaultAnswerKind.Page, page: 4);
+        var touch = await rig.TouchAsync(At + Page, 1).WaitAsync(Patience);
+        Assert.Equal(0, touch.Errno);
+    }
+
+    [Fact]
     public async Task A_handler_ends_with_its_lease()
     {
         await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);

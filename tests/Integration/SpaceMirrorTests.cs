@@ -146,6 +146,22 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
     }
 
     [Fact]
+    public async Task A_machine_that_is_deleted_is_told_to_who_enters()
+    {
+        var (machine, space) = await daemon.CreateAsync();
+        await MapAsync(space);
+        using var local = await AttachAsync(space);
+        await using var mirror = await local.MirrorAsync(space, At, Pages * Page);
+        await daemon.Client.Machines.DeleteMachineAsync(new DeleteMachineRequest { Name = machine });
+        Assert.Throws<InvalidOperationException>(EnterUntilTold);
+
+        void EnterUntilTold()
+        {
+            while (true) mirror.Enter().Dispose();
+        }
+    }
+
+    [Fact]
     public async Task Under_random_calls_the_mirror_and_the_space_stay_one()
     {
         const int rounds = 150;

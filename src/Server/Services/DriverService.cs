@@ -17,11 +17,11 @@ internal sealed class DriverService(
     public override async Task ServeDriver(
         IAsyncStreamReader<DriverReply> requestStream, IServerStreamWriter<DriverCall> responseStream, ServerCallContext context)
     {
-        using var either = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, lifetime.ApplicationStopping);
-        if (!await requestStream.MoveNext(either.Token).ConfigureAwait(false)) return;
+        if (!await requestStream.MoveNext(context.CancellationToken).ConfigureAwait(false)) return;
         if (requestStream.Current.Register is not { } register) throw Refusals.Bad("register", "the first message registers the driver");
         var host = machines.Get(Names.MachineId(register.Machine, "register.machine"));
         var driver = drivers.Register(host, register.Node, register.Driver);
+        using var either = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, lifetime.ApplicationStopping, host.Deleted);
         var sending = Task.CompletedTask;
         try
         {
@@ -32,6 +32,10 @@ internal sealed class DriverService(
                 if (requestStream.Current.Answer is not { } answer) throw Refusals.Bad("answer", "every message but the first answers a call");
                 driver.Answer(answer);
             }
+        }
+        catch (OperationCanceledException) when (host.Deleted.IsCancellationRequested)
+        {
+            throw Refusals.NotFound("MACHINE", Names.Machine(host.Id));
         }
         catch (OperationCanceledException) when (lifetime.ApplicationStopping.IsCancellationRequested)
         {

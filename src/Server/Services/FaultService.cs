@@ -14,9 +14,9 @@ internal sealed class FaultService(MachineRegistry machines, LeaseRegistry lease
         if (!await requestStream.MoveNext(context.CancellationToken).ConfigureAwait(false)) return;
         if (requestStream.Current.Register is not { } register) throw Refusals.Bad("register", "the first message registers the handler");
         var lease = leases.Find(register.Lease);
+        var (host, handler) = Register(register);
         using var ends = CancellationTokenSource.CreateLinkedTokenSource(
-            context.CancellationToken, lifetime.ApplicationStopping, lease?.Ended ?? default);
-        var (faults, handler) = Register(register);
+            context.CancellationToken, lifetime.ApplicationStopping, host.Deleted, lease?.Ended ?? default);
         var sending = Task.CompletedTask;
         try
         {
@@ -25,12 +25,16 @@ internal sealed class FaultService(MachineRegistry machines, LeaseRegistry lease
             while (await requestStream.MoveNext(ends.Token).ConfigureAwait(false))
             {
                 if (requestStream.Current.Answer is not { } answer) throw Refusals.Bad("answer", "every message but the first answers a fault");
-                faults.Answer(handler, answer);
+                host.Faults.Answer(handler, answer);
             }
         }
         catch (OperationCanceledException) when (lease is { Ended.IsCancellationRequested: true })
         {
             throw LeaseRegistry.Gone(lease.Id);
+        }
+        catch (OperationCanceledException) when (host.Deleted.IsCancellationRequested)
+        {
+            throw Refusals.NotFound("MACHINE", Names.Machine(host.Id));
         }
         catch (OperationCanceledException) when (lifetime.ApplicationStopping.IsCancellationRequested)
         {
@@ -38,22 +42,22 @@ internal sealed class FaultService(MachineRegistry machines, LeaseRegistry lease
         }
         finally
         {
-            faults.End(handler);
+            host.Faults.End(handler);
             await ends.CancelAsync().ConfigureAwait(false);
             await sending.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         }
     }
 
-    private (FaultHandlers Faults, FaultHandler Handler) Register(RegisterFaultHandler register)
+    private (MachineHost Host, FaultHandler Handler) Register(RegisterFaultHandler register)
     {
         if (register.Device.Length > 0)
         {
             var (owner, name) = machines.Resolve(register.Device, Names.Devices, "register.device");
-            return (owner.Faults, owner.Faults.Register(owner.Device(name), register.Device));
+            return (owner, owner.Faults.Register(owner.Device(name), register.Device));
         }
 
         var (host, id) = machines.Resolve(register.AddressSpace, Names.AddressSpaces, "register.address_space");
-        return (host.Faults, host.Faults.Register(host.Space(id), register.Start, register.Length));
+        return (host, host.Faults.Register(host.Space(id), register.Start, register.Length));
     }
 
     private static async Task SendAsync(FaultHandler handler, IServerStreamWriter<FaultEvent> stream, CancellationToken cancelled)

@@ -109,6 +109,8 @@ internal sealed partial class PinningService
             using var either = CancellationTokenSource.CreateLinkedTokenSource(cancelled, expiry.Token, record.Lease?.Ended ?? default);
             outcome = await host.WaitAsync(parked, either.Token).ConfigureAwait(false);
             record.IsFilling = false;
+            // Whoever gave the call up learns of no vector: what it has by now is given back.
+            cancelled.ThrowIfCancellationRequested();
             if (host.IsStopping && outcome.Result.Error == Core.Abi.Errno.EINTR)
                 throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending and nobody will resume this pin");
         }

@@ -7,6 +7,7 @@ using FramePin.V1;
 using Grpc.Core;
 using AddressSpace = FramePin.Core.Vmas.AddressSpace;
 using Errno = FramePin.Core.Abi.Errno;
+using PinOutcome = FramePin.Core.Machines.PinOutcome;
 
 namespace FramePin.Server.Services;
 
@@ -114,7 +115,17 @@ internal sealed partial class PinningService
     {
         var record = host.CreateVector(range.Pages);
         var flags = WireMapping.PinFlags(range.Write, range.Force);
-        var outcome = await Fill(host, record, space, range.Start, range.Pages, flags, null, cancelled).ConfigureAwait(false);
+        PinOutcome outcome;
+        try
+        {
+            outcome = await Fill(host, record, space, range.Start, range.Pages, flags, null, cancelled).ConfigureAwait(false);
+        }
+        catch
+        {
+            host.Release(record, dirty: false, out _);
+            throw;
+        }
+
         if (range.Traceparent.Length > 0 && ActivityContext.TryParse(range.Traceparent, null, isRemote: true, out var own))
             record.Trace = own;
         if (outcome.Result.Error != Errno.None)

@@ -141,8 +141,14 @@ internal sealed partial class PinningService
             if (outcome.Parked is { } parked)
             {
                 using var expiry = new CancellationTokenSource(options.Limits.DefaultDeadline, time);
-                using var either = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, expiry.Token);
+                using var either = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, expiry.Token, lease?.Ended ?? default);
                 outcome = await host.WaitAsync(parked, either.Token).ConfigureAwait(false);
+                if (context.CancellationToken.IsCancellationRequested)
+                {
+                    // Whoever gave the call up learns of no vector.
+                    host.Release(record, dirty: false, out _);
+                    throw new OperationCanceledException(context.CancellationToken);
+                }
             }
 
             record.Space = space;

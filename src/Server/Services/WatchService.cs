@@ -21,7 +21,7 @@ internal sealed class WatchService(
         var lease = leases.Find(open.Lease);
         var (host, watch) = Open(open);
         using var ends = CancellationTokenSource.CreateLinkedTokenSource(
-            context.CancellationToken, watch.Fenced, lifetime.ApplicationStopping, lease?.Ended ?? default);
+            context.CancellationToken, watch.Fenced, lifetime.ApplicationStopping, host.Deleted, lease?.Ended ?? default);
         var hearing = HearAsync(requestStream, watch, ends);
         try
         {
@@ -32,6 +32,7 @@ internal sealed class WatchService(
             if (watch.Fenced.IsCancellationRequested)
                 throw Refusals.State("WATCH_FENCED", "no acknowledgement came in time, or events were not read: take everything for changed and watch anew");
             if (lease is { Ended.IsCancellationRequested: true }) throw LeaseRegistry.Gone(lease.Id);
+            if (host.Deleted.IsCancellationRequested) throw Refusals.NotFound("MACHINE", Names.Machine(host.Id));
             if (lifetime.ApplicationStopping.IsCancellationRequested) throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending");
             // The subscriber has gone, or sent what no watch takes.
             await hearing.ConfigureAwait(false);

@@ -39,6 +39,7 @@ internal sealed class FaultHandlers
     private readonly ConcurrentDictionary<object, FaultHandler> _handlers = new();
     private readonly ConcurrentDictionary<ulong, ServedFault> _open = new();
     private readonly ConcurrentDictionary<ServedFault, TaskCompletionSource> _waiting = new();
+    private volatile bool _isStopping;
 
     /// <param name="machine">Whose faults.</param>
     /// <param name="nameOf">Full name of an address space.</param>
@@ -116,6 +117,13 @@ internal sealed class FaultHandlers
         foreach (var fault in _open.Values.Where(fault => fault.Space == space)) Finish(fault);
     }
 
+    /// <summary>The machine goes: nobody waits any more.</summary>
+    public void StopWaiting()
+    {
+        _isStopping = true;
+        foreach (var waiting in _waiting.Values) waiting.TrySetResult();
+    }
+
     /// <summary>
     /// Waits until the fault at an address may be tried anew. FAILED_PRECONDITION (HANDLER_SILENT) when the handler takes longer than a call
     /// without a deadline may.
@@ -126,6 +134,7 @@ internal sealed class FaultHandlers
         if (_machine.WaitingFault(space, address) is not { } fault) return;
         var waiting = _waiting.GetOrAdd(fault, static _ => new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously));
         if (!_open.ContainsKey(fault.Number)) Finish(fault);
+        if (_isStopping) waiting.TrySetResult();
         try
         {
             await waiting.Task.WaitAsync(_patience, _time, cancelled).ConfigureAwait(false);
@@ -135,6 +144,8 @@ internal sealed class FaultHandlers
             throw Refusals.State(
                 "HANDLER_SILENT", $"the handler of the fault at 0x{address:x} has not answered for {_patience.TotalSeconds:f0} s", ("address", $"0x{address:x}"));
         }
+
+        if (_isStopping) throw Refusals.Unavailable("SHUTTING_DOWN", "the machine is going and nobody will answer this fault");
     }
 
     /// <summary>Under the machine's turn: takes note.</summary>

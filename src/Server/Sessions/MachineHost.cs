@@ -19,6 +19,7 @@ internal sealed class MachineHost : IDisposable
     private readonly ConcurrentDictionary<ulong, VectorRecord> _vectors = new();
     private readonly ConcurrentDictionary<ParkedPin, TaskCompletionSource<PinOutcome>> _waiting = new();
     private readonly Lock _naming = new();
+    private readonly CancellationTokenSource _deleted = new();
     private readonly DaemonLimits _limits;
     private int _vectorCount;
     private ulong _nextVector;
@@ -33,6 +34,7 @@ internal sealed class MachineHost : IDisposable
         _limits = limits;
         Machine = new Machine(id, options);
         Requests = new RequestLog(limits);
+        Deleted = _deleted.Token;
         Faults = new FaultHandlers(Machine, SpaceName, parked => TakeUp(parked, isKilled: false), limits, time);
     }
 
@@ -44,6 +46,9 @@ internal sealed class MachineHost : IDisposable
 
     /// <summary>Who is asked before memory goes.</summary>
     public InvalidationWatches Watches { get; }
+
+    /// <summary>Cancelled when the machine is deleted: the streams that serve or watch it end with NOT_FOUND.</summary>
+    public CancellationToken Deleted { get; }
 
     /// <summary>Who handles faults of devices and ranges.</summary>
     public FaultHandlers Faults { get; }
@@ -223,6 +228,7 @@ internal sealed class MachineHost : IDisposable
     {
         IsStopping = true;
         foreach (var parked in Machine.ParkedPins()) TakeUp(parked, isKilled: true);
+        Faults.StopWaiting();
     }
 
     /// <summary>Whoever comes first, the pin that waits or the one who resumes it, makes the place where they meet.</summary>
@@ -240,6 +246,8 @@ internal sealed class MachineHost : IDisposable
     {
         StopWaiting();
         Machine.Dispose();
+        _deleted.Cancel();
+        _deleted.Dispose();
     }
 
     private T Add<T>(
