@@ -262,7 +262,7 @@ internal static class MremapCall
             // What it keeps, when only a part of it was moved, stays locked as pages.
             if (old.Has(VmFlags.Locked)) space.UncountedUnlocks += old.Pages;
             old.Flags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
-            if (old.Range == request.Old) old.AnonVma = null;
+            if (old.Range == request.Old) (old.AnonVma, old.HasForkedAnon) = (null, false);
         }
     }
 
