@@ -17,10 +17,12 @@ using Machine = FramePin.Core.Machines.Machine;
 namespace FramePin.Server.Sessions;
 
 /// <summary>A process that handles the faults of a device or a range: what it is asked, in order.</summary>
-/// <param name="Owner">The <see cref="Device"/> or <see cref="Userfaultfd"/> that it serves.</param>
-internal sealed record FaultHandler(object Owner)
+/// <param name="owner">The <see cref="Device"/> or <see cref="Userfaultfd"/> that it serves.</param>
+internal sealed class FaultHandler(object owner)
 {
     private readonly Channel<FaultEvent> _outgoing = Channel.CreateUnbounded<FaultEvent>(new UnboundedChannelOptions { SingleReader = true });
+
+    public object Owner { get; } = owner;
 
     public ChannelReader<FaultEvent> Outgoing => _outgoing.Reader;
 
