@@ -106,12 +106,7 @@ internal static class DriverFrames
         await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = map });
         var advise = new MemoryCall { Madvise = new MadviseCall { Address = At, Length = 4 * largest, Advice = isHuge ? 14 : 15 } };
         await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = advise });
-        await using var kernel = await DriverKernel.OpenAsync(client, "machines/default", "bench", isLocal: true);
-        await using var driver = new VividDriver(kernel, new VividOptions { FramesPerSecond = 0 });
-        using var stop = new CancellationTokenSource();
-        var ready = new TaskCompletionSource();
-        var serving = DriverServer.RunAsync(client, "machines/default", "video0", driver, ready.SetResult, stop.Token);
-        await ready.Task;
+        await using var vivid = await ServedVivid.StartAsync(client);
         var times = new double[2, 2];
         await using (var device = await V4l2Device.OpenAsync(client, "machines/default/drivers/video0", space))
         {
@@ -132,8 +127,7 @@ internal static class DriverFrames
             }
         }
 
-        await stop.CancelAsync();
-        await serving.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        await vivid.StopAsync();
         await client.AddressSpaces.ExitAddressSpaceAsync(new ExitAddressSpaceRequest { Name = space });
         const double pages = ((3840 * 2160) - (640 * 480)) * 2 / 4096.0;
         return Line(
@@ -166,12 +160,7 @@ internal static class DriverFrames
         var space = (await client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest())).Name;
         var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 2 * FrameBytes, Prot = 3, Flags = 0x32 } };
         await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = map });
-        await using var kernel = await DriverKernel.OpenAsync(client, "machines/default", "bench", isLocal: true);
-        await using var driver = new VividDriver(kernel, new VividOptions { FramesPerSecond = 0 });
-        using var stop = new CancellationTokenSource();
-        var ready = new TaskCompletionSource();
-        var serving = DriverServer.RunAsync(client, "machines/default", "video0", driver, ready.SetResult, stop.Token);
-        await ready.Task;
+        await using var vivid = await ServedVivid.StartAsync(client);
         var handover = new double[rounds];
         await using (var device = await V4l2Device.OpenAsync(client, "machines/default/drivers/video0", space))
         {
@@ -192,10 +181,9 @@ internal static class DriverFrames
             await device.StreamOffAsync();
         }
 
-        var first = await PinToFirstByteAsync(kernel, space, rounds);
+        var first = await PinToFirstByteAsync(vivid.Kernel, space, rounds);
         var (grpc, socket, memory) = (await CopyOverGrpcAsync(client, space, Math.Min(rounds, 100)), CopyOverSocket(rounds), CopyInMemory(rounds));
-        await stop.CancelAsync();
-        await serving.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        await vivid.StopAsync();
         await client.AddressSpaces.ExitAddressSpaceAsync(new ExitAddressSpaceRequest { Name = space });
         var pair = Median(handover);
         return
@@ -314,4 +302,40 @@ internal static class DriverFrames
     private static string Text(int value) => value.ToString(CultureInfo.InvariantCulture);
 
     private static string Line(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
+
+    /// <summary>A vivid node that this process serves, its pages mapped.</summary>
+    private sealed class ServedVivid(DriverKernel kernel, VividDriver driver) : IAsyncDisposable
+    {
+        private readonly CancellationTokenSource _stop = new();
+        private Task _serving = Task.CompletedTask;
+
+        public DriverKernel Kernel { get; } = kernel;
+
+        public static async Task<ServedVivid> StartAsync(FramePinClient client)
+        {
+            var kernel = await DriverKernel.OpenAsync(client, "machines/default", "bench", isLocal: true);
+            var served = new ServedVivid(kernel, new VividDriver(kernel, new VividOptions { FramesPerSecond = 0 }));
+            var ready = new TaskCompletionSource();
+            served._serving = served.ServeAsync(client, ready.SetResult);
+            await ready.Task;
+            return served;
+        }
+
+        public async Task StopAsync()
+        {
+            await _stop.CancelAsync();
+            await _serving.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        }
+
+        public async ValueTask DisposeAsync()
+        {
+            await StopAsync();
+            await driver.DisposeAsync();
+            await Kernel.DisposeAsync();
+            _stop.Dispose();
+        }
+
+        private Task ServeAsync(FramePinClient client, Action ready) =>
+            DriverServer.RunAsync(client, "machines/default", "video0", driver, ready, _stop.Token);
+    }
 }

@@ -4,34 +4,31 @@ using FramePin.V1;
 using Google.Protobuf;
 using Grpc.Core;
 using Xunit;
+using static FramePin.Tests.Integration.FaultRig;
 
 namespace FramePin.Tests.Integration;
 
 /// <summary>Faults that a process outside handles: whoever faults waits without the lock, and sees what happened meanwhile (kernel-semantics 3.5).</summary>
 public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
-    private const ulong At = 0x10_0000;
-    private const ulong Page = 4096;
-    private const int DevicePages = 16;
     private const int Sigbus = 7;
     private const int Sigkill = 9;
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
 
     private FramePinClient Client => daemon.Client;
 
     [Fact]
     public async Task A_pin_waits_for_the_page_that_the_handler_gives_and_others_go_on_meanwhile()
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         var pin = rig.PinAsync(At, 2);
         var fault = await rig.NextAsync();
         Assert.Equal((rig.Space, At, 0UL, true), (fault.AddressSpace, fault.Address, fault.Page, fault.Write));
         // The lock is free: another call changes the same address space.
-        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At + (64 * Page), Length = Page, Prot = 3, Flags = 0x32 } });
+        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At + (64 * PageSize), Length = PageSize, Prot = 3, Flags = 0x32 } });
         Assert.False(pin.IsCompleted);
         await rig.AnswerAsync(fault, FaultAnswerKind.Page, page: 5);
         fault = await rig.NextAsync();
-        Assert.Equal(At + Page, fault.Address);
+        Assert.Equal(At + PageSize, fault.Address);
         await rig.AnswerAsync(fault, FaultAnswerKind.Page, page: 6);
         var pinned = await pin.WaitAsync(Patience);
         Assert.Equal(2UL, pinned.Frames);
@@ -46,7 +43,7 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [InlineData(FaultAnswerKind.Hwpoison, 14)]
     public async Task A_pin_ends_with_the_errno_of_the_handlers_answer(FaultAnswerKind answer, int errno)
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         var pin = rig.PinAsync(At, 1);
         await rig.AnswerAsync(await rig.NextAsync(), answer);
         Assert.Equal(errno, await ErrnoAsync(pin));
@@ -58,7 +55,7 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [InlineData(FaultAnswerKind.Oom, -Sigkill)]
     public async Task A_touch_ends_with_the_signal_of_the_handlers_answer(FaultAnswerKind answer, int errno)
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         var touch = rig.TouchAsync(At, 2);
         await rig.AnswerAsync(await rig.NextAsync(), FaultAnswerKind.Page, page: 1);
         await rig.AnswerAsync(await rig.NextAsync(), answer);
@@ -69,7 +66,7 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [Fact]
     public async Task Retry_asks_the_handler_anew()
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         var pin = rig.PinAsync(At, 1);
         var first = await rig.NextAsync();
         await rig.AnswerAsync(first, FaultAnswerKind.Retry);
@@ -83,10 +80,10 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [Fact]
     public async Task A_range_that_is_unmapped_while_the_pin_waits_is_gone_for_it()
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         var pin = rig.PinAsync(At, 1);
         var fault = await rig.NextAsync();
-        await rig.CallAsync(new MemoryCall { Munmap = new MunmapCall { Address = At, Length = DevicePages * Page } });
+        await rig.CallAsync(new MemoryCall { Munmap = new MunmapCall { Address = At, Length = DevicePages * PageSize } });
         await rig.AnswerAsync(fault, FaultAnswerKind.Page);
         Assert.Equal(14, await ErrnoAsync(pin));
         Assert.Empty((await Client.Machines.AuditMachineAsync(new AuditMachineRequest { Name = rig.Machine })).Findings);
@@ -95,10 +92,10 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [Fact]
     public async Task Memory_that_is_mapped_there_instead_while_the_pin_waits_is_what_it_gets()
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         var pin = rig.PinAsync(At, 1);
         var fault = await rig.NextAsync();
-        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At, Length = DevicePages * Page, Prot = 3, Flags = 0x32 } });
+        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At, Length = DevicePages * PageSize, Prot = 3, Flags = 0x32 } });
         await rig.AnswerAsync(fault, FaultAnswerKind.Page);
         var pinned = await pin.WaitAsync(Patience);
         Assert.False(pinned.Runs.FirstPfns[0] >= rig.FirstPfn && pinned.Runs.FirstPfns[0] < rig.FirstPfn + DevicePages);
@@ -108,8 +105,8 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [Fact]
     public async Task The_exit_of_the_address_space_ends_the_wait()
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
-        var (pin, touch) = (rig.PinAsync(At, 1), rig.TouchAsync(At + Page, 1));
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        var (pin, touch) = (rig.PinAsync(At, 1), rig.TouchAsync(At + PageSize, 1));
         var fault = await rig.NextAsync();
         await rig.NextAsync();
         await Client.AddressSpaces.ExitAddressSpaceAsync(new ExitAddressSpaceRequest { Name = rig.Space });
@@ -123,8 +120,8 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [Fact]
     public async Task A_handler_that_goes_leaves_a_sigbus()
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
-        var (pin, touch) = (rig.PinAsync(At, 1), rig.TouchAsync(At + Page, 1));
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        var (pin, touch) = (rig.PinAsync(At, 1), rig.TouchAsync(At + PageSize, 1));
         await rig.NextAsync();
         await rig.NextAsync();
         await rig.EndHandlerAsync();
@@ -141,7 +138,7 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [Fact]
     public async Task An_answer_that_the_device_does_not_know_is_refused_and_the_fault_waits_on()
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         var touch = rig.TouchAsync(At, 1);
         var fault = await rig.NextAsync();
         foreach (var (kind, page) in new[] { (FaultAnswerKind.InsertPfn, 0UL), (FaultAnswerKind.Page, (ulong)DevicePages), (FaultAnswerKind.Copy, 0UL), (FaultAnswerKind.Unspecified, 0UL) })
@@ -159,12 +156,12 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [Fact]
     public async Task Inserted_pfns_show_the_devices_bytes_and_are_refused_to_pins_without_a_question()
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPfns);
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPfns);
         // check_vma_flags: VM_PFNMAP, before any fault.
         Assert.Equal(14, await ErrnoAsync(rig.PinAsync(At, 1)));
         var export = await Client.Devices.ExportDeviceAsync(new ExportDeviceRequest { Name = rig.Device });
         var remote = new RemoteFrameMemory(Client);
-        await remote.WriteAsync(export.FrameVector, 3 * Page, new byte[] { 0x5a });
+        await remote.WriteAsync(export.FrameVector, 3 * PageSize, new byte[] { 0x5a });
         var bytes = new byte[1];
         var read = remote.ReadAsync(rig.Space, At, bytes);
         await rig.AnswerAsync(await rig.NextAsync(), FaultAnswerKind.InsertPfn, page: 3);
@@ -175,10 +172,10 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [Fact]
     public async Task Calls_that_fault_in_passing_do_not_wait()
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         const int populateWrite = 23;
         var refused = await Assert.ThrowsAsync<RpcException>(() => rig.CallAsync(
-            new MemoryCall { Madvise = new MadviseCall { Address = At, Length = Page, Advice = populateWrite } }));
+            new MemoryCall { Madvise = new MadviseCall { Address = At, Length = PageSize, Advice = populateWrite } }));
         Assert.Equal((int)Errno.EFAULT, FramePinException.From(refused).Errno);
         // They did ask, and the answer is there for the next one.
         await rig.AnswerAsync(await rig.NextAsync(), FaultAnswerKind.Page);
@@ -188,7 +185,7 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [Fact]
     public async Task A_device_has_one_handler_and_only_the_served_kinds_have_any()
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         using var second = Client.Faults.ServeFaults();
         await second.RequestStream.WriteAsync(new FaultReply { Register = new RegisterFaultHandler { Device = rig.Device } });
         var taken = await Assert.ThrowsAsync<RpcException>(() => second.ResponseStream.MoveNext(default));
@@ -204,7 +201,7 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [Fact]
     public async Task A_private_mapping_gets_a_copy_of_the_page_that_the_handler_gives()
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages, isPrivate: true);
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages, isPrivate: true);
         var pin = rig.PinAsync(At, 1);
         await rig.AnswerAsync(await rig.NextAsync(), FaultAnswerKind.Page, page: 2);
         Assert.NotEqual(rig.FirstPfn + 2, (await pin.WaitAsync(Patience)).Runs.FirstPfns[0]);
@@ -217,32 +214,32 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     public async Task Missing_pages_of_a_range_come_from_its_handler(uint flags)
     {
         const int pages = 40;
-        await using var rig = await Rig.CreateAsync(daemon);
-        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At, Length = pages * Page, Prot = 3, Flags = flags | 0x10 } });
+        await using var rig = await FaultRig.CreateAsync(daemon);
+        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At, Length = pages * PageSize, Prot = 3, Flags = flags | 0x10 } });
         using var stop = new CancellationTokenSource();
         var registered = new TaskCompletionSource();
         var asked = 0;
         var serving = FaultServer.RunAsync(
-            Client, new RegisterFaultHandler { AddressSpace = rig.Space, Start = At, Length = pages * Page },
+            Client, new RegisterFaultHandler { AddressSpace = rig.Space, Start = At, Length = pages * PageSize },
             fault =>
             {
                 Interlocked.Increment(ref asked);
-                var number = (fault.Address - At) / Page;
+                var number = (fault.Address - At) / PageSize;
                 var answer = number % 3 == 0
                     ? new FaultAnswer { Kind = FaultAnswerKind.ZeroPage }
-                    : new FaultAnswer { Kind = FaultAnswerKind.Copy, Data = ByteString.CopyFrom(Enumerable.Repeat((byte)number, (int)Page).ToArray()) };
+                    : new FaultAnswer { Kind = FaultAnswerKind.Copy, Data = ByteString.CopyFrom(Enumerable.Repeat((byte)number, (int)PageSize).ToArray()) };
                 return ValueTask.FromResult(answer);
             },
             registered.SetResult, stop.Token);
         await registered.Task.WaitAsync(Patience);
         // Half by loads, half by a pin.
-        var bytes = new byte[pages / 2 * Page];
+        var bytes = new byte[pages / 2 * PageSize];
         Assert.Equal(bytes.Length, await new RemoteFrameMemory(Client).ReadAsync(rig.Space, At, bytes));
-        var pinned = await rig.PinAsync(At + (pages / 2 * Page), pages / 2).WaitAsync(Patience);
+        var pinned = await rig.PinAsync(At + (pages / 2 * PageSize), pages / 2).WaitAsync(Patience);
         Assert.Equal((ulong)pages / 2, pinned.Frames);
-        var rest = new byte[pages / 2 * Page];
+        var rest = new byte[pages / 2 * PageSize];
         await new RemoteFrameMemory(Client).ReadAsync(pinned.FrameVector, 0, rest);
-        foreach (var (page, first) in bytes.Concat(rest).Chunk((int)Page).Select((chunk, i) => (i, chunk)))
+        foreach (var (page, first) in bytes.Concat(rest).Chunk((int)PageSize).Select((chunk, i) => (i, chunk)))
             Assert.All(first, value => Assert.Equal(page % 3 == 0 ? 0 : page, value));
         Assert.Equal(pages, asked);
         await stop.CancelAsync();
@@ -253,10 +250,10 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [Fact]
     public async Task Who_waits_in_a_range_goes_on_with_ordinary_memory_when_its_handler_goes()
     {
-        await using var rig = await Rig.CreateAsync(daemon);
-        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At, Length = 4 * Page, Prot = 3, Flags = 0x32 } });
-        await rig.ServeAsync(new RegisterFaultHandler { AddressSpace = rig.Space, Start = At, Length = 4 * Page });
-        var (pin, touch) = (rig.PinAsync(At, 1), rig.TouchAsync(At + Page, 1));
+        await using var rig = await FaultRig.CreateAsync(daemon);
+        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At, Length = 4 * PageSize, Prot = 3, Flags = 0x32 } });
+        await rig.ServeAsync(new RegisterFaultHandler { AddressSpace = rig.Space, Start = At, Length = 4 * PageSize });
+        var (pin, touch) = (rig.PinAsync(At, 1), rig.TouchAsync(At + PageSize, 1));
         var first = await rig.NextAsync();
         await rig.NextAsync();
         // UFFDIO_WAKE alone: still missing, and asked about anew.
@@ -266,14 +263,14 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         await rig.EndHandlerAsync();
         await rig.UnpinAsync(pin);
         Assert.Equal(0, (await touch.WaitAsync(Patience)).Errno);
-        Assert.Equal(0, (await rig.TouchAsync(At + (2 * Page), 1).WaitAsync(Patience)).Errno);
+        Assert.Equal(0, (await rig.TouchAsync(At + (2 * PageSize), 1).WaitAsync(Patience)).Errno);
     }
 
     [Fact]
     public async Task A_machine_that_is_deleted_ends_its_handlers_and_who_waits_for_them()
     {
-        var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
-        var (pin, touch) = (rig.PinAsync(At, 1), rig.TouchAsync(At + Page, 1));
+        var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        var (pin, touch) = (rig.PinAsync(At, 1), rig.TouchAsync(At + PageSize, 1));
         await rig.NextAsync();
         await rig.NextAsync();
         await Client.Machines.DeleteMachineAsync(new DeleteMachineRequest { Name = rig.Machine });
@@ -286,7 +283,7 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     [Fact]
     public async Task A_call_that_is_given_up_while_it_waits_leaves_nothing_behind()
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         using var signal = new CancellationTokenSource();
         var request = new PinRequest { AddressSpace = rig.Space, Start = At, Pages = 3, Write = true };
         var pin = Client.Pinning.PinAsync(request, cancellationToken: signal.Token).ResponseAsync;
@@ -299,14 +296,14 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
             && (now.PinsAcquired != now.PinsReleased || now.ParkedPins > 0)) await Task.Yield();
         // The late answer is there for whoever comes next.
         await rig.AnswerAsync(second, FaultAnswerKind.Page, page: 4);
-        var touch = await rig.TouchAsync(At + Page, 1).WaitAsync(Patience);
+        var touch = await rig.TouchAsync(At + PageSize, 1).WaitAsync(Patience);
         Assert.Equal(0, touch.Errno);
     }
 
     [Fact]
     public async Task A_handler_ends_with_its_lease()
     {
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
+        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         await rig.EndHandlerAsync();
         await using var lease = await FramePinLease.OpenAsync(Client, "handler");
         await rig.ServeAsync(new RegisterFaultHandler { Device = rig.Device, Lease = lease.Name });
@@ -316,197 +313,6 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         Assert.Equal(-Sigbus, (await touch.WaitAsync(Patience)).Errno);
     }
 
-    /// <summary>Clients that pin, touch, unmap, fork and give up beside each other, and a handler that answers as it likes and dies now and then.</summary>
-    [Fact]
-    public async Task Whatever_clients_and_the_handler_do_nothing_is_left_behind()
-    {
-        const int clients = 6;
-        const int rounds = 60;
-        await using var rig = await Rig.CreateAsync(daemon, DeviceMapping.ServedPages);
-        await rig.EndHandlerAsync();
-        using var stop = new CancellationTokenSource();
-        // Who gives a call up that was answered already learns of no vector: its lease gives that back.
-        var lease = await FramePinLease.OpenAsync(Client, "clients");
-        var handling = HandleAsync(rig, stop.Token);
-        var working = Enumerable.Range(0, clients).Select(client => Task.Run(() => WorkAsync(rig, lease.Name, new Random(client), rounds))).ToArray();
-        await Task.WhenAll(working).WaitAsync(TimeSpan.FromMinutes(2));
-        await stop.CancelAsync();
-        Assert.True(await handling.WaitAsync(Patience) > clients);
-        await lease.DisposeAsync();
-        using var late = new CancellationTokenSource(Patience);
-        MachineStatistics now;
-        do now = (await Client.Machines.GetMachineAsync(new GetMachineRequest { Name = rig.Machine }, cancellationToken: late.Token)).Statistics;
-        while (now.PinsAcquired != now.PinsReleased || now.ParkedPins > 0);
-        Assert.Empty((await Client.Machines.AuditMachineAsync(new AuditMachineRequest { Name = rig.Machine })).Findings);
-    }
-
-    /// <summary>Serves the rig's device, life by life, until told to stop; the faults that it was asked about.</summary>
-    private async Task<int> HandleAsync(Rig rig, CancellationToken stop)
-    {
-        var random = new Random(77);
-        var answers = 0;
-        while (!stop.IsCancellationRequested)
-        {
-            using var life = CancellationTokenSource.CreateLinkedTokenSource(stop);
-            try
-            {
-                await FaultServer.RunAsync(
-                    Client, new RegisterFaultHandler { Device = rig.Device },
-                    fault =>
-                    {
-                        // Dies after a while, with faults that wait.
-                        if (Interlocked.Increment(ref answers) % 40 == 0) life.Cancel();
-                        int draw;
-                        lock (random) draw = random.Next(10);
-                        var kind = draw switch
-                        {
-                            < 5 => FaultAnswerKind.Page,
-                            5 => FaultAnswerKind.Sigbus,
-                            6 => FaultAnswerKind.Oom,
-                            7 => FaultAnswerKind.Retry,
-                            8 => FaultAnswerKind.InsertPfn,
-                            _ => FaultAnswerKind.Page,
-                        };
-                        // 8 is not taken, and asked about again.
-                        return ValueTask.FromResult(new FaultAnswer { Kind = kind, Page = draw == 9 ? 99UL : (ulong)draw });
-                    },
-                    cancelled: life.Token);
-            }
-            catch (Exception exception) when (exception is OperationCanceledException or RpcException)
-            {
-                // The next life begins when the daemon has noticed the end of this one.
-            }
-        }
-
-        return answers;
-    }
-
-    private async Task WorkAsync(Rig rig, string lease, Random random, int rounds)
-    {
-        for (var round = 0; round < rounds; round++)
-        {
-            var page = (ulong)random.Next(DevicePages);
-            var address = At + (page * Page);
-            try
-            {
-                switch (random.Next(7))
-                {
-                    case 0 or 1:
-                        await rig.UnpinAsync(rig.PinAsync(address, (ulong)random.Next(1, 4)));
-                        break;
-                    case 2:
-                        using (var signal = new CancellationTokenSource())
-                        {
-                            var request = new PinRequest { AddressSpace = rig.Space, Start = address, Pages = 2, Write = true, Lease = lease };
-                            var pin = Client.Pinning.PinAsync(request, cancellationToken: signal.Token).ResponseAsync;
-                            await Task.Yield();
-                            await signal.CancelAsync();
-                            await rig.UnpinAsync(pin);
-                        }
-
-                        break;
-                    case 3:
-                        await rig.TouchAsync(address, 2);
-                        break;
-                    case 4:
-                        await new RemoteFrameMemory(Client).ReadAsync(rig.Space, address, new byte[5000]);
-                        break;
-                    case 5:
-                        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At, Length = DevicePages * Page, Prot = 3, Flags = 0x11, Target = rig.Device } });
-                        break;
-                    default:
-                        var child = (await Client.AddressSpaces.ForkAddressSpaceAsync(new ForkAddressSpaceRequest { Name = rig.Space })).Name;
-                        var touch = Client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = child, Call = new MemoryCall { Touch = new TouchCall { Address = address, Pages = 1 } } });
-                        await Client.AddressSpaces.ExitAddressSpaceAsync(new ExitAddressSpaceRequest { Name = child });
-                        await touch;
-                        break;
-                }
-            }
-            catch (RpcException exception) when (exception.StatusCode is not (StatusCode.Internal or StatusCode.Unknown or StatusCode.DeadlineExceeded))
-            {
-                // An errno, a signal, an end: what was drawn.
-            }
-        }
-    }
-
     private static async Task<int> ErrnoAsync(Task<PinResponse> pin) =>
         FramePinException.From(await Assert.ThrowsAsync<RpcException>(() => pin.WaitAsync(Patience))).Errno;
-
-    /// <summary>A machine with a served device that is mapped, and its handler's stream.</summary>
-    private sealed class Rig : IAsyncDisposable
-    {
-        private readonly FramePinClient _client;
-        private AsyncDuplexStreamingCall<FaultReply, FaultEvent>? _stream;
-
-        private Rig(FramePinClient client, string machine, string space) => (_client, Machine, Space) = (client, machine, space);
-
-        public string Machine { get; }
-
-        public string Space { get; }
-
-        public string Device { get; private set; } = "";
-
-        public ulong FirstPfn { get; private set; }
-
-        public static async Task<Rig> CreateAsync(DaemonFixture daemon, DeviceMapping mapping = DeviceMapping.Unspecified, bool isPrivate = false)
-        {
-            var (machine, space) = await daemon.CreateAsync();
-            var rig = new Rig(daemon.Client, machine, space);
-            if (mapping == DeviceMapping.Unspecified) return rig;
-            var device = await daemon.Client.Devices.CreateDeviceAsync(
-                new CreateDeviceRequest { Parent = machine, Mapping = mapping, Pages = DevicePages, Ram = true });
-            (rig.Device, rig.FirstPfn) = (device.Name, device.FirstPfn);
-            await rig.CallAsync(new MemoryCall
-            {
-                Mmap = new MmapCall { Address = At, Length = DevicePages * Page, Prot = 3, Flags = isPrivate ? 0x12U : 0x11U, Target = device.Name },
-            });
-            await rig.ServeAsync();
-            return rig;
-        }
-
-        public async Task ServeAsync(RegisterFaultHandler? registration = null)
-        {
-            _stream = _client.Faults.ServeFaults();
-            await _stream.RequestStream.WriteAsync(new FaultReply { Register = registration ?? new RegisterFaultHandler { Device = Device } });
-            Assert.Equal(0UL, (await NextAsync()).Fault);
-        }
-
-        /// <summary>The handler's process dies.</summary>
-        public Task EndHandlerAsync()
-        {
-            _stream!.Dispose();
-            return Task.CompletedTask;
-        }
-
-        public async Task<FaultEvent> NextAsync()
-        {
-            Assert.True(await _stream!.ResponseStream.MoveNext(default).WaitAsync(Patience));
-            return _stream.ResponseStream.Current;
-        }
-
-        public Task AnswerAsync(FaultEvent fault, FaultAnswerKind kind, ulong page = 0) =>
-            _stream!.RequestStream.WriteAsync(new FaultReply { Answer = new FaultAnswer { Fault = fault.Fault, Kind = kind, Page = page } });
-
-        public Task<PinResponse> PinAsync(ulong start, ulong pages) =>
-            _client.Pinning.PinAsync(new PinRequest { AddressSpace = Space, Start = start, Pages = pages, Write = true }).ResponseAsync;
-
-        /// <summary>Waits for a pin, and gives it back.</summary>
-        public async Task UnpinAsync(Task<PinResponse> pin)
-        {
-            var pinned = await pin.WaitAsync(Patience);
-            await _client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pinned.FrameVector });
-        }
-
-        public Task<CallResponse> TouchAsync(ulong address, ulong pages) =>
-            CallAsync(new MemoryCall { Touch = new TouchCall { Address = address, Pages = (uint)pages, Write = true } });
-
-        public Task<CallResponse> CallAsync(MemoryCall call) =>
-            _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = Space, Call = call }).ResponseAsync;
-
-        public async ValueTask DisposeAsync()
-        {
-            _stream?.Dispose();
-            await _client.Machines.DeleteMachineAsync(new DeleteMachineRequest { Name = Machine });
-        }
-    }
 }
