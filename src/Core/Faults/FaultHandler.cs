@@ -158,10 +158,12 @@ internal static partial class FaultHandler
         return AskUserfaultfd(mm, request);
     }
 
-    /// <summary>handle_userfault: SIGBUS with UFFD_FEATURE_SIGBUS or where nobody may wait; else the handler is asked, and wakes who waits.</summary>
+    /// <summary>handle_userfault: SIGBUS with UFFD_FEATURE_SIGBUS or where the lock cannot be dropped; else the handler is asked, and wakes who waits.</summary>
     private static VmFault AskUserfaultfd(MmContext mm, in FaultRequest request)
     {
         if (request.Vma.Uffd is not { } fd) return VmFault.SigBus;
+        // Who will not wait does not ask either.
+        if ((request.Flags & FaultFlags.RetryNoWait) != 0 && mm.Served.IsServed(fd)) return VmFault.Retry;
         // Its answer is the page itself, or a plain waking: either way the fault begins anew.
         return mm.Served.TakeOrAsk(request, fd, request.Vma.IndexOf(request.Address), out var result) is null ? result : VmFault.Retry;
     }

@@ -35,6 +35,9 @@ internal sealed class FrameTable : IDisposable
     /// <summary>The count words, for the pin loops.</summary>
     public NativeArray<long> Counts => _counts;
 
+    /// <summary>The records, for loops over runs of valid frames.</summary>
+    public NativeArray<FrameInfo> Infos => _infos;
+
     public ref FrameInfo this[Pfn pfn]
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]

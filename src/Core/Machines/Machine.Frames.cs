@@ -14,11 +14,24 @@ public sealed class FrameHold
 {
     internal FrameHold(IReadOnlyList<FrameRun> runs) => Runs = runs;
 
-    /// <summary>The frames in order, as runs of consecutive PFNs.</summary>
-    public IReadOnlyList<FrameRun> Runs { get; }
+    internal FrameHold(FrameVector vector)
+    {
+        Runs = [];
+        Vector = vector;
+        NextOfVector = vector.FirstHold;
+        vector.FirstHold = this;
+    }
 
-    /// <summary>Guarded by the turn.</summary>
+    /// <summary>The frames in order, as runs of consecutive PFNs; empty while a vector's references keep them.</summary>
+    public IReadOnlyList<FrameRun> Runs { get; internal set; }
+
+    /// <summary>Guarded by the turn, as all that follows.</summary>
     internal bool IsReleased { get; set; }
+
+    /// <summary>Its references keep the frames from becoming free, and the hold has nothing to do before they go.</summary>
+    internal FrameVector? Vector { get; set; }
+
+    internal FrameHold? NextOfVector { get; set; }
 }
 
 /// <summary>A struct page as somebody outside sees it.</summary>
@@ -91,9 +104,31 @@ public sealed partial class Machine
     public FrameHold HoldFrames(FrameVector vector)
     {
         using var turn = EnterTurn();
-        var hold = new FrameHold(vector.Runs.ToArray().Where(run => _mm.Memory.Frames.IsValid(run.First)).ToArray());
-        foreach (var run in hold.Runs) _mm.Memory.Quarantine.Hold(run.First, run.Count);
+        if (vector.GotRef) return new FrameHold(vector);
+        var hold = new FrameHold(RamOf(vector));
+        Quarantine(hold);
         return hold;
+    }
+
+    /// <summary>A vector is about to let go of its frames: what is held of them is kept by the holds from now on.</summary>
+    private void HandToHolds(FrameVector vector)
+    {
+        if (vector.FirstHold is null) return;
+        using var turn = EnterTurn();
+        while (vector.FirstHold is { } hold)
+        {
+            vector.FirstHold = hold.NextOfVector;
+            (hold.Vector, hold.NextOfVector) = (null, null);
+            hold.Runs = RamOf(vector);
+            Quarantine(hold);
+        }
+    }
+
+    private FrameRun[] RamOf(FrameVector vector) => vector.Runs.ToArray().Where(run => _mm.Memory.Frames.IsValid(run.First)).ToArray();
+
+    private void Quarantine(FrameHold hold)
+    {
+        foreach (var run in hold.Runs) _mm.Memory.Quarantine.Hold(run.First, run.Count);
     }
 
     /// <summary>
@@ -123,7 +158,7 @@ public sealed partial class Machine
 
         if (signal != UserSignal.None) return null;
         var hold = new FrameHold(runs);
-        foreach (var run in runs) _mm.Memory.Quarantine.Hold(run.First, run.Count);
+        Quarantine(hold);
         return hold;
     }
 
@@ -161,7 +196,16 @@ public sealed partial class Machine
         using var turn = EnterTurn();
         if (hold.IsReleased) return;
         hold.IsReleased = true;
-        foreach (var run in hold.Runs) _mm.Memory.Unhold(run.First, run.Count);
+        if (hold.Vector is { } vector) Unlink(vector, hold);
+        else foreach (var run in hold.Runs) _mm.Memory.Unhold(run.First, run.Count);
+    }
+
+    private static void Unlink(FrameVector vector, FrameHold hold)
+    {
+        if (vector.FirstHold == hold) vector.FirstHold = hold.NextOfVector;
+        for (var other = vector.FirstHold; other is not null; other = other.NextOfVector)
+            if (other.NextOfVector == hold) other.NextOfVector = hold.NextOfVector;
+        (hold.Vector, hold.NextOfVector) = (null, null);
     }
 
     /// <summary>The frame mapped at an address, without faulting; null when there is none.</summary>

@@ -212,10 +212,16 @@ public sealed partial class Machine
     }
 
     /// <summary>put_vaddr_frames: drops one reference a frame if it holds any. Idempotent; takes no turn.</summary>
-    public void PutVaddrFrames(FrameVector vector) => FrameVectors.Put(_mm, vector, makeDirty: false);
+    public void PutVaddrFrames(FrameVector vector) => Put(vector, makeDirty: false);
 
     /// <summary>What a driver does before put when the device wrote: every page dirty, then unpinned (unpin_user_pages_dirty_lock).</summary>
-    public void PutVaddrFramesDirty(FrameVector vector) => FrameVectors.Put(_mm, vector, makeDirty: true);
+    public void PutVaddrFramesDirty(FrameVector vector) => Put(vector, makeDirty: true);
+
+    private void Put(FrameVector vector, bool makeDirty)
+    {
+        HandToHolds(vector);
+        FrameVectors.Put(_mm, vector, makeDirty);
+    }
 
     /// <summary>frame_vector_to_pages: -EINVAL if any PFN has no struct page, and then nothing changes.</summary>
     public Errno ToPages(FrameVector vector) => vector.ToPages(_mm.Memory.Frames);

@@ -49,6 +49,9 @@ public sealed class FrameVector
     /// <summary>The references are FOLL_PIN pins and not plain ones.</summary>
     public bool IsPinned { get; internal set; }
 
+    /// <summary>First of those outside who have the frames mapped and rely on the vector's references. Changed under the turn.</summary>
+    internal Machines.FrameHold? FirstHold { get; set; }
+
     /// <summary>Runs in use.</summary>
     public int RunCount { get; internal set; }
 

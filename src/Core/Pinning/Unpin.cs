@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
@@ -177,20 +178,28 @@ internal static class Unpin
         foreach (var packed in slots)
         {
             var run = FrameRun.FromPacked(packed);
+            if (!run.IsLarge)
+            {
+                foreach (ref var info in memory.Frames.Infos.Slice(run.First.Value, (int)run.Count)) MarkDirty(ref info.Flags);
+                continue;
+            }
+
+            // Once for a folio.
             var end = run.First.Value + run.Count;
             for (var pfn = run.First; pfn.Value < end;)
             {
                 var head = memory.Frames.HeadOf(pfn);
-                ref var flags = ref memory.Frames[head].Flags;
-                // Once for a folio, and not at all for one that is dirty already, as the buffers of a stream are.
-                if ((flags & (FrameFlags.Dirty | FrameFlags.Reclaim)) != FrameFlags.Dirty)
-                {
-                    Interlocked.Or(ref System.Runtime.CompilerServices.Unsafe.As<FrameFlags, uint>(ref flags), (uint)FrameFlags.Dirty);
-                    Interlocked.And(ref System.Runtime.CompilerServices.Unsafe.As<FrameFlags, uint>(ref flags), ~(uint)FrameFlags.Reclaim);
-                }
-
+                MarkDirty(ref memory.Frames[head].Flags);
                 pfn = head + (1UL << memory.Frames.OrderOf(head));
             }
         }
+    }
+
+    /// <summary>Stores nothing to a folio that is dirty already, as the buffers of a stream are.</summary>
+    private static void MarkDirty(ref FrameFlags flags)
+    {
+        if ((flags & (FrameFlags.Dirty | FrameFlags.Reclaim)) == FrameFlags.Dirty) return;
+        Interlocked.Or(ref Unsafe.As<FrameFlags, uint>(ref flags), (uint)FrameFlags.Dirty);
+        Interlocked.And(ref Unsafe.As<FrameFlags, uint>(ref flags), ~(uint)FrameFlags.Reclaim);
     }
 }

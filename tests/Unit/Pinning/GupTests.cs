@@ -176,6 +176,28 @@ public sealed partial class GupTests
         lab.Drop(vector);
     }
 
+    /// <summary>FAULT_FLAG_RETRY_NOWAIT (fs/userfaultfd.c: handle_userfault, mm/gup.c: faultin_page; row 44).</summary>
+    [Theory]
+    [InlineData(GupFlags.NoWait, 0, 0)]
+    [InlineData(GupFlags.None, 1, 0)]
+    public void Row_44_nowait_does_not_ask_the_handler_of_a_userfaultfd(GupFlags flags, int questions, long expected)
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 1, written: false);
+        var fd = lab.Machine.CreateUserfaultfd(lab.Space, out _)!;
+        Assert.True(lab.Machine.RegisterUffd(fd, At, Page, UffdModes.Missing).IsOk);
+        var asked = 0;
+        lab.Machine.FaultAsked = _ => asked++;
+        lab.Machine.Serve(fd);
+        var outcome = lab.Gup(GupCall.GetUserPagesUnlocked, At, 1, GupFlags.Write | flags, out var vector);
+        Assert.Equal(expected, outcome.Result.Raw);
+        Assert.Equal(questions, asked);
+        Assert.Equal(questions == 1, outcome.Parked is not null);
+        lab.Machine.Close(fd);
+        if (outcome.Parked is { } parked) lab.Machine.Resume(parked);
+        lab.Drop(vector);
+    }
+
     [Theory]
     [InlineData(GupCall.PinUserPagesFast)]
     [InlineData(GupCall.GetUserPages)]

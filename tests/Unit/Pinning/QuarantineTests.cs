@@ -65,6 +65,45 @@ public sealed class QuarantineTests
         lab.Machine.ReleaseHold(hold);
     }
 
+    [Theory]
+    [InlineData(0)]
+    [InlineData(1)]
+    [InlineData(2)]
+    public void Of_several_holds_those_that_are_left_when_the_vector_lets_go_keep_the_frames(int goesFirst)
+    {
+        using var lab = new Lab("6.18");
+        lab.Anon(At, 3);
+        Assert.Equal(3, lab.Gup(GupCall.PinUserPagesFast, At, 3, GupFlags.Write, out var vector).Result.Raw);
+        var holds = new[] { lab.Machine.HoldFrames(vector), lab.Machine.HoldFrames(vector), lab.Machine.HoldFrames(vector) };
+        Assert.True(lab.Machine.Munmap(lab.Space, At, 3 * PageGeometry.PageSize).IsOk);
+        lab.Machine.ReleaseHold(holds[goesFirst]);
+        Assert.Equal(0UL, lab.Machine.Statistics().QuarantinedFrames);
+        lab.Drop(vector);
+        Assert.Equal(3UL, lab.Machine.Statistics().QuarantinedFrames);
+        foreach (var hold in holds.Where((_, i) => i != goesFirst))
+        {
+            Assert.Equal(3UL, lab.Machine.Statistics().QuarantinedFrames);
+            lab.Machine.ReleaseHold(hold);
+        }
+
+        Assert.Equal(0UL, lab.Machine.Statistics().QuarantinedFrames);
+    }
+
+    [Fact]
+    public void A_hold_that_goes_before_the_vector_leaves_the_frames_to_the_allocator()
+    {
+        using var lab = new Lab("6.18");
+        lab.Anon(At, 2);
+        Assert.Equal(2, lab.Gup(GupCall.PinUserPagesFast, At, 2, GupFlags.Write, out var vector).Result.Raw);
+        var hold = lab.Machine.HoldFrames(vector);
+        Assert.True(lab.Machine.Munmap(lab.Space, At, 2 * PageGeometry.PageSize).IsOk);
+        var free = lab.Machine.Statistics().FreeFrames;
+        lab.Machine.ReleaseHold(hold);
+        lab.Drop(vector);
+        Assert.Equal(free + 2, lab.Machine.Statistics().FreeFrames);
+        Assert.Equal(0UL, lab.Machine.Statistics().QuarantinedFrames);
+    }
+
     private static UserSignal TouchOther(Lab lab)
     {
         const ulong other = 2 * At;
