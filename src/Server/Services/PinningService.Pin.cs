@@ -65,8 +65,18 @@ internal sealed partial class PinningService
             throw;
         }
 
+        try
+        {
+            host.Publish(record);
+        }
+        catch (RpcException)
+        {
+            // The lease has ended, and the vector is gone with it.
+            if (response.Hold != 0) attachment!.Release(response.Hold);
+            throw;
+        }
+
         TelemetryNames.PinnedPages.Add(outcome.Result.Pages);
-        host.Publish(record);
         trace?.End();
         return response;
     }
@@ -150,10 +160,12 @@ internal sealed partial class PinningService
             return Refusals.State(
                 "PARTIAL_PIN", $"only {outcome.Result.Pages} of {asked} pages could be pinned: {outcome.Reason} at 0x{stoppedAt:x}",
                 metadata);
-        TelemetryNames.RefusedPins.Add(
-            1, new KeyValuePair<string, object?>(TelemetryNames.Errno, outcome.Result.Error.ToString()));
+        CountRefused(outcome);
         return Refusals.Errno("get_vaddr_frames", outcome.Result.Error, metadata);
     }
+
+    private static void CountRefused(PinOutcome outcome) =>
+        TelemetryNames.RefusedPins.Add(1, new KeyValuePair<string, object?>(TelemetryNames.Errno, outcome.Result.Error.ToString()));
 
     private PinResponse Answer(MachineHost host, VectorRecord record, PinOutcome outcome, bool omitFrames) => new()
     {

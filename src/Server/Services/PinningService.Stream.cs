@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using FramePin.Core.Machines;
+using FramePin.Server.LocalMemory;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.Server.Telemetry;
@@ -77,8 +78,7 @@ internal sealed partial class PinningService
 
     private async Task<PinBatchResult> RunBatch(PinBatch batch, CancellationToken cancelled)
     {
-        var (host, id) = machines.Resolve(batch.AddressSpace, Names.AddressSpaces, "address_space");
-        var space = host.Space(id);
+        var scope = ScopeOf(batch);
         var result = new PinBatchResult { Sequence = batch.Sequence };
         result.Results.Capacity = batch.Operations.Count;
         long pinned = 0, released = 0;
@@ -88,18 +88,22 @@ internal sealed partial class PinningService
             switch (operation.OperationCase)
             {
                 case PinOperation.OperationOneofCase.Pin:
-                    await PinInBatch(host, space, operation.Pin, answer, cancelled).ConfigureAwait(false);
+                    await PinInBatch(scope, operation.Pin, answer, cancelled).ConfigureAwait(false);
                     pinned += (long)answer.Frames;
                     break;
                 case PinOperation.OperationOneofCase.Unpin:
-                    UnpinInBatch(host, operation.Unpin, answer);
+                    UnpinInBatch(scope, new UnpinVector { FrameVector = operation.Unpin }, answer);
+                    released += (long)answer.Frames;
+                    break;
+                case PinOperation.OperationOneofCase.UnpinVector:
+                    UnpinInBatch(scope, operation.UnpinVector, answer);
                     released += (long)answer.Frames;
                     break;
                 case PinOperation.OperationOneofCase.Convert:
-                    ConvertInBatch(host, operation.Convert, answer);
+                    ConvertInBatch(scope.Host, operation.Convert, answer);
                     break;
                 default:
-                    throw Refusals.Bad("operations", "an operation is one of pin, unpin, convert");
+                    throw Refusals.Bad("operations", "an operation is one of pin, unpin, convert, unpin_vector");
             }
 
             result.Results.Add(answer);
@@ -110,44 +114,77 @@ internal sealed partial class PinningService
         return result;
     }
 
-    private async ValueTask PinInBatch(
-        MachineHost host, AddressSpace space, PinRange range, PinOperationResult answer, CancellationToken cancelled)
+    /// <summary>What the operations of a batch have in common. Throws where the batch names what is not there.</summary>
+    private BatchScope ScopeOf(PinBatch batch)
     {
-        var record = host.CreateVector(range.Pages);
-        var flags = WireMapping.PinFlags(range.Write, range.Force);
-        PinOutcome outcome;
+        if (batch.AddressSpace.Length == 0) return new BatchScope(batch, machines.Get(Names.MachineId(batch.Machine, "machine")), null);
+        var (host, id) = machines.Resolve(batch.AddressSpace, Names.AddressSpaces, "address_space");
+        return new BatchScope(batch, host, host.Space(id));
+    }
+
+    /// <summary>Pins, and answers with the errno or the refusal where that fails. What was held by then is given back.</summary>
+    private async ValueTask PinInBatch(BatchScope scope, PinRange range, PinOperationResult answer, CancellationToken cancelled)
+    {
+        using var span = StartOperation("Pin", range.Traceparent);
+        VectorRecord? record = null;
+        Attachment? attachment = null;
         try
         {
-            outcome = await Fill(host, record, space, range.Start, range.Pages, flags, null, cancelled).ConfigureAwait(false);
+            var space = SpaceOf(scope, range);
+            var lease = leases.Find(scope.Batch.Lease);
+            attachment = FindAttachment(scope.Host, scope.Batch.Attachment);
+            record = scope.Host.CreateVector(range.Pages);
+            record.Lease = lease;
+            var flags = WireMapping.PinFlags(range.Write, range.Force);
+            var outcome = await Fill(scope.Host, record, space, range.Start, range.Pages, flags, null, cancelled).ConfigureAwait(false);
+            if (span is null && ActivityContext.TryParse(range.Traceparent, null, isRemote: true, out var own)) record.Trace = own;
+            Tag(span, scope.Host, space, range.Pages, record, outcome);
+            answer.StopReason = WireMapping.ToWire(outcome.Reason);
+            answer.Errno = (uint)outcome.Result.Error;
+            if (outcome.Result.Error == Errno.None)
+            {
+                if (range.WithFrames) answer.Runs = WireMapping.ToRuns(record.Vector, options.Limits);
+                if (attachment is not null && record.Vector.GotRef) answer.Hold = attachment.Hold(record);
+                answer.FrameVector = record.Number;
+                answer.Frames = (ulong)record.Vector.Count;
+                answer.Kind = WireMapping.KindOf(record.Vector);
+                scope.Host.Publish(record);
+                return;
+            }
+
+            CountRefused(outcome);
+        }
+        catch (RpcException refusal)
+        {
+            if (answer.Hold != 0) attachment!.Release(answer.Hold);
+            (answer.Runs, answer.FrameVector, answer.Frames, answer.Hold) = (null, 0, 0, 0);
+            answer.StatusCode = (uint)refusal.StatusCode;
+            answer.Message = refusal.Status.Detail;
+            span?.SetStatus(ActivityStatusCode.Error, refusal.Status.Detail);
         }
         catch
         {
-            host.Release(record, dirty: false, out _);
+            if (record is not null) scope.Host.Release(record, dirty: false, out _);
             throw;
         }
 
-        if (range.Traceparent.Length > 0 && ActivityContext.TryParse(range.Traceparent, null, isRemote: true, out var own))
-            record.Trace = own;
-        if (outcome.Result.Error != Errno.None)
-        {
-            host.Release(record, dirty: false, out _);
-            answer.Errno = (uint)outcome.Result.Error;
-            answer.StopReason = WireMapping.ToWire(outcome.Reason);
-            return;
-        }
-
-        answer.FrameVector = record.Number;
-        answer.Frames = (ulong)record.Vector.Count;
-        answer.Kind = WireMapping.KindOf(record.Vector);
-        answer.StopReason = WireMapping.ToWire(outcome.Reason);
-        if (range.WithFrames) answer.Runs = WireMapping.ToRuns(record.Vector, options.Limits);
-        host.Publish(record);
+        if (record is not null) scope.Host.Release(record, dirty: false, out _);
     }
 
-    private static void UnpinInBatch(MachineHost host, ulong number, PinOperationResult answer)
+    private AddressSpace SpaceOf(BatchScope scope, PinRange range)
     {
-        answer.FrameVector = number;
-        if (host.TryVector(number) is { } record && host.Release(record, dirty: false, out var frames))
+        if (range.AddressSpace.Length == 0) return scope.Space ?? throw Refusals.Bad("address_space", "neither the batch nor the pin names one");
+        var (host, id) = machines.Resolve(range.AddressSpace, Names.AddressSpaces, "address_space");
+        return host == scope.Host ? host.Space(id) : throw Refusals.Bad("address_space", "belongs to another machine than the batch");
+    }
+
+    private void UnpinInBatch(BatchScope scope, UnpinVector unpin, PinOperationResult answer)
+    {
+        using var span = StartOperation("Unpin", unpin.Traceparent);
+        // Given back whatever becomes of the vector: it is unmapped.
+        if (unpin.Hold != 0) attachments.Find(Names.AttachmentId(scope.Batch.Attachment, "attachment"))?.Release(unpin.Hold);
+        answer.FrameVector = unpin.FrameVector;
+        if (scope.Host.TryVector(unpin.FrameVector) is { } record && scope.Host.Release(record, unpin.Dirty, out var frames))
         {
             LinkTo(record);
             answer.Frames = (ulong)frames;
@@ -157,6 +194,12 @@ internal sealed partial class PinningService
             answer.Errno = (uint)Errno.ENOENT;
         }
     }
+
+    /// <summary>A span for an operation that names its caller; otherwise the message's span stands for it.</summary>
+    private static Activity? StartOperation(string name, string traceparent) =>
+        traceparent.Length > 0 && ActivityContext.TryParse(traceparent, null, isRemote: true, out var parent)
+            ? TelemetryNames.Activities.StartActivity(name, ActivityKind.Server, parent)
+            : null;
 
     private static void ConvertInBatch(MachineHost host, ConvertVector convert, PinOperationResult answer)
     {
@@ -174,4 +217,9 @@ internal sealed partial class PinningService
             answer.Frames = (ulong)record.Vector.Count;
         }
     }
+
+    /// <param name="Batch">What names the lease and the attachment of its pins.</param>
+    /// <param name="Host">Machine of the vectors.</param>
+    /// <param name="Space">Of the pins that do not name one; null: each has to.</param>
+    private sealed record BatchScope(PinBatch Batch, MachineHost Host, AddressSpace? Space);
 }

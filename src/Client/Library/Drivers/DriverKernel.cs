@@ -28,6 +28,7 @@ public sealed class DriverKernel : IAsyncDisposable
     private readonly FramePinLease _lease;
     private readonly LocalMachine? _local;
     private readonly RemoteFrameMemory _remote;
+    private readonly PinLine _line;
     private int _nextDevice;
 
     private DriverKernel(FramePinClient client, string machine, HelperEra era, int minor, FramePinLease lease, LocalMachine? local)
@@ -39,6 +40,7 @@ public sealed class DriverKernel : IAsyncDisposable
         _lease = lease;
         _local = local;
         _remote = new RemoteFrameMemory(client);
+        _line = new PinLine(client, machine, lease.Name, local?.Name ?? "", lease.Lost);
     }
 
     public FramePinClient Client { get; }
@@ -95,9 +97,12 @@ public sealed class DriverKernel : IAsyncDisposable
     /// <param name="pages">4 KiB pages; 0 is -ENOMEM, since there is no such vector.</param>
     /// <param name="isWrite">The device writes.</param>
     /// <param name="isForce">FOLL_FORCE; heeded by the eras that had it.</param>
+    /// <param name="replaced">What is put before that, in the same message where that can be; null for nothing.</param>
     public async Task<(Errno Errno, PinnedFrames? Frames)> GetVaddrFramesAsync(
-        string space, ulong start, ulong pages, bool isWrite, bool isForce)
+        string space, ulong start, ulong pages, bool isWrite, bool isForce, PutFrames? replaced = null)
     {
+        if (pages > 0 && await TryPinOnLineAsync(space, start, pages, isWrite, isForce, replaced).ConfigureAwait(false) is { } pinned) return pinned;
+        if (replaced is { } put) await PutAsync(put.Frames, put.IsDirty).ConfigureAwait(false);
         if (pages == 0) return (Errno.ENOMEM, null);
         var request = new PinRequest
         {
@@ -118,6 +123,40 @@ public sealed class DriverKernel : IAsyncDisposable
         {
             return (ErrnoOf(exception), null);
         }
+    }
+
+    /// <summary>The same over the driver's stream. Null: the stream is taken, and nothing was done.</summary>
+    private async Task<(Errno Errno, PinnedFrames? Frames)?> TryPinOnLineAsync(
+        string space, ulong start, ulong pages, bool isWrite, bool isForce, PutFrames? replaced)
+    {
+        var pin = new PinRange
+        {
+            AddressSpace = space,
+            Start = start,
+            Pages = pages,
+            Write = isWrite,
+            Force = isForce,
+            WithFrames = true,
+            Traceparent = PinLine.Traceparent,
+        };
+        var operations = new List<PinOperation>(2);
+        if (replaced is { } put) operations.Add(ToUnpin(put.Frames, put.IsDirty));
+        operations.Add(new PinOperation { Pin = pin });
+        PinOperationResult result;
+        try
+        {
+            if (await _line.TryRunAsync(operations).ConfigureAwait(false) is not { } results) return null;
+            result = results[^1];
+        }
+        catch (RpcException exception)
+        {
+            return (ErrnoOf(exception), null);
+        }
+
+        if (result.StatusCode != 0) return (ErrnoOf(new RpcException(new Status((StatusCode)result.StatusCode, result.Message))), null);
+        if (result.Errno != 0) return ((Errno)result.Errno, null);
+        var name = string.Create(CultureInfo.InvariantCulture, $"{Machine}/frameVectors/{result.FrameVector}");
+        return (Errno.None, new PinnedFrames(name, result.Frames, result.Kind == FrameKind.Pfns, result.Runs, result.Hold));
     }
 
     /// <summary>pin_user_pages_fast into a new vector, for drivers without the helper (g2d since 5.12).</summary>
@@ -148,13 +187,19 @@ public sealed class DriverKernel : IAsyncDisposable
     /// vb2_create_framevec: the pages of [start, start + length) bytes, all of them or none: -ENOMEM for none asked, the helper's errno, or
     /// -EFAULT for fewer (kernel-semantics 2.9).
     /// </summary>
-    public async Task<(Errno Errno, PinnedFrames? Frames)> CreateFramevecAsync(string space, ulong start, ulong length, bool isWrite)
+    /// <param name="space">The caller's address space.</param>
+    /// <param name="start">Address in bytes.</param>
+    /// <param name="length">Bytes.</param>
+    /// <param name="isWrite">The device writes.</param>
+    /// <param name="replaced">What is put before that, whatever comes of it; null for nothing.</param>
+    public async Task<(Errno Errno, PinnedFrames? Frames)> CreateFramevecAsync(
+        string space, ulong start, ulong length, bool isWrite, PutFrames? replaced = null)
     {
         var first = start >> 12;
         var last = unchecked(start + length - 1) >> 12;
         var pages = unchecked(last - first + 1);
         // The vector's size and the helper's count are unsigned int.
-        var (errno, frames) = await GetVaddrFramesAsync(space, start, (uint)pages, isWrite, isForce: Era <= HelperEra.C).ConfigureAwait(false);
+        var (errno, frames) = await GetVaddrFramesAsync(space, start, (uint)pages, isWrite, isForce: Era <= HelperEra.C, replaced).ConfigureAwait(false);
         if (frames is null || frames.Count == pages) return (errno, frames);
         await PutAsync(frames, isDirty: false).ConfigureAwait(false);
         return (Errno.EFAULT, null);
@@ -187,6 +232,7 @@ public sealed class DriverKernel : IAsyncDisposable
         ArgumentNullException.ThrowIfNull(frames);
         try
         {
+            if (await _line.TryRunAsync([ToUnpin(frames, isDirty)]).ConfigureAwait(false) is not null) return;
             var request = new UnpinRequest { FrameVector = frames.Name, Dirty = isDirty };
             if (frames.Hold != 0) (request.Attachment, request.Hold) = (_local!.Name, frames.Hold);
             await Client.Pinning.UnpinAsync(request).ConfigureAwait(false);
@@ -196,6 +242,17 @@ public sealed class DriverKernel : IAsyncDisposable
             // Released with the lease or the machine.
         }
     }
+
+    private static PinOperation ToUnpin(PinnedFrames frames, bool isDirty) => new()
+    {
+        UnpinVector = new UnpinVector
+        {
+            FrameVector = ulong.Parse(frames.Name.AsSpan(frames.Name.LastIndexOf('/') + 1), CultureInfo.InvariantCulture),
+            Dirty = isDirty,
+            Hold = frames.Hold,
+            Traceparent = PinLine.Traceparent,
+        },
+    };
 
     /// <summary>copy_to_user: -EFAULT when a byte cannot be stored; those before it are.</summary>
     public async Task<Errno> CopyToUserAsync(string space, ulong address, ReadOnlyMemory<byte> data)
@@ -309,6 +366,7 @@ public sealed class DriverKernel : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
+        await _line.DisposeAsync().ConfigureAwait(false);
         _local?.Dispose();
         await _lease.DisposeAsync().ConfigureAwait(false);
     }
@@ -352,6 +410,11 @@ public enum GupBits
     Force = 1 << 3,
     LongTerm = 1 << 8,
 }
+
+/// <summary>Frames that a driver is done with and has no view of any more.</summary>
+/// <param name="Frames">To be put.</param>
+/// <param name="IsDirty">The device wrote: every page is marked dirty first.</param>
+public readonly record struct PutFrames(PinnedFrames Frames, bool IsDirty);
 
 /// <summary>A frame vector that a driver holds.</summary>
 public sealed class PinnedFrames

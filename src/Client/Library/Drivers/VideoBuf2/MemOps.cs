@@ -35,6 +35,7 @@ internal sealed class UserMemory : Vb2PlaneMemory
     private readonly DriverKernel _kernel;
     private readonly PinnedFrames _frames;
     private readonly bool _isDirtied;
+    private bool _isTaken;
 
     /// <param name="kernel">Where the frames are put.</param>
     /// <param name="frames">Owned from now on.</param>
@@ -53,11 +54,18 @@ internal sealed class UserMemory : Vb2PlaneMemory
         DmaAddress = dmaAddress;
     }
 
-    public override async Task PutAsync()
+    public override PutFrames? TakeFrames()
     {
+        if (_isTaken) return null;
+        _isTaken = true;
         Mapping?.Dispose();
         // Only pages can be dirty (set_page_dirty_lock before put); a PFN vector is left alone.
-        await _kernel.PutAsync(_frames, _isDirtied && !_frames.IsPfns).ConfigureAwait(false);
+        return new PutFrames(_frames, _isDirtied && !_frames.IsPfns);
+    }
+
+    public override async Task PutAsync()
+    {
+        if (TakeFrames() is { } put) await _kernel.PutAsync(put.Frames, put.IsDirty).ConfigureAwait(false);
     }
 }
 
@@ -95,9 +103,9 @@ public abstract class ScatteredMemOps(DriverKernel kernel) : Vb2MemOps(kernel)
 public sealed class VmallocMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
 {
     public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
-        string space, ulong address, ulong size, DmaDirection direction)
+        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null)
     {
-        var (errno, frames) = await Kernel.CreateFramevecAsync(space, address, size, IsWrite(direction)).ConfigureAwait(false);
+        var (errno, frames) = await Kernel.CreateFramevecAsync(space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
         if (frames is null) return (errno, null);
         // Without struct pages the device's memory is mapped as it lies (ioremap), which has to be in one piece.
         var isMappable = await Kernel.ToPagesAsync(frames).ConfigureAwait(false) || frames.LeadingBytes >> 12 == frames.Count;
@@ -116,9 +124,9 @@ public sealed class VmallocMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
 public sealed class DmaSgMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
 {
     public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
-        string space, ulong address, ulong size, DmaDirection direction)
+        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null)
     {
-        var (_, frames) = await Kernel.CreateFramevecAsync(space, address, size, IsWrite(direction)).ConfigureAwait(false);
+        var (_, frames) = await Kernel.CreateFramevecAsync(space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
         if (frames is null) return (Errno.ENOMEM, null);
         if (!await Kernel.ToPagesAsync(frames).ConfigureAwait(false))
         {
@@ -155,7 +163,7 @@ public sealed class DmaContigMemOps : Vb2MemOps
         AllocatedMemory.CreateAsync(Kernel, size, isPfnMapped: true, name);
 
     public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
-        string space, ulong address, ulong size, DmaDirection direction)
+        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null)
     {
         if (((address | size) & (_alignment - 1)) != 0)
         {
@@ -169,7 +177,7 @@ public sealed class DmaContigMemOps : Vb2MemOps
             return (Errno.EINVAL, null);
         }
 
-        var (errno, frames) = await Kernel.CreateFramevecAsync(space, address, size, IsWrite(direction)).ConfigureAwait(false);
+        var (errno, frames) = await Kernel.CreateFramevecAsync(space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
         if (frames is null) return (errno, null);
         var (problem, memory) = await MapAsync(frames, address, size, direction).ConfigureAwait(false);
         if (memory is null) await Kernel.PutAsync(frames, isDirty: false).ConfigureAwait(false);

@@ -40,16 +40,14 @@ public sealed partial class Vb2Queue
             // The same address and length: the pages of last time, even if something else is mapped there now (row 88).
             if (given.UserPointer != 0 && plane.UserPointer == given.UserPointer && plane.Length == given.Length && plane.Memory is not null) continue;
             if (given.Length < plane.MinLength) return await ForgetAsync(buffer, Errno.EINVAL).ConfigureAwait(false);
-            if (plane.Memory is { } old)
-            {
-                if (!isFresh) Cleanup(buffer);
-                plane.Memory = null;
-                await old.PutAsync().ConfigureAwait(false);
-            }
-
+            var old = plane.Memory;
+            if (old is not null && !isFresh) Cleanup(buffer);
+            plane.Memory = null;
             isFresh = true;
             (plane.UserPointer, plane.Length, plane.BytesUsed, plane.DataOffset) = (0, 0, 0, 0);
-            var (errno, memory) = await _memOps.GetUserPtrAsync(space, given.UserPointer, given.Length, Options.Direction).ConfigureAwait(false);
+            var (errno, memory) = await _memOps.GetUserPtrAsync(space, given.UserPointer, given.Length, Options.Direction, old).ConfigureAwait(false);
+            // Put already, unless it did not come to a pin.
+            if (old is not null) await old.PutAsync().ConfigureAwait(false);
             if (memory is null) return await ForgetAsync(buffer, errno).ConfigureAwait(false);
             plane.Memory = memory;
         }

@@ -136,8 +136,11 @@ public abstract class Vb2PlaneMemory
     /// <summary>Device that an application maps (MMAP); empty for the other kinds.</summary>
     public virtual string Device => "";
 
-    /// <summary>put, put_userptr or detach_dmabuf: gives back what the plane holds.</summary>
+    /// <summary>put, put_userptr or detach_dmabuf: gives back what the plane holds. Once more does nothing for pages of a process.</summary>
     public abstract Task PutAsync();
+
+    /// <summary>Pages of a process leave the plane, to be put by whoever takes them. Null: there are none here, and <see cref="PutAsync"/> puts.</summary>
+    public virtual PutFrames? TakeFrames() => null;
 }
 
 /// <summary>An allocator: how a queue's planes come by memory (struct vb2_mem_ops).</summary>
@@ -149,7 +152,13 @@ public abstract class Vb2MemOps(DriverKernel kernel)
     public abstract Task<Vb2PlaneMemory?> AllocAsync(ulong size, string name);
 
     /// <summary>USERPTR: the pages of [address, address + size) in the caller's address space.</summary>
-    public abstract Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(string space, ulong address, ulong size, DmaDirection direction);
+    /// <param name="space">The caller's.</param>
+    /// <param name="address">In bytes.</param>
+    /// <param name="size">Bytes.</param>
+    /// <param name="direction">Of the device.</param>
+    /// <param name="replaced">What the plane held before. Where pages are pinned it is put first, on the same way; the caller puts it otherwise.</param>
+    public abstract Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
+        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null);
 
     /// <summary>DMABUF: attach and map.</summary>
     public abstract Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(string name, ulong size);
