@@ -5,6 +5,7 @@ using FramePin.Server;
 using FramePin.Server.Configuration;
 using FramePin.Server.LocalMemory;
 using FramePin.V1;
+using Grpc.Core;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.Extensions.DependencyInjection;
 using Xunit;
@@ -70,6 +71,38 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
         Assert.Equal(3, await memory.ReadAsync(pin.FrameVector, (16 * 4096) - 3, new byte[8]));
         machine.Forget(pin.FrameVector);
         await Unpin(pin);
+    }
+
+    [Fact]
+    public async Task A_vector_that_a_pin_is_filling_cannot_be_mapped()
+    {
+        using var machine = await LocalMachine.AttachAsync(_client, "machines/default");
+        var rule = new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Times = 1 };
+        await _client.Machines.AddFaultRulesAsync(new AddFaultRulesRequest { Machine = "machines/default", Rules = { rule } });
+        var vector = await _client.Pinning.CreateFrameVectorAsync(new CreateFrameVectorRequest { Parent = "machines/default", Frames = 1 });
+        var filling = _client.Pinning.GetVaddrFramesAsync(
+            new GetVaddrFramesRequest { FrameVector = vector.Name, AddressSpace = _space, Start = At + (40 * 4096), Pages = 1, Write = true });
+        var resume = new ResumePinsRequest { Machine = "machines/default" };
+        // Parked, and so in the middle of it, as soon as somebody else finds it busy.
+        while (true)
+        {
+            var other = new PutVaddrFramesRequest { FrameVector = vector.Name };
+            try
+            {
+                await _client.Pinning.PutVaddrFramesAsync(other);
+            }
+            catch (RpcException exception) when (FramePinException.From(exception).Reason == "PIN_IN_PROGRESS")
+            {
+                break;
+            }
+        }
+
+        var refused = await Assert.ThrowsAsync<RpcException>(() => machine.MapAsync(vector.Name));
+        Assert.Equal("PIN_IN_PROGRESS", FramePinException.From(refused).Reason);
+        while ((await _client.Pinning.ResumePinsAsync(resume)).Resumed == 0) await Task.Yield();
+        Assert.Equal(1UL, (await filling).Frames);
+        (await machine.MapAsync(vector.Name)).Dispose();
+        await _client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = vector.Name });
     }
 
     [Fact]

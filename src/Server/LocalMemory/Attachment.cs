@@ -66,7 +66,7 @@ internal sealed class Attachment : IDisposable
         FrameHold hold;
         lock (record.Gate)
         {
-            if (record.IsDestroyed) throw Refusals.NotFound("FRAME_VECTOR", Host.VectorName(record.Number));
+            if (record.IsDestroyed || record.IsFilling) throw Host.NotReady(record);
             hold = Host.Machine.HoldFrames(record.Vector);
         }
 

@@ -35,7 +35,7 @@ internal sealed partial class PinningService
 
     private static Errno ConvertOne(MachineHost host, VectorRecord record, FrameKind to)
     {
-        if (record.IsDestroyed || record.IsFilling) throw NotReady(host, record);
+        if (record.IsDestroyed || record.IsFilling) throw host.NotReady(record);
         switch (to)
         {
             case FrameKind.Pages:

@@ -25,7 +25,7 @@ internal sealed partial class PinningService(
             if (request.Hold != 0) attachments.Find(Names.AttachmentId(request.Attachment, "attachment"))?.Release(request.Hold);
             var record = Find(host, number);
             LinkTo(record);
-            if (!host.Release(record, request.Dirty, out var frames)) throw NotReady(host, record);
+            if (!host.Release(record, request.Dirty, out var frames)) throw host.NotReady(record);
             Activity.Current?.SetTag(TelemetryNames.PagesReleased, frames);
             TelemetryNames.ReleasedPages.Add(frames);
             return Task.FromResult(new UnpinResponse { Frames = (ulong)frames });
@@ -50,9 +50,4 @@ internal sealed partial class PinningService(
 
     private static VectorRecord Find(MachineHost host, ulong number) =>
         host.TryVector(number) ?? throw Refusals.NotFound("FRAME_VECTOR", host.VectorName(number));
-
-    private static RpcException NotReady(MachineHost host, VectorRecord record) =>
-        record.IsFilling
-            ? Refusals.State("PIN_IN_PROGRESS", "a pin is still filling this vector: resume or cancel it first")
-            : Refusals.NotFound("FRAME_VECTOR", host.VectorName(record.Number));
 }

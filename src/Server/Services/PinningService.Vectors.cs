@@ -38,7 +38,7 @@ internal sealed partial class PinningService
             var record = Find(host, number);
             lock (record.Gate)
             {
-                if (record.IsDestroyed || record.IsFilling) throw NotReady(host, record);
+                if (record.IsDestroyed || record.IsFilling) throw host.NotReady(record);
                 if (record.Vector.Count > 0 && request.Pages > 0)
                     throw Refusals.State("VECTOR_NOT_EMPTY", "the vector holds frames, which a second get would leak: put them first");
                 record.IsFilling = true;
@@ -72,7 +72,7 @@ internal sealed partial class PinningService
             var record = Find(host, number);
             lock (record.Gate)
             {
-                if (record.IsDestroyed || record.IsFilling) throw NotReady(host, record);
+                if (record.IsDestroyed || record.IsFilling) throw host.NotReady(record);
                 LinkTo(record);
                 TelemetryNames.ReleasedPages.Add(record.Vector.Count);
                 if (request.Dirty) host.Machine.PutVaddrFramesDirty(record.Vector);
@@ -96,7 +96,7 @@ internal sealed partial class PinningService
                     throw Refusals.State("VECTOR_NOT_EMPTY", "frame_vector_destroy wants an empty vector: put its frames first");
             }
 
-            if (!host.Release(record, dirty: false, out _)) throw NotReady(host, record);
+            if (!host.Release(record, dirty: false, out _)) throw host.NotReady(record);
             return Task.FromResult(new DestroyFrameVectorResponse());
         });
     }

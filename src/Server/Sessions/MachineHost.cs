@@ -5,6 +5,7 @@ using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
+using Grpc.Core;
 
 namespace FramePin.Server.Sessions;
 
@@ -186,6 +187,12 @@ internal sealed class MachineHost : IDisposable
         Release(record, dirty: false, out _);
         throw LeaseRegistry.Gone(lease.Id);
     }
+
+    /// <summary>Why nobody may use a vector now: it is gone, or a pin is filling it.</summary>
+    public RpcException NotReady(VectorRecord record) =>
+        record.IsFilling
+            ? Refusals.State("PIN_IN_PROGRESS", "a pin is still filling this vector: resume or cancel it first")
+            : Refusals.NotFound("FRAME_VECTOR", VectorName(record.Number));
 
     /// <summary>Puts what the vector holds and destroys it. False: somebody else has, or a pin is filling it.</summary>
     public bool Release(VectorRecord record, bool dirty, out long frames)
