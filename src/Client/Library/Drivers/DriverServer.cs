@@ -17,6 +17,9 @@ public sealed class DriverServer
 
     private readonly TaskCompletionSource _broken = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
+    /// <summary>The call that is waited for.</summary>
+    private Task<bool> _next = Task.FromResult(false);
+
     private DriverServer(DriverModule module) => _module = module;
 
     /// <summary>
@@ -53,6 +56,11 @@ public sealed class DriverServer
             cancelled.ThrowIfCancellationRequested();
             throw;
         }
+        catch when (server._broken.Task.IsFaulted)
+        {
+            await server.FinishAsync(stream, sending, cancelled).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            throw;
+        }
         finally
         {
             server._replies.Writer.TryComplete();
@@ -64,9 +72,18 @@ public sealed class DriverServer
     /// <summary>Waits for the next call. Throws what the driver threw, if it did.</summary>
     private async Task<bool> NextAsync(Grpc.Core.IAsyncStreamReader<DriverCall> calls, CancellationToken cancelled)
     {
-        var next = calls.MoveNext(cancelled);
-        if (await Task.WhenAny(next, _broken.Task).ConfigureAwait(false) == _broken.Task) await _broken.Task.ConfigureAwait(false);
-        return await next.ConfigureAwait(false);
+        _next = calls.MoveNext(cancelled);
+        if (await Task.WhenAny(_next, _broken.Task).ConfigureAwait(false) == _broken.Task) await _broken.Task.ConfigureAwait(false);
+        return await _next.ConfigureAwait(false);
+    }
+
+    /// <summary>Ends the stream in order, so that the daemon has every answer: what a stream that is torn down still carries may be lost.</summary>
+    private async Task FinishAsync(Grpc.Core.AsyncDuplexStreamingCall<DriverReply, DriverCall> stream, Task sending, CancellationToken cancelled)
+    {
+        _replies.Writer.TryComplete();
+        await sending.ConfigureAwait(false);
+        await stream.RequestStream.CompleteAsync().ConfigureAwait(false);
+        while (await _next.ConfigureAwait(false)) _next = stream.ResponseStream.MoveNext(cancelled);
     }
 
     private async Task SendAsync(Grpc.Core.IClientStreamWriter<DriverReply> stream)
@@ -94,6 +111,7 @@ public sealed class DriverServer
     private async Task AnswerAsync(DriverCall call, OpenFile file, CancellationTokenSource interrupt)
     {
         DriverAnswer answer;
+        Exception? bug = null;
         using var span = StartSpan(call);
         try
         {
@@ -118,7 +136,7 @@ public sealed class DriverServer
         {
             // A bug of the driver's: its caller is not left waiting, and whoever runs the driver learns of it.
             span?.SetStatus(ActivityStatusCode.Error, exception.Message);
-            _broken.TrySetException(exception);
+            bug = exception;
             answer = new DriverAnswer { Errno = (uint)Errno.EIO };
         }
         finally
@@ -130,6 +148,8 @@ public sealed class DriverServer
 
         answer.Call = call.Call;
         _replies.Writer.TryWrite(new DriverReply { Answer = answer });
+        // Behind the answer, which goes out before the stream ends.
+        if (bug is not null) _broken.TrySetException(bug);
     }
 
     private async Task<DriverAnswer> RunAsync(DriverCall call, OpenFile file, CancellationToken signal)
