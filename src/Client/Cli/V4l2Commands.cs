@@ -75,7 +75,7 @@ internal static class V4l2Commands
                     var pixels = PixelFormat.Find(V4l2.Name(set.PixelFormat), (int)set.Width, (int)set.Height)
                         ?? throw new IOException($"the driver has no {parsed.GetValue(format)}: it chose {V4l2.Name(set.PixelFormat)}");
                     var capture = new CaptureRun(client, device, local, space.Name, wanted, new TestPattern(pixels, parsed.GetValue(pattern), parsed.GetValue(expected) ?? parsed.GetValue(movement)));
-                    await capture.RunAsync(() => Console.Error.WriteLine("streaming"), cancelled);
+                    await capture.RunAsync(() => Console.Error.WriteLine("streaming"), () => Console.Error.WriteLine("streamed"), cancelled);
                     capture.Report(output);
                 }
                 finally
@@ -224,8 +224,9 @@ internal sealed class CaptureRun(
     private ulong Step => options.IsHuge ? ((ulong)Length + HugePage - 1) & ~(HugePage - 1) : ((ulong)Length + 4095 + 4096) & ~4095UL;
 
     /// <param name="started">Told when the stream is on.</param>
+    /// <param name="ended">Told when the last frame is there, before anything is given back.</param>
     /// <param name="cancelled">Ends it.</param>
-    public async Task RunAsync(Action started, CancellationToken cancelled)
+    public async Task RunAsync(Action started, Action ended, CancellationToken cancelled)
     {
         // With --fresh each buffer has two places, which take turns.
         var places = options.IsFresh ? 2 * options.Buffers : options.Buffers;
@@ -245,6 +246,7 @@ internal sealed class CaptureRun(
             var watch = Stopwatch.StartNew();
             await StreamAsync(place, places, cancelled);
             _seconds = watch.Elapsed.TotalSeconds;
+            ended();
             await device.StreamOffAsync();
             await device.RequestBuffersAsync(0, UserPtr);
         }
