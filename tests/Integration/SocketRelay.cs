@@ -22,6 +22,9 @@ internal sealed class SocketRelay : IDisposable
 
     public string Path { get; }
 
+    /// <summary>A connection breaks as soon as the daemon says something on it.</summary>
+    public bool LosesAnswers { get; set; }
+
     public void BreakAll()
     {
         lock (_lock)
@@ -48,8 +51,8 @@ internal sealed class SocketRelay : IDisposable
                 var far = NewSocket();
                 await far.ConnectAsync(new UnixDomainSocketEndPoint(_target));
                 lock (_lock) _open.AddRange([near, far]);
-                _ = CopyAsync(near, far);
-                _ = CopyAsync(far, near);
+                _ = CopyAsync(near, far, isAnswer: false);
+                _ = CopyAsync(far, near, isAnswer: true);
             }
         }
         catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
@@ -58,12 +61,12 @@ internal sealed class SocketRelay : IDisposable
         }
     }
 
-    private static async Task CopyAsync(Socket from, Socket to)
+    private async Task CopyAsync(Socket from, Socket to, bool isAnswer)
     {
         var buffer = new byte[65536];
         try
         {
-            while (await from.ReceiveAsync(buffer) is var count and > 0)
+            while (await from.ReceiveAsync(buffer) is var count and > 0 && !(isAnswer && LosesAnswers))
                 for (var sent = 0; sent < count;) sent += await to.SendAsync(buffer.AsMemory(sent, count - sent));
         }
         catch (Exception exception) when (exception is SocketException or ObjectDisposedException)

@@ -131,6 +131,44 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         }
     }
 
+    [Fact]
+    public async Task An_answer_that_is_lost_for_good_is_no_later_messages_answer()
+    {
+        var (machine, space) = await daemon.CreateAsync();
+        await daemon.MapAsync(space, At, 4);
+        using var relay = new SocketRelay(daemon.Endpoint["unix:".Length..]);
+        using var client = FramePinClient.Connect($"unix:{relay.Path}");
+        await using var kernel = await DriverKernel.OpenAsync(client, machine, "test", isLocal: false, TimeSpan.FromMinutes(5));
+        var (_, first) = await kernel.GetVaddrFramesAsync(space, At, 1, isWrite: true, isForce: false).WaitAsync(Patience);
+        relay.LosesAnswers = true;
+        await Assert.ThrowsAsync<RpcException>(() => kernel.GetVaddrFramesAsync(space, At, 2, isWrite: true, isForce: false).WaitAsync(Patience));
+        relay.LosesAnswers = false;
+        Assert.Equal(2, daemon.MachineOf(machine).Statistics().Vectors);
+        var (errno, third) = await kernel.GetVaddrFramesAsync(space, At, 3, isWrite: true, isForce: false).WaitAsync(Patience);
+        Assert.Equal((Errno.None, 3UL), (errno, third!.Count));
+        await kernel.PutAsync(first!, isDirty: false).WaitAsync(Patience);
+        await kernel.PutAsync(third, isDirty: false).WaitAsync(Patience);
+        // What nobody was told of hangs on the lease.
+        Assert.Equal(1, daemon.MachineOf(machine).Statistics().Vectors);
+    }
+
+    [Fact]
+    public async Task A_driver_that_ends_gives_up_the_pin_that_waits()
+    {
+        var (machine, space) = await daemon.CreateAsync();
+        var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 4096, Prot = 3, Flags = 0x32 } };
+        await daemon.Client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = map });
+        var rule = new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Times = 1 };
+        await daemon.Client.Machines.AddFaultRulesAsync(new AddFaultRulesRequest { Machine = machine, Rules = { rule } });
+        var kernel = await DriverKernel.OpenAsync(daemon.Client, machine, "test", isLocal: false);
+        var waiting = kernel.GetVaddrFramesAsync(space, At, 1, isWrite: true, isForce: false);
+        while (daemon.MachineOf(machine).ParkedPins().Count == 0) await Task.Yield();
+        await kernel.DisposeAsync().AsTask().WaitAsync(Patience);
+        await Task.WhenAny(waiting).WaitAsync(Patience);
+        while (daemon.MachineOf(machine).Statistics().Vectors > 0) await Task.Yield();
+        Assert.Empty(daemon.MachineOf(machine).ParkedPins());
+    }
+
     private static async Task<IList<PinOperationResult>> AskAsync(AsyncDuplexStreamingCall<PinBatch, PinBatchResult> stream, PinBatch batch)
     {
         await stream.RequestStream.WriteAsync(batch);

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using FramePin.V1;
 using Grpc.Core;
 
@@ -15,7 +16,9 @@ namespace FramePin.Client.Drivers;
 internal sealed class PinLine(FramePinClient client, string machine, string lease, string attachment, CancellationToken lost) : IAsyncDisposable
 {
     private readonly SemaphoreSlim _turn = new(1, 1);
+    private readonly CancellationTokenSource _ended = CancellationTokenSource.CreateLinkedTokenSource(lost);
     private AsyncDuplexStreamingCall<PinBatch, PinBatchResult>? _stream;
+    private int _sessions;
     private ulong _sequence;
 
     /// <summary>
@@ -24,14 +27,14 @@ internal sealed class PinLine(FramePinClient client, string machine, string leas
     /// </summary>
     public async Task<IReadOnlyList<PinOperationResult>?> TryRunAsync(IEnumerable<PinOperation> operations)
     {
-        if (lost.IsCancellationRequested || !_turn.Wait(0, CancellationToken.None)) return null;
+        if (_ended.IsCancellationRequested || !_turn.Wait(0, CancellationToken.None)) return null;
         try
         {
             var batch = new PinBatch
             {
                 Sequence = _sequence + 1,
                 Acknowledged = _sequence,
-                Session = lease,
+                Session = string.Create(CultureInfo.InvariantCulture, $"{lease}#{_sessions}"),
                 Machine = machine,
                 Lease = lease,
                 Attachment = attachment,
@@ -41,9 +44,13 @@ internal sealed class PinLine(FramePinClient client, string machine, string leas
             _sequence = batch.Sequence;
             return results;
         }
-        catch (RpcException) when (lost.IsCancellationRequested)
+        catch (RpcException)
         {
-            return null;
+            // It may have run: its number is not to be another message's. What it pinned goes with the lease.
+            _sessions++;
+            _sequence = 0;
+            if (_ended.IsCancellationRequested) return null;
+            throw;
         }
         finally
         {
@@ -56,8 +63,11 @@ internal sealed class PinLine(FramePinClient client, string machine, string leas
 
     public async ValueTask DisposeAsync()
     {
+        // A pin that waits is given up, as a call would be.
+        await _ended.CancelAsync().ConfigureAwait(false);
         await _turn.WaitAsync(CancellationToken.None).ConfigureAwait(false);
         _stream?.Dispose();
+        _ended.Dispose();
         _turn.Dispose();
     }
 
@@ -69,14 +79,14 @@ internal sealed class PinLine(FramePinClient client, string machine, string leas
             {
                 return await AskAsync(_stream, batch).ConfigureAwait(false);
             }
-            catch (RpcException) when (!lost.IsCancellationRequested)
+            catch (RpcException) when (!_ended.IsCancellationRequested)
             {
                 // Sent again, on a new stream.
                 _stream.Dispose();
             }
         }
 
-        _stream = client.Pinning.PinStream(cancellationToken: lost);
+        _stream = client.Pinning.PinStream(cancellationToken: _ended.Token);
         try
         {
             return await AskAsync(_stream, batch).ConfigureAwait(false);
