@@ -139,17 +139,25 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         using var relay = new SocketRelay(daemon.Endpoint["unix:".Length..]);
         using var client = FramePinClient.Connect($"unix:{relay.Path}");
         await using var kernel = await DriverKernel.OpenAsync(client, machine, "test", isLocal: false, TimeSpan.FromMinutes(5));
-        var (_, first) = await kernel.GetVaddrFramesAsync(space, At, 1, isWrite: true, isForce: false).WaitAsync(Patience);
-        relay.LosesAnswers = true;
-        await Assert.ThrowsAsync<RpcException>(() => kernel.GetVaddrFramesAsync(space, At, 2, isWrite: true, isForce: false).WaitAsync(Patience));
-        relay.LosesAnswers = false;
-        Assert.Equal(2, daemon.MachineOf(machine).Statistics().Vectors);
-        var (errno, third) = await kernel.GetVaddrFramesAsync(space, At, 3, isWrite: true, isForce: false).WaitAsync(Patience);
-        Assert.Equal((Errno.None, 3UL), (errno, third!.Count));
-        await kernel.PutAsync(first!, isDirty: false).WaitAsync(Patience);
-        await kernel.PutAsync(third, isDirty: false).WaitAsync(Patience);
-        // What nobody was told of hangs on the lease.
-        Assert.Equal(1, daemon.MachineOf(machine).Statistics().Vectors);
+        // The connection may break before the daemon has read the message, by an answer to something else.
+        var lost = 0;
+        for (var round = 0; round < 50 && lost < 3; round++)
+        {
+            var (_, first) = await kernel.GetVaddrFramesAsync(space, At, 1, isWrite: true, isForce: false).WaitAsync(Patience);
+            relay.LosesAnswers = true;
+            await Assert.ThrowsAsync<RpcException>(() => kernel.GetVaddrFramesAsync(space, At, 2, isWrite: true, isForce: false).WaitAsync(Patience));
+            relay.LosesAnswers = false;
+            var (errno, third) = await kernel.GetVaddrFramesAsync(space, At, 3, isWrite: true, isForce: false).WaitAsync(Patience);
+            Assert.Equal((Errno.None, 3UL), (errno, third!.Count));
+            await kernel.PutAsync(first!, isDirty: false).WaitAsync(Patience);
+            await kernel.PutAsync(third, isDirty: false).WaitAsync(Patience);
+            // What nobody was told of hangs on the lease.
+            lost = daemon.MachineOf(machine).Statistics().Vectors;
+        }
+
+        Assert.True(lost >= 3, $"{lost} answers were lost in 50 rounds");
+        await kernel.DisposeAsync();
+        while (daemon.MachineOf(machine).Statistics().Vectors > 0) await Task.Yield();
     }
 
     [Fact]

@@ -20,6 +20,7 @@ internal sealed class PinLine(FramePinClient client, string machine, string leas
     private AsyncDuplexStreamingCall<PinBatch, PinBatchResult>? _stream;
     private int _sessions;
     private ulong _sequence;
+    private bool _isDisposed;
 
     /// <summary>
     /// Has operations worked off in order. Null: the line is taken, or the lease is lost, and calls have to do. Throws RpcException when the
@@ -63,6 +64,7 @@ internal sealed class PinLine(FramePinClient client, string machine, string leas
 
     public async ValueTask DisposeAsync()
     {
+        if (Interlocked.Exchange(ref _isDisposed, true)) return;
         // A pin that waits is given up, as a call would be.
         await _ended.CancelAsync().ConfigureAwait(false);
         await _turn.WaitAsync(CancellationToken.None).ConfigureAwait(false);
