@@ -1,5 +1,6 @@
 using System.Net;
 using FramePin.Server.Configuration;
+using FramePin.Server.LocalCalls;
 using FramePin.Server.LocalMemory;
 using FramePin.Server.Services;
 using FramePin.Server.Sessions;
@@ -31,7 +32,12 @@ internal static partial class Daemon
     /// <param name="time">The clock of leases and deadlines; the system's when null.</param>
     public static WebApplication Build(DaemonOptions options, TimeProvider? time = null)
     {
-        var builder = WebApplication.CreateSlimBuilder();
+        // Configured by its command line. Settings are not looked for in whatever directory it was started from, nor watched for changes there.
+        var builder = WebApplication.CreateSlimBuilder(new WebApplicationOptions
+        {
+            Args = ["--hostBuilder:reloadConfigOnChange=false"],
+            ContentRootPath = AppContext.BaseDirectory,
+        });
         builder.Logging.AddFilter("Microsoft", LogLevel.Warning).AddFilter("Grpc", LogLevel.Critical);
         builder.WebHost.ConfigureKestrel(kestrel => Listen(kestrel, options));
         var services = builder.Services;
@@ -47,6 +53,8 @@ internal static partial class Daemon
         services.AddSingleton<QuarantineKeeper>();
         services.AddSingleton<AttachServer>();
         services.AddHostedService(provider => provider.GetRequiredService<AttachServer>());
+        services.AddSingleton<LocalMethods>();
+        services.AddHostedService<LocalCallServer>();
         services.AddGrpc(grpc =>
         {
             grpc.Interceptors.Add<ServerInterceptor>();

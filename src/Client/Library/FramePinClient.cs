@@ -1,4 +1,5 @@
 using System.Net.Sockets;
+using FramePin.Client.Local;
 using FramePin.V1;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
@@ -15,10 +16,14 @@ public sealed class FramePinClient : IDisposable
 
     private readonly GrpcChannel _channel;
 
-    private FramePinClient(GrpcChannel channel, TimeSpan deadline, TimeProvider time)
+    private readonly LocalCallInvoker? _local;
+
+    private FramePinClient(GrpcChannel channel, string? localPath, TimeSpan deadline, TimeProvider time)
     {
         _channel = channel;
-        Invoker = channel.Intercept(new ClientInterceptor(deadline, time));
+        var remote = channel.CreateCallInvoker();
+        if (localPath is not null) _local = new LocalCallInvoker(remote, localPath);
+        Invoker = ((CallInvoker?)_local ?? remote).Intercept(new ClientInterceptor(deadline, time));
         Machines = new MachineService.MachineServiceClient(Invoker);
         AddressSpaces = new AddressSpaceService.AddressSpaceServiceClient(Invoker);
         Pinning = new PinningService.PinningServiceClient(Invoker);
@@ -60,15 +65,21 @@ public sealed class FramePinClient : IDisposable
     /// <param name="endpoint">Where the daemon listens.</param>
     /// <param name="deadline">For calls that set none; 30 seconds when null.</param>
     /// <param name="time">The clock that deadlines count from.</param>
-    public static FramePinClient Connect(string endpoint, TimeSpan? deadline = null, TimeProvider? time = null)
+    /// <param name="isLocal">
+    /// Takes calls on a frame's way past HTTP/2 where <paramref name="endpoint"/> is a Unix socket whose daemon offers it
+    /// (framepin/v1/local.proto); nothing else changes by that.
+    /// </param>
+    public static FramePinClient Connect(string endpoint, TimeSpan? deadline = null, TimeProvider? time = null, bool isLocal = true)
     {
         const string unix = "unix:";
         var handler = new SocketsHttpHandler { ActivityHeadersPropagator = null, EnableMultipleHttp2Connections = true };
         var address = endpoint;
+        string? localPath = null;
         if (endpoint.StartsWith(unix, StringComparison.Ordinal))
         {
             var path = endpoint[unix.Length..];
             address = "http://localhost";
+            if (isLocal) localPath = path + LocalCallInvoker.Suffix;
             handler.ConnectCallback = async (_, cancelled) =>
             {
                 var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
@@ -91,8 +102,12 @@ public sealed class FramePinClient : IDisposable
             DisposeHttpClient = true,
             MaxReceiveMessageSize = 64 << 20,
         });
-        return new FramePinClient(channel, deadline ?? TimeSpan.FromSeconds(30), time ?? TimeProvider.System);
+        return new FramePinClient(channel, localPath, deadline ?? TimeSpan.FromSeconds(30), time ?? TimeProvider.System);
     }
 
-    public void Dispose() => _channel.Dispose();
+    public void Dispose()
+    {
+        _local?.Dispose();
+        _channel.Dispose();
+    }
 }

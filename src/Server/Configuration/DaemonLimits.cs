@@ -117,6 +117,12 @@ public sealed record DaemonLimits
     /// <summary>driver_calls_max, per driver: calls that it has not answered. More, and it has stopped answering.</summary>
     public int DriverCallsMax { get; init; } = 1024;
 
+    /// <summary>local_connections_max: connections of local calls, each with a thread that sleeps between messages.</summary>
+    public int LocalConnectionsMax { get; init; } = 1024;
+
+    /// <summary>How long a client of local calls may leave the daemon's answers unread, with the socket's buffer full, before it is taken for gone.</summary>
+    public TimeSpan LocalPatience { get; init; } = TimeSpan.FromSeconds(5);
+
     /// <summary>Deadline of a call that came without one.</summary>
     public TimeSpan DefaultDeadline { get; init; } = TimeSpan.FromMinutes(2);
 

@@ -11,7 +11,10 @@ namespace FramePin.Server.Sessions;
 /// <remarks>Any thread. Ends with the driver's stream; what waits then, and what comes later, is answered ENODEV.</remarks>
 internal sealed class ServedDriver(MachineHost host, string node, string driver, int callsMax)
 {
-    private readonly Channel<DriverCall> _outgoing = Channel.CreateUnbounded<DriverCall>(new UnboundedChannelOptions { SingleReader = true });
+    /// <summary>What writes to it sends it too: nobody else is woken for that.</summary>
+    private readonly Channel<DriverCall> _outgoing = Channel.CreateUnbounded<DriverCall>(
+        new UnboundedChannelOptions { SingleReader = true, AllowSynchronousContinuations = true });
+
     private readonly ConcurrentDictionary<ulong, TaskCompletionSource<DriverAnswer>> _pending = new();
     private readonly Lock _lock = new();
     private ulong _nextCall;
@@ -68,7 +71,8 @@ internal sealed class ServedDriver(MachineHost host, string node, string driver,
 
     private TaskCompletionSource<DriverAnswer>? Send(DriverCall call)
     {
-        var answer = new TaskCompletionSource<DriverAnswer>(TaskCreationOptions.RunContinuationsAsynchronously);
+        // Goes on where the driver's answer is read, which takes it to the application.
+        var answer = new TaskCompletionSource<DriverAnswer>();
         lock (_lock)
         {
             if (_isGone) return null;
@@ -76,9 +80,10 @@ internal sealed class ServedDriver(MachineHost host, string node, string driver,
             call.Call = ++_nextCall;
             call.Traceparent = Activity.Current?.Id ?? "";
             _pending[call.Call] = answer;
-            _outgoing.Writer.TryWrite(call);
         }
 
+        // Outside the lock, as sending may run in it. Between calls that come side by side there is no order.
+        _outgoing.Writer.TryWrite(call);
         return answer;
     }
 }

@@ -1,0 +1,100 @@
+using System.Collections.Concurrent;
+using System.Net.Sockets;
+using FramePin.Server.Configuration;
+using FramePin.Server.Mapping;
+
+namespace FramePin.Server.LocalCalls;
+
+/// <summary>
+/// Serves the calls on a frame's way to processes on this host without HTTP/2 (framepin/v1/local.proto): a message then costs the daemon two
+/// system calls and one thread woken, where HTTP/2 wakes half a dozen. Beside every Unix socket PATH it listens on PATH.calls, which is
+/// open to whom PATH is open.
+/// </summary>
+internal sealed partial class LocalCallServer(DaemonOptions options, LocalMethods methods, ILogger<LocalCallServer> log) : BackgroundService
+{
+    /// <summary>What the path of a gRPC socket has behind it.</summary>
+    public const string Suffix = ".calls";
+
+    private const int StackBytes = 1 << 20;
+
+    private readonly ConcurrentDictionary<LocalConnection, TaskCompletionSource> _connections = new();
+
+    public override async Task StartAsync(CancellationToken cancellationToken)
+    {
+        if (options.SocketPath is { } path) _listener = Listen(path + Suffix);
+        await base.StartAsync(cancellationToken).ConfigureAwait(false);
+    }
+
+    private Socket? _listener;
+
+    /// <summary>Cancels what is under way, and waits until it has said so to its clients.</summary>
+    public override async Task StopAsync(CancellationToken cancellationToken)
+    {
+        await base.StopAsync(cancellationToken).ConfigureAwait(false);
+        foreach (var connection in _connections.Keys) connection.Stop();
+        var ending = Task.WhenAll(_connections.Values.Select(ended => ended.Task));
+        await ending.WaitAsync(cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+    }
+
+    protected override async Task ExecuteAsync(CancellationToken stoppingToken)
+    {
+        if (_listener is not { } listener) return;
+        using var _ = listener;
+        try
+        {
+            while (true) Serve(await listener.AcceptAsync(stoppingToken).ConfigureAwait(false));
+        }
+        catch (OperationCanceledException)
+        {
+            // The daemon ends.
+        }
+        finally
+        {
+            File.Delete(options.SocketPath + Suffix);
+        }
+    }
+
+    private static Socket Listen(string path)
+    {
+        // One left over by a daemon that was killed would make the bind fail.
+        if (File.Exists(path)) File.Delete(path);
+        var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        listener.Bind(new UnixDomainSocketEndPoint(path));
+        listener.Listen();
+        return listener;
+    }
+
+    private void Serve(Socket socket)
+    {
+        socket.SendTimeout = (int)options.Limits.LocalPatience.TotalMilliseconds;
+        var connection = new LocalConnection(socket, methods, options.Limits);
+        var ended = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        _connections.TryAdd(connection, ended);
+        var isTooMany = _connections.Count > options.Limits.LocalConnectionsMax;
+        var thread = new Thread(() => Run(connection, ended, isTooMany), StackBytes) { IsBackground = true, Name = "local calls" };
+        thread.Start();
+    }
+
+    private void Run(LocalConnection connection, TaskCompletionSource ended, bool isTooMany)
+    {
+        try
+        {
+            var most = (ulong)options.Limits.LocalConnectionsMax;
+            if (isTooMany) connection.Refuse(Refusals.Limit("local_connections_max", most, most + 1));
+            else connection.Run();
+        }
+        catch (Exception exception)
+        {
+            LogFailure(exception);
+        }
+        finally
+        {
+            connection.Dispose();
+            _connections.TryRemove(connection, out _);
+            ended.SetResult();
+        }
+    }
+
+    [LoggerMessage(40, LogLevel.Error, "a connection of local calls failed")]
+    private partial void LogFailure(Exception exception);
+}
