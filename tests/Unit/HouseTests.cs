@@ -77,8 +77,11 @@ public sealed partial class HouseTests
     }
 
     [Fact]
-    public void Frame_records_and_native_structs_have_the_size_that_their_comments_state() =>
-        Assert.Equal(32, System.Runtime.CompilerServices.Unsafe.SizeOf<FramePin.Core.Frames.FrameInfo>());
+    public void Frame_records_and_native_structs_have_the_size_that_their_comments_state()
+    {
+        Assert.Equal(8, System.Runtime.CompilerServices.Unsafe.SizeOf<FramePin.Core.Frames.FrameState>());
+        Assert.Equal(24, System.Runtime.CompilerServices.Unsafe.SizeOf<FramePin.Core.Frames.FrameInfo>());
+    }
 
     private static string FindRoot()
     {

@@ -159,7 +159,7 @@ public sealed class MemoryFile
         if (!slot.Exists) return false;
         _cache[slot] = Pte.Leaf(head, Order == 0 ? Pte.Present : Pte.Present | Pte.Huge);
         _unread.Remove(index);
-        ref var info = ref _memory.Frames[head];
+        var info = _memory.Frames[head];
         if (Unstore(index) is { } bytes)
         {
             bytes.CopyTo(_memory.Bytes.Of(head));
@@ -180,8 +180,8 @@ public sealed class MemoryFile
     {
         var slot = _cache.Find(index << PageGeometry.PageShift);
         var old = Pte.PfnOf(_cache[slot]);
-        ref var from = ref _memory.Frames[old];
-        ref var to = ref _memory.Frames[fresh];
+        var from = _memory.Frames[old];
+        var to = _memory.Frames[fresh];
         to.Flags |= from.Flags & (FrameFlags.InCache | FrameFlags.DirtyTracked | FrameFlags.Dirty | FrameFlags.Secret);
         to.FileId = Id;
         to.Index = index;
@@ -206,7 +206,7 @@ public sealed class MemoryFile
         {
             var head = Pte.PfnOf(_cache[slot]);
             _cache[slot] = 0;
-            ref var info = ref _memory.Frames[head];
+            var info = _memory.Frames[head];
             info.Flags &= ~(FrameFlags.InCache | FrameFlags.Dirty | FrameFlags.DirtyTracked);
             info.FileId = 0;
             CachedFrames -= 1UL << Order;

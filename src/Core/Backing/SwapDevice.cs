@@ -9,7 +9,7 @@ namespace FramePin.Core.Backing;
 /// device that answers at once (SWP_SYNCHRONOUS_IO, as zram) and reads nothing ahead (page-cluster 0).
 /// </summary>
 /// <remarks>
-/// A frame in the cache holds one reference for it, has <see cref="FrameFlags.SwapCache"/> and its slot as <see cref="FrameInfo.Index"/>.
+/// A frame in the cache holds one reference for it, has <see cref="FrameFlags.SwapCache"/> and its slot as <see cref="FrameRecord.Index"/>.
 /// It stays there while a slot's contents are its own and somebody else may still ask for them. Guarded by the turn.
 /// </remarks>
 internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
@@ -60,7 +60,7 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
     public void AddToCache(ulong slot, Pfn pfn)
     {
         _slots[slot].Cached = pfn;
-        ref var info = ref memory.Frames[pfn];
+        var info = memory.Frames[pfn];
         info.Flags |= FrameFlags.SwapCache;
         info.Index = slot;
         memory.Frames.AddRefs(pfn, 1);
@@ -99,7 +99,7 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
     /// </summary>
     public bool TryDropCache(Pfn pfn)
     {
-        ref var info = ref memory.Frames[pfn];
+        var info = memory.Frames[pfn];
         if ((info.Flags & FrameFlags.SwapCache) == 0 || _slots[info.Index].Count > 0) return false;
         memory.MarkDirty(pfn);
         DropCache(pfn);
@@ -139,7 +139,7 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
 
     private void DropCache(Pfn pfn)
     {
-        ref var info = ref memory.Frames[pfn];
+        var info = memory.Frames[pfn];
         var slot = info.Index;
         info.Flags &= ~FrameFlags.SwapCache;
         _slots[slot].Cached = Pfn.Invalid;

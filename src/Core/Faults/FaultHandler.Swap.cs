@@ -62,7 +62,7 @@ internal static partial class FaultHandler
     /// <summary>should_try_to_free_swap: for a writer that would be alone, for locked memory, and where swap is short.</summary>
     private static bool ShouldDropCache(MmContext mm, in FaultRequest request, Pfn pfn)
     {
-        ref var info = ref mm.Memory.Frames[pfn];
+        var info = mm.Memory.Frames[pfn];
         if ((info.Flags & FrameFlags.SwapCache) == 0) return false;
         if (mm.Swap!.IsHalfFull || request.Vma.Has(VmFlags.Locked) || (info.Flags & FrameFlags.Mlocked) != 0) return true;
         return request.IsWrite && mm.Memory.Frames.RefCount(pfn) == 2;

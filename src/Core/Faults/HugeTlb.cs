@@ -12,7 +12,7 @@ internal static class HugeTlb
     /// <summary>A huge page whose last reference is gone goes back to its pool.</summary>
     public static void ReturnToPool(MmContext mm, Pfn head)
     {
-        ref var info = ref mm.Memory.Frames[head];
+        var info = mm.Memory.Frames[head];
         info.Flags &= ~(FrameFlags.Anon | FrameFlags.InCache | FrameFlags.Dirty | FrameFlags.Referenced | FrameFlags.PendingFree);
         info.MapCount = 0;
         info.FileId = 0;
@@ -76,7 +76,7 @@ internal static class HugeTlb
         if (fresh is not { } head) return VmFault.SigBus;
         if (source is { } from) CopyHuge(mm, from, head, vma.HugeOrder);
         FaultHandler.PrepareAnonVma(mm, request.Space, vma);
-        ref var info = ref mm.Memory.Frames[head];
+        var info = mm.Memory.Frames[head];
         info.Flags |= FrameFlags.Anon;
         info.MapCount = 1;
         var bits = Pte.Huge | Pte.Anon | Pte.Exclusive | Pte.Accessed | Pte.Dirty

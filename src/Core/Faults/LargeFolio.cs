@@ -64,9 +64,9 @@ internal static class LargeFolio
         for (var i = 0; i < maps.Length; i++)
         {
             var pfn = head + (ulong)i;
-            ref var info = ref frames[pfn];
+            var info = frames[pfn];
             var flags = shared | (info.Flags & FrameFlags.HwPoison);
-            info = default;
+            info.Clear();
             info.Flags = flags;
             info.MapCount = maps[i];
             info.MlockCount = locks[i];
@@ -85,7 +85,7 @@ internal static class LargeFolio
     /// </summary>
     public static bool IsMappedShared(MmContext mm, Pfn head)
     {
-        ref var info = ref mm.Memory.Frames[head];
+        var info = mm.Memory.Frames[head];
         if (info.MapCount <= 1 || mm.Memory.Frames.OrderOf(head) == 0) return info.MapCount > 1;
         return (info.Flags & FrameFlags.MappedShared) != 0;
     }
@@ -96,10 +96,10 @@ internal static class LargeFolio
     /// </summary>
     public static void AddMaps(MmContext mm, AddressSpace space, Pfn head, int count)
     {
-        ref var info = ref mm.Memory.Frames[head];
+        var info = mm.Memory.Frames[head];
         info.MapCount += count;
         if (!RemembersSpaces(info)) return;
-        var users = new Users(ref mm.Memory.Frames[head + 1]);
+        var users = new Users(mm.Memory.Frames[head + 1]);
         if (users.First == space.Id) users.FirstCount += count;
         else if (users.Second == space.Id) users.SecondCount += count;
         else if (users.First == 0)
@@ -117,10 +117,10 @@ internal static class LargeFolio
     /// <summary>The reverse (folio_sub_return_large_mapcount). Entries that were made while both places were taken may be counted against another.</summary>
     public static void RemoveMaps(MmContext mm, AddressSpace space, Pfn head, int count)
     {
-        ref var info = ref mm.Memory.Frames[head];
+        var info = mm.Memory.Frames[head];
         info.MapCount -= count;
         if (!RemembersSpaces(info)) return;
-        var users = new Users(ref mm.Memory.Frames[head + 1]);
+        var users = new Users(mm.Memory.Frames[head + 1]);
         if (users.First == space.Id)
         {
             if (users.FirstCount > count)
@@ -164,13 +164,13 @@ internal static class LargeFolio
         return Pte.IsMapped(entry) && ((entry ^ first) & minded) == 0 && Pte.PfnOf(entry).Value == Pte.PfnOf(first).Value + (ulong)distance;
     }
 
-    private static bool RemembersSpaces(in FrameInfo head) =>
+    private static bool RemembersSpaces(FrameRecord head) =>
         head.Order > 0 && (head.Flags & (FrameFlags.Head | FrameFlags.Anon | FrameFlags.HugeTlb)) == (FrameFlags.Head | FrameFlags.Anon);
 
     /// <summary>Two address spaces, and how many entries of each map the folio: kept in the record of its second frame, as Linux does.</summary>
-    private readonly ref struct Users(ref FrameInfo second)
+    private readonly ref struct Users(FrameRecord second)
     {
-        private readonly ref FrameInfo _second = ref second;
+        private readonly FrameRecord _second = second;
 
         public int First
         {

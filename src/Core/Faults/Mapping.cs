@@ -55,7 +55,7 @@ internal static class Mapping
         if ((entry & Pte.Swap) != 0) mm.Swap!.FreeWithCache(Pte.SlotOf(entry));
         if (!Pte.IsMapped(entry) || (entry & Pte.Special) != 0) return;
         var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
-        ref var info = ref mm.Memory.Frames[head];
+        var info = mm.Memory.Frames[head];
         LargeFolio.RemoveMaps(mm, space, head, 1);
         Mlock.Unmapped(mm, vma, head);
         if ((entry & Pte.Dirty) != 0 && (info.Flags & FrameFlags.InCache) != 0) mm.Memory.MarkDirty(head);

@@ -15,7 +15,7 @@ internal static class Migration
     public static bool IsMovable(MmContext mm, Pfn head)
     {
         var frames = mm.Memory.Frames;
-        ref var info = ref frames[head];
+        var info = frames[head];
         if ((info.Flags & (FrameFlags.HwPoison | FrameFlags.Device)) != 0) return false;
         return frames.RefCount(head) == info.MapCount + ((info.Flags & (FrameFlags.InCache | FrameFlags.SwapCache)) != 0 ? 1 : 0);
     }
@@ -32,7 +32,7 @@ internal static class Migration
     public static bool Move(MmContext mm, Pfn head, Pfn fresh, AddressSpace? space = null, ulong address = 0)
     {
         var frames = mm.Memory.Frames;
-        ref var info = ref frames[head];
+        var info = frames[head];
         var mappings = FindMappings(mm, space, head, address, info.MapCount);
         if (mappings.Count != info.MapCount) return false;
         var size = 1UL << frames.OrderOf(head);
@@ -114,7 +114,7 @@ internal static class Compaction
         for (var pfn = zone.Start; pfn < Math.Min(zone.Watermark, target); pfn++)
         {
             var head = new Pfn(pfn);
-            ref var info = ref mm.Memory.Frames[head];
+            var info = mm.Memory.Frames[head];
             const FrameFlags movable = FrameFlags.Anon | FrameFlags.InCache;
             var isCandidate = (info.Flags & FrameFlags.Head) != 0 && info.Order == 0 && (info.Flags & movable) != 0
                 && (info.Flags & (FrameFlags.HugeTlb | FrameFlags.Secret)) == 0;

@@ -66,14 +66,14 @@ internal static class Mlock
 
     private static void Lock(MmContext mm, Pfn head)
     {
-        ref var info = ref mm.Memory.Frames[head];
+        var info = mm.Memory.Frames[head];
         info.Flags |= FrameFlags.Mlocked;
         if (info.MlockCount < ushort.MaxValue) info.MlockCount++;
     }
 
     private static void Unlock(MmContext mm, Pfn head)
     {
-        ref var info = ref mm.Memory.Frames[head];
+        var info = mm.Memory.Frames[head];
         if (info.MlockCount > 0) info.MlockCount--;
         if (info.MlockCount == 0) info.Flags &= ~FrameFlags.Mlocked;
     }

@@ -9,7 +9,7 @@ public enum FrameFlags : uint
     None = 0,
     /// <summary>First frame of a folio in use.</summary>
     Head = 1u << 0,
-    /// <summary>A later frame of a folio; <see cref="FrameInfo.Order"/> leads to the head.</summary>
+    /// <summary>A later frame of a folio; <see cref="FrameState.Order"/> leads to the head.</summary>
     Tail = 1u << 1,
     /// <summary>First frame of a free block; the links are valid.</summary>
     Buddy = 1u << 2,
@@ -39,7 +39,7 @@ public enum FrameFlags : uint
     LazyFree = 1u << 17,
     /// <summary>To be dropped as soon as it is written back (PG_reclaim); fault-around passes it over (the bit is PG_readahead's too).</summary>
     Reclaim = 1u << 18,
-    /// <summary>Locked in memory, and passed over by reclaim (PG_mlocked); <see cref="FrameInfo.MlockCount"/> says how often.</summary>
+    /// <summary>Locked in memory, and passed over by reclaim (PG_mlocked); <see cref="FrameState.MlockCount"/> says how often.</summary>
     Mlocked = 1u << 19,
     /// <summary>In the swap cache: the frame holds what a slot of swap holds, or will hold (PG_swapcache).</summary>
     SwapCache = 1u << 20,
@@ -48,22 +48,27 @@ public enum FrameFlags : uint
 }
 
 /// <summary>
-/// The struct-page record of a frame without its counts, which live in an array of their own so that a pin touches
-/// eight bytes a frame. A test asserts its size, 32 bytes. Guarded by the machine's turn.
+/// What every walk over frames looks at, in an array of its own as the counts are: 8 bytes a frame, which a test asserts. Guarded by the
+/// machine's turn, but for the dirty bits, which an unpin sets without it.
 /// </summary>
 [StructLayout(LayoutKind.Sequential)]
-internal struct FrameInfo
+internal struct FrameState
 {
     public FrameFlags Flags;
 
-    /// <summary>Page-table entries that map the folio (head only): a leaf of any size counts once.</summary>
-    public int MapCount;
+    /// <summary>How often the folio was locked (mlock_count of struct page); head only.</summary>
+    public ushort MlockCount;
 
     /// <summary>log2 of the folio's or free block's frames; valid in head, tail and buddy.</summary>
     public byte Order;
+}
 
-    /// <summary>How often the folio was locked (mlock_count of struct page); head only.</summary>
-    public ushort MlockCount;
+/// <summary>The rest of a frame's struct page: 24 bytes, which a test asserts. Guarded by the machine's turn.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal struct FrameInfo
+{
+    /// <summary>Page-table entries that map the folio (head only): a leaf of any size counts once.</summary>
+    public int MapCount;
 
     /// <summary>Id of the memory file in whose cache the folio is; 0 for none.</summary>
     public int FileId;
@@ -73,4 +78,39 @@ internal struct FrameInfo
 
     /// <summary>Previous free block (buddy); how many entries of each map a large folio (second frame).</summary>
     public ulong Link;
+}
+
+/// <summary>The record of a frame, wherever its parts lie: the counterpart of struct page without its counts.</summary>
+internal readonly ref struct FrameRecord(ref FrameState state, ref FrameInfo info)
+{
+    private readonly ref FrameState _state = ref state;
+    private readonly ref FrameInfo _info = ref info;
+
+    /// <inheritdoc cref="FrameState.Flags"/>
+    public ref FrameFlags Flags => ref _state.Flags;
+
+    /// <inheritdoc cref="FrameState.MlockCount"/>
+    public ref ushort MlockCount => ref _state.MlockCount;
+
+    /// <inheritdoc cref="FrameState.Order"/>
+    public ref byte Order => ref _state.Order;
+
+    /// <inheritdoc cref="FrameInfo.MapCount"/>
+    public ref int MapCount => ref _info.MapCount;
+
+    /// <inheritdoc cref="FrameInfo.FileId"/>
+    public ref int FileId => ref _info.FileId;
+
+    /// <inheritdoc cref="FrameInfo.Index"/>
+    public ref ulong Index => ref _info.Index;
+
+    /// <inheritdoc cref="FrameInfo.Link"/>
+    public ref ulong Link => ref _info.Link;
+
+    /// <summary>As that of a frame that was never used.</summary>
+    public void Clear()
+    {
+        _state = default;
+        _info = default;
+    }
 }

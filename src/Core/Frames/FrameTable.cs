@@ -12,7 +12,7 @@ namespace FramePin.Core.Frames;
 /// <remarks>
 /// A count word, high to low: 32 bits pincount, 32 bits refcount. Small folio: GET +1, PIN +<see cref="PinBias"/> on the refcount. Large folio
 /// (order 1 and up): PIN of n frames adds n to both halves in one addition (mm/gup.c: try_grab_folio; kernel-semantics 3.2).
-/// Counts are changed under the <see cref="CountGate"/> only; everything in <see cref="FrameInfo"/> under the turn.
+/// Counts are changed under the <see cref="CountGate"/> only; everything in a <see cref="FrameRecord"/> under the turn.
 /// </remarks>
 internal sealed class FrameTable : IDisposable
 {
@@ -20,12 +20,14 @@ internal sealed class FrameTable : IDisposable
     public const int PinBias = 1024;
 
     private readonly NativeArray<long> _counts;
+    private readonly NativeArray<FrameState> _states;
     private readonly NativeArray<FrameInfo> _infos;
 
     public FrameTable(ulong frames)
     {
         Count = frames;
         _counts = NativeArray<long>.Reserve(frames);
+        _states = NativeArray<FrameState>.Reserve(frames);
         _infos = NativeArray<FrameInfo>.Reserve(frames);
     }
 
@@ -35,16 +37,16 @@ internal sealed class FrameTable : IDisposable
     /// <summary>The count words, for the pin loops.</summary>
     public NativeArray<long> Counts => _counts;
 
-    /// <summary>The records, for loops over runs of valid frames.</summary>
-    public NativeArray<FrameInfo> Infos => _infos;
+    /// <summary>Flags and orders, for loops over runs of valid frames.</summary>
+    public NativeArray<FrameState> States => _states;
 
-    public ref FrameInfo this[Pfn pfn]
+    public FrameRecord this[Pfn pfn]
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         get
         {
             if (pfn.Value >= Count) ThrowNoRecord(pfn);
-            return ref _infos[pfn.Value];
+            return new FrameRecord(ref _states[pfn.Value], ref _infos[pfn.Value]);
         }
     }
 
@@ -54,14 +56,14 @@ internal sealed class FrameTable : IDisposable
     /// <summary>First frame of the folio that <paramref name="pfn"/> belongs to (page_folio).</summary>
     public Pfn HeadOf(Pfn pfn)
     {
-        ref var info = ref this[pfn];
+        var info = this[pfn];
         return (info.Flags & FrameFlags.Tail) == 0 ? pfn : new Pfn(pfn.Value & ~((1UL << info.Order) - 1));
     }
 
     /// <summary>log2 of the frames of the folio.</summary>
     public int OrderOf(Pfn pfn)
     {
-        ref var info = ref this[pfn];
+        var info = this[pfn];
         return (info.Flags & (FrameFlags.Head | FrameFlags.Tail)) == 0 ? 0 : info.Order;
     }
 
@@ -98,6 +100,7 @@ internal sealed class FrameTable : IDisposable
     public void Dispose()
     {
         _counts.Release();
+        _states.Release();
         _infos.Release();
     }
 

@@ -105,9 +105,9 @@ internal sealed class PhysicalMemory : IDisposable
         for (var i = 0UL; i < size; i++)
         {
             var pfn = head + i;
-            ref var info = ref Frames[pfn];
+            var info = Frames[pfn];
             if ((info.Flags & FrameFlags.Touched) != 0) Bytes.Of(pfn).Clear();
-            info = default;
+            info.Clear();
             info.Order = (byte)order;
             info.Flags = FrameFlags.Touched | (i == 0 ? FrameFlags.Head | flags : FrameFlags.Tail | (flags & FrameFlags.HugeTlb));
         }
@@ -136,7 +136,7 @@ internal sealed class PhysicalMemory : IDisposable
     public void QueueFree(Pfn head)
     {
         // Nobody else can reach the frame: its count is zero, so no grab succeeds, and no page table maps it.
-        ref var info = ref Frames[head];
+        var info = Frames[head];
         var flags = (FrameFlags)Interlocked.Or(ref Unsafe.As<FrameFlags, uint>(ref info.Flags), (uint)FrameFlags.PendingFree);
         if ((flags & FrameFlags.PendingFree) != 0) return;
         ulong seen;
@@ -162,7 +162,7 @@ internal sealed class PhysicalMemory : IDisposable
     /// <summary>Marks a folio dirty (folio_mark_dirty): a no-op for one that left its file.</summary>
     public void MarkDirty(Pfn pfn)
     {
-        ref var info = ref Frames[Frames.HeadOf(pfn)];
+        var info = Frames[Frames.HeadOf(pfn)];
         info.Flags = (info.Flags | FrameFlags.Dirty) & ~FrameFlags.Reclaim;
     }
 
@@ -175,7 +175,7 @@ internal sealed class PhysicalMemory : IDisposable
 
     private void FreeNow(Pfn head)
     {
-        ref var info = ref Frames[head];
+        var info = Frames[head];
         if ((info.Flags & FrameFlags.Reserved) != 0) return;
         if ((info.Flags & FrameFlags.HugeTlb) != 0)
         {
@@ -194,8 +194,8 @@ internal sealed class PhysicalMemory : IDisposable
         if (punched) Bytes.Punch(head, size);
         for (var i = 0UL; i < size; i++)
         {
-            ref var frame = ref Frames[head + i];
-            frame = default;
+            var frame = Frames[head + i];
+            frame.Clear();
             frame.Flags = punched ? FrameFlags.None : FrameFlags.Touched;
         }
 

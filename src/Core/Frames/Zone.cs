@@ -89,7 +89,7 @@ internal sealed class Zone
         for (var order = 0; order <= MaxOrder; order++)
         {
             var block = frame & ~((1UL << order) - 1);
-            ref var info = ref _frames[new Addressing.Pfn(block)];
+            var info = _frames[new Addressing.Pfn(block)];
             if (block < Start || (info.Flags & FrameFlags.Buddy) == 0 || info.Order != order) continue;
             Unlink(block, order);
             while (order-- > 0)
@@ -115,7 +115,7 @@ internal sealed class Zone
         {
             var buddy = first ^ (1UL << order);
             if (buddy < Start || buddy + (1UL << order) > _watermark) break;
-            ref var info = ref _frames[new Addressing.Pfn(buddy)];
+            var info = _frames[new Addressing.Pfn(buddy)];
             if ((info.Flags & FrameFlags.Buddy) == 0 || info.Order != order) break;
             Unlink(buddy, order);
             first = Math.Min(first, buddy);
@@ -153,7 +153,7 @@ internal sealed class Zone
 
     private void Link(ulong block, int order)
     {
-        ref var info = ref _frames[new Addressing.Pfn(block)];
+        var info = _frames[new Addressing.Pfn(block)];
         info.Flags = (info.Flags & FrameFlags.Touched) | FrameFlags.Buddy;
         info.Order = (byte)order;
         info.Index = _heads[order];
@@ -164,7 +164,7 @@ internal sealed class Zone
 
     private void Unlink(ulong block, int order)
     {
-        ref var info = ref _frames[new Addressing.Pfn(block)];
+        var info = _frames[new Addressing.Pfn(block)];
         if (info.Link == Nil) _heads[order] = info.Index;
         else _frames[new Addressing.Pfn(info.Link)].Index = info.Index;
         if (info.Index != Nil) _frames[new Addressing.Pfn(info.Index)].Link = info.Link;

@@ -92,7 +92,7 @@ public sealed partial class Machine
             Add(zone.FreeFrames, word);
             for (var pfn = zone.Start; pfn < zone.Watermark; pfn++)
             {
-                ref var info = ref _mm.Memory.Frames[new Pfn(pfn)];
+                var info = _mm.Memory.Frames[new Pfn(pfn)];
                 Add((ulong)_mm.Memory.Frames.Counts[pfn], word);
                 Add((ulong)info.Flags | ((ulong)info.Order << 32), word);
                 Add((ulong)(uint)info.MapCount | ((ulong)info.FileId << 32), word);
@@ -207,7 +207,7 @@ public sealed partial class Machine
     {
         foreach (var (index, head) in file.CachedFolios())
         {
-            ref var info = ref _mm.Memory.Frames[head];
+            var info = _mm.Memory.Frames[head];
             if (info.FileId != file.Id || info.Index != index)
                 findings.Add($"file {file.Id}: {head} at page {index} says file {info.FileId} page {info.Index}");
             AddWord(expected, head, 1);
@@ -244,7 +244,7 @@ public sealed partial class Machine
             }
 
             AddWord(expected, cached, 1);
-            ref var info = ref _mm.Memory.Frames[cached];
+            var info = _mm.Memory.Frames[cached];
             if ((info.Flags & FrameFlags.SwapCache) == 0 || info.Index != number)
                 findings.Add($"{cached}: in the swap cache for slot {number}, but says {info.Flags} {info.Index}");
         }
@@ -304,7 +304,7 @@ public sealed partial class Machine
         for (var pfn = zone.Start; pfn < zone.Watermark;)
         {
             var at = new Pfn(pfn);
-            ref var info = ref frames[at];
+            var info = frames[at];
             var size = (info.Flags & (FrameFlags.Head | FrameFlags.Buddy)) != 0 ? 1UL << info.Order : 1;
             expected.TryGetValue(pfn, out var want);
             var have = frames.Counts[pfn];

@@ -214,9 +214,9 @@ public sealed partial class Machine
         if (_mm.Memory.Normal.Take(order) is not { } first) return null;
         for (var i = 0UL; i < 1UL << order; i++)
         {
-            ref var info = ref _mm.Memory.Frames[first + i];
+            var info = _mm.Memory.Frames[first + i];
             if ((info.Flags & FrameFlags.Touched) != 0) _mm.Memory.Bytes.Of(first + i).Clear();
-            info = default;
+            info.Clear();
             info.Flags = FrameFlags.Head | FrameFlags.Device | FrameFlags.Touched;
             _mm.Memory.Frames.InitCount(first + i);
         }

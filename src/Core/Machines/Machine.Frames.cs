@@ -293,7 +293,7 @@ public sealed partial class Machine
         var frames = _mm.Memory.Frames;
         if (!frames.IsValid(pfn)) return new PageView(pfn, false, pfn, 0, 0, 0, 0, FrameFlags.None, false);
         var head = frames.HeadOf(pfn);
-        ref var info = ref frames[head];
+        var info = frames[head];
         return new PageView(
             pfn, true, head, frames.OrderOf(head), frames.RefCount(head), frames.PinCount(head), info.MapCount, info.Flags,
             frames.MaybeDmaPinned(head));

@@ -22,7 +22,7 @@ internal static class Reclaim
         ForEachFolio(mm, space, part, (slot, pages) =>
         {
             var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
-            ref var info = ref mm.Memory.Frames[head];
+            var info = mm.Memory.Frames[head];
             var isShared = slot.Order > 0 ? LargeFolio.IsMappedShared(mm, head) : info.MapCount != pages;
             // What somebody wrote through a pin is only the last user's to give away.
             var isUsed = (info.Flags & (FrameFlags.Dirty | FrameFlags.SwapCache)) != 0 || slot.Order > 0;
@@ -45,7 +45,7 @@ internal static class Reclaim
         {
             var entry = space.PageTable[slot];
             var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
-            ref var info = ref mm.Memory.Frames[head];
+            var info = mm.Memory.Frames[head];
             if ((info.Flags & FrameFlags.HwPoison) != 0 || LargeFolio.IsMappedShared(mm, head)) return;
             if ((entry & Pte.Anon) == 0 && !mayPageOutFile) return;
             if (Mlock.IsLocked(mm, head)) Mlock.PutBack(mm, head);
@@ -83,7 +83,7 @@ internal static class Reclaim
     private static void Discard(MmContext mm, AddressSpace space, Vma vma, LeafSlot slot, int pages)
     {
         var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
-        ref var info = ref mm.Memory.Frames[head];
+        var info = mm.Memory.Frames[head];
         var isDroppable = vma.Has(VmFlags.Droppable);
         var isDirty = (info.Flags & FrameFlags.Dirty) != 0;
         for (var i = 0; i < pages; i++) isDirty |= (space.PageTable[slot with { Index = slot.Index + i }] & Pte.Dirty) != 0;
@@ -152,7 +152,7 @@ internal static class Reclaim
         ref var entry = ref space.PageTable[slot];
         var frames = mm.Memory.Frames;
         var pfn = Pte.PfnOf(entry);
-        ref var info = ref frames[pfn];
+        var info = frames[pfn];
         // Secret memory is unevictable.
         if ((info.Flags & (FrameFlags.InCache | FrameFlags.Secret)) != FrameFlags.InCache) return;
         var (file, index) = (mm.Files[info.FileId], info.Index);

@@ -114,7 +114,7 @@ internal static class MsyncCall
         for (var index = first; index < first + pages; index++)
         {
             if (file.Lookup(index) is not { } pfn) continue;
-            ref var info = ref mm.Memory.Frames[pfn];
+            var info = mm.Memory.Frames[pfn];
             if (info.MapCount > 0) ProtectMappings(mm, file, index);
             info.Flags &= ~(FrameFlags.Dirty | FrameFlags.Reclaim);
         }
