@@ -7,12 +7,14 @@ namespace FramePin.V1.Local;
 /// <summary>Cuts what a socket brings into packets.</summary>
 /// <remarks>
 /// One thread at a time: fill <see cref="Free"/>, say how much by <see cref="Received"/>, then take packets until there is none. Nothing is
-/// allocated once the buffer holds the largest packet.
+/// allocated for packets of usual size.
 /// </remarks>
 /// <param name="payloadMax">Bytes of a payload; a longer one is refused.</param>
 public sealed class PacketReader(int payloadMax) : DeserializationContext
 {
-    private byte[] _buffer = new byte[4096];
+    private const int FirstBytes = 4096;
+
+    private byte[] _buffer = new byte[FirstBytes];
     private int _start;
     private int _end;
     private int _payload;
@@ -23,7 +25,12 @@ public sealed class PacketReader(int payloadMax) : DeserializationContext
     {
         get
         {
-            if (_start == _end) _start = _end = 0;
+            if (_start == _end)
+            {
+                _start = _end = 0;
+                if (_buffer.Length > PacketWriter.KeptBytes) _buffer = new byte[FirstBytes];
+            }
+
             if (_end == _buffer.Length) MakeRoom();
             return _buffer.AsMemory(_end);
         }

@@ -6,20 +6,29 @@ using Grpc.Core;
 namespace FramePin.V1.Local;
 
 /// <summary>Packets on their way out, one behind the other in one buffer, so that they leave by one system call.</summary>
-/// <remarks>One thread at a time. The buffer is kept and used again: nothing is allocated once it is large enough.</remarks>
+/// <remarks>One thread at a time. The buffer is used again: packets of usual size allocate nothing.</remarks>
 public sealed class PacketWriter : SerializationContext, IBufferWriter<byte>
 {
     /// <summary>Bytes before a payload: its length and its kind.</summary>
     public const int HeaderLength = 5;
 
-    private byte[] _buffer = new byte[512];
+    /// <summary>Bytes of a buffer that is kept; a larger one goes with the packets that needed it.</summary>
+    internal const int KeptBytes = 1 << 16;
+
+    private const int FirstBytes = 512;
+
+    private byte[] _buffer = new byte[FirstBytes];
     private int _length;
 
     /// <summary>Everything appended since <see cref="Clear"/>.</summary>
     public ReadOnlyMemory<byte> Packets => _buffer.AsMemory(0, _length);
 
     /// <summary>Forgets what was appended.</summary>
-    public void Clear() => _length = 0;
+    public void Clear()
+    {
+        _length = 0;
+        if (_buffer.Length > KeptBytes) _buffer = new byte[FirstBytes];
+    }
 
     /// <summary>Appends a packet of the protocol's own; null: one without a payload.</summary>
     public void Append(PacketKind kind, IMessage? content)

@@ -10,11 +10,12 @@ core.SetAction(parsed => Print(parsed.GetValue(save), CoreTable(CorePins.Run(par
 var wire = new Command("wire", "Pin against an empty call, the stream against unary calls, on one connection.") { rounds, save };
 wire.SetAction(async (parsed, _) =>
 {
-    var (pin, stream) = await WirePins.RunAsync(Math.Max(parsed.GetValue(rounds), 20) * 100);
+    var (pin, stream, local) = await WirePins.RunAsync(Math.Max(parsed.GetValue(rounds), 20) * 100);
     Print(parsed.GetValue(save),
     [
         Line($"{pin.What}: {pin.Microseconds:F1} us, empty call {pin.EmptyMicroseconds:F1} us, ratio {pin.Ratio:F3} (wanted: at most 1.2)"),
         Line($"pin + unpin pairs of one page: unary {stream.UnaryPairsPerSecond:F0}/s, stream {stream.StreamPairsPerSecond:F0}/s, ratio {stream.Ratio:F1} (wanted: at least 20)"),
+        Line($"an empty message on a stream, there and back: gRPC {local.GrpcMicroseconds:F1} us, local call {local.LocalMicroseconds:F1} us, ratio {local.Ratio:F2}"),
     ]);
 });
 var frames = new Option<int>("--frames") { Description = "Frames of each stream.", DefaultValueFactory = _ => 150 };

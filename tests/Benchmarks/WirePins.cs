@@ -20,6 +20,12 @@ internal sealed record StreamRow(double UnaryPairsPerSecond, double StreamPairsP
     public double Ratio => StreamPairsPerSecond / UnaryPairsPerSecond;
 }
 
+/// <summary>A message there and back on a stream that waits for each answer: over gRPC, and as a local call.</summary>
+internal sealed record LocalRow(double GrpcMicroseconds, double LocalMicroseconds)
+{
+    public double Ratio => LocalMicroseconds / GrpcMicroseconds;
+}
+
 internal static class WirePins
 {
     private const ulong At = 0x1_0000_0000;
@@ -27,7 +33,7 @@ internal static class WirePins
     private const int OperationsPerMessage = 512;
 
     /// <summary>Starts framepind with spans exported to nobody's collector, measures, ends it.</summary>
-    public static async Task<(WireRow Pin, StreamRow Stream)> RunAsync(int rounds)
+    public static async Task<(WireRow Pin, StreamRow Stream, LocalRow Local)> RunAsync(int rounds)
     {
         var socket = Path.Combine(Path.GetTempPath(), $"framepin-bench-{Environment.ProcessId}.sock");
         using var receiver = new FramePin.Client.Telemetry.OtlpReceiver();
@@ -36,11 +42,12 @@ internal static class WirePins
         {
             while (await daemon.StandardOutput.ReadLineAsync() is { } line)
                 if (line == "framepind ready") break;
-            using var client = FramePinClient.Connect($"unix:{socket}");
+            using var client = FramePinClient.Connect($"unix:{socket}", isLocal: false);
             var space = await FillAsync(client);
             var pin = await MeasurePinAsync(client, space, rounds);
             var stream = await MeasureStreamAsync(client, space);
-            return (pin, stream);
+            using var near = FramePinClient.Connect($"unix:{socket}");
+            return (pin, stream, await MeasureLocalAsync(client, near, space, rounds));
         }
         finally
         {
@@ -89,6 +96,26 @@ internal static class WirePins
         var streamed = pairs / Stopwatch.GetElapsedTime(started).TotalSeconds;
         await stream.RequestStream.CompleteAsync();
         return new StreamRow(unary, streamed);
+    }
+
+    private static async Task<LocalRow> MeasureLocalAsync(FramePinClient remote, FramePinClient near, string space, int rounds)
+    {
+        using var far = remote.Pinning.PinStream();
+        using var local = near.Pinning.PinStream();
+        var times = new[] { new double[rounds], new double[rounds] };
+        for (var i = -2000; i < rounds; i++)
+        {
+            for (var k = 0; k < 2; k++)
+            {
+                var stream = k == 0 ? far : local;
+                var begin = Stopwatch.GetTimestamp();
+                await stream.RequestStream.WriteAsync(new PinBatch { Sequence = (ulong)(i + 2001), AddressSpace = space });
+                await stream.ResponseStream.MoveNext(CancellationToken.None);
+                if (i >= 0) times[k][i] = Stopwatch.GetElapsedTime(begin).TotalMicroseconds;
+            }
+        }
+
+        return new LocalRow(Median(times[0]), Median(times[1]));
     }
 
     private static async Task PairAsync(FramePinClient client, string space)

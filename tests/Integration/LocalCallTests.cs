@@ -201,6 +201,58 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
     }
 
     [Fact]
+    public void Packets_come_out_as_they_went_in_whatever_pieces_they_arrive_in()
+    {
+        var random = new Random(20261126);
+        var (writer, reader) = (new PacketWriter(), new PacketReader(1 << 20));
+        for (var round = 0; round < 300; round++)
+        {
+            writer.Clear();
+            var sent = new List<(PacketKind Kind, string Method)>();
+            for (var i = random.Next(1, 6); i > 0; i--)
+            {
+                var head = new LocalCallHeader { Method = new string('m', random.Next(10) == 0 ? random.Next(200_000) : random.Next(50)) };
+                sent.Add(((PacketKind)random.Next(1, 5), head.Method));
+                writer.Append(sent[^1].Kind, head);
+            }
+
+            var got = new List<(PacketKind, string)>();
+            for (var left = writer.Packets; left.Length > 0;)
+            {
+                var count = Math.Min(Math.Min(random.Next(1, 20_000), left.Length), reader.Free.Length);
+                left[..count].CopyTo(reader.Free);
+                reader.Received(count);
+                left = left[count..];
+                while (reader.TryTake(out var kind)) got.Add((kind, LocalCallHeader.Parser.ParseFrom(reader.PayloadAsReadOnlySequence()).Method));
+            }
+
+            Assert.Equal(sent, got);
+        }
+    }
+
+    [Fact]
+    public void Packets_of_usual_size_allocate_nothing()
+    {
+        var (writer, reader) = (new PacketWriter(), new PacketReader(1 << 20));
+        var head = new LocalCallHeader { Method = Ioctl };
+        var before = 0L;
+        for (var round = -100; round < 1000; round++)
+        {
+            if (round == 0) before = GC.GetAllocatedBytesForCurrentThread();
+            writer.Clear();
+            writer.Append(PacketKind.Message, head);
+            writer.Append(PacketKind.Status, null);
+            writer.Packets.CopyTo(reader.Free);
+            reader.Received(writer.Packets.Length);
+            while (reader.TryTake(out _))
+            {
+            }
+        }
+
+        Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+    }
+
+    [Fact]
     public async Task Who_sends_on_and_on_behind_a_pin_that_waits_is_refused_and_its_pin_given_up()
     {
         var (machine, space) = await daemon.CreateAsync();

@@ -74,6 +74,60 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
     }
 
     [Fact]
+    public async Task Consecutive_frames_are_one_look_into_the_whole_memory_and_scattered_ones_are_put_in_a_row()
+    {
+        var machine = await LocalMachine.AttachAsync(_client, "machines/default");
+        // Two processes that touch their pages in turn get every other frame.
+        var other = (await _client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest())).Name;
+        var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 32 * 4096, Prot = 3, Flags = 0x32 } };
+        await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = other, Call = map });
+        var mine = await Pin(32);
+        for (var page = 0UL; page < 32; page++)
+            foreach (var space in new[] { _space, other })
+            {
+                var touch = new MemoryCall { Touch = new TouchCall { Address = At + ((space == other ? page : 32 + page) * 4096), Pages = 1, Write = true } };
+                await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = touch });
+            }
+
+        var scattered = await _client.Pinning.PinAsync(new PinRequest { AddressSpace = other, Start = At, Pages = 32, Write = true });
+        Assert.Equal((1, 32), (mine.Runs.FirstPfns.Count, scattered.Runs.FirstPfns.Count));
+        using (await machine.MapAsync(mine.FrameVector))
+        {
+        }
+
+        var before = Lines();
+        var frames = await machine.MapAsync(mine.FrameVector);
+        Assert.Equal(before, Lines());
+        using (var reading = await machine.MapAsync(mine.FrameVector, isWritable: false))
+        {
+            // Not to be written, and so a mapping of its own.
+            Assert.True(Lines() > before);
+            frames.Bytes[1] = 7;
+            Assert.Equal(7, reading.Bytes[1]);
+        }
+
+        using var row = await machine.MapAsync(scattered.FrameVector);
+        Assert.True(Lines() >= before + 32);
+        foreach (var (space, mapped) in new[] { (_space, frames), (other, row) })
+        {
+            for (var page = 0; page < 32; page++) mapped.Bytes[page * 4096] = (byte)(page + 1);
+            var seen = new byte[32 * 4096];
+            await new RemoteFrameMemory(_client).ReadAsync(space, At, seen);
+            Assert.Equal(Enumerable.Range(1, 32), Enumerable.Range(0, 32).Select(page => (int)seen[page * 4096]));
+        }
+
+        // What is in use outlives the attachment, and ends for good when it is given up.
+        machine.Dispose();
+        frames.Bytes[0] = 1;
+        frames.Dispose();
+        Assert.Throws<ObjectDisposedException>(() => frames.Bytes[0]);
+        await Unpin(mine);
+        await Unpin(scattered);
+
+        static int Lines() => File.ReadLines("/proc/self/maps").Count(line => line.Contains("framepin", StringComparison.Ordinal));
+    }
+
+    [Fact]
     public async Task A_vector_that_a_pin_is_filling_cannot_be_mapped()
     {
         using var machine = await LocalMachine.AttachAsync(_client, "machines/default");

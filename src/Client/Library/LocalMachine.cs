@@ -19,6 +19,9 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     private readonly SafeFileHandle _memory;
     private readonly ConcurrentDictionary<string, MappedFrames> _mapped = new(StringComparer.Ordinal);
 
+    /// <summary>The whole memory, mapped when frames are first looked at.</summary>
+    private readonly Lazy<LocalMapping?> _whole;
+
     private LocalMachine(FramePinClient client, string name, Socket attachment, SafeFileHandle memory, bool isReadOnly)
     {
         Name = name;
@@ -26,6 +29,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         _attachment = attachment;
         _memory = memory;
         IsReadOnly = isReadOnly;
+        _whole = new Lazy<LocalMapping?>(() => LocalMapping.Whole(memory, !isReadOnly));
     }
 
     /// <summary>"attachments/{a}".</summary>
@@ -100,13 +104,21 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     }
 
     /// <summary>Maps frames that a pin holds for this attachment already; whoever unpins them gives the hold back.</summary>
-    internal MappedFrames MapPinned(FrameRuns runs) => new(LocalMapping.Map(_memory, runs, !IsReadOnly), static () => { });
+    internal MappedFrames MapPinned(FrameRuns runs) => new(MapRuns(runs, isWritable: true), static () => { });
+
+    /// <summary>Consecutive frames are looked at where the whole memory lies; scattered ones are mapped one behind the other.</summary>
+    private LocalMapping MapRuns(FrameRuns runs, bool isWritable)
+    {
+        // Who wants to read only, though it might write, gets pages that it cannot write.
+        var isWhole = isWritable || IsReadOnly;
+        return (isWhole ? _whole.Value?.View(runs) : null) ?? LocalMapping.Map(_memory, runs, isWritable && !IsReadOnly);
+    }
 
     private MappedFrames MapHeld(MapFramesResponse mapped, bool isWritable)
     {
         try
         {
-            return new MappedFrames(LocalMapping.Map(_memory, mapped.Runs, isWritable && !IsReadOnly), () => Unhold(mapped.Hold));
+            return new MappedFrames(MapRuns(mapped.Runs, isWritable), () => Unhold(mapped.Hold));
         }
         catch
         {
@@ -169,6 +181,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     {
         foreach (var mapped in _mapped.Values) mapped.Dispose();
         _mapped.Clear();
+        if (_whole.IsValueCreated) _whole.Value?.Dispose();
         _memory.Dispose();
         _attachment.Dispose();
     }
@@ -220,7 +233,10 @@ public sealed class MappedFrames : IDisposable
     /// <summary>Bytes.</summary>
     public ulong Length => _mapping.Length;
 
-    /// <summary>The frames themselves, at most 2 GiB: what others store appears here at once.</summary>
+    /// <summary>
+    /// The frames themselves, at most 2 GiB: what others store appears here at once. A span is not to be used any more once this is disposed:
+    /// consecutive frames stay where they are mapped, and belong to somebody else by then.
+    /// </summary>
     public Span<byte> Bytes => _mapping.Bytes;
 
     public void Dispose()

@@ -118,7 +118,7 @@ public sealed record DaemonLimits
     public int DriverCallsMax { get; init; } = 1024;
 
     /// <summary>local_connections_max: connections of local calls, each with a thread that sleeps between messages.</summary>
-    public int LocalConnectionsMax { get; init; } = 1024;
+    public int LocalConnectionsMax { get; init; } = 4096;
 
     /// <summary>How long a client of local calls may leave the daemon's answers unread, with the socket's buffer full, before it is taken for gone.</summary>
     public TimeSpan LocalPatience { get; init; } = TimeSpan.FromSeconds(5);

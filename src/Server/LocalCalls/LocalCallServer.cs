@@ -10,22 +10,24 @@ namespace FramePin.Server.LocalCalls;
 /// system calls and one thread woken, where HTTP/2 wakes half a dozen. Beside every Unix socket PATH it listens on PATH.calls, which is
 /// open to whom PATH is open.
 /// </summary>
-internal sealed partial class LocalCallServer(DaemonOptions options, LocalMethods methods, ILogger<LocalCallServer> log) : BackgroundService
+internal sealed partial class LocalCallServer(DaemonOptions options, LocalMethods methods, TimeProvider time, ILogger<LocalCallServer> log) : BackgroundService
 {
     /// <summary>What the path of a gRPC socket has behind it.</summary>
     public const string Suffix = ".calls";
 
     private const int StackBytes = 1 << 20;
 
+    /// <summary>How long nobody is let in when descriptors or threads have run out.</summary>
+    private static readonly TimeSpan Respite = TimeSpan.FromMilliseconds(100);
+
     private readonly ConcurrentDictionary<LocalConnection, TaskCompletionSource> _connections = new();
+    private Socket? _listener;
 
     public override async Task StartAsync(CancellationToken cancellationToken)
     {
         if (options.SocketPath is { } path) _listener = Listen(path + Suffix);
         await base.StartAsync(cancellationToken).ConfigureAwait(false);
     }
-
-    private Socket? _listener;
 
     /// <summary>Cancels what is under way, and waits until it has said so to its clients.</summary>
     public override async Task StopAsync(CancellationToken cancellationToken)
@@ -42,7 +44,7 @@ internal sealed partial class LocalCallServer(DaemonOptions options, LocalMethod
         using var _ = listener;
         try
         {
-            while (true) Serve(await listener.AcceptAsync(stoppingToken).ConfigureAwait(false));
+            while (true) await ServeNextAsync(listener, stoppingToken).ConfigureAwait(false);
         }
         catch (OperationCanceledException)
         {
@@ -64,6 +66,20 @@ internal sealed partial class LocalCallServer(DaemonOptions options, LocalMethod
         return listener;
     }
 
+    private async Task ServeNextAsync(Socket listener, CancellationToken stopping)
+    {
+        try
+        {
+            Serve(await listener.AcceptAsync(stopping).ConfigureAwait(false));
+        }
+        catch (Exception exception) when (exception is SocketException or OutOfMemoryException)
+        {
+            // Out of descriptors, or of threads. Those who are served go on, and make room when they leave.
+            LogFull(exception.Message);
+            await Task.Delay(Respite, time, stopping).ConfigureAwait(false);
+        }
+    }
+
     private void Serve(Socket socket)
     {
         socket.SendTimeout = (int)options.Limits.LocalPatience.TotalMilliseconds;
@@ -71,8 +87,22 @@ internal sealed partial class LocalCallServer(DaemonOptions options, LocalMethod
         var ended = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         _connections.TryAdd(connection, ended);
         var isTooMany = _connections.Count > options.Limits.LocalConnectionsMax;
-        var thread = new Thread(() => Run(connection, ended, isTooMany), StackBytes) { IsBackground = true, Name = "local calls" };
-        thread.Start();
+        try
+        {
+            new Thread(() => Run(connection, ended, isTooMany), StackBytes) { IsBackground = true, Name = "local calls" }.Start();
+        }
+        catch
+        {
+            Forget(connection, ended);
+            throw;
+        }
+    }
+
+    private void Forget(LocalConnection connection, TaskCompletionSource ended)
+    {
+        connection.Dispose();
+        _connections.TryRemove(connection, out _);
+        ended.SetResult();
     }
 
     private void Run(LocalConnection connection, TaskCompletionSource ended, bool isTooMany)
@@ -89,11 +119,12 @@ internal sealed partial class LocalCallServer(DaemonOptions options, LocalMethod
         }
         finally
         {
-            connection.Dispose();
-            _connections.TryRemove(connection, out _);
-            ended.SetResult();
+            Forget(connection, ended);
         }
     }
+
+    [LoggerMessage(41, LogLevel.Warning, "no more connections of local calls for now: {Reason}")]
+    private partial void LogFull(string reason);
 
     [LoggerMessage(40, LogLevel.Error, "a connection of local calls failed")]
     private partial void LogFailure(Exception exception);

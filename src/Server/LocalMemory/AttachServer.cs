@@ -34,7 +34,7 @@ internal sealed partial class AttachServer(
         listener.Listen();
         try
         {
-            while (true) _ = ServeAsync(await listener.AcceptAsync(stoppingToken).ConfigureAwait(false), stoppingToken);
+            while (true) await ServeNextAsync(listener, stoppingToken).ConfigureAwait(false);
         }
         catch (OperationCanceledException)
         {
@@ -43,6 +43,20 @@ internal sealed partial class AttachServer(
         finally
         {
             File.Delete(path);
+        }
+    }
+
+    private async Task ServeNextAsync(Socket listener, CancellationToken stopping)
+    {
+        try
+        {
+            _ = ServeAsync(await listener.AcceptAsync(stopping).ConfigureAwait(false), stopping);
+        }
+        catch (SocketException exception)
+        {
+            // Out of descriptors: those who are attached stay, and make room when they leave.
+            LogFull(exception.Message);
+            await Task.Delay(PollTime, time, stopping).ConfigureAwait(false);
         }
     }
 
@@ -151,6 +165,9 @@ internal sealed partial class AttachServer(
 
     [LoggerMessage(30, LogLevel.Warning, "process {Pid} of user {User} may not attach")]
     private partial void LogDenied(int pid, uint user);
+
+    [LoggerMessage(34, LogLevel.Warning, "nobody can attach for now: {Reason}")]
+    private partial void LogFull(string reason);
 
     [LoggerMessage(31, LogLevel.Information, "an attachment ended: {Reason}")]
     private partial void LogBroken(string reason);

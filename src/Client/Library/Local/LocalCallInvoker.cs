@@ -17,8 +17,8 @@ internal sealed class LocalCallInvoker(CallInvoker remote, string path) : CallIn
     /// <summary>What the path of a gRPC socket has behind it.</summary>
     public const string Suffix = ".calls";
 
-    /// <summary>Idle connections kept: each is a thread of the daemon's.</summary>
-    private const int IdleMax = 8;
+    /// <summary>Idle connections kept: each is a thread of the daemon's that sleeps.</summary>
+    private const int IdleMax = 4;
 
     private readonly ConcurrentQueue<LocalConnection> _idle = new();
     private volatile bool _isDisposed;

@@ -14,18 +14,26 @@ internal sealed unsafe partial class LocalMapping : IDisposable
     private const int ProtRead = 1;
     private const int ProtWrite = 2;
     private const int MapShared = 1;
+    private const int MapNoReserve = 0x4000;
     private const int MapPrivateAnonymousNoReserve = 0x4022;
     private const int MapFixed = 0x10;
     private const int CloseOnExec = 0x4000_0000;
 
     private readonly byte* _base;
     private readonly nuint _length;
+
+    /// <summary>What this is a part of, and leaves to it to be unmapped; null for a mapping of its own.</summary>
+    private readonly LocalMapping? _whole;
     private int _isDisposed;
 
-    private LocalMapping(byte* address, nuint length)
+    /// <summary>This object and the views of it that are in use. At 0 it is unmapped.</summary>
+    private int _users = 1;
+
+    private LocalMapping(byte* address, nuint length, LocalMapping? whole = null)
     {
         _base = address;
         _length = length;
+        _whole = whole;
     }
 
     /// <summary>struct msghdr of 64-bit Linux.</summary>
@@ -88,6 +96,37 @@ internal sealed unsafe partial class LocalMapping : IDisposable
         if (got == 0) throw new IOException("the daemon closed the attach socket");
         var hasDescriptor = message.ControlLength >= 20 && control.Level == 1 && control.Type == 1;
         return (status, hasDescriptor ? new SafeFileHandle(control.Descriptor, ownsHandle: true) : null);
+    }
+
+    /// <summary>
+    /// Maps a machine's memory as a whole, once, as the kernel's linear map has it: consecutive frames are then seen without a call of the kernel's and
+    /// without a page fault for each. Takes addresses and no memory. Null where this process may not have so many addresses.
+    /// </summary>
+    public static LocalMapping? Whole(SafeFileHandle memory, bool isWritable)
+    {
+        var length = checked((nuint)RandomAccess.GetLength(memory));
+        var prot = ProtRead | (isWritable ? ProtWrite : 0);
+        // SAFETY: a fresh mapping that nobody else knows; its size is sealed, so that no store in it can meet the file's end.
+        var address = (byte*)mmap(null, length, prot, MapShared | MapNoReserve, (int)memory.DangerousGetHandle(), 0);
+        return (nint)address == -1 ? null : new LocalMapping(address, length);
+    }
+
+    /// <summary>The frames in this mapping of a whole memory; null unless they follow each other there. It stays mapped until they are disposed too.</summary>
+    public LocalMapping? View(FrameRuns runs)
+    {
+        if (runs.FirstPfns.Count == 0) return null;
+        var (first, next) = (runs.FirstPfns[0], runs.FirstPfns[0]);
+        for (var i = 0; i < runs.FirstPfns.Count; i++)
+        {
+            if (runs.FirstPfns[i] != next) return null;
+            next += runs.Counts.Count == 0 ? 1 : runs.Counts[i];
+        }
+
+        var pages = _length / PageSize;
+        if (first > pages || next > pages || next <= first) return null;
+        ObjectDisposedException.ThrowIf(Interlocked.Increment(ref _users) <= 1, this);
+        // SAFETY: inside the mapping, by the test above, which is there until the view has left it.
+        return new LocalMapping(_base + (nuint)(first * PageSize), (nuint)((next - first) * PageSize), this);
     }
 
     /// <summary>
@@ -156,9 +195,16 @@ internal sealed unsafe partial class LocalMapping : IDisposable
     public bool TryDispose()
     {
         if (Interlocked.Exchange(ref _isDisposed, 1) != 0) return false;
-        // SAFETY: the range is this object's own.
-        _ = munmap(_base, _length);
+        Leave();
         return true;
+    }
+
+    private void Leave()
+    {
+        if (Interlocked.Decrement(ref _users) != 0) return;
+        if (_whole is not null) _whole.Leave();
+        // SAFETY: the range is this object's own, and nobody looks through it any more.
+        else _ = munmap(_base, _length);
     }
 
     [LibraryImport("libc", SetLastError = true)]
