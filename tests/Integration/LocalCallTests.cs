@@ -315,6 +315,30 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
     }
 
     [Fact]
+    public async Task Who_does_not_read_its_answers_holds_up_no_driver()
+    {
+        // Longer than the test: a driver's thread that waited for this client would wait for good.
+        await using var own = new Own(new DaemonLimits { LocalPatience = TimeSpan.FromHours(1) });
+        await own.StartAsync();
+        using var client = FramePinClient.Connect(own.Endpoint);
+        await using var driver = await SilentDriver.StartAsync(client);
+        using (var caller = new RawCaller(own.Calls))
+        {
+            // The fourth answer finds no room in the socket's buffer, of some 200 KB.
+            for (var i = 0; i < 4; i++)
+            {
+                caller.Send([.. Head(Ioctl), .. Packet(PacketKind.Message, driver.Request.ToByteArray())]);
+                await driver.AnswerAsync(await driver.NextAsync(), Errno.None, new byte[60_000]);
+                // The answer of another client's call comes behind it.
+                var call = client.Drivers.IoctlAsync(driver.Request).ResponseAsync;
+                await driver.AnswerAsync(await driver.NextAsync(), Errno.EAGAIN);
+                Assert.Equal((uint)Errno.EAGAIN, (await call.WaitAsync(Patience)).Errno);
+                while (i < 3 && caller.Available < (i + 1) * 60_000) await Task.Yield();
+            }
+        }
+    }
+
+    [Fact]
     public async Task A_daemon_that_stops_ends_streams_by_a_status_and_takes_its_socket_away()
     {
         await using var own = new Own(new DaemonLimits());
@@ -444,8 +468,8 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
                 ? _stream.ResponseStream.Current
                 : throw new InvalidOperationException("the daemon ended the stream");
 
-        public Task AnswerAsync(DriverCall call, Errno errno) =>
-            _stream.RequestStream.WriteAsync(new DriverReply { Answer = new DriverAnswer { Call = call.Call, Errno = (uint)errno } });
+        public Task AnswerAsync(DriverCall call, Errno errno, byte[]? argument = null) => _stream.RequestStream.WriteAsync(
+            new DriverReply { Answer = new DriverAnswer { Call = call.Call, Errno = (uint)errno, Argument = ByteString.CopyFrom(argument ?? []) } });
 
         public ValueTask DisposeAsync()
         {
@@ -465,6 +489,9 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
             _socket.ReceiveTimeout = (int)Patience.TotalMilliseconds;
             _socket.Connect(new UnixDomainSocketEndPoint(path));
         }
+
+        /// <summary>Bytes that have come and are not read.</summary>
+        public int Available => _socket.Available;
 
         public void Send(byte[] bytes) => _socket.Send(bytes);
 

@@ -89,7 +89,7 @@ public sealed class FramePinLease : IAsyncDisposable
                 await _lost.CancelAsync().ConfigureAwait(false);
                 return;
             }
-            catch (Exception exception) when (exception is OperationCanceledException or RpcException or InvalidOperationException)
+            catch (Exception exception) when (exception is OperationCanceledException or RpcException or InvalidOperationException or IOException)
             {
                 // The connection broke: tried again in a moment. The lease lives on for the rest of its time.
                 await PauseAsync().ConfigureAwait(false);

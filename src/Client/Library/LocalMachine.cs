@@ -21,6 +21,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
 
     /// <summary>The whole memory, mapped when frames are first looked at.</summary>
     private readonly Lazy<LocalMapping?> _whole;
+    private readonly KeptMappings _kept = new();
 
     private LocalMachine(FramePinClient client, string name, Socket attachment, SafeFileHandle memory, bool isReadOnly)
     {
@@ -109,9 +110,10 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     /// <summary>Consecutive frames are looked at where the whole memory lies; scattered ones are mapped one behind the other.</summary>
     private LocalMapping MapRuns(FrameRuns runs, bool isWritable)
     {
+        var mayWrite = isWritable && !IsReadOnly;
         // Who wants to read only, though it might write, gets pages that it cannot write.
-        var isWhole = isWritable || IsReadOnly;
-        return (isWhole ? _whole.Value?.View(runs) : null) ?? LocalMapping.Map(_memory, runs, isWritable && !IsReadOnly);
+        var whole = mayWrite || IsReadOnly ? _whole.Value : null;
+        return whole?.View(runs) ?? _kept.Get(runs, mayWrite, () => LocalMapping.Map(_memory, runs, mayWrite));
     }
 
     private MappedFrames MapHeld(MapFramesResponse mapped, bool isWritable)
@@ -181,6 +183,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     {
         foreach (var mapped in _mapped.Values) mapped.Dispose();
         _mapped.Clear();
+        _kept.Dispose();
         if (_whole.IsValueCreated) _whole.Value?.Dispose();
         _memory.Dispose();
         _attachment.Dispose();

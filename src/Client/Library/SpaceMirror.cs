@@ -129,7 +129,7 @@ public sealed class SpaceMirror : IAsyncDisposable
                 _ready.TrySetException(exception);
                 return;
             }
-            catch (Exception exception) when (exception is RpcException or OperationCanceledException or InvalidOperationException)
+            catch (Exception exception) when (exception is RpcException or OperationCanceledException or InvalidOperationException or IOException)
             {
                 if (_stop.IsCancellationRequested) return;
                 // Fenced, or the connection broke: nobody knows what happens until it is watched anew.

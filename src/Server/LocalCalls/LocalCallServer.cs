@@ -6,9 +6,9 @@ using FramePin.Server.Mapping;
 namespace FramePin.Server.LocalCalls;
 
 /// <summary>
-/// Serves the calls on a frame's way to processes on this host without HTTP/2 (framepin/v1/local.proto): a message then costs the daemon two
-/// system calls and one thread woken, where HTTP/2 wakes half a dozen. Beside every Unix socket PATH it listens on PATH.calls, which is
-/// open to whom PATH is open.
+/// Serves the calls on a frame's way to processes on this host without HTTP/2 (framepin/v1/local.proto): a message then costs the daemon three
+/// system calls and one thread woken, where HTTP/2 wakes half a dozen. Beside every Unix socket PATH it listens on PATH.calls, made with
+/// the same permissions.
 /// </summary>
 internal sealed partial class LocalCallServer(DaemonOptions options, LocalMethods methods, TimeProvider time, ILogger<LocalCallServer> log) : BackgroundService
 {

@@ -8,7 +8,7 @@ using Grpc.Core;
 namespace FramePin.Server.LocalCalls;
 
 /// <summary>
-/// A connection of a process on this host, and the thread that reads it: one system call brings a message, the handler runs behind it at
+/// A connection of a process on this host, and the thread that reads it: two system calls bring a message, the handler runs behind them at
 /// once, and one more takes the answer away. Nobody else is woken.
 /// </summary>
 /// <remarks>Reads on its own thread; sends from any. Owns the socket.</remarks>
@@ -17,6 +17,9 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     private readonly PacketReader _reader = new(limits.MessageBytesMax);
     private readonly PacketWriter _writer = new();
     private readonly Lock _sending = new();
+
+    /// <summary>The thread that reads.</summary>
+    private int _thread;
     private volatile CancellationTokenSource _cancelled = new();
     private LocalCall? _call;
     private bool _isBroken;
@@ -28,6 +31,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     /// <summary>Reads and runs calls until the client closes the connection or <see cref="Close"/> does.</summary>
     public void Run()
     {
+        _thread = Environment.CurrentManagedThreadId;
         try
         {
             while (Receive())
@@ -218,13 +222,41 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         _call.Begin();
     }
 
-    /// <summary>Sends what ends a call. Under the lock.</summary>
+    /// <summary>
+    /// Sends what ends a call. The thread may be another connection's, that of the driver who answered: it does not wait for this client to
+    /// read. Under the lock.
+    /// </summary>
     private void FlushLast()
+    {
+        if (Environment.CurrentManagedThreadId == _thread || HasRoom()) EndCall();
+        else ThreadPool.UnsafeQueueUserWorkItem(static connection => connection.EndCallLater(), this, preferLocal: false);
+    }
+
+    private void EndCallLater()
+    {
+        lock (_sending) EndCall();
+    }
+
+    private void EndCall()
     {
         // Before it is sent: the next call may be here before this thread is back.
         _isBusy = false;
         Flush();
         if (_isStopping) Close();
+    }
+
+    /// <summary>A send would not have to wait: the kernel says so while three quarters of a socket's buffer are free.</summary>
+    private bool HasRoom()
+    {
+        try
+        {
+            return socket.Poll(0, SelectMode.SelectWrite);
+        }
+        catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
+        {
+            // Nothing will be sent.
+            return true;
+        }
     }
 
     /// <summary>One system call. A client that does not read for as long as limits say is taken for gone. Under the lock.</summary>

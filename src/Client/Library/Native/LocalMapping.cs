@@ -123,10 +123,17 @@ internal sealed unsafe partial class LocalMapping : IDisposable
         }
 
         var pages = _length / PageSize;
-        if (first > pages || next > pages || next <= first) return null;
+        return first > pages || next > pages || next <= first ? null : Share(first * PageSize, (next - first) * PageSize);
+    }
+
+    /// <summary>All of this mapping once more. It stays mapped until that is disposed too.</summary>
+    public LocalMapping Share() => Share(0, _length);
+
+    private LocalMapping Share(ulong offset, ulong length)
+    {
         ObjectDisposedException.ThrowIf(Interlocked.Increment(ref _users) <= 1, this);
-        // SAFETY: inside the mapping, by the test above, which is there until the view has left it.
-        return new LocalMapping(_base + (nuint)(first * PageSize), (nuint)((next - first) * PageSize), this);
+        // SAFETY: inside the mapping, as the callers have seen to, which is there until the view has left it.
+        return new LocalMapping(_base + (nuint)offset, (nuint)length, this);
     }
 
     /// <summary>

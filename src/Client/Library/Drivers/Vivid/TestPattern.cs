@@ -1,3 +1,5 @@
+using FramePin.Client.Native;
+
 namespace FramePin.Client.Drivers.Vivid;
 
 /// <summary>What the test pattern generator draws.</summary>
@@ -22,6 +24,9 @@ public sealed class TestPattern
 {
     private static readonly (int Red, int Green, int Blue)[] Bars =
         [(1, 1, 1), (1, 1, 0), (0, 1, 1), (0, 1, 0), (1, 0, 1), (1, 0, 0), (0, 0, 1), (0, 0, 0)];
+
+    /// <summary>Planes of so many bytes are stored past the caches: they would fill the second level alone.</summary>
+    private const ulong StreamedBytes = 1 << 20;
 
     /// <summary>The lines of each plane, twice as long as the picture is wide, so that any shift is one copy.</summary>
     private readonly byte[][] _lines;
@@ -52,8 +57,16 @@ public sealed class TestPattern
     /// <summary>Fills a plane with frame <paramref name="sequence"/>.</summary>
     public void Fill(int plane, uint sequence, Span<byte> into)
     {
+        var layout = Format.Planes[plane];
         var row = Row(plane, sequence);
-        for (var y = 0; y < Format.Planes[plane].Lines; y++) row.CopyTo(into[(y * row.Length)..]);
+        if (layout.Size < StreamedBytes)
+        {
+            for (var y = 0; y < layout.Lines; y++) row.CopyTo(into[(y * row.Length)..]);
+            return;
+        }
+
+        for (var y = 0; y < layout.Lines; y++) StreamingStores.Copy(row, into[(y * row.Length)..]);
+        StreamingStores.Fence();
     }
 
     /// <summary>The first row that is not as frame <paramref name="sequence"/> has it; -1 when all are.</summary>
