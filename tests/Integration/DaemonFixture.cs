@@ -50,6 +50,17 @@ public sealed class DaemonFixture : IAsyncLifetime
         return (machine.Name, space.Name);
     }
 
+    /// <summary>A machine of the test's own, and a page at an address whose first pin waits at its fault.</summary>
+    public async Task<(string Machine, string Space)> CreateParkingAsync(ulong address)
+    {
+        var (machine, space) = await CreateAsync();
+        var map = new MemoryCall { Mmap = new MmapCall { Address = address, Length = 4096, Prot = 3, Flags = 0x32 } };
+        await Client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = map });
+        var rule = new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Times = 1 };
+        await Client.Machines.AddFaultRulesAsync(new AddFaultRulesRequest { Machine = machine, Rules = { rule } });
+        return (machine, space);
+    }
+
     /// <summary>Maps and stores to private anonymous pages at an address.</summary>
     public async Task MapAsync(string space, ulong address, uint pages)
     {

@@ -255,11 +255,7 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
     [Fact]
     public async Task Who_sends_on_and_on_behind_a_pin_that_waits_is_refused_and_its_pin_given_up()
     {
-        var (machine, space) = await daemon.CreateAsync();
-        var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 4096, Prot = 3, Flags = 0x32 } };
-        await daemon.Client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = map });
-        var rule = new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Times = 1 };
-        await daemon.Client.Machines.AddFaultRulesAsync(new AddFaultRulesRequest { Machine = machine, Rules = { rule } });
+        var (machine, space) = await daemon.CreateParkingAsync(At);
         using var caller = new RawCaller(Calls);
         var batch = new PinBatch { Sequence = 1, AddressSpace = space, Operations = { Pin(1) } };
         caller.Send([.. Head(PinStream), .. Packet(PacketKind.Message, batch.ToByteArray())]);
@@ -276,11 +272,7 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
     [Fact]
     public async Task A_connection_that_breaks_takes_its_call_with_it()
     {
-        var (machine, space) = await daemon.CreateAsync();
-        var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 4096, Prot = 3, Flags = 0x32 } };
-        await daemon.Client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = map });
-        var rule = new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Times = 1 };
-        await daemon.Client.Machines.AddFaultRulesAsync(new AddFaultRulesRequest { Machine = machine, Rules = { rule } });
+        var (machine, space) = await daemon.CreateParkingAsync(At);
         using (var caller = new RawCaller(Calls))
         {
             var batch = new PinBatch { Sequence = 1, AddressSpace = space, Operations = { Pin(1) } };

@@ -163,11 +163,7 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
     [Fact]
     public async Task A_driver_that_ends_gives_up_the_pin_that_waits()
     {
-        var (machine, space) = await daemon.CreateAsync();
-        var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 4096, Prot = 3, Flags = 0x32 } };
-        await daemon.Client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = map });
-        var rule = new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Times = 1 };
-        await daemon.Client.Machines.AddFaultRulesAsync(new AddFaultRulesRequest { Machine = machine, Rules = { rule } });
+        var (machine, space) = await daemon.CreateParkingAsync(At);
         var kernel = await DriverKernel.OpenAsync(daemon.Client, machine, "test", isLocal: false);
         var waiting = kernel.GetVaddrFramesAsync(space, At, 1, isWrite: true, isForce: false);
         while (daemon.MachineOf(machine).ParkedPins().Count == 0) await Task.Yield();
