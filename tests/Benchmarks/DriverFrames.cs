@@ -68,7 +68,7 @@ internal static class DriverFrames
             Capture(daemon, endpoint, 640, 480, WarmFrames / 20, isFresh: true, isHuge: false, Rate);
         }
 
-        // First at one rate, as cameras have it, then as fast as it goes, where the larger picture leaves the daemon the colder caches.
+        // First at one rate, as cameras have it. Then as fast as it goes: there the larger picture comes at a lower rate, and leaves colder caches.
         foreach (var rate in new[] { Rate, 0 })
         {
             foreach (var isHuge in new[] { false, true })
