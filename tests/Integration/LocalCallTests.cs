@@ -1,8 +1,6 @@
 using System.Globalization;
-using System.Net.Sockets;
 using FramePin.Client;
 using FramePin.Client.Drivers;
-using FramePin.Server;
 using FramePin.Server.Configuration;
 using FramePin.V1;
 using FramePin.V1.Local;
@@ -136,19 +134,19 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         byte[] request = new IoctlRequest { File = $"{machine}/driverFiles/1" }.ToByteArray();
         (StatusCode Code, byte[] Bytes)[] cases =
         [
-            (StatusCode.Unimplemented, Packet(PacketKind.Call, new LocalCallHeader { Method = "/framepin.v1.PinningService/None" }.ToByteArray())),
-            (StatusCode.Unimplemented, Packet(PacketKind.Call, [])),
-            (StatusCode.InvalidArgument, Packet(PacketKind.Message, request)),
-            (StatusCode.InvalidArgument, Packet(PacketKind.End, [])),
-            (StatusCode.InvalidArgument, Packet(PacketKind.Status, [])),
-            (StatusCode.InvalidArgument, Packet((PacketKind)77, [])),
-            (StatusCode.InvalidArgument, Packet(PacketKind.Call, [0xff, 0xff])),
-            (StatusCode.InvalidArgument, [.. Head(Ioctl), .. Packet(PacketKind.Message, [0xff, 0xff])]),
-            (StatusCode.InvalidArgument, [.. Head(PinStream), .. Packet(PacketKind.Message, [0xff, 0xff])]),
-            (StatusCode.InvalidArgument, [.. Head(PinStream), .. Head(PinStream)]),
-            (StatusCode.InvalidArgument, Packet(PacketKind.Call, new LocalCallHeader { Method = Ioctl, Metadata = { new LocalMetadata { Key = "ä" } } }.ToByteArray())),
+            (StatusCode.Unimplemented, RawCaller.Packet(PacketKind.Call, new LocalCallHeader { Method = "/framepin.v1.PinningService/None" }.ToByteArray())),
+            (StatusCode.Unimplemented, RawCaller.Packet(PacketKind.Call, [])),
+            (StatusCode.InvalidArgument, RawCaller.Packet(PacketKind.Message, request)),
+            (StatusCode.InvalidArgument, RawCaller.Packet(PacketKind.End, [])),
+            (StatusCode.InvalidArgument, RawCaller.Packet(PacketKind.Status, [])),
+            (StatusCode.InvalidArgument, RawCaller.Packet((PacketKind)77, [])),
+            (StatusCode.InvalidArgument, RawCaller.Packet(PacketKind.Call, [0xff, 0xff])),
+            (StatusCode.InvalidArgument, [.. RawCaller.Head(Ioctl), .. RawCaller.Packet(PacketKind.Message, [0xff, 0xff])]),
+            (StatusCode.InvalidArgument, [.. RawCaller.Head(PinStream), .. RawCaller.Packet(PacketKind.Message, [0xff, 0xff])]),
+            (StatusCode.InvalidArgument, [.. RawCaller.Head(PinStream), .. RawCaller.Head(PinStream)]),
+            (StatusCode.InvalidArgument, RawCaller.Packet(PacketKind.Call, new LocalCallHeader { Method = Ioctl, Metadata = { new LocalMetadata { Key = "ä" } } }.ToByteArray())),
             (StatusCode.ResourceExhausted, [0xff, 0xff, 0xff, 0xff, 1]),
-            (StatusCode.ResourceExhausted, [.. Head(PinStream), 0, 0, 0, 0x7f, 2]),
+            (StatusCode.ResourceExhausted, [.. RawCaller.Head(PinStream), 0, 0, 0, 0x7f, 2]),
         ];
         foreach (var (code, bytes) in cases)
         {
@@ -177,12 +175,12 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         {
             using var caller = new RawCaller(Calls);
             // A good beginning, and then whatever comes.
-            List<byte> bytes = [.. Head(random.Next(2) == 0 ? Ioctl : PinStream)];
+            List<byte> bytes = [.. RawCaller.Head(random.Next(2) == 0 ? Ioctl : PinStream)];
             for (var i = random.Next(4); i > 0; i--)
             {
                 var payload = new byte[random.Next(40)];
                 random.NextBytes(payload);
-                bytes.AddRange(Packet((PacketKind)random.Next(6), payload));
+                bytes.AddRange(RawCaller.Packet((PacketKind)random.Next(6), payload));
             }
 
             if (random.Next(3) == 0) bytes[random.Next(bytes.Count)] ^= (byte)(1 << random.Next(8));
@@ -258,10 +256,10 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         var (machine, space) = await daemon.CreateParkingAsync(At);
         using var caller = new RawCaller(Calls);
         var batch = new PinBatch { Sequence = 1, AddressSpace = space, Operations = { Pin(1) } };
-        caller.Send([.. Head(PinStream), .. Packet(PacketKind.Message, batch.ToByteArray())]);
+        caller.Send([.. RawCaller.Head(PinStream), .. RawCaller.Packet(PacketKind.Message, batch.ToByteArray())]);
         while (daemon.MachineOf(machine).ParkedPins().Count == 0) await Task.Yield();
         batch.Session = new string('s', 60_000);
-        var more = Packet(PacketKind.Message, batch.ToByteArray());
+        var more = RawCaller.Packet(PacketKind.Message, batch.ToByteArray());
         var limit = new DaemonLimits().MessageBytesMax;
         for (var sent = 0; sent <= limit; sent += more.Length) caller.Send(more);
         Assert.Equal(StatusCode.ResourceExhausted, (StatusCode)caller.Status().Code);
@@ -276,7 +274,7 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         using (var caller = new RawCaller(Calls))
         {
             var batch = new PinBatch { Sequence = 1, AddressSpace = space, Operations = { Pin(1) } };
-            caller.Send([.. Head(PinStream), .. Packet(PacketKind.Message, batch.ToByteArray())]);
+            caller.Send([.. RawCaller.Head(PinStream), .. RawCaller.Packet(PacketKind.Message, batch.ToByteArray())]);
             while (daemon.MachineOf(machine).ParkedPins().Count == 0) await Task.Yield();
         }
 
@@ -287,7 +285,7 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
     [Fact]
     public async Task More_connections_than_allowed_are_refused_and_room_is_made_by_each_that_ends()
     {
-        await using var small = new Own(new DaemonLimits { LocalConnectionsMax = 2 });
+        await using var small = new StoppableDaemon(new DaemonLimits { LocalConnectionsMax = 2 });
         await small.StartAsync();
         var held = new[] { new RawCaller(small.Calls), new RawCaller(small.Calls) };
         foreach (var caller in held) Assert.Equal(0, caller.Ask(Ioctl, new IoctlRequest { File = "machines/default/driverFiles/1" }));
@@ -310,7 +308,7 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
     public async Task Who_does_not_read_its_answers_holds_up_no_driver()
     {
         // Longer than the test: a driver's thread that waited for this client would wait for good.
-        await using var own = new Own(new DaemonLimits { LocalPatience = TimeSpan.FromHours(1) });
+        await using var own = new StoppableDaemon(new DaemonLimits { LocalPatience = TimeSpan.FromHours(1) });
         await own.StartAsync();
         using var client = FramePinClient.Connect(own.Endpoint);
         await using var driver = await SilentDriver.StartAsync(client);
@@ -319,7 +317,7 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
             // The fourth answer finds no room in the socket's buffer, of some 200 KB.
             for (var i = 0; i < 4; i++)
             {
-                caller.Send([.. Head(Ioctl), .. Packet(PacketKind.Message, driver.Request.ToByteArray())]);
+                caller.Send([.. RawCaller.Head(Ioctl), .. RawCaller.Packet(PacketKind.Message, driver.Request.ToByteArray())]);
                 await driver.AnswerAsync(await driver.NextAsync(), Errno.None, new byte[60_000]);
                 // The answer of another client's call comes behind it.
                 var call = client.Drivers.IoctlAsync(driver.Request).ResponseAsync;
@@ -331,9 +329,46 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
     }
 
     [Fact]
+    public async Task A_driver_that_does_not_read_its_calls_holds_up_no_caller()
+    {
+        await using var own = new StoppableDaemon(new DaemonLimits { LocalPatience = TimeSpan.FromHours(1), LocalConnectionsMax = 3 });
+        await own.StartAsync();
+        using var client = FramePinClient.Connect(own.Endpoint, isLocal: false);
+        using var driver = new RawCaller(own.Calls);
+        var register = new DriverReply { Register = new RegisterDriver { Machine = "machines/default", Node = "deaf", Driver = "deaf" } };
+        driver.Send([.. RawCaller.Head("/framepin.v1.DriverService/ServeDriver"), .. RawCaller.Packet(PacketKind.Message, register.ToByteArray())]);
+        driver.Message(DriverCall.Parser);
+        var opening = client.Drivers.OpenDriverFileAsync(new OpenDriverFileRequest { Driver = "machines/default/drivers/deaf" }).ResponseAsync;
+        var answer = new DriverReply { Answer = new DriverAnswer { Call = driver.Message(DriverCall.Parser).Call } };
+        driver.Send(RawCaller.Packet(PacketKind.Message, answer.ToByteArray()));
+        var request = new IoctlRequest { File = (await opening).File, Command = "X", Argument = ByteString.CopyFrom(new byte[1_000_000]) };
+        using (var caller = new RawCaller(own.Calls))
+        {
+            caller.Send([.. RawCaller.Head(Ioctl), .. RawCaller.Packet(PacketKind.Message, request.ToByteArray())]);
+            while (driver.Available == 0) await Task.Yield();
+        }
+
+        // The caller's thread is free to notice that it is gone: there is room for two more.
+        using var second = new RawCaller(own.Calls);
+        var gone = new IoctlRequest { File = "machines/default/driverFiles/999" };
+        Assert.Equal(0, second.Ask(Ioctl, gone));
+        await Task.Run(() =>
+        {
+            int code;
+            do
+            {
+                using var third = new RawCaller(own.Calls);
+                code = third.Ask(Ioctl, gone);
+            }
+            while ((StatusCode)code == StatusCode.ResourceExhausted);
+            Assert.Equal(0, code);
+        }).WaitAsync(Patience);
+    }
+
+    [Fact]
     public async Task A_daemon_that_stops_ends_streams_by_a_status_and_takes_its_socket_away()
     {
-        await using var own = new Own(new DaemonLimits());
+        await using var own = new StoppableDaemon(new DaemonLimits());
         await own.StartAsync();
         using var client = FramePinClient.Connect(own.Endpoint);
         await using var driver = await SilentDriver.StartAsync(client);
@@ -355,22 +390,18 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
     [Fact]
     public async Task A_client_goes_on_with_a_daemon_that_was_started_anew()
     {
-        await using var first = new Own(new DaemonLimits());
+        await using var first = new StoppableDaemon(new DaemonLimits());
         await first.StartAsync();
         using var client = FramePinClient.Connect(first.Endpoint);
         var request = new IoctlRequest { File = "machines/default/driverFiles/1" };
         Assert.Equal((uint)Errno.ENODEV, (await client.Drivers.IoctlAsync(request)).Errno);
         await first.StopAsync().WaitAsync(Patience);
-        await using var second = new Own(new DaemonLimits(), first.Path);
+        await using var second = new StoppableDaemon(new DaemonLimits(), first.Path);
         await second.StartAsync();
         Assert.Equal((uint)Errno.ENODEV, (await client.Drivers.IoctlAsync(request)).Errno);
     }
 
     private static PinOperation Pin(ulong pages) => new() { Pin = new PinRange { Start = At, Pages = pages, Write = true, WithFrames = true } };
-
-    private static byte[] Head(string method) => Packet(PacketKind.Call, new LocalCallHeader { Method = method }.ToByteArray());
-
-    private static byte[] Packet(PacketKind kind, byte[] payload) => [.. BitConverter.GetBytes(payload.Length), (byte)kind, .. payload];
 
     /// <summary>What is answered, or refused with which details; the numbers of vectors are left out.</summary>
     private static async Task<string> TellAsync(Func<Task<string>> call)
@@ -400,129 +431,5 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         }
 
         return result.ToString();
-    }
-
-    /// <summary>A daemon of the test's own, to be stopped.</summary>
-    private sealed class Own(DaemonLimits limits, string? path = null) : IAsyncDisposable
-    {
-        private Microsoft.AspNetCore.Builder.WebApplication? _app;
-
-        public string Path { get; } = path ?? System.IO.Path.Combine(System.IO.Path.GetTempPath(), $"framepin-{Guid.NewGuid():N}.sock");
-
-        public string Endpoint => $"unix:{Path}";
-
-        public string Calls => Path + ".calls";
-
-        public Task StartAsync()
-        {
-            _app = Daemon.Build(new DaemonOptions { SocketPath = Path, Limits = limits });
-            return _app.StartAsync();
-        }
-
-        public async Task StopAsync()
-        {
-            if (_app is null) return;
-            await _app.StopAsync();
-            await _app.DisposeAsync();
-            _app = null;
-        }
-
-        public async ValueTask DisposeAsync() => await StopAsync();
-    }
-
-    /// <summary>A driver that answers when the test says so.</summary>
-    private sealed class SilentDriver : IAsyncDisposable
-    {
-        private readonly AsyncDuplexStreamingCall<DriverReply, DriverCall> _stream;
-
-        private SilentDriver(AsyncDuplexStreamingCall<DriverReply, DriverCall> stream) => _stream = stream;
-
-        public IoctlRequest Request { get; private set; } = null!;
-
-        /// <summary>The stream's end.</summary>
-        public Task Ended => NextAsync();
-
-        public static async Task<SilentDriver> StartAsync(FramePinClient client)
-        {
-            var driver = new SilentDriver(client.Drivers.ServeDriver());
-            var node = $"node{Guid.NewGuid():N}"[..20];
-            var register = new RegisterDriver { Machine = "machines/default", Node = node, Driver = "silent" };
-            await driver._stream.RequestStream.WriteAsync(new DriverReply { Register = register });
-            await driver.NextAsync();
-            var opening = client.Drivers.OpenDriverFileAsync(new OpenDriverFileRequest { Driver = $"machines/default/drivers/{node}" }).ResponseAsync;
-            await driver.AnswerAsync(await driver.NextAsync(), Errno.None);
-            driver.Request = new IoctlRequest { File = (await opening).File, Command = "WAIT" };
-            return driver;
-        }
-
-        public async Task<DriverCall> NextAsync() =>
-            await _stream.ResponseStream.MoveNext(CancellationToken.None).WaitAsync(Patience)
-                ? _stream.ResponseStream.Current
-                : throw new InvalidOperationException("the daemon ended the stream");
-
-        public Task AnswerAsync(DriverCall call, Errno errno, byte[]? argument = null) => _stream.RequestStream.WriteAsync(
-            new DriverReply { Answer = new DriverAnswer { Call = call.Call, Errno = (uint)errno, Argument = ByteString.CopyFrom(argument ?? []) } });
-
-        public ValueTask DisposeAsync()
-        {
-            _stream.Dispose();
-            return ValueTask.CompletedTask;
-        }
-    }
-
-    /// <summary>A client that sends what it likes.</summary>
-    private sealed class RawCaller : IDisposable
-    {
-        private readonly Socket _socket = new(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        private readonly PacketReader _reader = new(1 << 20);
-
-        public RawCaller(string path)
-        {
-            _socket.ReceiveTimeout = (int)Patience.TotalMilliseconds;
-            _socket.Connect(new UnixDomainSocketEndPoint(path));
-        }
-
-        /// <summary>Bytes that have come and are not read.</summary>
-        public int Available => _socket.Available;
-
-        public void Send(byte[] bytes) => _socket.Send(bytes);
-
-        public bool TrySend(byte[] bytes)
-        {
-            try
-            {
-                _socket.Send(bytes);
-                return true;
-            }
-            catch (SocketException)
-            {
-                return false;
-            }
-        }
-
-        /// <summary>A unary call; the code it ended with.</summary>
-        public int Ask(string method, IMessage request)
-        {
-            Send([.. Head(method), .. Packet(PacketKind.Message, request.ToByteArray())]);
-            return Status().Code;
-        }
-
-        /// <summary>Reads until a call ends.</summary>
-        public LocalStatus Status()
-        {
-            while (true)
-            {
-                while (_reader.TryTake(out var kind))
-                    if (kind == PacketKind.Status) return LocalStatus.Parser.ParseFrom(_reader.PayloadAsReadOnlySequence());
-                var count = _socket.Receive(_reader.Free.Span);
-                Assert.NotEqual(0, count);
-                _reader.Received(count);
-            }
-        }
-
-        /// <summary>The daemon has closed it: nothing more comes.</summary>
-        public bool IsClosed() => _socket.Receive(_reader.Free.Span) == 0;
-
-        public void Dispose() => _socket.Dispose();
     }
 }

@@ -181,7 +181,8 @@ internal static class Unpin
             var run = FrameRun.FromPacked(packed);
             if (!run.IsLarge)
             {
-                MarkDirty(memory.Frames.States.Slice(run.First.Value, (int)run.Count));
+                if (run.Count == 1) MarkDirty(ref memory.Frames.States[run.First.Value].Flags);
+                else MarkDirty(memory.Frames.States.Slice(run.First.Value, (int)run.Count));
                 continue;
             }
 

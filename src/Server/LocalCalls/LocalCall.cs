@@ -1,5 +1,6 @@
 using FramePin.Server.Mapping;
 using FramePin.V1.Local;
+using Google.Protobuf;
 using Grpc.Core;
 
 namespace FramePin.Server.LocalCalls;
@@ -141,9 +142,21 @@ internal sealed class LocalDuplexCall<TRequest, TResponse>(
     public Task WriteAsync(TResponse message, CancellationToken cancellationToken)
     {
         if (cancellationToken.IsCancellationRequested) return Task.FromCanceled(cancellationToken);
-        return Connection.Send(method.ResponseMarshaller, message)
-            ? Task.CompletedTask
-            : Task.FromException(new IOException("the client is gone, or does not read"));
+        if (Connection.MightWait((message as IMessage)?.CalculateSize() ?? 0)) return Task.Run(() => Send(message), CancellationToken.None);
+        try
+        {
+            Send(message);
+            return Task.CompletedTask;
+        }
+        catch (IOException exception)
+        {
+            return Task.FromException(exception);
+        }
+    }
+
+    private void Send(TResponse message)
+    {
+        if (!Connection.Send(method.ResponseMarshaller, message)) throw new IOException("the client is gone, or does not read");
     }
 
     private async Task RunAsync()

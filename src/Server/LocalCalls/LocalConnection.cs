@@ -41,7 +41,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         {
             // The client is gone.
         }
-        catch (Exception exception)
+        catch (Exception exception) when (exception is RpcException or InvalidDataException or Google.Protobuf.InvalidProtocolBufferException)
         {
             // What comes behind cannot be understood, or is too much.
             SendStatus(Explain(exception));
@@ -53,6 +53,9 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
             Abandon();
         }
     }
+
+    /// <summary>A send of so many bytes might make this thread, which is not the connection's own, wait for a client that leaves unread what it was sent.</summary>
+    public bool MightWait(int bytes) => Environment.CurrentManagedThreadId != _thread && (bytes > limits.ChunkBytesMax || !HasRoom());
 
     /// <summary>Ends the connection from another thread.</summary>
     public void Close()
@@ -228,7 +231,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     /// </summary>
     private void FlushLast()
     {
-        if (Environment.CurrentManagedThreadId == _thread || HasRoom()) EndCall();
+        if (!MightWait(_writer.Packets.Length)) EndCall();
         else ThreadPool.UnsafeQueueUserWorkItem(static connection => connection.EndCallLater(), this, preferLocal: false);
     }
 
@@ -245,7 +248,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         if (_isStopping) Close();
     }
 
-    /// <summary>A send would not have to wait: the kernel says so while three quarters of a socket's buffer are free.</summary>
+    /// <summary>The kernel says so while three quarters of a socket's buffer are free.</summary>
     private bool HasRoom()
     {
         try

@@ -58,14 +58,15 @@ internal abstract class LocalCall : IDisposable
         if (end.Status.StatusCode != StatusCode.OK) throw new RpcException(end.Status, end.Trailers);
     }
 
-    /// <summary>The connection broke: what the call's user is to be told.</summary>
-    protected RpcException Break(RpcException cause)
+    /// <summary>The connection broke, or brought what is no answer: what the call's user is to be told.</summary>
+    protected RpcException Break(Exception cause)
     {
         StopWatching();
         Connection.Dispose();
         var status = _isCancelled || _options.CancellationToken.IsCancellationRequested ? new Status(StatusCode.Cancelled, "the call was cancelled")
             : _deadline is { IsCancellationRequested: true } ? new Status(StatusCode.DeadlineExceeded, "the deadline passed")
-            : cause.Status;
+            : cause is RpcException refusal ? refusal.Status
+            : new Status(StatusCode.Internal, cause.Message, cause);
         _end ??= (status, Metadata.Empty);
         return new RpcException(status);
     }
@@ -103,7 +104,7 @@ internal sealed class LocalUnaryCall<TRequest, TResponse>(
             End();
             return response ?? throw new RpcException(new Status(StatusCode.Internal, "the daemon answered nothing"));
         }
-        catch (RpcException exception) when (!HasEnded)
+        catch (Exception exception) when (!HasEnded)
         {
             throw Break(exception);
         }
@@ -176,7 +177,7 @@ internal sealed class LocalDuplexCall<TRequest, TResponse> : LocalCall, IClientS
             Connection.Dispose();
             return false;
         }
-        catch (RpcException exception) when (!HasEnded)
+        catch (Exception exception) when (!HasEnded)
         {
             throw Break(exception);
         }

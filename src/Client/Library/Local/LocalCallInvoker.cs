@@ -20,7 +20,8 @@ internal sealed class LocalCallInvoker(CallInvoker remote, string path) : CallIn
     /// <summary>Idle connections kept: each is a thread of the daemon's that sleeps.</summary>
     private const int IdleMax = 4;
 
-    private readonly ConcurrentQueue<LocalConnection> _idle = new();
+    /// <summary>The latest used first: its thread in the daemon is the warmest.</summary>
+    private readonly ConcurrentStack<LocalConnection> _idle = new();
     private volatile bool _isDisposed;
 
     public override TResponse BlockingUnaryCall<TRequest, TResponse>(
@@ -60,7 +61,7 @@ internal sealed class LocalCallInvoker(CallInvoker remote, string path) : CallIn
     public void Dispose()
     {
         _isDisposed = true;
-        while (_idle.TryDequeue(out var connection)) connection.Dispose();
+        while (_idle.TryPop(out var connection)) connection.Dispose();
     }
 
     /// <summary>What a frame costs between a driver and an application. The rest is seldom, or better off with HTTP/2's flow control.</summary>
@@ -71,7 +72,7 @@ internal sealed class LocalCallInvoker(CallInvoker remote, string path) : CallIn
     private LocalConnection? TryConnect()
     {
         ObjectDisposedException.ThrowIf(_isDisposed, this);
-        while (_idle.TryDequeue(out var idle))
+        while (_idle.TryPop(out var idle))
         {
             if (idle.IsAlive) return idle;
             idle.Dispose();
@@ -95,7 +96,7 @@ internal sealed class LocalCallInvoker(CallInvoker remote, string path) : CallIn
     private void Keep(LocalConnection connection)
     {
         if (_idle.Count >= IdleMax) connection.Dispose();
-        else _idle.Enqueue(connection);
+        else _idle.Push(connection);
         // Disposed meanwhile, perhaps.
         if (_isDisposed) Dispose();
     }
