@@ -58,6 +58,7 @@ internal sealed class DaemonProcess : IAsyncDisposable
         if (!_process.HasExited) _process.Kill();
         await _process.WaitForExitAsync();
         _process.Dispose();
-        File.Delete(Socket);
+        // One that was killed could not do so itself.
+        foreach (var suffix in new[] { "", ".attach", ".calls" }) File.Delete(Socket + suffix);
     }
 }
