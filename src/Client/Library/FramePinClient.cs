@@ -1,6 +1,7 @@
 using System.Net.Sockets;
 using FramePin.Client.Local;
 using FramePin.V1;
+using FramePin.V1.Local;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
 using Grpc.Net.Client;
@@ -79,7 +80,7 @@ public sealed class FramePinClient : IDisposable
         {
             var path = endpoint[unix.Length..];
             address = "http://localhost";
-            if (isLocal) localPath = path + LocalCallInvoker.Suffix;
+            if (isLocal) localPath = LocalSocket.PathFor(path);
             handler.ConnectCallback = async (_, cancelled) =>
             {
                 var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);

@@ -142,7 +142,7 @@ internal sealed class LocalDuplexCall<TRequest, TResponse>(
     public Task WriteAsync(TResponse message, CancellationToken cancellationToken)
     {
         if (cancellationToken.IsCancellationRequested) return Task.FromCanceled(cancellationToken);
-        if (Connection.MightWait((message as IMessage)?.CalculateSize() ?? 0)) return Task.Run(() => Send(message), CancellationToken.None);
+        if (!Connection.IsOwnThread && Connection.MightWait((message as IMessage)?.CalculateSize() ?? 0)) return Task.Run(() => Send(message), CancellationToken.None);
         try
         {
             Send(message);

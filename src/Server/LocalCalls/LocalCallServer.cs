@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using System.Net.Sockets;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
+using FramePin.V1.Local;
 
 namespace FramePin.Server.LocalCalls;
 
@@ -12,9 +13,6 @@ namespace FramePin.Server.LocalCalls;
 /// </summary>
 internal sealed partial class LocalCallServer(DaemonOptions options, LocalMethods methods, TimeProvider time, ILogger<LocalCallServer> log) : BackgroundService
 {
-    /// <summary>What the path of a gRPC socket has behind it.</summary>
-    public const string Suffix = ".calls";
-
     private const int StackBytes = 1 << 20;
 
     /// <summary>How long nobody is let in when descriptors or threads have run out.</summary>
@@ -25,7 +23,7 @@ internal sealed partial class LocalCallServer(DaemonOptions options, LocalMethod
 
     public override async Task StartAsync(CancellationToken cancellationToken)
     {
-        if (options.SocketPath is { } path) _listener = Listen(path + Suffix);
+        if (options.SocketPath is { } path) _listener = Listen(LocalSocket.PathFor(path));
         await base.StartAsync(cancellationToken).ConfigureAwait(false);
     }
 
@@ -52,7 +50,7 @@ internal sealed partial class LocalCallServer(DaemonOptions options, LocalMethod
         }
         finally
         {
-            File.Delete(options.SocketPath + Suffix);
+            File.Delete(LocalSocket.PathFor(options.SocketPath!));
         }
     }
 

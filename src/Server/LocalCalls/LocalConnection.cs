@@ -54,8 +54,11 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         }
     }
 
-    /// <summary>A send of so many bytes might make this thread, which is not the connection's own, wait for a client that leaves unread what it was sent.</summary>
-    public bool MightWait(int bytes) => Environment.CurrentManagedThreadId != _thread && (bytes > limits.ChunkBytesMax || !HasRoom());
+    /// <summary>This thread is the one that reads: if it waits for its client, nobody else does.</summary>
+    public bool IsOwnThread => Environment.CurrentManagedThreadId == _thread;
+
+    /// <summary>A send of so many bytes might have to wait for a client that leaves unread what it was sent.</summary>
+    public bool MightWait(int bytes) => bytes > limits.ChunkBytesMax || !HasRoom();
 
     /// <summary>Ends the connection from another thread.</summary>
     public void Close()
@@ -231,7 +234,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     /// </summary>
     private void FlushLast()
     {
-        if (!MightWait(_writer.Packets.Length)) EndCall();
+        if (IsOwnThread || !MightWait(_writer.Packets.Length)) EndCall();
         else ThreadPool.UnsafeQueueUserWorkItem(static connection => connection.EndCallLater(), this, preferLocal: false);
     }
 

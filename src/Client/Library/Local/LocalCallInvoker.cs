@@ -14,9 +14,6 @@ namespace FramePin.Client.Local;
 /// <param name="path">The daemon's socket for local calls.</param>
 internal sealed class LocalCallInvoker(CallInvoker remote, string path) : CallInvoker, IDisposable
 {
-    /// <summary>What the path of a gRPC socket has behind it.</summary>
-    public const string Suffix = ".calls";
-
     /// <summary>Idle connections kept: each is a thread of the daemon's that sleeps.</summary>
     private const int IdleMax = 4;
 
