@@ -2,6 +2,7 @@ using System.Diagnostics;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
 using FramePin.Core.Syscalls;

@@ -2,6 +2,7 @@ using FramePin.Conformance.Matrix;
 using FramePin.Conformance.Scripts;
 using FramePin.Core.Abi;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using Xunit;
 
 namespace FramePin.Tests.Conformance;

@@ -1,5 +1,6 @@
 using System.Globalization;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using Xunit;
 
 namespace FramePin.Tests.Simulation;

@@ -27,7 +27,7 @@ internal sealed class Simulator : IDisposable
     private readonly HashSet<FrameVector> _written = [];
     private int _names;
 
-    public Simulator(int seed, Core.Faults.Mutant mutant = Core.Faults.Mutant.None)
+    public Simulator(int seed, Core.Kernel.Mutant mutant = Core.Kernel.Mutant.None)
     {
         _random = new Random(seed);
         _machine = new Machine("sim", new MachineOptions { Profile = KernelProfile.Recorded, Memory = 8UL << 20, Swap = 1UL << 20 });

@@ -4,6 +4,7 @@ using System.Text.RegularExpressions;
 using FramePin.Conformance.Scripts;
 using FramePin.Core.Abi;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 
 namespace FramePin.Conformance;
 

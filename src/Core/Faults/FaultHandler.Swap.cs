@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Frames;
+using FramePin.Core.Kernel;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
 
@@ -13,17 +14,17 @@ internal static partial class FaultHandler
     /// Maps the page that a swap entry stands for: the cached one, or a fresh one, which skips the cache where only this entry names the
     /// slot. Exclusive is what the entry says, what was just read for it alone, and what nobody else holds.
     /// </summary>
-    private static VmFault SwapIn(MmContext mm, in FaultRequest request, LeafSlot slot)
+    private static VmFault SwapIn(KernelState kernel, in FaultRequest request, LeafSlot slot)
     {
-        var (space, vma, swap) = (request.Space, request.Vma, mm.Swap!);
-        var frames = mm.Memory.Frames;
+        var (space, vma, swap) = (request.Space, request.Vma, kernel.Swap!);
+        var frames = kernel.Memory.Frames;
         ref var entry = ref space.PageTable[slot];
         var old = entry;
         var number = Pte.SlotOf(old);
         var isExclusive = (old & Pte.Exclusive) != 0;
         var cached = swap.Cached(number);
         if (cached is { } found && (frames[found].Flags & FrameFlags.HwPoison) != 0) return VmFault.HwPoison;
-        if ((cached ?? mm.AllocatePage(space, request.Address & PageGeometry.PageMask, request.Context, FrameFlags.Anon)) is not { } pfn)
+        if ((cached ?? kernel.AllocatePage(space, request.Address & PageGeometry.PageMask, request.Context, FrameFlags.Anon)) is not { } pfn)
             return VmFault.Oom;
         if (cached is not null) frames.AddRefs(pfn, 1);
         else
@@ -32,7 +33,7 @@ internal static partial class FaultHandler
             if (swap.Count(number) == 1)
             {
                 isExclusive = true;
-                mm.Memory.MarkDirty(pfn);
+                kernel.Memory.MarkDirty(pfn);
             }
             else
             {
@@ -41,18 +42,18 @@ internal static partial class FaultHandler
         }
 
         swap.Free(number);
-        if (ShouldDropCache(mm, request, pfn)) swap.TryDropCache(pfn);
+        if (ShouldDropCache(kernel, request, pfn)) swap.TryDropCache(pfn);
         isExclusive |= frames.RefCount(pfn) == 1;
         var bits = Pte.Anon | Pte.Accessed | (old & (Pte.UffdWp | Pte.SoftDirty));
-        var isWatched = (vma.Has(VmFlags.UffdWp) && (old & Pte.UffdWp) != 0) || (Mapping.WatchesStores(mm, vma) && (old & Pte.SoftDirty) == 0);
+        var isWatched = (vma.Has(VmFlags.UffdWp) && (old & Pte.UffdWp) != 0) || (Mapping.WatchesStores(kernel, vma) && (old & Pte.SoftDirty) == 0);
         bits |= Mapping.AccessBits(vma, isExclusive && !isWatched) | (isExclusive ? Pte.Exclusive : 0);
         var isWritten = request.IsWrite && (bits & Pte.Write) != 0;
-        entry = Pte.Leaf(pfn, bits | (isWritten ? Pte.Dirty | mm.SoftDirty : 0));
+        entry = Pte.Leaf(pfn, bits | (isWritten ? Pte.Dirty | kernel.SoftDirty : 0));
         frames[pfn].MapCount++;
-        Mlock.Mapped(mm, vma, pfn);
+        Mlock.Mapped(kernel, vma, pfn);
         if (request.IsWrite && !isWritten)
         {
-            var result = WriteProtected(mm, request, slot);
+            var result = WriteProtected(kernel, request, slot);
             if ((result & VmFault.ErrorMask) != 0) return result;
         }
 
@@ -60,11 +61,11 @@ internal static partial class FaultHandler
     }
 
     /// <summary>should_try_to_free_swap: for a writer that would be alone, for locked memory, and where swap is short.</summary>
-    private static bool ShouldDropCache(MmContext mm, in FaultRequest request, Pfn pfn)
+    private static bool ShouldDropCache(KernelState kernel, in FaultRequest request, Pfn pfn)
     {
-        var info = mm.Memory.Frames[pfn];
+        var info = kernel.Memory.Frames[pfn];
         if ((info.Flags & FrameFlags.SwapCache) == 0) return false;
-        if (mm.Swap!.IsHalfFull || request.Vma.Has(VmFlags.Locked) || (info.Flags & FrameFlags.Mlocked) != 0) return true;
-        return request.IsWrite && mm.Memory.Frames.RefCount(pfn) == 2;
+        if (kernel.Swap!.IsHalfFull || request.Vma.Has(VmFlags.Locked) || (info.Flags & FrameFlags.Mlocked) != 0) return true;
+        return request.IsWrite && kernel.Memory.Frames.RefCount(pfn) == 2;
     }
 }

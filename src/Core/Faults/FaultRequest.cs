@@ -17,5 +17,8 @@ internal readonly record struct FaultRequest(
 
     public bool IsUnshare => (Flags & FaultFlags.Unshare) != 0;
 
+    /// <summary>The fault asks for a page that may be stored to: a store, or the unsharing for a pin.</summary>
+    public bool WantsOwnPage => IsWrite || IsUnshare;
+
     public bool MayRetry => (Flags & FaultFlags.AllowRetry) != 0;
 }

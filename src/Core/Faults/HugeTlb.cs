@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Frames;
+using FramePin.Core.Kernel;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
 
@@ -9,20 +10,8 @@ namespace FramePin.Core.Faults;
 /// <summary>Faults and references of hugetlb pages (mm/hugetlb.c). Under the turn.</summary>
 internal static class HugeTlb
 {
-    /// <summary>A huge page whose last reference is gone goes back to its pool.</summary>
-    public static void ReturnToPool(MmContext mm, Pfn head)
-    {
-        var info = mm.Memory.Frames[head];
-        info.Flags &= ~(FrameFlags.Anon | FrameFlags.InCache | FrameFlags.Dirty | FrameFlags.Referenced | FrameFlags.PendingFree);
-        info.MapCount = 0;
-        info.FileId = 0;
-        info.Index = 0;
-        mm.Memory.Frames.ClearCount(head);
-        mm.HugePools[info.Order].Free.Push(head);
-    }
-
     /// <summary>hugetlb_fault: missing pages come from the file or the pool, private writes copy.</summary>
-    public static VmFault Handle(MmContext mm, in FaultRequest request)
+    public static VmFault Handle(KernelState kernel, in FaultRequest request)
     {
         var vma = request.Vma;
         var order = vma.HugeOrder;
@@ -33,13 +22,13 @@ internal static class HugeTlb
         if (!slot.Exists) return VmFault.Oom;
         var entry = table[slot];
         if ((entry & Pte.Marker) != 0) return entry == Pte.GuardMarker ? VmFault.SigSegv : VmFault.HwPoisonLarge;
-        if (!Pte.IsMapped(entry)) return NoPage(mm, request, address, slot);
-        if (request.IsWrite && (entry & Pte.Write) == 0) return WriteProtected(mm, request, address, slot);
-        if (request.IsUnshare && !Pte.Has(entry, Pte.Exclusive)) return WriteProtected(mm, request, address, slot);
+        if (!Pte.IsMapped(entry)) return NoPage(kernel, request, address, slot);
+        if (request.IsWrite && (entry & Pte.Write) == 0) return WriteProtected(kernel, request, address, slot);
+        if (request.IsUnshare && !Pte.Has(entry, Pte.Exclusive)) return WriteProtected(kernel, request, address, slot);
         return VmFault.None;
     }
 
-    private static VmFault NoPage(MmContext mm, in FaultRequest request, ulong address, LeafSlot slot)
+    private static VmFault NoPage(KernelState kernel, in FaultRequest request, ulong address, LeafSlot slot)
     {
         var vma = request.Vma;
         var file = vma.File!;
@@ -48,35 +37,35 @@ internal static class HugeTlb
         var isShared = vma.Has(VmFlags.MayShare);
         var head = file.Lookup(index);
         if (head is null && vma.Has(VmFlags.UffdMissing)) return VmFault.SigBus;
-        if (head is null && !isShared) return NewAnon(mm, request, slot, null);
+        if (head is null && !isShared) return NewAnon(kernel, request, slot, null);
         if (head is null)
         {
-            head = Take(mm, vma, file.ReservedHugePages > 0, () => file.ReservedHugePages--);
+            head = Take(kernel, vma, file.ReservedHugePages > 0, () => file.ReservedHugePages--);
             if (head is null) return VmFault.SigBus;
             if (!file.Insert(index, head.Value))
             {
-                mm.Memory.Put(head.Value);
+                kernel.Memory.Put(head.Value);
                 return VmFault.Oom;
             }
         }
 
-        if (!isShared && request.IsWrite) return NewAnon(mm, request, slot, head);
-        mm.Memory.Frames.AddRefs(head.Value, 1);
-        mm.Memory.Frames[head.Value].MapCount++;
+        if (!isShared && request.IsWrite) return NewAnon(kernel, request, slot, head);
+        kernel.Memory.Frames.AddRefs(head.Value, 1);
+        kernel.Memory.Frames[head.Value].MapCount++;
         var bits = Pte.Huge | Pte.Accessed | Mapping.AccessBits(vma, isShared);
         request.Space.PageTable[slot] = Pte.Leaf(head.Value, bits | (request.IsWrite ? Pte.Dirty : 0));
         return VmFault.NoPage;
     }
 
-    private static VmFault NewAnon(MmContext mm, in FaultRequest request, LeafSlot slot, Pfn? source)
+    private static VmFault NewAnon(KernelState kernel, in FaultRequest request, LeafSlot slot, Pfn? source)
     {
         var vma = request.Vma;
         var file = vma.File!;
-        var fresh = Take(mm, vma, file.ReservedHugePages > 0 && vma.OwnsHugeReserve, () => file.ReservedHugePages--);
+        var fresh = Take(kernel, vma, file.ReservedHugePages > 0 && vma.OwnsHugeReserve, () => file.ReservedHugePages--);
         if (fresh is not { } head) return VmFault.SigBus;
-        if (source is { } from) CopyHuge(mm, from, head, vma.HugeOrder);
-        FaultHandler.PrepareAnonVma(mm, request.Space, vma);
-        var info = mm.Memory.Frames[head];
+        if (source is { } from) CopyHuge(kernel, from, head, vma.HugeOrder);
+        FaultHandler.PrepareAnonVma(kernel, request.Space, vma);
+        var info = kernel.Memory.Frames[head];
         info.Flags |= FrameFlags.Anon;
         info.MapCount = 1;
         var bits = Pte.Huge | Pte.Anon | Pte.Exclusive | Pte.Accessed | Pte.Dirty
@@ -85,7 +74,7 @@ internal static class HugeTlb
         return VmFault.NoPage;
     }
 
-    private static VmFault WriteProtected(MmContext mm, in FaultRequest request, ulong address, LeafSlot slot)
+    private static VmFault WriteProtected(KernelState kernel, in FaultRequest request, ulong address, LeafSlot slot)
     {
         var vma = request.Vma;
         ref var entry = ref request.Space.PageTable[slot];
@@ -98,7 +87,7 @@ internal static class HugeTlb
 
         var isAnon = (entry & Pte.Anon) != 0;
         // hugetlb_wp asks only who maps the page: references such as a pipe's do not count here.
-        var isOwn = Pte.Has(entry, Pte.Exclusive) || (isAnon && mm.Memory.Frames[head].MapCount == 1);
+        var isOwn = Pte.Has(entry, Pte.Exclusive) || (isAnon && kernel.Memory.Frames[head].MapCount == 1);
         if (isOwn)
         {
             entry |= Pte.Exclusive | Pte.Dirty | Mapping.AccessBits(vma, !request.IsUnshare);
@@ -106,15 +95,15 @@ internal static class HugeTlb
         }
 
         var old = entry;
-        var result = NewAnon(mm, request, slot, head);
+        var result = NewAnon(kernel, request, slot, head);
         if ((result & VmFault.ErrorMask) == 0)
         {
-            Mapping.Release(mm, request.Space, vma, old);
+            Mapping.Release(kernel, request.Space, vma, old);
         }
         else if (isAnon && vma.OwnsHugeReserve)
         {
-            TakeFromForks(mm, request.Space, vma, address, head);
-            if (mm.Memory.Frames[head].MapCount == 1) return WriteProtected(mm, request, address, slot);
+            TakeFromForks(kernel, request.Space, vma, address, head);
+            if (kernel.Memory.Frames[head].MapCount == 1) return WriteProtected(kernel, request, address, slot);
         }
 
         return result;
@@ -124,10 +113,10 @@ internal static class HugeTlb
     /// unmap_ref_private: when the pool is empty, the owner of a private mapping keeps its page and whoever shares it by fork
     /// loses it, to end with SIGBUS.
     /// </summary>
-    private static void TakeFromForks(MmContext mm, AddressSpace owner, Vma vma, ulong address, Pfn head)
+    private static void TakeFromForks(KernelState kernel, AddressSpace owner, Vma vma, ulong address, Pfn head)
     {
         var index = vma.IndexOf(address);
-        foreach (var space in mm.Spaces)
+        foreach (var space in kernel.Spaces)
         {
             if (space == owner) continue;
             foreach (var other in space.Vmas.All)
@@ -138,23 +127,23 @@ internal static class HugeTlb
                 var entry = space.PageTable.Read(at);
                 if (!Pte.IsMapped(entry) || Pte.PfnOf(entry) != head) continue;
                 other.LostHugePage = true;
-                Mapping.Zap(mm, space, other, at, at + (PageGeometry.PageSize << vma.HugeOrder));
+                Mapping.Zap(kernel, space, other, at, at + (PageGeometry.PageSize << vma.HugeOrder));
             }
         }
     }
 
-    private static Pfn? Take(MmContext mm, Vma vma, bool fromReserve, Action taken)
+    private static Pfn? Take(KernelState kernel, Vma vma, bool fromReserve, Action taken)
     {
-        var head = mm.TakeHuge(vma.HugeOrder, fromReserve);
+        var head = kernel.TakeHuge(vma.HugeOrder, fromReserve);
         if (head is not null && fromReserve) taken();
         return head;
     }
 
     /// <summary>Copies a whole huge page, 2 MiB at a time.</summary>
-    public static void CopyHuge(MmContext mm, Pfn from, Pfn to, int order)
+    public static void CopyHuge(KernelState kernel, Pfn from, Pfn to, int order)
     {
         const ulong step = 1UL << PageGeometry.PmdOrder;
         for (var i = 0UL; i < 1UL << order; i += step)
-            mm.Memory.Bytes.Of(from + i, step).CopyTo(mm.Memory.Bytes.Of(to + i, step));
+            kernel.Memory.Bytes.Of(from + i, step).CopyTo(kernel.Memory.Bytes.Of(to + i, step));
     }
 }

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Frames;
+using FramePin.Core.Kernel;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
 
@@ -15,43 +16,43 @@ internal static class LargeFolio
     /// map it, and is freed where none does. False, and nothing done but that huge leaves may have become small: somebody holds it
     /// otherwise (can_split_folio), or no table is left.
     /// </summary>
-    /// <param name="mm">The machine's memory.</param>
+    /// <param name="kernel">The machine's memory.</param>
     /// <param name="head">First frame of the folio.</param>
     /// <param name="dropsZeroes">
     /// Frames that hold nothing but zeroes give way to the zero page, as whenever a folio is split for the sake of a part of it
     /// (try_to_map_unused_to_zeropage).
     /// </param>
-    public static bool Split(MmContext mm, Pfn head, bool dropsZeroes)
+    public static bool Split(KernelState kernel, Pfn head, bool dropsZeroes)
     {
-        var frames = mm.Memory.Frames;
+        var frames = kernel.Memory.Frames;
         if ((frames[head].Flags & FrameFlags.Anon) == 0 || frames.RefCount(head) != frames[head].MapCount) return false;
-        foreach (var (space, address) in Leaves(mm, head))
+        foreach (var (space, address) in Leaves(kernel, head))
         {
             var slot = space.PageTable.Find(address);
             // Taken away to be split, each leaf gives up the lock of its area; what comes back takes it again (try_to_migrate_one).
-            if (slot.Order == 0) Mlock.Unmapped(mm, space.Vmas.Find(address), head);
-            else if (!Mapping.SplitLeaf(mm, space, address, slot)) return false;
+            if (slot.Order == 0) Mlock.Unmapped(kernel, space.Vmas.Find(address), head);
+            else if (!Mapping.SplitLeaf(kernel, space, address, slot)) return false;
         }
 
         var order = frames.OrderOf(head);
         var maps = new int[1 << order];
         var locks = new ushort[1 << order];
-        var mayDrop = dropsZeroes && mm.UsesZeroPage && mm.Profile.SplitDropsZeroes && !Mlock.IsLocked(mm, head);
-        var leaves = Leaves(mm, head);
+        var mayDrop = dropsZeroes && kernel.UsesZeroPage && kernel.Profile.SplitDropsZeroes && !Mlock.IsLocked(kernel, head);
+        var leaves = Leaves(kernel, head);
         Debug.Assert(leaves.Count == frames[head].MapCount, "an entry of the folio was not found");
         foreach (var (space, address) in leaves)
         {
             ref var entry = ref space.PageTable[space.PageTable.Find(address)];
             // One page that was stored to makes the whole folio dirty (try_to_migrate_one), and so each page that comes of it.
-            if ((entry & Pte.Dirty) != 0) mm.Memory.MarkDirty(head);
+            if ((entry & Pte.Dirty) != 0) kernel.Memory.MarkDirty(head);
             var pfn = Pte.PfnOf(entry);
             var vma = space.Vmas.Find(address)!;
             var isDropped = mayDrop && !vma.Has(VmFlags.Locked) && (frames[pfn].Flags & FrameFlags.HwPoison) == 0
-                && !mm.Memory.Bytes.Of(pfn).ContainsAnyExcept((byte)0);
+                && !kernel.Memory.Bytes.Of(pfn).ContainsAnyExcept((byte)0);
             if (isDropped)
             {
                 var kept = entry & (Pte.UffdWp | Pte.SoftDirty);
-                entry = Pte.Leaf(mm.Memory.ZeroPage, Pte.Special | Pte.Accessed | Mapping.AccessBits(vma, false) | kept);
+                entry = Pte.Leaf(kernel.Memory.ZeroPage, Pte.Special | Pte.Accessed | Mapping.AccessBits(vma, false) | kept);
                 continue;
             }
 
@@ -73,7 +74,7 @@ internal static class LargeFolio
             if (locks[i] > 0) info.Flags |= FrameFlags.Mlocked;
             frames.InitCount(pfn);
             if (maps[i] > 0) frames.AddRefs(pfn, maps[i] - 1);
-            else mm.Memory.Put(pfn);
+            else kernel.Memory.Put(pfn);
         }
 
         return true;
@@ -83,10 +84,10 @@ internal static class LargeFolio
     /// folio_maybe_mapped_shared: more than one entry maps a small folio, or more than one address space a part of a large one. Of these
     /// only two are remembered, so that a third one that stays when they are gone does not know that it is alone.
     /// </summary>
-    public static bool IsMappedShared(MmContext mm, Pfn head)
+    public static bool IsMappedShared(KernelState kernel, Pfn head)
     {
-        var info = mm.Memory.Frames[head];
-        if (info.MapCount <= 1 || mm.Memory.Frames.OrderOf(head) == 0) return info.MapCount > 1;
+        var info = kernel.Memory.Frames[head];
+        if (info.MapCount <= 1 || kernel.Memory.Frames.OrderOf(head) == 0) return info.MapCount > 1;
         return (info.Flags & FrameFlags.MappedShared) != 0;
     }
 
@@ -94,12 +95,12 @@ internal static class LargeFolio
     /// Counts entries of <paramref name="space"/> that map a folio from now on, and for a large anonymous one who maps it
     /// (include/linux/rmap.h: folio_add_return_large_mapcount).
     /// </summary>
-    public static void AddMaps(MmContext mm, AddressSpace space, Pfn head, int count)
+    public static void AddMaps(KernelState kernel, AddressSpace space, Pfn head, int count)
     {
-        var info = mm.Memory.Frames[head];
+        var info = kernel.Memory.Frames[head];
         info.MapCount += count;
         if (!RemembersSpaces(info)) return;
-        var users = new Users(mm.Memory.Frames[head + 1]);
+        var users = new Users(kernel.Memory.Frames[head + 1]);
         if (users.First == space.Id) users.FirstCount += count;
         else if (users.Second == space.Id) users.SecondCount += count;
         else if (users.First == 0)
@@ -115,12 +116,12 @@ internal static class LargeFolio
     }
 
     /// <summary>The reverse (folio_sub_return_large_mapcount). Entries that were made while both places were taken may be counted against another.</summary>
-    public static void RemoveMaps(MmContext mm, AddressSpace space, Pfn head, int count)
+    public static void RemoveMaps(KernelState kernel, AddressSpace space, Pfn head, int count)
     {
-        var info = mm.Memory.Frames[head];
+        var info = kernel.Memory.Frames[head];
         info.MapCount -= count;
         if (!RemembersSpaces(info)) return;
-        var users = new Users(mm.Memory.Frames[head + 1]);
+        var users = new Users(kernel.Memory.Frames[head + 1]);
         if (users.First == space.Id)
         {
             if (users.FirstCount > count)
@@ -197,19 +198,19 @@ internal static class LargeFolio
         }
     }
 
-    private static bool Maps(MmContext mm, ulong entry, Pfn head) =>
-        Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && mm.Memory.Frames.HeadOf(Pte.PfnOf(entry)) == head;
+    private static bool Maps(KernelState kernel, ulong entry, Pfn head) =>
+        Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && kernel.Memory.Frames.HeadOf(Pte.PfnOf(entry)) == head;
 
-    private static List<(AddressSpace Space, ulong Address)> Leaves(MmContext mm, Pfn head)
+    private static List<(AddressSpace Space, ulong Address)> Leaves(KernelState kernel, Pfn head)
     {
         var found = new List<(AddressSpace, ulong)>();
-        var left = mm.Memory.Frames[head].MapCount;
-        foreach (var space in mm.Spaces)
+        var left = kernel.Memory.Frames[head].MapCount;
+        foreach (var space in kernel.Spaces)
         {
             var address = 0UL;
             while (left > 0 && space.PageTable.Next(ref address, PageGeometry.TaskSize, out var slot))
             {
-                if (Maps(mm, space.PageTable[slot], head))
+                if (Maps(kernel, space.PageTable[slot], head))
                 {
                     found.Add((space, address));
                     left--;

@@ -1,5 +1,6 @@
 using FramePin.Core.Addressing;
 using FramePin.Core.Frames;
+using FramePin.Core.Kernel;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
 
@@ -12,9 +13,9 @@ internal static class Migration
     /// The folio's references are its mappings and its cache, all of which can be changed: nobody uses it besides (row 34), it is no
     /// device's and not broken.
     /// </summary>
-    public static bool IsMovable(MmContext mm, Pfn head)
+    public static bool IsMovable(KernelState kernel, Pfn head)
     {
-        var frames = mm.Memory.Frames;
+        var frames = kernel.Memory.Frames;
         var info = frames[head];
         if ((info.Flags & (FrameFlags.HwPoison | FrameFlags.Device)) != 0) return false;
         return frames.RefCount(head) == info.MapCount + ((info.Flags & (FrameFlags.InCache | FrameFlags.SwapCache)) != 0 ? 1 : 0);
@@ -24,19 +25,19 @@ internal static class Migration
     /// Moves the movable folio at <paramref name="head"/> to <paramref name="fresh"/>, which has one reference. False, and nothing done,
     /// when a mapping cannot be found.
     /// </summary>
-    /// <param name="mm">The machine's memory.</param>
+    /// <param name="kernel">The machine's memory.</param>
     /// <param name="head">Where the folio is.</param>
     /// <param name="fresh">Allocated for it, of the same size; the caller frees it on false.</param>
     /// <param name="space">An address space that may map it, looked at first; null for none.</param>
     /// <param name="address">Where it may map it.</param>
-    public static bool Move(MmContext mm, Pfn head, Pfn fresh, AddressSpace? space = null, ulong address = 0)
+    public static bool Move(KernelState kernel, Pfn head, Pfn fresh, AddressSpace? space = null, ulong address = 0)
     {
-        var frames = mm.Memory.Frames;
+        var frames = kernel.Memory.Frames;
         var info = frames[head];
-        var mappings = FindMappings(mm, space, head, address, info.MapCount);
+        var mappings = FindMappings(kernel, space, head, address, info.MapCount);
         if (mappings.Count != info.MapCount) return false;
         var size = 1UL << frames.OrderOf(head);
-        mm.Memory.Bytes.Of(head, size).CopyTo(mm.Memory.Bytes.Of(fresh, size));
+        kernel.Memory.Bytes.Of(head, size).CopyTo(kernel.Memory.Bytes.Of(fresh, size));
         frames[fresh].Flags |= info.Flags & (FrameFlags.Anon | FrameFlags.Dirty | FrameFlags.Referenced | FrameFlags.Secret | FrameFlags.LazyFree);
         var inSwapCache = (info.Flags & FrameFlags.SwapCache) != 0;
         var inCache = (info.Flags & FrameFlags.InCache) != 0;
@@ -45,47 +46,47 @@ internal static class Migration
             var slot = owner.PageTable.Find(at);
             ref var entry = ref owner.PageTable[slot];
             // An entry that was stored through makes the folio dirty when it is taken away (try_to_migrate_one).
-            if ((entry & Pte.Dirty) != 0) mm.Memory.MarkDirty(fresh);
+            if ((entry & Pte.Dirty) != 0) kernel.Memory.MarkDirty(fresh);
             var offset = Pte.PfnOf(entry).Value - head.Value;
             entry = (entry & ~Pte.PfnMask) | ((fresh.Value + offset) << Pte.PfnShift);
             frames.AddRefs(fresh, 1);
-            LargeFolio.AddMaps(mm, owner, fresh, 1);
-            LargeFolio.RemoveMaps(mm, owner, head, 1);
-            if (owner.Vmas.Find(at) is { } vma) Mlock.Mapped(mm, vma, fresh);
-            if (info.MapCount > 0 || inCache || inSwapCache) mm.Memory.Put(head);
+            LargeFolio.AddMaps(kernel, owner, fresh, 1);
+            LargeFolio.RemoveMaps(kernel, owner, head, 1);
+            if (owner.Vmas.Find(at) is { } vma) Mlock.Mapped(kernel, vma, fresh);
+            if (info.MapCount > 0 || inCache || inSwapCache) kernel.Memory.Put(head);
         }
 
         // The fresh folio's own first reference is the cache's, or is dropped now that the mappings hold theirs.
-        if (inCache) mm.Files[info.FileId].Replace(info.Index, fresh);
+        if (inCache) kernel.Files[info.FileId].Replace(info.Index, fresh);
         else if (inSwapCache)
         {
-            mm.Swap!.Replace(head, fresh);
-            mm.Memory.Put(fresh);
+            kernel.Swap!.Replace(head, fresh);
+            kernel.Memory.Put(fresh);
         }
         else
         {
-            mm.Memory.Put(head);
-            mm.Memory.Put(fresh);
+            kernel.Memory.Put(head);
+            kernel.Memory.Put(fresh);
         }
 
-        mm.MigrationCount++;
+        kernel.MigrationCount++;
         return true;
     }
 
     /// <summary>Every entry that maps the folio: the one at hand first, then, if there are more, all address spaces.</summary>
     private static List<(AddressSpace Space, ulong Address)> FindMappings(
-        MmContext mm, AddressSpace? space, Pfn head, ulong address, int expected)
+        KernelState kernel, AddressSpace? space, Pfn head, ulong address, int expected)
     {
         var found = new List<(AddressSpace, ulong)>();
         if (expected == 1 && space is { Exited: false } && space.PageTable.Find(address) is { Exists: true } slot
-            && Maps(mm, space.PageTable[slot], head))
+            && Maps(kernel, space.PageTable[slot], head))
             return [(space, address)];
-        foreach (var candidate in mm.Spaces)
+        foreach (var candidate in kernel.Spaces)
         {
             var at = 0UL;
             while (found.Count < expected && candidate.PageTable.Next(ref at, PageGeometry.TaskSize, out var leaf))
             {
-                if (Maps(mm, candidate.PageTable[leaf], head)) found.Add((candidate, at));
+                if (Maps(kernel, candidate.PageTable[leaf], head)) found.Add((candidate, at));
                 at = PageGeometry.AlignDown(at, leaf.Size) + leaf.Size;
             }
         }
@@ -93,8 +94,8 @@ internal static class Migration
         return found;
     }
 
-    private static bool Maps(MmContext mm, ulong entry, Pfn head) =>
-        Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && mm.Memory.Frames.HeadOf(Pte.PfnOf(entry)) == head;
+    private static bool Maps(KernelState kernel, ulong entry, Pfn head) =>
+        Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && kernel.Memory.Frames.HeadOf(Pte.PfnOf(entry)) == head;
 }
 
 /// <summary>
@@ -104,9 +105,9 @@ internal static class Migration
 internal static class Compaction
 {
     /// <summary>Compacts both zones; the folios moved.</summary>
-    public static long Run(MmContext mm) => Run(mm, mm.Memory.Normal) + Run(mm, mm.Memory.Movable);
+    public static long Run(KernelState kernel) => Run(kernel, kernel.Memory.Normal) + Run(kernel, kernel.Memory.Movable);
 
-    private static long Run(MmContext mm, Zone zone)
+    private static long Run(KernelState kernel, Zone zone)
     {
         var moved = 0L;
         using var free = zone.FreeFramesDownwards().GetEnumerator();
@@ -114,14 +115,14 @@ internal static class Compaction
         for (var pfn = zone.Start; pfn < Math.Min(zone.Watermark, target); pfn++)
         {
             var head = new Pfn(pfn);
-            var info = mm.Memory.Frames[head];
+            var info = kernel.Memory.Frames[head];
             const FrameFlags movable = FrameFlags.Anon | FrameFlags.InCache;
             var isCandidate = (info.Flags & FrameFlags.Head) != 0 && info.Order == 0 && (info.Flags & movable) != 0
                 && (info.Flags & (FrameFlags.HugeTlb | FrameFlags.Secret)) == 0;
-            if (!isCandidate || !Migration.IsMovable(mm, head)) continue;
-            var fresh = mm.Memory.AllocateAt(zone, new Pfn(target));
-            if (Migration.Move(mm, head, fresh)) moved++;
-            else mm.Memory.Put(fresh);
+            if (!isCandidate || !Migration.IsMovable(kernel, head)) continue;
+            var fresh = kernel.Memory.AllocateAt(zone, new Pfn(target));
+            if (Migration.Move(kernel, head, fresh)) moved++;
+            else kernel.Memory.Put(fresh);
             if (!free.MoveNext()) break;
             target = free.Current;
         }

@@ -147,11 +147,11 @@ public sealed partial class Machine
         if (space.Exited) return Errno.ESRCH;
         while (!UserAccess.CanWriteWithoutFault(space, address))
         {
-            var error = UserAccess.FixupFault(_mm, space, address, isWrite: true, mayDropLock: false, out _);
+            var error = UserAccess.FixupFault(_kernel, space, address, isWrite: true, mayDropLock: false, out _);
             if (error != Errno.None) return error;
         }
 
-        UserAccess.Touch(_mm, space, address, isWrite: true, out _);
+        UserAccess.Touch(_kernel, space, address, isWrite: true, out _);
         return SyscallResult.Ok();
     }
 
@@ -168,7 +168,7 @@ public sealed partial class Machine
     {
         using var turn = EnterTurn();
         unlocked = false;
-        return space.Exited ? Errno.EFAULT : UserAccess.FixupFault(_mm, space, address, isWrite, mayDropLock: true, out unlocked);
+        return space.Exited ? Errno.EFAULT : UserAccess.FixupFault(_kernel, space, address, isWrite, mayDropLock: true, out unlocked);
     }
 
     /// <summary>
@@ -208,13 +208,13 @@ public sealed partial class Machine
         if ((entry & PageTables.Pte.RawPfn) == 0 || (isWrite && (entry & PageTables.Pte.Write) == 0)) return false;
         var pfn = PageTables.Pte.PfnOf(entry);
         var within = (int)(address & ~PageGeometry.PageMask);
-        if (!_mm.Memory.Frames.IsValid(pfn))
+        if (!_kernel.Memory.Frames.IsValid(pfn))
         {
             if (!isWrite) part.Fill(0xff);
             return true;
         }
 
-        var bytes = _mm.Memory.Bytes.Of(pfn).Slice(within, part.Length);
+        var bytes = _kernel.Memory.Bytes.Of(pfn).Slice(within, part.Length);
         if (isWrite) part.CopyTo(bytes);
         else bytes.CopyTo(part);
         return true;
@@ -232,7 +232,7 @@ public sealed partial class Machine
         }
 
         if (!PageTables.Pte.IsMapped(entry)) return Errno.ENOENT;
-        var isZero = PageTables.Pte.PfnOf(entry) == _mm.Memory.ZeroPage || PageTables.Pte.PfnOf(entry) == _mm.HugeZero;
+        var isZero = PageTables.Pte.PfnOf(entry) == _kernel.Memory.ZeroPage || PageTables.Pte.PfnOf(entry) == _kernel.HugeZero;
         if (isZero && !vma.Has(VmFlags.PfnMap)) return Errno.EFAULT;
         if ((entry & PageTables.Pte.Special) == 0) return Errno.None;
         return Profile.NodeQueryDumps ? Errno.EFAULT : Errno.ENOENT;
@@ -263,7 +263,7 @@ public sealed partial class Machine
         using var turn = EnterTurn();
         if (space.Exited || address >= PageGeometry.TaskSize) return false;
         if (space.Vmas.FindFrom(address) is not { } vma) return false;
-        return vma.Start <= address || (vma.Has(VmFlags.GrowsDown) && StackGrowth.Expand(_mm, space, vma, address, actor));
+        return vma.Start <= address || (vma.Has(VmFlags.GrowsDown) && StackGrowth.Expand(_kernel, space, vma, address, actor));
     }
 
     /// <summary>A vector for the length of one call: put and destroyed at its end.</summary>

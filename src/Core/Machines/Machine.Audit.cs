@@ -4,6 +4,7 @@ using System.Text;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Frames;
+using FramePin.Core.Kernel;
 using FramePin.Core.PageTables;
 using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
@@ -51,7 +52,7 @@ public sealed partial class Machine
             hash.AppendData(buffer);
         }
 
-        foreach (var space in _mm.Spaces)
+        foreach (var space in _kernel.Spaces)
         {
             hash.AppendData(Encoding.UTF8.GetBytes(space.Name));
             Add(space.Brk, word);
@@ -76,7 +77,7 @@ public sealed partial class Machine
             }
         }
 
-        foreach (var file in _mm.Files.Values)
+        foreach (var file in _kernel.Files.Values)
         {
             Add((ulong)file.Id, word);
             Add(file.Size, word);
@@ -87,20 +88,20 @@ public sealed partial class Machine
             }
         }
 
-        foreach (var zone in new[] { _mm.Memory.Normal, _mm.Memory.Movable })
+        foreach (var zone in new[] { _kernel.Memory.Normal, _kernel.Memory.Movable })
         {
             Add(zone.FreeFrames, word);
             for (var pfn = zone.Start; pfn < zone.Watermark; pfn++)
             {
-                var info = _mm.Memory.Frames[new Pfn(pfn)];
-                Add((ulong)_mm.Memory.Frames.Counts[pfn], word);
+                var info = _kernel.Memory.Frames[new Pfn(pfn)];
+                Add((ulong)_kernel.Memory.Frames.Counts[pfn], word);
                 Add((ulong)info.Flags | ((ulong)info.Order << 32), word);
                 Add((ulong)(uint)info.MapCount | ((ulong)info.FileId << 32), word);
                 Add(info.Index, word);
             }
         }
 
-        foreach (var (number, count, cached) in _mm.Swap?.Slots ?? [])
+        foreach (var (number, count, cached) in _kernel.Swap?.Slots ?? [])
         {
             Add(number, word);
             Add((ulong)count, word);
@@ -122,17 +123,17 @@ public sealed partial class Machine
     {
         var findings = new List<string>();
         var expected = new Dictionary<ulong, Expected>();
-        foreach (var space in _mm.Spaces) AuditSpace(space, expected, findings);
-        foreach (var file in _mm.Files.Values) AuditFile(file, expected, findings);
-        foreach (var device in _mm.Devices) AuditDevice(device, expected);
+        foreach (var space in _kernel.Spaces) AuditSpace(space, expected, findings);
+        foreach (var file in _kernel.Files.Values) AuditFile(file, expected, findings);
+        foreach (var device in _kernel.Devices) AuditDevice(device, expected);
         AuditSwap(expected, findings);
-        if (_mm.HugeZero != Pfn.Invalid) AddWord(expected, _mm.HugeZero, 1);
+        if (_kernel.HugeZero != Pfn.Invalid) AddWord(expected, _kernel.HugeZero, 1);
         var pins = AuditVectors(expected);
         var outstanding = PinStatistics.Acquired - PinStatistics.Released;
         if (outstanding != pins) findings.Add($"pins outstanding by the counters {outstanding}, by the vectors {pins}");
-        AuditZone(_mm.Memory.Normal, expected, findings);
-        AuditZone(_mm.Memory.Movable, expected, findings);
-        foreach (var pool in _mm.HugePools.Values)
+        AuditZone(_kernel.Memory.Normal, expected, findings);
+        AuditZone(_kernel.Memory.Movable, expected, findings);
+        foreach (var pool in _kernel.HugePools.Values)
             if ((ulong)pool.Free.Count < pool.Reserved) findings.Add($"hugetlb pool of order {pool.Order} promised too much");
         AuditTables(findings);
         return findings;
@@ -179,7 +180,7 @@ public sealed partial class Machine
         if (Pte.Has(entry, Pte.Anon | Pte.Write) && (entry & Pte.Exclusive) == 0)
             findings.Add($"{space}: writable anonymous entry at 0x{address:x} is not exclusive");
         var pfn = Pte.PfnOf(entry);
-        var head = _mm.Memory.Frames.HeadOf(pfn);
+        var head = _kernel.Memory.Frames.HeadOf(pfn);
         ref var frame = ref System.Runtime.InteropServices.CollectionsMarshal.GetValueRefOrAddDefault(
             expected, head.Value, out _);
         frame.Word++;
@@ -196,9 +197,9 @@ public sealed partial class Machine
             frame.Exclusive += isExclusive;
         }
 
-        var isAnon = (_mm.Memory.Frames[head].Flags & FrameFlags.Anon) != 0;
+        var isAnon = (_kernel.Memory.Frames[head].Flags & FrameFlags.Anon) != 0;
         if (isAnon != ((entry & Pte.Anon) != 0)) findings.Add($"{space}: entry at 0x{address:x} and {pfn} disagree on anonymous");
-        var order = _mm.Memory.Frames.OrderOf(head);
+        var order = _kernel.Memory.Frames.OrderOf(head);
         if (slot.Order == 0 && (order > 0) != ((entry & Pte.Compound) != 0))
             findings.Add($"{space}: entry at 0x{address:x} and {pfn} disagree on the size of the folio");
     }
@@ -207,22 +208,22 @@ public sealed partial class Machine
     {
         foreach (var (index, head) in file.CachedFolios())
         {
-            var info = _mm.Memory.Frames[head];
+            var info = _kernel.Memory.Frames[head];
             if (info.FileId != file.Id || info.Index != index)
                 findings.Add($"file {file.Id}: {head} at page {index} says file {info.FileId} page {info.Index}");
             AddWord(expected, head, 1);
         }
 
-        var mappings = _mm.Spaces.Sum(space => space.Vmas.All.Count(vma => ReferenceEquals(vma.File, file)));
+        var mappings = _kernel.Spaces.Sum(space => space.Vmas.All.Count(vma => ReferenceEquals(vma.File, file)));
         if (mappings != file.MappingCount) findings.Add($"file {file.Id}: {file.MappingCount} mappings counted, {mappings} found");
     }
 
     /// <summary>Each slot is counted by the entries that name it, and what the cache holds says so.</summary>
     private void AuditSwap(Dictionary<ulong, Expected> expected, List<string> findings)
     {
-        if (_mm.Swap is not { } swap) return;
+        if (_kernel.Swap is not { } swap) return;
         var named = new Dictionary<ulong, int>();
-        foreach (var space in _mm.Spaces)
+        foreach (var space in _kernel.Spaces)
         {
             var address = 0UL;
             while (space.PageTable.Next(ref address, PageGeometry.TaskSize, out var slot))
@@ -244,7 +245,7 @@ public sealed partial class Machine
             }
 
             AddWord(expected, cached, 1);
-            var info = _mm.Memory.Frames[cached];
+            var info = _kernel.Memory.Frames[cached];
             if ((info.Flags & FrameFlags.SwapCache) == 0 || info.Index != number)
                 findings.Add($"{cached}: in the swap cache for slot {number}, but says {info.Flags} {info.Index}");
         }
@@ -271,10 +272,10 @@ public sealed partial class Machine
                 for (var i = 0UL; i < run.Count; i++)
                 {
                     var pfn = run.First + i;
-                    if (vector.IsPinned && pfn == _mm.Memory.ZeroPage) continue;
+                    if (vector.IsPinned && pfn == _kernel.Memory.ZeroPage) continue;
                     if (vector.IsPinned) pins++;
-                    var head = _mm.Memory.Frames.HeadOf(pfn);
-                    AddWord(expected, head, vector.IsPinned ? FrameTable.PinDelta(_mm.Memory.Frames.OrderOf(head), 1) : 1);
+                    var head = _kernel.Memory.Frames.HeadOf(pfn);
+                    AddWord(expected, head, vector.IsPinned ? FrameTable.PinDelta(_kernel.Memory.Frames.OrderOf(head), 1) : 1);
                 }
             }
         }
@@ -300,7 +301,7 @@ public sealed partial class Machine
     {
         if (zone.CountFree() != zone.FreeFrames)
             findings.Add($"{zone.Kind}: {zone.FreeFrames} free frames counted, {zone.CountFree()} in the lists");
-        var frames = _mm.Memory.Frames;
+        var frames = _kernel.Memory.Frames;
         for (var pfn = zone.Start; pfn < zone.Watermark;)
         {
             var at = new Pfn(pfn);
@@ -325,8 +326,8 @@ public sealed partial class Machine
 
     private void AuditTables(List<string> findings)
     {
-        var tables = _mm.Spaces.Sum(space => space.PageTable.CountTables()) + _mm.Files.Values.Sum(file => file.TableCount);
-        if (tables != _mm.Tables.InUse) findings.Add($"{_mm.Tables.InUse} page tables in use, {tables} reachable");
+        var tables = _kernel.Spaces.Sum(space => space.PageTable.CountTables()) + _kernel.Files.Values.Sum(file => file.TableCount);
+        if (tables != _kernel.Tables.InUse) findings.Add($"{_kernel.Tables.InUse} page tables in use, {tables} reachable");
     }
 
     private static string Describe(long word) => $"{(int)word} refs {(int)(word >> 32)} pins";

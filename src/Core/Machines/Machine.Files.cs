@@ -2,6 +2,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.Pinning;
 using FramePin.Core.Syscalls;
@@ -22,8 +23,8 @@ public sealed partial class Machine
         string name, FileKind kind, ulong size, int hugeOrder = 0, string? deviceNumber = null, ulong inode = 0)
     {
         using var turn = EnterTurn();
-        if (kind == FileKind.HugeTlb && !_mm.HugePools.ContainsKey(hugeOrder)) return null;
-        if (_mm.CreateFile(name, kind, size, kind == FileKind.HugeTlb ? hugeOrder : 0) is not { } file) return null;
+        if (kind == FileKind.HugeTlb && !_kernel.HugePools.ContainsKey(hugeOrder)) return null;
+        if (_kernel.CreateFile(name, kind, size, kind == FileKind.HugeTlb ? hugeOrder : 0) is not { } file) return null;
         if (deviceNumber is not null) file.DeviceNumber = deviceNumber;
         file.Inode = inode != 0 ? inode : (ulong)file.Id;
         return file;
@@ -33,7 +34,7 @@ public sealed partial class Machine
     public void Fsync(MemoryFile file)
     {
         using var turn = EnterTurn();
-        if (file.TracksDirty) MsyncCall.Clean(_mm, file, 0, PageGeometry.PagesOf(file.Size));
+        if (file.TracksDirty) MsyncCall.Clean(_kernel, file, 0, PageGeometry.PagesOf(file.Size));
     }
 
     /// <summary>chmod: whether users who do not own the file may write it, and so see what is cached of it.</summary>
@@ -49,7 +50,7 @@ public sealed partial class Machine
         using var turn = EnterTurn();
         if (file.Unlinked) return;
         file.Unlinked = true;
-        _mm.DropIfUnused(file);
+        _kernel.DropIfUnused(file);
     }
 
     /// <summary>ftruncate to <paramref name="size"/> bytes. -EINVAL for a part of a huge page.</summary>
@@ -59,7 +60,7 @@ public sealed partial class Machine
             && file.Kind == FileKind.HugeTlb)
             return Errno.EINVAL;
         using var turn = EnterTurn();
-        FileCalls.Truncate(_mm, file, size);
+        FileCalls.Truncate(_kernel, file, size);
         return Errno.None;
     }
 
@@ -70,7 +71,7 @@ public sealed partial class Machine
         if (file.Kind == FileKind.Secret) return Errno.EOPNOTSUPP;
         using var turn = EnterTurn();
         if (file.WriteSealed) return Errno.EPERM;
-        FileCalls.PunchHole(_mm, file, offset, length);
+        FileCalls.PunchHole(_kernel, file, offset, length);
         return Errno.None;
     }
 
@@ -82,11 +83,11 @@ public sealed partial class Machine
     {
         using var turn = EnterTurn();
         if (file.WriteSealed) return Errno.None;
-        foreach (var space in _mm.Spaces)
+        foreach (var space in _kernel.Spaces)
             foreach (var vma in space.Vmas.All)
                 if (ReferenceEquals(vma.File, file) && vma.Has(VmFlags.Shared | VmFlags.MayWrite)) return Errno.EBUSY;
         foreach (var (_, head) in file.CachedFolios())
-            if (_mm.Memory.Frames.RefCount(head) != _mm.Memory.Frames[head].MapCount + 1) return Errno.EBUSY;
+            if (_kernel.Memory.Frames.RefCount(head) != _kernel.Memory.Frames[head].MapCount + 1) return Errno.EBUSY;
         file.WriteSealed = true;
         return Errno.None;
     }
@@ -105,8 +106,8 @@ public sealed partial class Machine
             var index = at >> PageGeometry.PageShift;
             // A page in swap comes back into the file (shmem_get_folio).
             var isInSwap = file.Kind == FileKind.Shmem && file.Stored(index) is not null;
-            if (isInSwap && FaultHandler.FindOrAddPage(_mm, null, file, index, 0, AllocationContext.Movable) is null) break;
-            if (file.Lookup(index) is { } pfn) _mm.Memory.Bytes.Of(pfn).Slice(within, length).CopyTo(part);
+            if (isInSwap && FaultHandler.FindOrAddPage(_kernel, null, file, index, 0, AllocationContext.Movable) is null) break;
+            if (file.Lookup(index) is { } pfn) _kernel.Memory.Bytes.Of(pfn).Slice(within, length).CopyTo(part);
             else if (file.Stored(index) is { } stored) stored.AsSpan(within, length).CopyTo(part);
             else part.Clear();
             done += length;
@@ -134,15 +135,15 @@ public sealed partial class Machine
             var within = (int)(at & ~PageGeometry.PageMask);
             var part = bytes.Slice(done, Math.Min(bytes.Length - done, (int)PageGeometry.PageSize - within));
             var index = at >> PageGeometry.PageShift;
-            if (FaultHandler.FindOrAddPage(_mm, null, file, index, 0, AllocationContext.Movable) is not { } pfn)
+            if (FaultHandler.FindOrAddPage(_kernel, null, file, index, 0, AllocationContext.Movable) is not { } pfn)
             {
                 error = Errno.ENOSPC;
                 break;
             }
 
-            if (at > file.Size) FileCalls.ZeroTail(_mm, file, file.Size, at);
-            part.CopyTo(_mm.Memory.Bytes.Of(pfn)[within..]);
-            _mm.Memory.MarkDirty(pfn);
+            if (at > file.Size) FileCalls.ZeroTail(_kernel, file, file.Size, at);
+            part.CopyTo(_kernel.Memory.Bytes.Of(pfn)[within..]);
+            _kernel.Memory.MarkDirty(pfn);
             done += part.Length;
             file.Size = Math.Max(file.Size, at + (ulong)part.Length);
         }
@@ -179,7 +180,7 @@ public sealed partial class Machine
         using var turn = EnterTurn();
         if (device.IsOrphan) return false;
         device.IsOrphan = true;
-        _mm.DropIfUnused(device);
+        _kernel.DropIfUnused(device);
         return true;
     }
 
@@ -194,7 +195,7 @@ public sealed partial class Machine
         {
             if (!device.IsOrphan)
             {
-                for (var i = 0UL; i < device.Frames; i++) _mm.Memory.Frames.AddRefs(device.First + i, 1);
+                for (var i = 0UL; i < device.Frames; i++) _kernel.Memory.Frames.AddRefs(device.First + i, 1);
                 var writer = new RunWriter(vector);
                 for (var i = 0UL; i < device.Frames; i++) writer.Append((device.First + i).Value, 1, isLarge: false);
                 writer.Finish();
@@ -211,14 +212,14 @@ public sealed partial class Machine
     /// <summary>Single frames, each with a reference that the device holds.</summary>
     private Pfn? AllocateForDevice(int order)
     {
-        if (_mm.Memory.Normal.Take(order) is not { } first) return null;
+        if (_kernel.Memory.Normal.Take(order) is not { } first) return null;
         for (var i = 0UL; i < 1UL << order; i++)
         {
-            var info = _mm.Memory.Frames[first + i];
-            if ((info.Flags & FrameFlags.Touched) != 0) _mm.Memory.Bytes.Of(first + i).Clear();
+            var info = _kernel.Memory.Frames[first + i];
+            if ((info.Flags & FrameFlags.Touched) != 0) _kernel.Memory.Bytes.Of(first + i).Clear();
             info.Clear();
             info.Flags = FrameFlags.Head | FrameFlags.Device | FrameFlags.Touched;
-            _mm.Memory.Frames.InitCount(first + i);
+            _kernel.Memory.Frames.InitCount(first + i);
         }
 
         return first;
@@ -234,8 +235,8 @@ public sealed partial class Machine
             RemapsInParts = remapsInParts,
         };
         if (mapping == DeviceMapping.P2PPages)
-            for (var i = 0UL; i < frames && isRam; i++) _mm.Memory.Frames[first + i].Flags |= FrameFlags.P2PDma;
-        _mm.Devices.Add(device);
+            for (var i = 0UL; i < frames && isRam; i++) _kernel.Memory.Frames[first + i].Flags |= FrameFlags.P2PDma;
+        _kernel.Devices.Add(device);
         return device;
     }
 }

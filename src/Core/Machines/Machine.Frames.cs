@@ -58,7 +58,7 @@ public sealed partial class Machine
     public long Compact()
     {
         using var turn = EnterTurn();
-        return Compaction.Run(_mm);
+        return Compaction.Run(_kernel);
     }
 
     /// <summary>The struct page of a frame.</summary>
@@ -94,7 +94,7 @@ public sealed partial class Machine
     public Microsoft.Win32.SafeHandles.SafeFileHandle OpenMemory(bool isReadOnly)
     {
         using var turn = EnterQuery();
-        return _mm.Memory.Bytes.Open(isReadOnly);
+        return _kernel.Memory.Bytes.Open(isReadOnly);
     }
 
     /// <summary>
@@ -124,11 +124,11 @@ public sealed partial class Machine
         }
     }
 
-    private FrameRun[] RamOf(FrameVector vector) => vector.Runs.ToArray().Where(run => _mm.Memory.Frames.IsValid(run.First)).ToArray();
+    private FrameRun[] RamOf(FrameVector vector) => vector.Runs.ToArray().Where(run => _kernel.Memory.Frames.IsValid(run.First)).ToArray();
 
     private void Quarantine(FrameHold hold)
     {
-        foreach (var run in hold.Runs) _mm.Memory.Quarantine.Hold(run.First, run.Count);
+        foreach (var run in hold.Runs) _kernel.Memory.Quarantine.Hold(run.First, run.Count);
     }
 
     /// <summary>
@@ -150,9 +150,9 @@ public sealed partial class Machine
         for (var i = 0L; i < pages && signal == UserSignal.None; i++)
         {
             failedAt = start + ((ulong)i << PageGeometry.PageShift);
-            signal = UserAccess.Touch(_mm, space, failedAt, isWrite, out var pfn);
+            signal = UserAccess.Touch(_kernel, space, failedAt, isWrite, out var pfn);
             if (signal != UserSignal.None) break;
-            if (!_mm.Memory.Frames.IsValid(pfn)) signal = UserSignal.SigBus;
+            if (!_kernel.Memory.Frames.IsValid(pfn)) signal = UserSignal.SigBus;
             else Append(runs, pfn);
         }
 
@@ -175,7 +175,7 @@ public sealed partial class Machine
         using var turn = EnterQuery();
         var frames = 0UL;
         foreach (var hold in holds)
-            foreach (var run in hold.Runs) frames += _mm.Memory.Quarantine.WaitingIn(run.First, run.Count);
+            foreach (var run in hold.Runs) frames += _kernel.Memory.Quarantine.WaitingIn(run.First, run.Count);
         return frames;
     }
 
@@ -197,7 +197,7 @@ public sealed partial class Machine
         if (hold.IsReleased) return;
         hold.IsReleased = true;
         if (hold.Vector is { } vector) Unlink(vector, hold);
-        else foreach (var run in hold.Runs) _mm.Memory.Unhold(run.First, run.Count);
+        else foreach (var run in hold.Runs) _kernel.Memory.Unhold(run.First, run.Count);
     }
 
     private static void Unlink(FrameVector vector, FrameHold hold)
@@ -225,10 +225,10 @@ public sealed partial class Machine
     public bool PeekFrame(Pfn pfn, Span<byte> page)
     {
         using var turn = EnterQuery();
-        if (!_mm.Memory.Frames.IsValid(pfn)) return false;
-        var flags = _mm.Memory.Frames[_mm.Memory.Frames.HeadOf(pfn)].Flags;
+        if (!_kernel.Memory.Frames.IsValid(pfn)) return false;
+        var flags = _kernel.Memory.Frames[_kernel.Memory.Frames.HeadOf(pfn)].Flags;
         if ((flags & (FrameFlags.Secret | FrameFlags.HwPoison)) != 0) return false;
-        _mm.Memory.Bytes.Of(pfn).CopyTo(page);
+        _kernel.Memory.Bytes.Of(pfn).CopyTo(page);
         return true;
     }
 
@@ -238,14 +238,14 @@ public sealed partial class Machine
     /// </summary>
     public int CopyFrames(FrameVector vector, ulong offset, Span<byte> buffer, bool isWrite, out Errno error)
     {
-        ObjectDisposedException.ThrowIf(!_mm.TryUse(), this);
+        ObjectDisposedException.ThrowIf(!_kernel.TryUse(), this);
         try
         {
             return CopyHeld(vector, offset, buffer, isWrite, out error);
         }
         finally
         {
-            _mm.LeaveUse();
+            _kernel.LeaveUse();
         }
     }
 
@@ -261,7 +261,7 @@ public sealed partial class Machine
             {
                 var at = offset + (ulong)done - first;
                 var pfn = run.First + (at >> PageGeometry.PageShift);
-                if (!_mm.Memory.Frames.IsValid(pfn))
+                if (!_kernel.Memory.Frames.IsValid(pfn))
                 {
                     error = Errno.ENXIO;
                     return done;
@@ -269,7 +269,7 @@ public sealed partial class Machine
 
                 var within = (int)(at & ~PageGeometry.PageMask);
                 var part = buffer.Slice(done, Math.Min(buffer.Length - done, (int)PageGeometry.PageSize - within));
-                var bytes = _mm.Memory.Bytes.Of(pfn).Slice(within, part.Length);
+                var bytes = _kernel.Memory.Bytes.Of(pfn).Slice(within, part.Length);
                 if (isWrite) part.CopyTo(bytes);
                 else bytes.CopyTo(part);
                 done += part.Length;
@@ -285,12 +285,12 @@ public sealed partial class Machine
     public bool IsFreed(Pfn pfn)
     {
         using var turn = EnterQuery();
-        return _mm.Memory.Frames.IsValid(pfn) && _mm.Memory.Frames.RefCount(_mm.Memory.Frames.HeadOf(pfn)) == 0;
+        return _kernel.Memory.Frames.IsValid(pfn) && _kernel.Memory.Frames.RefCount(_kernel.Memory.Frames.HeadOf(pfn)) == 0;
     }
 
     private PageView View(Pfn pfn)
     {
-        var frames = _mm.Memory.Frames;
+        var frames = _kernel.Memory.Frames;
         if (!frames.IsValid(pfn)) return new PageView(pfn, false, pfn, 0, 0, 0, 0, FrameFlags.None, false);
         var head = frames.HeadOf(pfn);
         var info = frames[head];

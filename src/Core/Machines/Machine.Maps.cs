@@ -122,7 +122,7 @@ public sealed partial class Machine
         for (var i = 0; i < count; i++)
         {
             var address = start + ((ulong)i << PageGeometry.PageShift);
-            if (_mm.SoftDirty != 0 && space.Vmas.Find(address) is { } vma && vma.Has(VmFlags.SoftDirty)) result[i] = softDirty;
+            if (_kernel.SoftDirty != 0 && space.Vmas.Find(address) is { } vma && vma.Has(VmFlags.SoftDirty)) result[i] = softDirty;
             var slot = space.PageTable.Find(address);
             var entry = slot.Exists ? space.PageTable[slot] : 0;
             if ((entry & Pte.Marker) != 0) result[i] |= entry == Pte.GuardMarker && Profile.HasGuardRegions ? swapped | guard : swapped;
@@ -134,15 +134,15 @@ public sealed partial class Machine
             var pfn = Pte.PfnOf(entry) + ((address >> PageGeometry.PageShift) & ((1UL << slot.Order) - 1));
             result[i] |= present | pfn.Value;
             // The huge zero page is not anonymous and has a page to ask.
-            if (Pte.PfnOf(entry) == _mm.HugeZero) result[i] |= fileOrShared;
+            if (Pte.PfnOf(entry) == _kernel.HugeZero) result[i] |= fileOrShared;
             if ((entry & Pte.Special) != 0) continue;
             if ((entry & Pte.Anon) == 0) result[i] |= fileOrShared;
-            var isAlone = _mm.Memory.Frames[_mm.Memory.Frames.HeadOf(pfn)].MapCount == 1;
-            if (!isAlone && (entry & (Pte.Anon | Pte.Compound)) != 0 && _mm.Memory.Frames.OrderOf(pfn) > 0)
+            var isAlone = _kernel.Memory.Frames[_kernel.Memory.Frames.HeadOf(pfn)].MapCount == 1;
+            if (!isAlone && (entry & (Pte.Anon | Pte.Compound)) != 0 && _kernel.Memory.Frames.OrderOf(pfn) > 0)
             {
                 // Of a large folio each page counts for itself; where a huge leaf maps it, the first one speaks for all (pagemap_pmd_range).
                 maps ??= CountMaps();
-                isAlone = maps.Of(slot.Order > 0 ? Pte.PfnOf(entry) : pfn, _mm.Memory.Frames) == 1;
+                isAlone = maps.Of(slot.Order > 0 ? Pte.PfnOf(entry) : pfn, _kernel.Memory.Frames) == 1;
             }
 
             if (isAlone) result[i] |= exclusive;
@@ -161,7 +161,7 @@ public sealed partial class Machine
     private FolioMaps CountMaps()
     {
         var maps = new FolioMaps([], []);
-        foreach (var space in _mm.Spaces)
+        foreach (var space in _kernel.Spaces)
         {
             var address = 0UL;
             while (space.PageTable.Next(ref address, PageGeometry.TaskSize, out var slot))

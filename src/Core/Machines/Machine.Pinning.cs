@@ -109,11 +109,11 @@ public sealed partial class Machine
         if (VaddrFrames.NeedsTurn(Profile)) return GetLocked(space, start, count, flags, vector, observer);
         observer?.Entered(PinPhase.Walk);
         var epoch = CommandNumber;
-        var started = VaddrFrames.StartFast(_mm, space, start, count, flags, vector);
+        var started = VaddrFrames.StartFast(_kernel, space, start, count, flags, vector);
         if (started.Operation is null && (started.Result.Pages > 0 || Profile.Era != HelperEra.B || count <= 0))
         {
             var reason = started.Reason;
-            var result = VaddrFrames.Complete(_mm, space, start, count, vector, started.Result, ref reason);
+            var result = VaddrFrames.Complete(_kernel, space, start, count, vector, started.Result, ref reason);
             observer?.Entered(PinPhase.Done);
             return new PinOutcome { Result = result, Reason = reason, Epoch = epoch };
         }
@@ -142,7 +142,7 @@ public sealed partial class Machine
         {
             reason = StopReason.Hole;
             if (space.Exited || address >= PageGeometry.TaskSize || space.Vmas.Find(address) is not { } vma) return page;
-            if (VmaCheck.Check(_mm, vma, full, out reason) != Errno.None) return page;
+            if (VmaCheck.Check(_kernel, vma, full, out reason) != Errno.None) return page;
             reason = StopReason.FaultFailed;
             var entry = space.PageTable.Read(address);
             if ((entry & PageTables.Pte.Marker) != 0) return page;
@@ -168,7 +168,7 @@ public sealed partial class Machine
         vector.Reset();
         var wanted = Math.Min(count, vector.Allocated);
         var epoch = CommandNumber;
-        var prepared = GupCalls.Prepare(_mm, space, call, start, wanted, flags, locked, vector);
+        var prepared = GupCalls.Prepare(_kernel, space, call, start, wanted, flags, locked, vector);
         if (prepared.Operation is not { } operation)
             return new PinOutcome { Result = prepared.Result, Reason = prepared.Reason, Epoch = epoch };
         var before = vector.Count;
@@ -220,11 +220,11 @@ public sealed partial class Machine
     private void Put(FrameVector vector, bool makeDirty)
     {
         HandToHolds(vector);
-        FrameVectors.Put(_mm, vector, makeDirty);
+        FrameVectors.Put(_kernel, vector, makeDirty);
     }
 
     /// <summary>frame_vector_to_pages: -EINVAL if any PFN has no struct page, and then nothing changes.</summary>
-    public Errno ToPages(FrameVector vector) => vector.ToPages(_mm.Memory.Frames);
+    public Errno ToPages(FrameVector vector) => vector.ToPages(_kernel.Memory.Frames);
 
     /// <summary>frame_vector_to_pfns: never fails.</summary>
     public static void ToPfns(FrameVector vector) => vector.ToPfns();
@@ -259,7 +259,7 @@ public sealed partial class Machine
         observer?.Entered(PinPhase.Walk);
         var started = space.Exited
             ? new VaddrFrames.Started(Errno.EFAULT, null, 0, StopReason.Hole)
-            : VaddrFrames.StartLocked(_mm, space, start, count, flags, vector);
+            : VaddrFrames.StartLocked(_kernel, space, start, count, flags, vector);
         var outcome = RunInTurn(space, start, count, vector, started);
         observer?.Entered(PinPhase.Done);
         return outcome;
@@ -270,7 +270,7 @@ public sealed partial class Machine
         (GupResult, StopReason) Complete(GupResult slow, StopReason reason)
         {
             var combined = GupCalls.Combine(slow, started.TakenFast);
-            var answer = VaddrFrames.Complete(_mm, space, start, count, vector, combined, ref reason);
+            var answer = VaddrFrames.Complete(_kernel, space, start, count, vector, combined, ref reason);
             return (answer, reason);
         }
 
@@ -281,12 +281,12 @@ public sealed partial class Machine
 
     private PinOutcome RunOrPark(GupOperation operation, Func<GupResult, StopReason, (GupResult, StopReason)> complete)
     {
-        var isDone = operation.Run(_mm);
+        var isDone = operation.Run(_kernel);
         while (!isDone && _parked.Count(parked => parked.Space == operation.Space) >= MaxParkedPerSpace)
         {
             // No room to wait: the fault is tried again at once, as if whoever it waits for had answered; a handler outside has not.
-            operation.IsKilled |= _mm.Served.Open(operation.Space, operation.ParkedAt) is not null;
-            isDone = operation.Run(_mm);
+            operation.IsKilled |= _kernel.Served.Open(operation.Space, operation.ParkedAt) is not null;
+            isDone = operation.Run(_kernel);
         }
 
         if (isDone)

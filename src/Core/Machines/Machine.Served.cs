@@ -2,6 +2,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Syscalls;
 using FramePin.Core.Vmas;
 
@@ -16,16 +17,16 @@ public sealed partial class Machine
     /// </summary>
     public Action<ServedFault>? FaultAsked
     {
-        get => _mm.Served.Asked;
-        set => _mm.Served.Asked = value;
+        get => _kernel.Served.Asked;
+        set => _kernel.Served.Asked = value;
     }
 
     /// <summary>A handler serves the device's faults. False: another one does, or the device is not one of the served kinds.</summary>
     public bool Serve(Device device)
     {
         using var turn = EnterTurn();
-        if (device.IsOrphan || device.Mapping is not (DeviceMapping.ServedPfns or DeviceMapping.ServedPages) || _mm.Served.IsServed(device)) return false;
-        _mm.Served.Serve(device, isServed: true);
+        if (device.IsOrphan || device.Mapping is not (DeviceMapping.ServedPfns or DeviceMapping.ServedPages) || _kernel.Served.IsServed(device)) return false;
+        _kernel.Served.Serve(device, isServed: true);
         return true;
     }
 
@@ -33,14 +34,14 @@ public sealed partial class Machine
     public void StopServing(Device device)
     {
         using var turn = EnterTurn();
-        _mm.Served.Serve(device, isServed: false);
+        _kernel.Served.Serve(device, isServed: false);
     }
 
     /// <summary>A handler is asked about missing pages of the userfaultfd from now on.</summary>
     public void Serve(Userfaultfd fd)
     {
         using var turn = EnterTurn();
-        _mm.Served.Serve(fd, isServed: true);
+        _kernel.Served.Serve(fd, isServed: true);
     }
 
     /// <summary>
@@ -50,10 +51,10 @@ public sealed partial class Machine
     public void Close(Userfaultfd fd)
     {
         using var turn = EnterTurn();
-        _mm.Served.Serve(fd, isServed: false);
+        _kernel.Served.Serve(fd, isServed: false);
         if (fd.Space.Exited) return;
         foreach (var vma in fd.Space.Vmas.All.ToList())
-            if (vma.Uffd == fd) UffdCalls.Unregister(_mm, fd, vma.Start, vma.Range.Length);
+            if (vma.Uffd == fd) UffdCalls.Unregister(_kernel, fd, vma.Start, vma.Range.Length);
     }
 
     /// <summary>
@@ -66,7 +67,7 @@ public sealed partial class Machine
     public Errno Answer(ServedFault fault, FaultReply reply, ulong page = 0)
     {
         using var turn = EnterTurn();
-        if (!_mm.Served.Contains(fault) || !fault.IsOpen) return Errno.ENOENT;
+        if (!_kernel.Served.Contains(fault) || !fault.IsOpen) return Errno.ENOENT;
         if (fault.Owner is not Device device) return Errno.EINVAL;
         var kind = reply switch
         {
@@ -84,8 +85,8 @@ public sealed partial class Machine
     public bool Wake(ServedFault fault)
     {
         using var turn = EnterTurn();
-        if (!_mm.Served.Contains(fault)) return false;
-        _mm.Served.Drop(fault);
+        if (!_kernel.Served.Contains(fault)) return false;
+        _kernel.Served.Drop(fault);
         return true;
     }
 
@@ -93,7 +94,7 @@ public sealed partial class Machine
     public ServedFault? WaitingFault(AddressSpace space, ulong address)
     {
         using var turn = EnterQuery();
-        return _mm.Served.Open(space, address);
+        return _kernel.Served.Open(space, address);
     }
 
     /// <summary>Pins that wait at an address.</summary>

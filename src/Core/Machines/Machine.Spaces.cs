@@ -34,7 +34,7 @@ public sealed partial class Machine
         error = parent.Exited ? Errno.ESRCH : Errno.ENOMEM;
         if (parent.Exited || NewSpace(childName, parent.Layout, parent.Task with { Pending = default }) is not { } child)
             return null;
-        error = ForkCall.Run(_mm, parent, child);
+        error = ForkCall.Run(_kernel, parent, child);
         if (error != Errno.None) return null;
         foreach (var ring in _rings)
             if (ring.Holders.Contains(parent)) ring.Holders.Add(child);
@@ -47,7 +47,7 @@ public sealed partial class Machine
         using (EnterTurn())
         {
             if (space.Exited) return Errno.ESRCH;
-            ExitCall.Run(_mm, space);
+            ExitCall.Run(_kernel, space);
         }
 
         CloseRings(space);
@@ -72,90 +72,90 @@ public sealed partial class Machine
     public SyscallResult Mmap(AddressSpace space, MmapRequest request)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MmapCall.Run(_mm, space, request);
+        return space.Exited ? Errno.ESRCH : MmapCall.Run(_kernel, space, request);
     }
 
     public SyscallResult Munmap(AddressSpace space, ulong start, ulong length)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MunmapCall.Run(_mm, space, start, length);
+        return space.Exited ? Errno.ESRCH : MunmapCall.Run(_kernel, space, start, length);
     }
 
     public SyscallResult Mprotect(AddressSpace space, ulong start, ulong length, Prot prot)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MprotectCall.Run(_mm, space, start, length, prot);
+        return space.Exited ? Errno.ESRCH : MprotectCall.Run(_kernel, space, start, length, prot);
     }
 
     public SyscallResult Mremap(
         AddressSpace space, ulong address, ulong oldLength, ulong newLength, MremapFlags flags, ulong newAddress = 0)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MremapCall.Run(_mm, space, address, oldLength, newLength, flags, newAddress);
+        return space.Exited ? Errno.ESRCH : MremapCall.Run(_kernel, space, address, oldLength, newLength, flags, newAddress);
     }
 
     public SyscallResult Madvise(AddressSpace space, ulong start, ulong length, Advice advice)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MadviseCall.Run(_mm, space, start, length, advice);
+        return space.Exited ? Errno.ESRCH : MadviseCall.Run(_kernel, space, start, length, advice);
     }
 
     /// <summary>mlock2: flags 0, or 1 for MLOCK_ONFAULT.</summary>
     public SyscallResult Mlock(AddressSpace space, ulong start, ulong length, uint flags = 0)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MlockCalls.Lock(_mm, space, start, length, flags);
+        return space.Exited ? Errno.ESRCH : MlockCalls.Lock(_kernel, space, start, length, flags);
     }
 
     public SyscallResult Munlock(AddressSpace space, ulong start, ulong length)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MlockCalls.Unlock(_mm, space, start, length);
+        return space.Exited ? Errno.ESRCH : MlockCalls.Unlock(_kernel, space, start, length);
     }
 
     public SyscallResult MlockAll(AddressSpace space, uint flags)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MlockCalls.LockAll(_mm, space, flags);
+        return space.Exited ? Errno.ESRCH : MlockCalls.LockAll(_kernel, space, flags);
     }
 
     public SyscallResult MunlockAll(AddressSpace space)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MlockCalls.UnlockAll(_mm, space);
+        return space.Exited ? Errno.ESRCH : MlockCalls.UnlockAll(_kernel, space);
     }
 
     /// <summary>brk: 0 asks for the present break.</summary>
     public SyscallResult Brk(AddressSpace space, ulong wanted)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : SyscallResult.Ok(BrkCall.Run(_mm, space, wanted));
+        return space.Exited ? Errno.ESRCH : SyscallResult.Ok(BrkCall.Run(_kernel, space, wanted));
     }
 
     public SyscallResult Mseal(AddressSpace space, ulong start, ulong length, ulong flags)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MsealCall.Run(_mm, space, start, length, flags);
+        return space.Exited ? Errno.ESRCH : MsealCall.Run(_kernel, space, start, length, flags);
     }
 
     public SyscallResult Msync(AddressSpace space, ulong start, ulong length, MsyncFlags flags)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MsyncCall.Run(_mm, space, start, length, flags);
+        return space.Exited ? Errno.ESRCH : MsyncCall.Run(_kernel, space, start, length, flags);
     }
 
     /// <summary>mincore: one byte a page of <paramref name="length"/> bytes into <paramref name="residency"/>.</summary>
     public SyscallResult Mincore(AddressSpace space, ulong start, ulong length, Span<byte> residency)
     {
         using var turn = EnterQuery();
-        return space.Exited ? Errno.ESRCH : MincoreCall.Run(_mm, space, start, length, residency);
+        return space.Exited ? Errno.ESRCH : MincoreCall.Run(_kernel, space, start, length, residency);
     }
 
     /// <summary>A load or store of one byte at <paramref name="address"/>.</summary>
     public UserSignal Touch(AddressSpace space, ulong address, bool isWrite)
     {
         using var turn = EnterTurn();
-        return space.Exited ? UserSignal.SigSegvMapErr : UserAccess.Touch(_mm, space, address, isWrite, out _);
+        return space.Exited ? UserSignal.SigSegvMapErr : UserAccess.Touch(_kernel, space, address, isWrite, out _);
     }
 
     /// <summary>Touches every page of the range that starts at <paramref name="start"/>; the pages done before a signal.</summary>
@@ -166,7 +166,7 @@ public sealed partial class Machine
         for (var i = 0L; i < pages && signal == UserSignal.None; i++)
         {
             var address = start + ((ulong)i << PageGeometry.PageShift);
-            signal = UserAccess.Touch(_mm, space, address, isWrite, out _);
+            signal = UserAccess.Touch(_kernel, space, address, isWrite, out _);
             if (signal != UserSignal.None) return i;
         }
 
@@ -178,7 +178,7 @@ public sealed partial class Machine
     {
         using var turn = EnterTurn();
         signal = UserSignal.SigSegvMapErr;
-        return space.Exited ? 0 : UserAccess.Copy(_mm, space, address, buffer, isWrite: false, out signal);
+        return space.Exited ? 0 : UserAccess.Copy(_kernel, space, address, buffer, isWrite: false, out signal);
     }
 
     /// <summary>Stores bytes; fewer than the buffer holds came with a signal.</summary>
@@ -190,7 +190,7 @@ public sealed partial class Machine
         // The copy helper works in both directions on one span; it only reads from this one.
         var source = System.Runtime.InteropServices.MemoryMarshal.CreateSpan(
             ref System.Runtime.InteropServices.MemoryMarshal.GetReference(bytes), bytes.Length);
-        return UserAccess.Copy(_mm, space, address, source, isWrite: true, out signal);
+        return UserAccess.Copy(_kernel, space, address, source, isWrite: true, out signal);
     }
 
     /// <summary>Puts a mapping that exec made into place, as a recording or a live process shows it. -EEXIST over another.</summary>
@@ -205,16 +205,16 @@ public sealed partial class Machine
     {
         using var turn = EnterTurn();
         if (space.Exited) return Errno.ESRCH;
-        ClearRefsCall.ClearSoftDirty(_mm, space);
+        ClearRefsCall.ClearSoftDirty(_kernel, space);
         return Errno.None;
     }
 
     private AddressSpace? NewSpace(string name, AddressSpaceLayout layout, TaskState task)
     {
-        if (PageTable.Create(_mm.Tables) is not { } table) return null;
+        if (PageTable.Create(_kernel.Tables) is not { } table) return null;
         var space = new AddressSpace(++_nextSpace, name, table, layout, task);
-        space.CutLeaf = address => Mapping.SplitAt(_mm, space, address);
-        _mm.Spaces.Add(space);
+        space.CutLeaf = address => Mapping.SplitAt(_kernel, space, address);
+        _kernel.Spaces.Add(space);
         return space;
     }
 
@@ -235,7 +235,7 @@ public sealed partial class Machine
         {
             Start = range.Start,
             End = range.End,
-            Flags = mapping.VmFlags | _mm.NewArea,
+            Flags = mapping.VmFlags | _kernel.NewArea,
             PageOffset = mapping.File is null ? range.Start >> PageGeometry.PageShift : mapping.Offset >> PageGeometry.PageShift,
             File = mapping.File,
             SpecialName = mapping.SpecialName,

@@ -27,21 +27,21 @@ public sealed partial class Machine
     public SyscallResult UnregisterUffd(Userfaultfd fd, ulong start, ulong length)
     {
         using var turn = EnterTurn();
-        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.Unregister(_mm, fd, start, length);
+        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.Unregister(_kernel, fd, start, length);
     }
 
     /// <summary>UFFDIO_WRITEPROTECT, on or off.</summary>
     public SyscallResult WriteProtectUffd(Userfaultfd fd, ulong start, ulong length, bool isOn)
     {
         using var turn = EnterTurn();
-        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.WriteProtect(_mm, fd, start, length, isOn);
+        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.WriteProtect(_kernel, fd, start, length, isOn);
     }
 
     /// <summary>UFFDIO_COPY of up to one page to a missing one; UFFDIO_ZEROPAGE without content. The bytes filled, or the errno.</summary>
     public SyscallResult FillUffd(Userfaultfd fd, ulong address, ReadOnlySpan<byte> content)
     {
         using var turn = EnterTurn();
-        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.Fill(_mm, fd, address, content);
+        return fd.Space.Exited ? Errno.ESRCH : UffdCalls.Fill(_kernel, fd, address, content);
     }
 
     /// <summary>

@@ -2,6 +2,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Pinning;
@@ -23,7 +24,7 @@ public sealed partial class Machine : IDisposable
     /// <summary>Pins of one address space that may wait for somebody at once.</summary>
     public const int MaxParkedPerSpace = 64;
 
-    private readonly MmContext _mm;
+    private readonly KernelState _kernel;
     private readonly Lock _turn = new();
     private readonly Lock _registry = new();
 
@@ -51,7 +52,7 @@ public sealed partial class Machine : IDisposable
         Options = options;
         var memory = new PhysicalMemory(
             $"framepin-{name}", options.Memory >> PageGeometry.PageShift, options.MovableMemory >> PageGeometry.PageShift);
-        _mm = new MmContext(options.Profile, memory, options.Thp)
+        _kernel = new KernelState(options.Profile, memory, options.Thp)
         {
             UsesZeroPage = options.UsesZeroPage,
             CachesZeroedHoles = options.CachesZeroedHoles,
@@ -70,18 +71,18 @@ public sealed partial class Machine : IDisposable
 
     public MachineOptions Options { get; }
 
-    public KernelProfile Profile => _mm.Profile;
+    public KernelProfile Profile => _kernel.Profile;
 
     /// <summary>Commands run so far: the epoch that a pin is stamped with.</summary>
     public long CommandNumber => Volatile.Read(ref _commands);
 
-    public PinStatistics PinStatistics => _mm.Memory.Statistics;
+    public PinStatistics PinStatistics => _kernel.Memory.Statistics;
 
     /// <summary>Told when more frames than this are kept from the allocator.</summary>
     private ulong _quarantineBound = ulong.MaxValue;
     private Action? _quarantineExceeded;
 
-    internal MmContext Context => _mm;
+    internal KernelState Context => _kernel;
 
     /// <summary>Counters of the machine, as one consistent snapshot.</summary>
     public MachineStatistics Statistics()
@@ -89,19 +90,19 @@ public sealed partial class Machine : IDisposable
         using var turn = EnterQuery();
         return new MachineStatistics
         {
-            Frames = _mm.Memory.Frames.Count,
-            FreeFrames = _mm.Memory.Normal.FreeFrames + _mm.Memory.Movable.FreeFrames,
-            AddressSpaces = _mm.Spaces.Count,
-            Files = _mm.Files.Count,
-            Devices = _mm.Devices.Count,
+            Frames = _kernel.Memory.Frames.Count,
+            FreeFrames = _kernel.Memory.Normal.FreeFrames + _kernel.Memory.Movable.FreeFrames,
+            AddressSpaces = _kernel.Spaces.Count,
+            Files = _kernel.Files.Count,
+            Devices = _kernel.Devices.Count,
             Vectors = VectorSnapshot().Count,
-            PageTables = _mm.Tables.InUse,
+            PageTables = _kernel.Tables.InUse,
             PinsAcquired = PinStatistics.Acquired,
             PinsReleased = PinStatistics.Released,
-            Faults = _mm.FaultCount,
-            Retries = _mm.RetryCount,
-            QuarantinedFrames = _mm.Memory.Quarantine.Frames,
-            Migrations = _mm.MigrationCount,
+            Faults = _kernel.FaultCount,
+            Retries = _kernel.RetryCount,
+            QuarantinedFrames = _kernel.Memory.Quarantine.Frames,
+            Migrations = _kernel.MigrationCount,
             Commands = _commands,
             ParkedPins = _parked.Count,
         };
@@ -119,13 +120,13 @@ public sealed partial class Machine : IDisposable
     public void AddFaultRule(FaultRule rule)
     {
         using var turn = EnterTurn();
-        _mm.Plan.Add(rule);
+        _kernel.Plan.Add(rule);
     }
 
     public void ClearFaultPlan()
     {
         using var turn = EnterTurn();
-        _mm.Plan.Clear();
+        _kernel.Plan.Clear();
     }
 
     public void Dispose()
@@ -134,8 +135,8 @@ public sealed partial class Machine : IDisposable
         {
             if (_disposed) return;
             _disposed = true;
-            _mm.Freed = ReleaseVectors;
-            _mm.Dispose();
+            _kernel.Freed = ReleaseVectors;
+            _kernel.Dispose();
         }
     }
 
@@ -157,8 +158,8 @@ public sealed partial class Machine : IDisposable
             throw new ObjectDisposedException(nameof(Machine), "the machine was deleted");
         }
 
-        _mm.Memory.Gate.EnterTurn();
-        _mm.Memory.DrainPending();
+        _kernel.Memory.Gate.EnterTurn();
+        _kernel.Memory.DrainPending();
         return new Turn(this);
     }
 
@@ -180,12 +181,12 @@ public sealed partial class Machine : IDisposable
     private void FillPool(int order, int pages)
     {
         var pool = new HugePool(order);
-        _mm.HugePools.Add(order, pool);
+        _kernel.HugePools.Add(order, pool);
         for (var i = 0; i < pages; i++)
         {
-            var taken = _mm.Memory.Allocate(order, AllocationContext.Unmovable, FrameFlags.HugeTlb)
+            var taken = _kernel.Memory.Allocate(order, AllocationContext.Unmovable, FrameFlags.HugeTlb)
                 ?? throw new ArgumentException($"no aligned room for {pages} huge pages of 2^{order} frames");
-            _mm.Memory.Frames.ClearCount(taken);
+            _kernel.Memory.Frames.ClearCount(taken);
             pool.Free.Push(taken);
             pool.Total++;
         }
@@ -202,8 +203,8 @@ public sealed partial class Machine : IDisposable
             }
             finally
             {
-                var exceeded = machine._mm.Memory.Quarantine.Frames > machine._quarantineBound ? machine._quarantineExceeded : null;
-                machine._mm.Memory.Gate.LeaveTurn();
+                var exceeded = machine._kernel.Memory.Quarantine.Frames > machine._quarantineBound ? machine._quarantineExceeded : null;
+                machine._kernel.Memory.Gate.LeaveTurn();
                 machine._turn.Exit();
                 if (exceeded is not null) ThreadPool.UnsafeQueueUserWorkItem(static call => call(), exceeded, preferLocal: false);
             }

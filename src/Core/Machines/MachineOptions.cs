@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 
 namespace FramePin.Core.Machines;
 

@@ -1,5 +1,6 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 
 namespace FramePin.Core.Pinning;
 
@@ -13,12 +14,12 @@ internal static class FrameVectors
     /// put_vaddr_frames: drops one reference a frame if the vector holds any; a PFN vector touches no page. A second put does
     /// nothing. Does not mark pages dirty unless asked (which the kernel leaves to drivers). Without a turn.
     /// </summary>
-    public static void Put(MmContext mm, FrameVector vector, bool makeDirty)
+    public static void Put(KernelState kernel, FrameVector vector, bool makeDirty)
     {
         if (vector.GotRef)
         {
             // References were only ever taken on frames with a struct page, so converting back cannot fail.
-            Unpin.All(mm, vector, makeDirty);
+            Unpin.All(kernel, vector, makeDirty);
             return;
         }
 

@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Pinning;
@@ -43,12 +44,12 @@ internal static class GupCalls
     /// Checks a call, runs its fast path (in the gate, without a turn) and returns the slow operation when one is needed.
     /// </summary>
     public static Prepared Prepare(
-        MmContext mm, AddressSpace space, GupCall call, ulong start, long count, GupFlags flags, LockedArgument locked,
+        KernelState kernel, AddressSpace space, GupCall call, ulong start, long count, GupFlags flags, LockedArgument locked,
         FrameVector vector)
     {
         if (!IsValid(call, flags, locked)) return Prepared.Done(Rejection(call));
         // __get_user_pages_remote of 6.1 refuses by itself: the arguments were fine.
-        if (call == GupCall.PinUserPagesRemote && (flags & GupFlags.LongTerm) != 0 && !mm.Profile.RemoteLongTerm)
+        if (call == GupCall.PinUserPagesRemote && (flags & GupFlags.LongTerm) != 0 && !kernel.Profile.RemoteLongTerm)
             return Prepared.Done(Errno.EINVAL);
         var isPin = IsPin(call);
         vector.IsPinned = isPin;
@@ -65,13 +66,13 @@ internal static class GupCalls
             case GupCall.GetUserPagesUnlocked or GupCall.PinUserPagesUnlocked:
                 return Slow(space, start, count, full | GupFlags.Touch | GupFlags.Unlockable, vector, locksItself: true);
             default:
-                return Fast(mm, space, call, start, count, full, vector);
+                return Fast(kernel, space, call, start, count, full, vector);
         }
     }
 
     /// <summary>gup_fast_fallback: entry checks, the fast walk, and the slow one for the rest.</summary>
     public static Prepared Fast(
-        MmContext mm, AddressSpace space, GupCall call, ulong start, long count, GupFlags flags, FrameVector vector)
+        KernelState kernel, AddressSpace space, GupCall call, ulong start, long count, GupFlags flags, FrameVector vector)
     {
         var isFastOnly = call == GupCall.GetUserPagesFastOnly;
         start &= PageGeometry.PageMask;
@@ -79,19 +80,19 @@ internal static class GupCalls
         var length = (ulong)count << PageGeometry.PageShift;
         if (start + length < start)
             return Prepared.Done(
-                mm.Profile.FastWrapIsOverflow ? Errno.EOVERFLOW : GupResult.Of(0), StopReason.AddressLimit);
+                kernel.Profile.FastWrapIsOverflow ? Errno.EOVERFLOW : GupResult.Of(0), StopReason.AddressLimit);
         if (start + length > PageGeometry.TaskSize)
         {
             // The kernels measured ran on processors with five-level tables: up to 2^56 there is just nothing mapped (row 37).
-            var isRefused = !isFastOnly || (mm.Profile.FastOnlyMayFail && start + length > PageGeometry.FiveLevelTaskSize);
+            var isRefused = !isFastOnly || (kernel.Profile.FastOnlyMayFail && start + length > PageGeometry.FiveLevelTaskSize);
             return Prepared.Done(isRefused ? Errno.EFAULT : GupResult.Of(0), StopReason.AddressLimit);
         }
 
-        var taken = GupFast.Take(mm, space, start, count, flags, vector);
-        if ((flags & GupFlags.Pin) != 0 && mm.Plan.ForkMeetsFastWalk(space.Name, start))
+        var taken = GupFast.Take(kernel, space, start, count, flags, vector);
+        if ((flags & GupFlags.Pin) != 0 && kernel.Plan.ForkMeetsFastWalk(space.Name, start))
         {
             // gup_fast: a fork may have shared the pages meanwhile; the slow path waits until it is done (row 67).
-            if (taken > 0) FrameVectors.Put(mm, vector, makeDirty: false);
+            if (taken > 0) FrameVectors.Put(kernel, vector, makeDirty: false);
             vector.IsPinned = true;
             taken = 0;
         }

@@ -3,6 +3,7 @@ using System.Runtime.Intrinsics;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.Native;
 using FramePin.Core.PageTables;
@@ -39,17 +40,17 @@ internal static class GupFast
     /// <paramref name="vector"/>.
     /// </summary>
     /// <returns>Pages taken; fewer than asked means that the slow path has to go on.</returns>
-    public static long Take(MmContext mm, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector)
+    public static long Take(KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector)
     {
-        var gate = mm.Memory.Gate;
+        var gate = kernel.Memory.Gate;
         var mode = gate.EnterPin();
         try
         {
-            ObjectDisposedException.ThrowIf(mm.IsDisposed, mm);
+            ObjectDisposedException.ThrowIf(kernel.IsDisposed, kernel);
             if ((flags & GupFlags.Pin) != 0) space.HasPinned = true;
             var taken = mode == CountMode.Exclusive
-                ? Walk<PlainCounts>(mm, space, start, count, flags, vector, mode)
-                : Walk<InterlockedCounts>(mm, space, start, count, flags, vector, mode);
+                ? Walk<PlainCounts>(kernel, space, start, count, flags, vector, mode)
+                : Walk<InterlockedCounts>(kernel, space, start, count, flags, vector, mode);
             // Inside the gate, so that an audit never sees references without the vector that holds them.
             if (taken > 0) vector.Hold();
             return taken;
@@ -61,7 +62,7 @@ internal static class GupFast
     }
 
     private static long Walk<TCounts>(
-        MmContext mm, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector, CountMode mode)
+        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector, CountMode mode)
         where TCounts : struct, ICountAccess
     {
         var writer = new RunWriter(vector);
@@ -76,8 +77,8 @@ internal static class GupFast
             if (!slot.Exists) break;
             order = slot.Order;
             verdict = order == 0
-                ? WalkTable<TCounts>(mm, ref address, end, slot, flags, ref writer)
-                : TakeHuge<TCounts>(mm, ref address, end, space.PageTable[slot], slot.Order, flags, ref writer);
+                ? WalkTable<TCounts>(kernel, ref address, end, slot, flags, ref writer)
+                : TakeHuge<TCounts>(kernel, ref address, end, space.PageTable[slot], slot.Order, flags, ref writer);
         }
 
         writer.Finish();
@@ -86,8 +87,8 @@ internal static class GupFast
         {
             // A huge leaf is taken, and dropped, for all the pages wanted of it at once.
             var dropped = verdict == Verdict.TakeAndDrop ? PagesOfLeaf(address, end, order) : 0;
-            mm.Memory.Statistics.Acquire(taken + dropped, mode);
-            if (dropped != 0) mm.Memory.Statistics.Release(dropped, mode);
+            kernel.Memory.Statistics.Acquire(taken + dropped, mode);
+            if (dropped != 0) kernel.Memory.Statistics.Release(dropped, mode);
         }
 
         return taken;
@@ -95,15 +96,15 @@ internal static class GupFast
 
     /// <summary>The small entries of one table, from the slot to its end or the range's.</summary>
     private static Verdict WalkTable<TCounts>(
-        MmContext mm, ref ulong address, ulong end, LeafSlot slot, GupFlags flags, ref RunWriter writer)
+        KernelState kernel, ref ulong address, ulong end, LeafSlot slot, GupFlags flags, ref RunWriter writer)
         where TCounts : struct, ICountAccess
     {
-        var frames = mm.Memory.Frames;
+        var frames = kernel.Memory.Frames;
         var counts = frames.Counts;
         var left = (end - address) >> PageGeometry.PageShift;
-        ReadOnlySpan<ulong> entries = mm.Tables.Table(slot.Table)[slot.Index..];
+        ReadOnlySpan<ulong> entries = kernel.Tables.Table(slot.Table)[slot.Index..];
         if (left < (ulong)entries.Length) entries = entries[..(int)left];
-        var limit = (flags & GupFlags.LongTerm) != 0 ? mm.Memory.MovableStart : frames.Count;
+        var limit = (flags & GupFlags.LongTerm) != 0 ? kernel.Memory.MovableStart : frames.Count;
         var delta = (flags & GupFlags.Pin) != 0 ? FrameTable.PinBias : 1L;
         var decided = ulong.MaxValue;
         var i = 0;
@@ -113,7 +114,7 @@ internal static class GupFast
             var entry = entries[i];
             if ((entry & DecidingBits) != decided)
             {
-                verdict = Decide(mm.Profile, entry, flags);
+                verdict = Decide(kernel.Profile, entry, flags);
                 if (verdict != Verdict.Take) break;
                 decided = entry & DecidingBits;
             }
@@ -240,17 +241,17 @@ internal static class GupFast
     }
 
     private static Verdict TakeHuge<TCounts>(
-        MmContext mm, ref ulong address, ulong end, ulong entry, int order, GupFlags flags, ref RunWriter writer)
+        KernelState kernel, ref ulong address, ulong end, ulong entry, int order, GupFlags flags, ref RunWriter writer)
         where TCounts : struct, ICountAccess
     {
-        var verdict = Decide(mm.Profile, entry, flags);
+        var verdict = Decide(kernel.Profile, entry, flags);
         if (verdict != Verdict.Take) return verdict;
         var head = Pte.PfnOf(entry).Value;
-        if ((flags & GupFlags.LongTerm) != 0 && head >= mm.Memory.MovableStart) return Verdict.Stop;
+        if ((flags & GupFlags.LongTerm) != 0 && head >= kernel.Memory.MovableStart) return Verdict.Stop;
         var offset = (address >> PageGeometry.PageShift) & ((1UL << order) - 1);
         var pages = (ulong)PagesOfLeaf(address, end, order);
         var delta = (flags & GupFlags.Pin) != 0 ? FrameTable.PinDelta(order, (long)pages) : (long)pages;
-        if (!TryTake<TCounts>(ref mm.Memory.Frames.Counts[head], delta)) return Verdict.Stop;
+        if (!TryTake<TCounts>(ref kernel.Memory.Frames.Counts[head], delta)) return Verdict.Stop;
         writer.Append(head + offset, pages, isLarge: true);
         address += pages << PageGeometry.PageShift;
         return Verdict.Take;

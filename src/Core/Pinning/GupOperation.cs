@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Pinning;
@@ -79,14 +80,14 @@ internal sealed class GupOperation
     public bool IsKilled { get; set; }
 
     /// <summary>Goes on until the end (true) or until it has to wait for somebody (false).</summary>
-    public bool Run(MmContext mm)
+    public bool Run(KernelState kernel)
     {
         while (true)
         {
-            if (!RunLocked(mm)) return false;
+            if (!RunLocked(kernel)) return false;
             if ((_flags & GupFlags.LongTerm) == 0 || _done == 0) break;
-            if (WaitsBeforeCheck(mm)) return false;
-            var moved = LongTermMigration.Run(mm, _space, _start, _vector, _before);
+            if (WaitsBeforeCheck(kernel)) return false;
+            var moved = LongTermMigration.Run(kernel, _space, _start, _vector, _before);
             if (moved == MigrationOutcome.AllPinnable) break;
             if (moved == MigrationOutcome.Failed)
             {
@@ -114,14 +115,14 @@ internal sealed class GupOperation
     }
 
     /// <summary>__gup_longterm_locked: who let the lock go holds nothing but pins between the walk and the look at its folios.</summary>
-    private bool WaitsBeforeCheck(MmContext mm)
+    private bool WaitsBeforeCheck(KernelState kernel)
     {
         if (_hasWaited || (!_locksItself && Retries == 0)) return false;
         _hasWaited = true;
-        return mm.Plan.Decide(ChoicePoint.LongTermCheck, _space.Name, _start) == FaultAction.Park;
+        return kernel.Plan.Decide(ChoicePoint.LongTermCheck, _space.Name, _start) == FaultAction.Park;
     }
 
-    private bool RunLocked(MmContext mm)
+    private bool RunLocked(KernelState kernel)
     {
         while (_stage != Stage.Done)
         {
@@ -129,7 +130,7 @@ internal sealed class GupOperation
             {
                 case Stage.TakeLock:
                     _stage = Stage.LockTaken;
-                    if (WaitsForLock(mm)) return false;
+                    if (WaitsForLock(kernel)) return false;
                     break;
                 case Stage.LockTaken:
                     // mmap_read_lock_killable: a fatal signal counts only for who had to wait (row 39); the walk sees the others.
@@ -137,14 +138,14 @@ internal sealed class GupOperation
                     else _stage = Stage.Walk;
                     break;
                 case Stage.Walk:
-                    if (!WalkRest(mm)) return false;
+                    if (!WalkRest(kernel)) return false;
                     break;
                 case Stage.RetakeLock:
                     _stage = Stage.RetryOne;
-                    if (WaitsForLock(mm)) return false;
+                    if (WaitsForLock(kernel)) return false;
                     break;
                 case Stage.RetryOne:
-                    if (!RetryOnePage(mm)) return false;
+                    if (!RetryOnePage(kernel)) return false;
                     break;
             }
         }
@@ -152,9 +153,9 @@ internal sealed class GupOperation
         return true;
     }
 
-    private bool WalkRest(MmContext mm)
+    private bool WalkRest(KernelState kernel)
     {
-        var walked = GupWalk.Walk(mm, _space, _address, _left, _flags, _vector, out var reason);
+        var walked = GupWalk.Walk(kernel, _space, _address, _left, _flags, _vector, out var reason);
         Advance(walked.Pages);
         Reason = reason;
         if (_left == 0 || !walked.IsLockDropped)
@@ -170,9 +171,9 @@ internal sealed class GupOperation
     }
 
     /// <summary>What a plan has happen while the lock is asked for; true: somebody else has it.</summary>
-    private bool WaitsForLock(MmContext mm)
+    private bool WaitsForLock(KernelState kernel)
     {
-        switch (mm.Plan.Decide(ChoicePoint.LockTake, _space.Name, _address))
+        switch (kernel.Plan.Decide(ChoicePoint.LockTake, _space.Name, _address))
         {
             case FaultAction.Kill:
                 IsKilled = true;
@@ -189,7 +190,7 @@ internal sealed class GupOperation
     }
 
     /// <summary>After the lock was dropped: one page with TRIED, then the rest.</summary>
-    private bool RetryOnePage(MmContext mm)
+    private bool RetryOnePage(KernelState kernel)
     {
         var pending = _space.Task.Pending;
         var isInterrupted = IsKilled || pending == PendingSignal.Fatal
@@ -200,7 +201,7 @@ internal sealed class GupOperation
             return true;
         }
 
-        var walked = GupWalk.Walk(mm, _space, _address, 1, _flags | GupFlags.Tried, _vector, out var reason);
+        var walked = GupWalk.Walk(kernel, _space, _address, 1, _flags | GupFlags.Tried, _vector, out var reason);
         Reason = reason;
         if (walked.IsLockDropped)
         {

@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
@@ -37,7 +38,7 @@ internal static class GupWalk
     }
 
     /// <summary>Walks up to <paramref name="count"/> pages from <paramref name="start"/> and appends them to the vector.</summary>
-    /// <param name="mm">The machine's memory.</param>
+    /// <param name="kernel">The machine's memory.</param>
     /// <param name="space">Whose pages.</param>
     /// <param name="start">First byte; its page is the first page.</param>
     /// <param name="count">Pages wanted.</param>
@@ -45,10 +46,10 @@ internal static class GupWalk
     /// <param name="vector">Where the frames go.</param>
     /// <param name="reason">Why the walk stopped, when it did before the end.</param>
     public static WalkEnd Walk(
-        MmContext mm, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector, out StopReason reason)
+        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector, out StopReason reason)
     {
         var writer = new RunWriter(vector);
-        var end = Walk(mm, space, start, ref count, flags, ref writer, out reason, out var taken);
+        var end = Walk(kernel, space, start, ref count, flags, ref writer, out reason, out var taken);
         writer.Finish();
         if (taken > 0) vector.Hold();
         return end with { Pages = taken, Error = taken > 0 ? Errno.None : end.Error };
@@ -58,7 +59,7 @@ internal static class GupWalk
     /// Faults the pages of a range in without taking them (pages == NULL): populate, mlock. A fault may drop the lock; the walk then
     /// goes on from its page at once, since nobody gets in between here.
     /// </summary>
-    public static WalkEnd Populate(MmContext mm, AddressSpace space, ulong start, long count, GupFlags flags)
+    public static WalkEnd Populate(KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags)
     {
         const int retryLimit = 64;
         var nothing = default(RunWriter);
@@ -67,14 +68,14 @@ internal static class GupWalk
         {
             var unlockable = attempt < retryLimit ? GupFlags.Unlockable : GupFlags.None;
             var from = start + ((ulong)total << PageGeometry.PageShift);
-            var end = Walk(mm, space, from, ref count, flags | unlockable, ref nothing, out _, out var taken);
+            var end = Walk(kernel, space, from, ref count, flags | unlockable, ref nothing, out _, out var taken);
             total += taken;
             if (count == 0 || end.Error != Errno.None || !end.IsLockDropped) return end with { Pages = total };
         }
     }
 
     private static WalkEnd Walk(
-        MmContext mm, AddressSpace space, ulong start, ref long count, GupFlags flags, ref RunWriter writer,
+        KernelState kernel, AddressSpace space, ulong start, ref long count, GupFlags flags, ref RunWriter writer,
         out StopReason reason, out long taken)
     {
         Vma? vma = null;
@@ -84,13 +85,13 @@ internal static class GupWalk
         {
             if (vma is null || !vma.Range.Contains(address))
             {
-                var error = EnterVma(mm, space, address, flags, out vma, out reason);
+                var error = EnterVma(kernel, space, address, flags, out vma, out reason);
                 if (error != Errno.None) return new WalkEnd(0, error, false, false);
             }
 
             reason = StopReason.Signal;
             if (space.Task.Pending == PendingSignal.Fatal) return new WalkEnd(0, Errno.EINTR, false, false);
-            var found = Follow(mm, space, vma!, address, (ulong)count, flags);
+            var found = Follow(kernel, space, vma!, address, (ulong)count, flags);
             switch (found.Kind)
             {
                 case Found.Page:
@@ -104,7 +105,7 @@ internal static class GupWalk
                     return new WalkEnd(0, found.Error, false, false);
             }
 
-            var fault = FaultIn(mm, space, vma!, address, flags, found.Kind == Found.MustUnshare, out var end, out reason);
+            var fault = FaultIn(kernel, space, vma!, address, flags, found.Kind == Found.MustUnshare, out var end, out reason);
             if (!fault) return end;
         }
 
@@ -114,18 +115,18 @@ internal static class GupWalk
 
     /// <summary>gup_vma_lookup and check_vma_flags.</summary>
     private static Errno EnterVma(
-        MmContext mm, AddressSpace space, ulong address, GupFlags flags, out Vma? vma, out StopReason reason)
+        KernelState kernel, AddressSpace space, ulong address, GupFlags flags, out Vma? vma, out StopReason reason)
     {
         var isPopulate = (flags & GupFlags.MadvPopulate) != 0;
         vma = space.Vmas.Find(address);
         reason = address >= PageGeometry.TaskSize ? StopReason.AddressLimit : StopReason.Hole;
         if (vma is null) return isPopulate ? Errno.ENOMEM : Errno.EFAULT;
-        var error = VmaCheck.Check(mm, vma, flags, out reason);
+        var error = VmaCheck.Check(kernel, vma, flags, out reason);
         return error == Errno.None || !isPopulate ? error : Errno.EINVAL;
     }
 
     /// <summary>follow_page_mask: what the page table has at an address, taken when it is good.</summary>
-    private static LookUp Follow(MmContext mm, AddressSpace space, Vma vma, ulong address, ulong wanted, GupFlags flags)
+    private static LookUp Follow(KernelState kernel, AddressSpace space, Vma vma, ulong address, ulong wanted, GupFlags flags)
     {
         var slot = space.PageTable.Find(address);
         var entry = slot.Exists ? space.PageTable[slot] : 0;
@@ -137,30 +138,30 @@ internal static class GupWalk
 
         if ((flags & GupFlags.SplitPmd) != 0 && slot.Order > 0)
         {
-            if (!Mapping.SplitLeaf(mm, space, address, slot)) return LookUp.Fail(Errno.ENOMEM);
-            return Follow(mm, space, vma, address, wanted, flags);
+            if (!Mapping.SplitLeaf(kernel, space, address, slot)) return LookUp.Fail(Errno.ENOMEM);
+            return Follow(kernel, space, vma, address, wanted, flags);
         }
 
-        if ((flags & GupFlags.Write) != 0 && !CanFollowWrite(mm, vma, entry, flags)) return LookUp.Missing(Found.Absent);
+        if ((flags & GupFlags.Write) != 0 && !CanFollowWrite(kernel, vma, entry, flags)) return LookUp.Missing(Found.Absent);
         var pfn = Pte.PfnOf(entry);
         if ((entry & Pte.Special) != 0)
         {
             if ((flags & GupFlags.Dump) != 0) return LookUp.Fail(Errno.EFAULT);
-            if (pfn != mm.Memory.ZeroPage && pfn != mm.HugeZero)
+            if (pfn != kernel.Memory.ZeroPage && pfn != kernel.HugeZero)
                 return (flags & TakingFlags) != 0 ? LookUp.Fail(Errno.EEXIST) : new LookUp(Found.Page, Errno.None, pfn, 1, false);
         }
 
-        if ((entry & Pte.Write) == 0 && MustUnshare(mm.Profile, vma, entry, flags)) return LookUp.Missing(Found.MustUnshare);
-        return Grab(mm, space, slot, address, Math.Min(wanted, (vma.End - address) >> PageGeometry.PageShift), flags);
+        if ((entry & Pte.Write) == 0 && MustUnshare(kernel.Profile, vma, entry, flags)) return LookUp.Missing(Found.MustUnshare);
+        return Grab(kernel, space, slot, address, Math.Min(wanted, (vma.End - address) >> PageGeometry.PageShift), flags);
     }
 
     /// <summary>can_follow_write_pte: FORCE reads through to a page that a write fault has already copied.</summary>
-    private static bool CanFollowWrite(MmContext mm, Vma vma, ulong entry, GupFlags flags)
+    private static bool CanFollowWrite(KernelState kernel, Vma vma, ulong entry, GupFlags flags)
     {
         if ((entry & Pte.Write) != 0) return true;
         // A userfaultfd has a say before FORCE.
         if ((entry & Pte.UffdWp) != 0 && vma.Has(VmFlags.UffdWp)) return false;
-        if (Mapping.WatchesStores(mm, vma) && (entry & Pte.SoftDirty) == 0) return false;
+        if (Mapping.WatchesStores(kernel, vma) && (entry & Pte.SoftDirty) == 0) return false;
         return (flags & GupFlags.Force) != 0 && vma.IsCow && !vma.Has(VmFlags.Write)
             && Pte.Has(entry, Pte.Anon | Pte.Exclusive);
     }
@@ -175,9 +176,9 @@ internal static class GupWalk
 
     /// <summary>try_grab_folio for as many pages of a leaf as are wanted.</summary>
     private static LookUp Grab(
-        MmContext mm, AddressSpace space, LeafSlot slot, ulong address, ulong wanted, GupFlags flags)
+        KernelState kernel, AddressSpace space, LeafSlot slot, ulong address, ulong wanted, GupFlags flags)
     {
-        var frames = mm.Memory.Frames;
+        var frames = kernel.Memory.Frames;
         ref var entry = ref space.PageTable[slot];
         var offset = slot.Order == 0 ? 0 : (address >> PageGeometry.PageShift) & ((1UL << slot.Order) - 1);
         var pages = Math.Min(wanted, (1UL << slot.Order) - offset);
@@ -192,7 +193,7 @@ internal static class GupWalk
         var order = frames.OrderOf(head);
         if ((flags & GupFlags.Touch) != 0)
         {
-            if ((flags & GupFlags.Write) != 0 && (entry & Pte.Dirty) == 0) mm.Memory.MarkDirty(head);
+            if ((flags & GupFlags.Write) != 0 && (entry & Pte.Dirty) == 0) kernel.Memory.MarkDirty(head);
             entry |= Pte.Accessed;
         }
 
@@ -201,10 +202,10 @@ internal static class GupWalk
         {
             space.HasPinned = true;
             // The zero page is not going anywhere: no count is taken, and none reported.
-            if (pfn != mm.Memory.ZeroPage)
+            if (pfn != kernel.Memory.ZeroPage)
             {
                 frames.Counts[head.Value] += FrameTable.PinDelta(order, (long)pages);
-                mm.Memory.Statistics.Acquire((long)pages, CountMode.Exclusive);
+                kernel.Memory.Statistics.Acquire((long)pages, CountMode.Exclusive);
             }
         }
         else
@@ -217,7 +218,7 @@ internal static class GupWalk
 
     /// <summary>faultin_page. True: look again. False: the walk ends as <paramref name="end"/> says.</summary>
     private static bool FaultIn(
-        MmContext mm, AddressSpace space, Vma vma, ulong address, GupFlags flags, bool unshare,
+        KernelState kernel, AddressSpace space, Vma vma, ulong address, GupFlags flags, bool unshare,
         out WalkEnd end, out StopReason reason)
     {
         end = default;
@@ -230,7 +231,7 @@ internal static class GupWalk
 
         var context = (flags & GupFlags.LongTerm) != 0 ? AllocationContext.Unmovable : AllocationContext.Movable;
         var request = new FaultRequest(space, vma, address, FlagsOf(flags, unshare), context);
-        var result = FaultHandler.Handle(mm, request, out var parks);
+        var result = FaultHandler.Handle(kernel, request, out var parks);
         if ((result & VmFault.ErrorMask) != 0)
         {
             var error = ErrnoOf(result, flags);

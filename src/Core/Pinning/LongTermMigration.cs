@@ -1,5 +1,6 @@
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.Vmas;
 
@@ -22,21 +23,21 @@ internal enum MigrationOutcome
 internal static class LongTermMigration
 {
     /// <summary>Looks at the frames that <paramref name="vector"/> took from slot <paramref name="from"/> on.</summary>
-    public static MigrationOutcome Run(MmContext mm, AddressSpace space, ulong start, FrameVector vector, long from)
+    public static MigrationOutcome Run(KernelState kernel, AddressSpace space, ulong start, FrameVector vector, long from)
     {
-        var movable = Collect(mm, start, vector, from);
+        var movable = Collect(kernel, start, vector, from);
         if (movable.Count == 0) return MigrationOutcome.AllPinnable;
-        DropFrom(mm, vector, from);
+        DropFrom(kernel, vector, from);
         foreach (var (head, address) in movable)
         {
-            if (mm.Plan.Decide(ChoicePoint.Migration, space.Name, address) == FaultAction.Oom || !Move(mm, space, head, address))
+            if (kernel.Plan.Decide(ChoicePoint.Migration, space.Name, address) == FaultAction.Oom || !Move(kernel, space, head, address))
                 return MigrationOutcome.Failed;
         }
 
         return MigrationOutcome.Moved;
     }
 
-    private static List<(Pfn Head, ulong Address)> Collect(MmContext mm, ulong start, FrameVector vector, long from)
+    private static List<(Pfn Head, ulong Address)> Collect(KernelState kernel, ulong start, FrameVector vector, long from)
     {
         var found = new List<(Pfn, ulong)>();
         var last = Pfn.Invalid;
@@ -47,8 +48,8 @@ internal static class LongTermMigration
             {
                 if (slot < from) continue;
                 var pfn = run.First + i;
-                if (pfn == mm.Memory.ZeroPage || mm.Memory.IsLongTermPinnable(pfn)) continue;
-                var head = mm.Memory.Frames.HeadOf(pfn);
+                if (pfn == kernel.Memory.ZeroPage || kernel.Memory.IsLongTermPinnable(pfn)) continue;
+                var head = kernel.Memory.Frames.HeadOf(pfn);
                 if (head == last) continue;
                 last = head;
                 found.Add((head, (start & PageGeometry.PageMask) + ((ulong)(slot - from) << PageGeometry.PageShift)));
@@ -59,7 +60,7 @@ internal static class LongTermMigration
     }
 
     /// <summary>Drops the pins from slot <paramref name="from"/> on and takes them out of the vector.</summary>
-    private static void DropFrom(MmContext mm, FrameVector vector, long from)
+    private static void DropFrom(KernelState kernel, FrameVector vector, long from)
     {
         // The fast path's part was pinnable already; keep it and rewrite the runs behind it.
         var kept = new List<FrameRun>();
@@ -78,34 +79,34 @@ internal static class LongTermMigration
             slot += (long)run.Count;
         }
 
-        foreach (var run in dropped) DropRun(mm, run);
+        foreach (var run in dropped) DropRun(kernel, run);
         vector.Reset();
         var writer = new RunWriter(vector);
         foreach (var run in kept) writer.Append(run.First.Value, run.Count, run.IsLarge);
         writer.Finish();
     }
 
-    private static void DropRun(MmContext mm, FrameRun run)
+    private static void DropRun(KernelState kernel, FrameRun run)
     {
         for (var i = 0UL; i < run.Count; i++)
         {
             var pfn = run.First + i;
-            if (pfn == mm.Memory.ZeroPage) continue;
-            var head = mm.Memory.Frames.HeadOf(pfn);
-            mm.Memory.DropCounts(head, FrameTable.PinDelta(mm.Memory.Frames.OrderOf(head), 1));
-            mm.Memory.Statistics.Release(1, CountMode.Exclusive);
+            if (pfn == kernel.Memory.ZeroPage) continue;
+            var head = kernel.Memory.Frames.HeadOf(pfn);
+            kernel.Memory.DropCounts(head, FrameTable.PinDelta(kernel.Memory.Frames.OrderOf(head), 1));
+            kernel.Memory.Statistics.Release(1, CountMode.Exclusive);
         }
     }
 
     /// <summary>Moves a folio to memory where it may stay; false when somebody else holds a reference or memory is out.</summary>
-    private static bool Move(MmContext mm, AddressSpace space, Pfn head, ulong address)
+    private static bool Move(KernelState kernel, AddressSpace space, Pfn head, ulong address)
     {
         // Unmapped while the lock was free, and gone with our own pin: nothing is left to be moved.
-        if (mm.Memory.Frames.RefCount(head) == 0) return true;
-        if (!Migration.IsMovable(mm, head)) return false;
-        if (mm.Memory.Allocate(mm.Memory.Frames.OrderOf(head), AllocationContext.Unmovable, FrameFlags.None) is not { } fresh) return false;
-        if (Migration.Move(mm, head, fresh, space, address)) return true;
-        mm.Memory.Put(fresh);
+        if (kernel.Memory.Frames.RefCount(head) == 0) return true;
+        if (!Migration.IsMovable(kernel, head)) return false;
+        if (kernel.Memory.Allocate(kernel.Memory.Frames.OrderOf(head), AllocationContext.Unmovable, FrameFlags.None) is not { } fresh) return false;
+        if (Migration.Move(kernel, head, fresh, space, address)) return true;
+        kernel.Memory.Put(fresh);
         return false;
     }
 }

@@ -4,6 +4,7 @@ using System.Runtime.Intrinsics;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.Native;
 
@@ -17,18 +18,18 @@ namespace FramePin.Core.Pinning;
 internal static class Unpin
 {
     /// <summary>Drops what a vector holds, run by run, and empties it.</summary>
-    /// <param name="mm">The machine's memory.</param>
+    /// <param name="kernel">The machine's memory.</param>
     /// <param name="vector">A vector whose frames hold references.</param>
     /// <param name="makeDirty">Marks each folio dirty first (unpin_user_pages_dirty_lock).</param>
-    public static void All(MmContext mm, FrameVector vector, bool makeDirty)
+    public static void All(KernelState kernel, FrameVector vector, bool makeDirty)
     {
-        var gate = mm.Memory.Gate;
+        var gate = kernel.Memory.Gate;
         var mode = gate.EnterPin();
         try
         {
-            ObjectDisposedException.ThrowIf(mm.IsDisposed, mm);
-            var uncounted = Runs(mm, vector.Slots[..vector.RunCount], vector.IsPinned, makeDirty, mode);
-            if (vector.IsPinned) mm.Memory.Statistics.Release(vector.Count - uncounted, mode);
+            ObjectDisposedException.ThrowIf(kernel.IsDisposed, kernel);
+            var uncounted = Runs(kernel, vector.Slots[..vector.RunCount], vector.IsPinned, makeDirty, mode);
+            if (vector.IsPinned) kernel.Memory.Statistics.Release(vector.Count - uncounted, mode);
             vector.LetGo();
         }
         finally
@@ -38,12 +39,12 @@ internal static class Unpin
     }
 
     /// <summary>Drops the references; returns how many slots held none (the zero page, pinned).</summary>
-    private static long Runs(MmContext mm, ReadOnlySpan<ulong> slots, bool isPinned, bool makeDirty, CountMode mode)
+    private static long Runs(KernelState kernel, ReadOnlySpan<ulong> slots, bool isPinned, bool makeDirty, CountMode mode)
     {
-        if (makeDirty) MarkDirty(mm.Memory, slots);
+        if (makeDirty) MarkDirty(kernel.Memory, slots);
         return mode == CountMode.Exclusive
-            ? Drop<PlainCounts>(mm.Memory, slots, isPinned)
-            : Drop<InterlockedCounts>(mm.Memory, slots, isPinned);
+            ? Drop<PlainCounts>(kernel.Memory, slots, isPinned)
+            : Drop<InterlockedCounts>(kernel.Memory, slots, isPinned);
     }
 
     private static long Drop<TCounts>(PhysicalMemory memory, ReadOnlySpan<ulong> slots, bool isPinned)

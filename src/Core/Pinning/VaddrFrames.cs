@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
 
@@ -27,14 +28,14 @@ internal static class VaddrFrames
     /// clamped (row 4); nr 0 leaves it alone (row 3).
     /// </summary>
     public static Started StartFast(
-        MmContext mm, AddressSpace space, ulong start, long count, GupFlags asked, FrameVector vector)
+        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags asked, FrameVector vector)
     {
         if (count <= 0) return new Started(GupResult.Of(0), null, 0, StopReason.None);
         count = Math.Min(count, vector.Allocated);
         vector.Reset();
-        var flags = FlagsOf(mm.Profile.Era, asked) | GupFlags.Pin;
+        var flags = FlagsOf(kernel.Profile.Era, asked) | GupFlags.Pin;
         vector.IsPinned = true;
-        var prepared = GupCalls.Fast(mm, space, GupCall.PinUserPagesFast, start, count, flags, vector);
+        var prepared = GupCalls.Fast(kernel, space, GupCall.PinUserPagesFast, start, count, flags, vector);
         if (prepared.Operation is { } operation) return new Started(default, operation, vector.Count, StopReason.None);
         // Before 6.2 a wrapped range makes the pin answer 0, which the helper turns into -EFAULT (section 0).
         return new Started(prepared.Result, null, 0, prepared.Reason);
@@ -42,7 +43,7 @@ internal static class VaddrFrames
 
     /// <summary>Era A: decides by the first VMA. Under the turn.</summary>
     public static Started StartLocked(
-        MmContext mm, AddressSpace space, ulong start, long count, GupFlags asked, FrameVector vector)
+        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags asked, FrameVector vector)
     {
         if (count <= 0) return new Started(GupResult.Of(0), null, 0, StopReason.None);
         count = Math.Min(count, vector.Allocated);
@@ -60,9 +61,9 @@ internal static class VaddrFrames
 
         vector.GotRef = true;
         vector.IsPfns = false;
-        vector.IsPinned = mm.Profile.HelperPins;
+        vector.IsPinned = kernel.Profile.HelperPins;
         var flags = (asked & (GupFlags.Write | GupFlags.Force)) | GupFlags.Unlockable | GupFlags.Touch
-            | (mm.Profile.HelperPins ? GupFlags.Pin : GupFlags.Get);
+            | (kernel.Profile.HelperPins ? GupFlags.Pin : GupFlags.Get);
         // get_user_pages_locked: the helper holds the lock and lets it go when a fault wants that.
         var operation = new GupOperation(space, start, count, flags, vector, locksItself: false);
         return new Started(default, operation, 0, StopReason.None);
@@ -70,10 +71,10 @@ internal static class VaddrFrames
 
     /// <summary>Turns the pin's answer into the helper's and sets the vector's state. Under the turn for era B.</summary>
     public static GupResult Complete(
-        MmContext mm, AddressSpace space, ulong start, long count, FrameVector vector, GupResult pinned, ref StopReason reason)
+        KernelState kernel, AddressSpace space, ulong start, long count, FrameVector vector, GupResult pinned, ref StopReason reason)
     {
         if (count <= 0) return GupResult.Of(0);
-        var era = mm.Profile.Era;
+        var era = kernel.Profile.Era;
         if (era <= HelperEra.A2)
         {
             if (pinned.Pages == 0 && pinned.Error == Errno.None) return Errno.EFAULT;
@@ -81,7 +82,7 @@ internal static class VaddrFrames
             return pinned;
         }
 
-        if (era == HelperEra.B && pinned.Pages == 0) return FollowAfterPin(mm, space, start, count, vector, pinned, ref reason);
+        if (era == HelperEra.B && pinned.Pages == 0) return FollowAfterPin(kernel, space, start, count, vector, pinned, ref reason);
         vector.GotRef = true;
         vector.IsPfns = false;
         if (pinned.Pages > 0) return pinned;
@@ -90,7 +91,7 @@ internal static class VaddrFrames
     }
 
     private static GupResult FollowAfterPin(
-        MmContext mm, AddressSpace space, ulong start, long count, FrameVector vector, GupResult pinned, ref StopReason reason)
+        KernelState kernel, AddressSpace space, ulong start, long count, FrameVector vector, GupResult pinned, ref StopReason reason)
     {
         vector.GotRef = false;
         vector.IsPfns = true;
@@ -103,7 +104,7 @@ internal static class VaddrFrames
         }
 
         // follow_pfn's -EINVAL says nothing about normal memory; later kernels answer what the pin had said.
-        var hides = followed.Error == Errno.EINVAL && !mm.Profile.PfnErrorHidesPinError;
+        var hides = followed.Error == Errno.EINVAL && !kernel.Profile.PfnErrorHidesPinError;
         if (hides) return pinned.Error == Errno.None ? Errno.EFAULT : pinned;
         reason = followReason;
         return followed;

@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Pinning;
@@ -8,7 +9,7 @@ namespace FramePin.Core.Pinning;
 /// <summary>check_vma_flags: may this VMA be walked with these flags (mm/gup.c; kernel-semantics 3.3). Order matters.</summary>
 internal static class VmaCheck
 {
-    public static Errno Check(MmContext mm, Vma vma, GupFlags flags, out StopReason reason)
+    public static Errno Check(KernelState kernel, Vma vma, GupFlags flags, out StopReason reason)
     {
         var isWrite = (flags & GupFlags.Write) != 0;
         var isForced = (flags & GupFlags.Force) != 0;
@@ -17,7 +18,7 @@ internal static class VmaCheck
         if (vma.HasAny(VmFlags.Io | VmFlags.PfnMap)) return Errno.EFAULT;
         reason = StopReason.Permission;
         // arch_vma_access_permitted: another process's keys are not asked.
-        if (mm.HasProtectionKeys && (flags & GupFlags.Remote) == 0 && vma.IsExecuteOnly) return Errno.EFAULT;
+        if (kernel.HasProtectionKeys && (flags & GupFlags.Remote) == 0 && vma.IsExecuteOnly) return Errno.EFAULT;
         if ((flags & GupFlags.Anon) != 0 && !vma.IsAnonymous) return Errno.EFAULT;
         if (isLongTerm && vma.File is { Kind: FileKind.FsDax }) return Errno.EOPNOTSUPP;
         if ((flags & GupFlags.SplitPmd) != 0 && vma.IsHugeTlb) return Errno.EOPNOTSUPP;
@@ -26,7 +27,7 @@ internal static class VmaCheck
         if (isWrite)
         {
             reason = StopReason.DirtyTrackedFile;
-            if (!vma.IsAnonymous && isLongTerm && (flags & GupFlags.Pin) != 0 && mm.Profile.RefusesDirtyTrackedLongTerm
+            if (!vma.IsAnonymous && isLongTerm && (flags & GupFlags.Pin) != 0 && kernel.Profile.RefusesDirtyTrackedLongTerm
                 && NeedsDirtyTracking(vma))
                 return Errno.EFAULT;
             reason = StopReason.Permission;

@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
 
@@ -13,9 +14,9 @@ internal static class ClearRefsCall
     /// Takes the soft-dirty bits off areas and entries and write-protects these, so that the next store sets them again. Writable pinned
     /// pages keep both (pte_is_pinned): a device may store to them unseen. Huge pages of hugetlbfs and raw frames are passed over.
     /// </summary>
-    public static void ClearSoftDirty(MmContext mm, AddressSpace space)
+    public static void ClearSoftDirty(KernelState kernel, AddressSpace space)
     {
-        if (mm.SoftDirty == 0) return;
+        if (kernel.SoftDirty == 0) return;
         foreach (var vma in space.Vmas.All)
         {
             vma.Flags &= ~VmFlags.SoftDirty;
@@ -24,13 +25,13 @@ internal static class ClearRefsCall
             while (space.PageTable.Next(ref address, vma.End, out var slot))
             {
                 ref var entry = ref space.PageTable[slot];
-                if (!IsPinned(mm, space, vma, entry)) entry &= ~(Pte.SoftDirty | (Pte.IsMapped(entry) ? Pte.Write : 0));
+                if (!IsPinned(kernel, space, vma, entry)) entry &= ~(Pte.SoftDirty | (Pte.IsMapped(entry) ? Pte.Write : 0));
                 address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
             }
         }
     }
 
-    private static bool IsPinned(MmContext mm, AddressSpace space, Vma vma, ulong entry) =>
+    private static bool IsPinned(KernelState kernel, AddressSpace space, Vma vma, ulong entry) =>
         Pte.Has(entry, Pte.Present | Pte.Write) && (entry & Pte.Special) == 0 && vma.IsCow && space.HasPinned
-        && mm.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
+        && kernel.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
 }

@@ -2,6 +2,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
@@ -12,7 +13,7 @@ internal static class DeviceMappings
     private const VmFlags Remapped = VmFlags.Io | VmFlags.PfnMap | VmFlags.DontExpand | VmFlags.DontDump;
 
     /// <summary>Puts the area into the tree and maps what its device maps at once. -EINVAL beyond the device's end.</summary>
-    public static Errno Map(MmContext mm, AddressSpace space, Vma vma)
+    public static Errno Map(KernelState kernel, AddressSpace space, Vma vma)
     {
         var device = vma.Device!;
         if (device.IsOrphan) return Errno.ENODEV;
@@ -21,15 +22,15 @@ internal static class DeviceMappings
         // get_remap_pgoff: who remaps a copy-on-write area does so in one piece.
         if (device is { Mapping: DeviceMapping.PfnMap, RemapsInParts: true } && vma.IsCow && vma.Pages > 1) return Errno.EINVAL;
         vma.Flags |= FlagsOf(device.Mapping);
-        if (device is { Mapping: DeviceMapping.PfnMap, RemapsInParts: false } && mm.Profile.MarksRemapped) vma.Flags |= VmFlags.Arch;
+        if (device is { Mapping: DeviceMapping.PfnMap, RemapsInParts: false } && kernel.Profile.MarksRemapped) vma.Flags |= VmFlags.Arch;
         vma.Flags &= ~VmFlags.Account;
         var tracked = VmaMerge.InsertOrMerge(space, vma);
         for (var address = vma.Start; address < vma.End; address += PageGeometry.PageSize)
         {
             var pfn = device.First + vma.IndexOf(address);
-            var error = MapOne(mm, space, vma, device, address, pfn);
+            var error = MapOne(kernel, space, vma, device, address, pfn);
             if (error == Errno.None) continue;
-            MunmapCall.Unmap(mm, space, tracked.Range);
+            MunmapCall.Unmap(kernel, space, tracked.Range);
             return error;
         }
 
@@ -46,12 +47,12 @@ internal static class DeviceMappings
         _ => VmFlags.DontExpand,
     };
 
-    private static Errno MapOne(MmContext mm, AddressSpace space, Vma vma, Device device, ulong address, Pfn pfn) =>
+    private static Errno MapOne(KernelState kernel, AddressSpace space, Vma vma, Device device, ulong address, Pfn pfn) =>
         device.Mapping switch
         {
             DeviceMapping.PfnMap or DeviceMapping.IoPages or DeviceMapping.MixedPfns =>
                 FaultHandler.MapRaw(space, vma, address, pfn) ? Errno.None : Errno.ENOMEM,
-            DeviceMapping.MixedPages or DeviceMapping.P2PPages => FaultHandler.InsertPage(mm, space, vma, address, pfn),
+            DeviceMapping.MixedPages or DeviceMapping.P2PPages => FaultHandler.InsertPage(kernel, space, vma, address, pfn),
             _ => Errno.None,
         };
 }

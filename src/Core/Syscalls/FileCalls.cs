@@ -1,6 +1,7 @@
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 
 namespace FramePin.Core.Syscalls;
@@ -9,81 +10,81 @@ namespace FramePin.Core.Syscalls;
 internal static class FileCalls
 {
     /// <summary>ftruncate: pages behind the new end leave the file and every mapping, private copies too.</summary>
-    public static void Truncate(MmContext mm, MemoryFile file, ulong size)
+    public static void Truncate(KernelState kernel, MemoryFile file, ulong size)
     {
         var old = file.Size;
         file.Size = size;
         if (size >= old)
         {
-            ZeroTail(mm, file, old, upTo: ulong.MaxValue);
+            ZeroTail(kernel, file, old, upTo: ulong.MaxValue);
             return;
         }
 
         var first = PageGeometry.PagesOf(size);
-        if (mm.Mutant != Mutant.TruncateKeepsMapped) UnmapPages(mm, file, first, ulong.MaxValue, alsoCopies: true);
+        if (kernel.Mutant != Mutant.TruncateKeepsMapped) UnmapPages(kernel, file, first, ulong.MaxValue, alsoCopies: true);
         file.Remove(first, ulong.MaxValue >> PageGeometry.PageShift);
-        NoteZeroed(mm, file, size);
+        NoteZeroed(kernel, file, size);
         var within = size & (PageGeometry.PageSize - 1);
         if (within != 0 && file.Lookup(size >> PageGeometry.PageShift) is { } last)
-            mm.Memory.Bytes.Of(last)[(int)within..].Clear();
+            kernel.Memory.Bytes.Of(last)[(int)within..].Clear();
     }
 
     /// <summary>
     /// A file that grows: what a mapping stored behind its old end, in the page of that end, is zeroed first. Disk file systems since
     /// 6.13; others let it show.
     /// </summary>
-    /// <param name="mm">The machine's memory.</param>
+    /// <param name="kernel">The machine's memory.</param>
     /// <param name="file">The file.</param>
     /// <param name="oldEnd">Its size so far, in bytes.</param>
     /// <param name="upTo">Where a write begins, in bytes: what it writes needs no zeroes. The largest number for a truncation.</param>
-    public static void ZeroTail(MmContext mm, MemoryFile file, ulong oldEnd, ulong upTo)
+    public static void ZeroTail(KernelState kernel, MemoryFile file, ulong oldEnd, ulong upTo)
     {
         if (file.Kind != FileKind.Disk) return;
-        NoteZeroed(mm, file, oldEnd);
+        NoteZeroed(kernel, file, oldEnd);
         var within = (int)(oldEnd & ~PageGeometry.PageMask);
-        if (within == 0 || !mm.CachesZeroedHoles) return;
+        if (within == 0 || !kernel.CachesZeroedHoles) return;
         if (file.Lookup(oldEnd >> PageGeometry.PageShift) is not { } pfn) return;
         var end = PageGeometry.AlignUp(oldEnd, PageGeometry.PageSize);
-        mm.Memory.Bytes.Of(pfn).Slice(within, (int)(Math.Min(upTo, end) - oldEnd)).Clear();
-        mm.Memory.MarkDirty(pfn);
+        kernel.Memory.Bytes.Of(pfn).Slice(within, (int)(Math.Min(upTo, end) - oldEnd)).Clear();
+        kernel.Memory.MarkDirty(pfn);
     }
 
     /// <summary>The file system zeroes the rest of a block from <paramref name="offset"/> on: at an old or a new end, or beside a hole.</summary>
-    public static void NoteZeroed(MmContext mm, MemoryFile file, ulong offset)
+    public static void NoteZeroed(KernelState kernel, MemoryFile file, ulong offset)
     {
         if ((offset & ~PageGeometry.PageMask) == 0) return;
         var index = offset >> PageGeometry.PageShift;
         if (file.Stored(index) is null)
         {
-            if (mm.CachesZeroedHoles) file.NoteUnread(index);
+            if (kernel.CachesZeroedHoles) file.NoteUnread(index);
             return;
         }
 
-        FaultHandler.FindOrAddPage(mm, null, file, index, 0, AllocationContext.Movable);
+        FaultHandler.FindOrAddPage(kernel, null, file, index, 0, AllocationContext.Movable);
     }
 
     /// <summary>fallocate(PUNCH_HOLE): whole pages leave the file, parts of pages are zeroed; private copies stay.</summary>
-    public static void PunchHole(MmContext mm, MemoryFile file, ulong offset, ulong length)
+    public static void PunchHole(KernelState kernel, MemoryFile file, ulong offset, ulong length)
     {
         var end = Math.Min(offset + length, PageGeometry.AlignUp(file.Size, PageGeometry.PageSize));
         if (end <= offset) return;
-        NoteZeroed(mm, file, offset);
-        NoteZeroed(mm, file, end);
+        NoteZeroed(kernel, file, offset);
+        NoteZeroed(kernel, file, end);
         var unit = PageGeometry.PageSize << file.Order;
         var first = PageGeometry.AlignUp(offset, unit) >> PageGeometry.PageShift;
         var last = PageGeometry.AlignDown(end, unit) >> PageGeometry.PageShift;
-        ZeroPart(mm, file, offset, Math.Min(end, first << PageGeometry.PageShift));
+        ZeroPart(kernel, file, offset, Math.Min(end, first << PageGeometry.PageShift));
         if (last < first) return;
-        ZeroPart(mm, file, last << PageGeometry.PageShift, end);
+        ZeroPart(kernel, file, last << PageGeometry.PageShift, end);
         if (last == first) return;
-        UnmapPages(mm, file, first, last, alsoCopies: false);
+        UnmapPages(kernel, file, first, last, alsoCopies: false);
         file.Remove(first, last - first);
     }
 
     /// <summary>unmap_mapping_range over every address space. Page indexes, half-open.</summary>
-    private static void UnmapPages(MmContext mm, MemoryFile file, ulong first, ulong last, bool alsoCopies)
+    private static void UnmapPages(KernelState kernel, MemoryFile file, ulong first, ulong last, bool alsoCopies)
     {
-        foreach (var space in mm.Spaces)
+        foreach (var space in kernel.Spaces)
             foreach (var vma in space.Vmas.All)
             {
                 if (!ReferenceEquals(vma.File, file)) continue;
@@ -92,17 +93,17 @@ internal static class FileCalls
                 if (from >= to) continue;
                 var start = vma.Start + ((from - vma.PageOffset) << PageGeometry.PageShift);
                 var end = vma.Start + ((to - vma.PageOffset) << PageGeometry.PageShift);
-                Mapping.Zap(mm, space, vma, start, end, keepMarkers: true, onlyFile: !alsoCopies);
+                Mapping.Zap(kernel, space, vma, start, end, keepMarkers: true, onlyFile: !alsoCopies);
             }
     }
 
-    private static void ZeroPart(MmContext mm, MemoryFile file, ulong start, ulong end)
+    private static void ZeroPart(KernelState kernel, MemoryFile file, ulong start, ulong end)
     {
         while (start < end)
         {
             var pageEnd = Math.Min(end, PageGeometry.AlignDown(start, PageGeometry.PageSize) + PageGeometry.PageSize);
             if (file.Lookup(start >> PageGeometry.PageShift) is { } pfn)
-                mm.Memory.Bytes.Of(pfn).Slice((int)(start & ~PageGeometry.PageMask), (int)(pageEnd - start)).Clear();
+                kernel.Memory.Bytes.Of(pfn).Slice((int)(start & ~PageGeometry.PageMask), (int)(pageEnd - start)).Clear();
             start = pageEnd;
         }
     }

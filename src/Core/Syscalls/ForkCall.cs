@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
@@ -14,7 +15,7 @@ internal static class ForkCall
     /// Fills the empty <paramref name="child"/> from <paramref name="parent"/>. On -ENOMEM the child is torn down again and the
     /// parent unchanged, but that its pages may have become copy-on-write.
     /// </summary>
-    public static Errno Run(MmContext mm, AddressSpace parent, AddressSpace child)
+    public static Errno Run(KernelState kernel, AddressSpace parent, AddressSpace child)
     {
         child.Brk = parent.Brk;
         child.StackStart = parent.StackStart;
@@ -36,16 +37,16 @@ internal static class ForkCall
             }
             else if (vma.AnonVma is not null)
             {
-                copy.AnonVma = mm.NewAnonVma();
+                copy.AnonVma = kernel.NewAnonVma();
                 copy.HasForkedAnon = true;
             }
 
             child.Vmas.Insert(copy);
             VmaMerge.Opened(copy);
             if (vma.Has(VmFlags.WipeOnFork) || !NeedsCopy(vma)) continue;
-            var error = CopyRange(mm, parent, child, vma, copy);
+            var error = CopyRange(kernel, parent, child, vma, copy);
             if (error == Errno.None) continue;
-            ExitCall.Run(mm, child);
+            ExitCall.Run(kernel, child);
             return error;
         }
 
@@ -57,7 +58,7 @@ internal static class ForkCall
         vma.AnonVma is not null
         || vma.HasAny(VmFlags.PfnMap | VmFlags.MixedMap | VmFlags.MaybeGuard | VmFlags.Io);
 
-    private static Errno CopyRange(MmContext mm, AddressSpace parent, AddressSpace child, Vma vma, Vma copy)
+    private static Errno CopyRange(KernelState kernel, AddressSpace parent, AddressSpace child, Vma vma, Vma copy)
     {
         var table = parent.PageTable;
         // copy_pte_range makes a table wherever the parent has one, though nothing in it may be copied.
@@ -65,7 +66,7 @@ internal static class ForkCall
         var address = vma.Start;
         while (table.Next(ref address, vma.End, out var slot))
         {
-            var error = CopyLeaf(mm, parent, child, vma, copy, address, slot, out var again);
+            var error = CopyLeaf(kernel, parent, child, vma, copy, address, slot, out var again);
             if (error != Errno.None) return error;
             if (!again) address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
@@ -74,54 +75,54 @@ internal static class ForkCall
     }
 
     private static Errno CopyLeaf(
-        MmContext mm, AddressSpace parent, AddressSpace child, Vma vma, Vma copy, ulong address, LeafSlot slot, out bool again)
+        KernelState kernel, AddressSpace parent, AddressSpace child, Vma vma, Vma copy, ulong address, LeafSlot slot, out bool again)
     {
         again = false;
         ref var entry = ref parent.PageTable[slot];
-        if (entry == Pte.PoisonMarker || Pte.IsMapped(entry) && IsPoisoned(mm, entry)) return Errno.EHWPOISON;
-        var isOwnPinned = mm.Mutant != Mutant.ForkSharesPinned && Pte.IsMapped(entry) && (entry & Pte.Exclusive) != 0 && parent.HasPinned && mm.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
+        if (entry == Pte.PoisonMarker || Pte.IsMapped(entry) && IsPoisoned(kernel, entry)) return Errno.EHWPOISON;
+        var isOwnPinned = kernel.Mutant != Mutant.ForkSharesPinned && Pte.IsMapped(entry) && (entry & Pte.Exclusive) != 0 && parent.HasPinned && kernel.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
         if (isOwnPinned && slot.Order > 0 && !vma.IsHugeTlb)
         {
             // copy_huge_pmd: a pinned huge page is split so that each part can be copied.
             again = true;
-            return Mapping.SplitLeaf(mm, parent, address, slot) ? Errno.None : Errno.ENOMEM;
+            return Mapping.SplitLeaf(kernel, parent, address, slot) ? Errno.None : Errno.ENOMEM;
         }
 
         var into = child.PageTable.Ensure(address, slot.Order);
         if (!into.Exists) return Errno.ENOMEM;
-        if (isOwnPinned) return CopyPinned(mm, child, copy, address, entry, slot.Order, into);
+        if (isOwnPinned) return CopyPinned(kernel, child, copy, address, entry, slot.Order, into);
         if ((entry & Pte.Swap) != 0)
         {
             entry &= ~Pte.Exclusive;
-            mm.Swap!.Duplicate(Pte.SlotOf(entry));
+            kernel.Swap!.Duplicate(Pte.SlotOf(entry));
         }
 
         if (vma.IsCow && Pte.IsMapped(entry)) entry &= ~(Pte.Write | Pte.Exclusive);
         var shared = vma.IsCow ? entry : entry & ~(Pte.Dirty | Pte.Accessed);
         child.PageTable[into] = shared & ~Pte.UffdWp;
         if (!Pte.IsMapped(entry) || (entry & Pte.Special) != 0) return Errno.None;
-        var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
-        mm.Memory.Frames.AddRefs(head, 1);
-        LargeFolio.AddMaps(mm, child, head, 1);
+        var head = kernel.Memory.Frames.HeadOf(Pte.PfnOf(entry));
+        kernel.Memory.Frames.AddRefs(head, 1);
+        LargeFolio.AddMaps(kernel, child, head, 1);
         return Errno.None;
     }
 
-    private static bool IsPoisoned(MmContext mm, ulong entry) =>
-        (entry & Pte.Special) == 0 && (mm.Memory.Frames[Pte.PfnOf(entry)].Flags & FrameFlags.HwPoison) != 0;
+    private static bool IsPoisoned(KernelState kernel, ulong entry) =>
+        (entry & Pte.Special) == 0 && (kernel.Memory.Frames[Pte.PfnOf(entry)].Flags & FrameFlags.HwPoison) != 0;
 
     /// <summary>copy_present_page: the child gets its own page at once, the parent keeps the pinned one.</summary>
     private static Errno CopyPinned(
-        MmContext mm, AddressSpace child, Vma copy, ulong address, ulong entry, int order, LeafSlot into)
+        KernelState kernel, AddressSpace child, Vma copy, ulong address, ulong entry, int order, LeafSlot into)
     {
         var fresh = copy.IsHugeTlb
-            ? mm.TakeHuge(order, fromReserve: false)
-            : mm.AllocatePage(child, address, AllocationContext.Movable, FrameFlags.Anon);
+            ? kernel.TakeHuge(order, fromReserve: false)
+            : kernel.AllocatePage(child, address, AllocationContext.Movable, FrameFlags.Anon);
         if (fresh is not { } pfn) return Errno.ENOMEM;
-        if (order > 0) HugeTlb.CopyHuge(mm, Pte.PfnOf(entry), pfn, order);
-        else mm.Memory.Bytes.Of(Pte.PfnOf(entry)).CopyTo(mm.Memory.Bytes.Of(pfn));
-        mm.Memory.Frames[pfn].Flags |= FrameFlags.Anon;
-        mm.Memory.Frames[pfn].MapCount = 1;
-        var bits = Pte.Anon | Pte.Exclusive | Pte.Dirty | mm.SoftDirty | Mapping.AccessBits(copy, true) | (order > 0 ? Pte.Huge : 0);
+        if (order > 0) HugeTlb.CopyHuge(kernel, Pte.PfnOf(entry), pfn, order);
+        else kernel.Memory.Bytes.Of(Pte.PfnOf(entry)).CopyTo(kernel.Memory.Bytes.Of(pfn));
+        kernel.Memory.Frames[pfn].Flags |= FrameFlags.Anon;
+        kernel.Memory.Frames[pfn].MapCount = 1;
+        var bits = Pte.Anon | Pte.Exclusive | Pte.Dirty | kernel.SoftDirty | Mapping.AccessBits(copy, true) | (order > 0 ? Pte.Huge : 0);
         child.PageTable[into] = Pte.Leaf(pfn, bits);
         return Errno.None;
     }
@@ -130,21 +131,21 @@ internal static class ForkCall
 /// <summary>The end of an address space (mm/mmap.c: exit_mmap). Pins on its frames stay with their holders.</summary>
 internal static class ExitCall
 {
-    public static void Run(MmContext mm, AddressSpace space)
+    public static void Run(KernelState kernel, AddressSpace space)
     {
         var vmas = space.Vmas.All.ToList();
-        foreach (var vma in vmas) Mapping.Zap(mm, space, vma, vma.Start, vma.End);
+        foreach (var vma in vmas) Mapping.Zap(kernel, space, vma, vma.Start, vma.End);
         space.Vmas.Clear();
         foreach (var vma in vmas)
         {
             VmaMerge.Closed(vma);
-            mm.DropIfUnused(vma.File);
-            mm.DropIfUnused(vma.Device);
+            kernel.DropIfUnused(vma.File);
+            kernel.DropIfUnused(vma.Device);
         }
 
         space.PageTable.Destroy();
         space.Exited = true;
-        mm.Served.DropOf(space);
-        mm.Spaces.Remove(space);
+        kernel.Served.DropOf(space);
+        kernel.Spaces.Remove(space);
     }
 }

@@ -2,6 +2,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Pinning;
@@ -12,29 +13,29 @@ namespace FramePin.Core.Syscalls;
 /// <summary>madvise (mm/madvise.c; kernel-semantics 4.7). A hole is reported as -ENOMEM after the rest was done.</summary>
 internal static class MadviseCall
 {
-    public static SyscallResult Run(MmContext mm, AddressSpace space, ulong start, ulong length, Advice advice)
+    public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, Advice advice)
     {
-        if (!IsKnown(mm, advice) || !PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
+        if (!IsKnown(kernel, advice) || !PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
         var rounded = PageGeometry.AlignUp(length, PageGeometry.PageSize);
         if (length != 0 && rounded == 0) return Errno.EINVAL;
         var end = start + rounded;
         if (end < start) return Errno.EINVAL;
         if (end == start) return SyscallResult.Ok();
-        if (advice == Advice.HwPoison) return Poison(mm, space, start, end);
-        if (advice is Advice.PopulateRead or Advice.PopulateWrite) return Populate(mm, space, start, end, advice);
-        return ForEach(mm, space, new AddressRange(start, end), advice);
+        if (advice == Advice.HwPoison) return Poison(kernel, space, start, end);
+        if (advice is Advice.PopulateRead or Advice.PopulateWrite) return Populate(kernel, space, start, end, advice);
+        return ForEach(kernel, space, new AddressRange(start, end), advice);
     }
 
-    private static bool IsKnown(MmContext mm, Advice advice) => advice switch
+    private static bool IsKnown(KernelState kernel, Advice advice) => advice switch
     {
-        Advice.GuardInstall or Advice.GuardRemove => mm.Profile.HasGuardRegions,
-        Advice.HwPoison => mm.HandlesMemoryFailure,
+        Advice.GuardInstall or Advice.GuardRemove => kernel.Profile.HasGuardRegions,
+        Advice.HwPoison => kernel.HandlesMemoryFailure,
         Advice.Collapse => false,
         _ => Enum.IsDefined(advice),
     };
 
     /// <summary>madvise_walk_vmas.</summary>
-    private static SyscallResult ForEach(MmContext mm, AddressSpace space, AddressRange range, Advice advice)
+    private static SyscallResult ForEach(KernelState kernel, AddressSpace space, AddressRange range, Advice advice)
     {
         var unmapped = Errno.None;
         var at = range.Start;
@@ -50,7 +51,7 @@ internal static class MadviseCall
             }
 
             var part = new AddressRange(at, Math.Min(range.End, vma.End));
-            var error = One(mm, space, vma, part, advice);
+            var error = One(kernel, space, vma, part, advice);
             if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
             isPartial = true;
             at = part.End;
@@ -59,27 +60,27 @@ internal static class MadviseCall
         return unmapped == Errno.None ? SyscallResult.Ok() : SyscallResult.Fail(unmapped, isPartial);
     }
 
-    private static Errno One(MmContext mm, AddressSpace space, Vma vma, AddressRange part, Advice advice)
+    private static Errno One(KernelState kernel, AddressSpace space, Vma vma, AddressRange part, Advice advice)
     {
         if (IsRefusedBySeal(vma, advice)) return Errno.EPERM;
         switch (advice)
         {
             case Advice.WillNeed:
                 if (vma.File is { Kind: FileKind.Disk } file)
-                    FaultHandler.CacheRange(mm, file, vma.IndexOf(part.Start), part.Length >> PageGeometry.PageShift);
-                else Reclaim.ReadBack(mm, space, vma, part);
+                    FaultHandler.CacheRange(kernel, file, vma.IndexOf(part.Start), part.Length >> PageGeometry.PageShift);
+                else Reclaim.ReadBack(kernel, space, vma, part);
                 return Errno.None;
             case Advice.DontNeed or Advice.DontNeedLocked or Advice.Free:
-                return Discard(mm, space, vma, part, advice);
+                return Discard(kernel, space, vma, part, advice);
             case Advice.Remove:
-                return Remove(mm, vma, part);
+                return Remove(kernel, vma, part);
             case Advice.Cold or Advice.PageOut:
                 if (vma.HasAny(VmFlags.Locked | VmFlags.PfnMap | VmFlags.HugeTlb)) return Errno.EINVAL;
-                if (advice == Advice.PageOut) Reclaim.PageOut(mm, space, vma, part);
-                else Reclaim.Cool(mm, space, part);
+                if (advice == Advice.PageOut) Reclaim.PageOut(kernel, space, vma, part);
+                else Reclaim.Cool(kernel, space, part);
                 return Errno.None;
             case Advice.GuardInstall or Advice.GuardRemove:
-                return Guard(mm, space, vma, part, advice == Advice.GuardInstall);
+                return Guard(kernel, space, vma, part, advice == Advice.GuardInstall);
             default:
                 var flags = NewFlags(vma, advice, out var error);
                 if (error != Errno.None) return error;
@@ -136,7 +137,7 @@ internal static class MadviseCall
     }
 
     /// <summary>DONTNEED, DONTNEED_LOCKED and FREE.</summary>
-    private static Errno Discard(MmContext mm, AddressSpace space, Vma vma, AddressRange part, Advice advice)
+    private static Errno Discard(KernelState kernel, AddressSpace space, Vma vma, AddressRange part, Advice advice)
     {
         var forbidden = advice == Advice.DontNeedLocked ? VmFlags.PfnMap : VmFlags.PfnMap | VmFlags.Locked;
         if (vma.IsHugeTlb)
@@ -152,31 +153,31 @@ internal static class MadviseCall
             return Errno.EINVAL;
         }
 
-        if (mm.Mutant == Mutant.DontNeedKeeps) return Errno.None;
+        if (kernel.Mutant == Mutant.DontNeedKeeps) return Errno.None;
         if (advice != Advice.Free)
         {
-            if (!Mapping.Zap(mm, space, vma, part.Start, part.End, keepMarkers: true)) return Errno.ENOMEM;
+            if (!Mapping.Zap(kernel, space, vma, part.Start, part.End, keepMarkers: true)) return Errno.ENOMEM;
             // Tables whose whole reach was discarded go (CONFIG_PT_RECLAIM).
             space.PageTable.Prune(part.Start, part.End);
             return Errno.None;
         }
 
         if (!vma.IsAnonymous) return Errno.EINVAL;
-        Reclaim.MarkLazyFree(mm, space, vma, part);
+        Reclaim.MarkLazyFree(kernel, space, vma, part);
         return Errno.None;
     }
 
     /// <summary>MADV_REMOVE: a hole in the file under a shared mapping that may be written.</summary>
-    private static Errno Remove(MmContext mm, Vma vma, AddressRange part)
+    private static Errno Remove(KernelState kernel, Vma vma, AddressRange part)
     {
         if (vma.Has(VmFlags.Locked) || vma.File is not { } file) return Errno.EINVAL;
         if (!vma.Has(VmFlags.Shared | VmFlags.MayWrite)) return Errno.EACCES;
         if (file.Kind == FileKind.Secret) return Errno.EOPNOTSUPP;
-        FileCalls.PunchHole(mm, file, vma.IndexOf(part.Start) << PageGeometry.PageShift, part.Length);
+        FileCalls.PunchHole(kernel, file, vma.IndexOf(part.Start) << PageGeometry.PageShift, part.Length);
         return Errno.None;
     }
 
-    private static Errno Guard(MmContext mm, AddressSpace space, Vma vma, AddressRange part, bool install)
+    private static Errno Guard(KernelState kernel, AddressSpace space, Vma vma, AddressRange part, bool install)
     {
         var refused = VmFlags.Special | VmFlags.HugeTlb | (install ? VmFlags.Locked : 0);
         if (vma.HasAny(refused)) return Errno.EINVAL;
@@ -192,9 +193,9 @@ internal static class MadviseCall
             return Errno.None;
         }
 
-        if (!Mapping.Zap(mm, space, vma, part.Start, part.End)) return Errno.ENOMEM;
+        if (!Mapping.Zap(kernel, space, vma, part.Start, part.End)) return Errno.ENOMEM;
         // Anonymous memory with page tables ought to have its anon_vma.
-        if (vma.IsAnonymous) FaultHandler.PrepareAnonVma(mm, space, vma);
+        if (vma.IsAnonymous) FaultHandler.PrepareAnonVma(kernel, space, vma);
         vma.Flags |= VmFlags.MaybeGuard;
         for (var address = part.Start; address < part.End; address += PageGeometry.PageSize)
         {
@@ -206,31 +207,31 @@ internal static class MadviseCall
         return Errno.None;
     }
 
-    private static SyscallResult Populate(MmContext mm, AddressSpace space, ulong start, ulong end, Advice advice)
+    private static SyscallResult Populate(KernelState kernel, AddressSpace space, ulong start, ulong end, Advice advice)
     {
         var flags = GupFlags.Touch | GupFlags.HwPoison | GupFlags.MadvPopulate
             | (advice == Advice.PopulateWrite ? GupFlags.Write : 0);
-        var walked = GupWalk.Populate(mm, space, start, (long)((end - start) >> PageGeometry.PageShift), flags);
+        var walked = GupWalk.Populate(kernel, space, start, (long)((end - start) >> PageGeometry.PageShift), flags);
         return walked.Error == Errno.None ? SyscallResult.Ok() : SyscallResult.Fail(walked.Error, walked.Pages > 0);
     }
 
     /// <summary>MADV_HWPOISON: faults each page in and declares it broken; its mappings become poison markers.</summary>
-    private static SyscallResult Poison(MmContext mm, AddressSpace space, ulong start, ulong end)
+    private static SyscallResult Poison(KernelState kernel, AddressSpace space, ulong start, ulong end)
     {
         if (!space.Task.IsAdmin) return Errno.EPERM;
         for (var address = start; address < end; address += PageGeometry.PageSize)
         {
-            var walked = GupWalk.Populate(mm, space, address, 1, GupFlags.Touch);
+            var walked = GupWalk.Populate(kernel, space, address, 1, GupFlags.Touch);
             if (walked.Error != Errno.None) return SyscallResult.Fail(walked.Error, address > start);
-            if (!Mapping.SplitAt(mm, space, address)) return Errno.ENOMEM;
+            if (!Mapping.SplitAt(kernel, space, address)) return Errno.ENOMEM;
             var slot = space.PageTable.Find(address);
-            if (slot.Order > 0 && !Mapping.SplitLeaf(mm, space, address, slot)) return Errno.ENOMEM;
+            if (slot.Order > 0 && !Mapping.SplitLeaf(kernel, space, address, slot)) return Errno.ENOMEM;
             slot = space.PageTable.Find(address);
             var entry = space.PageTable[slot];
             if ((entry & Pte.Special) != 0) return SyscallResult.Fail(Errno.EBUSY, isPartial: true);
-            mm.Memory.Frames[Pte.PfnOf(entry)].Flags |= FrameFlags.HwPoison;
+            kernel.Memory.Frames[Pte.PfnOf(entry)].Flags |= FrameFlags.HwPoison;
             space.PageTable[slot] = Pte.PoisonMarker;
-            Mapping.Release(mm, space, space.Vmas.Find(address)!, entry);
+            Mapping.Release(kernel, space, space.Vmas.Find(address)!, entry);
         }
 
         return SyscallResult.Ok();

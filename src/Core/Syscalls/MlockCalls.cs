@@ -2,6 +2,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
 
@@ -26,7 +27,7 @@ internal static class MlockCalls
     }
 
     /// <summary>mlock2: flags 0, or MLOCK_ONFAULT.</summary>
-    public static SyscallResult Lock(MmContext mm, AddressSpace space, ulong start, ulong length, uint flags)
+    public static SyscallResult Lock(KernelState kernel, AddressSpace space, ulong start, ulong length, uint flags)
     {
         if ((flags & ~MlockOnFault) != 0) return Errno.EINVAL;
         var task = space.Task;
@@ -43,9 +44,9 @@ internal static class MlockCalls
         }
 
         var onFault = (flags & MlockOnFault) != 0 ? VmFlags.LockOnFault : 0;
-        var error = Apply(mm, space, range, VmFlags.Locked | onFault, out var isPartial);
+        var error = Apply(kernel, space, range, VmFlags.Locked | onFault, out var isPartial);
         if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
-        return Populate(mm, space, range) switch
+        return Populate(kernel, space, range) switch
         {
             Errno.None => SyscallResult.Ok(),
             Errno.EFAULT => SyscallResult.Fail(Errno.ENOMEM, isPartial: true),
@@ -54,15 +55,15 @@ internal static class MlockCalls
         };
     }
 
-    public static SyscallResult Unlock(MmContext mm, AddressSpace space, ulong start, ulong length)
+    public static SyscallResult Unlock(KernelState kernel, AddressSpace space, ulong start, ulong length)
     {
         var range = Round(start, length);
         if (range.End < range.Start) return Errno.EINVAL;
-        var error = Apply(mm, space, range, VmFlags.None, out var isPartial);
+        var error = Apply(kernel, space, range, VmFlags.None, out var isPartial);
         return error == Errno.None ? SyscallResult.Ok() : SyscallResult.Fail(error, isPartial);
     }
 
-    public static SyscallResult LockAll(MmContext mm, AddressSpace space, uint flags)
+    public static SyscallResult LockAll(KernelState kernel, AddressSpace space, uint flags)
     {
         if (flags == 0 || (flags & ~(MclCurrent | MclFuture | MclOnFault)) != 0 || flags == MclOnFault) return Errno.EINVAL;
         var task = space.Task;
@@ -74,21 +75,21 @@ internal static class MlockCalls
         space.LocksFutureOnFault = (flags & MclOnFault) != 0;
         if (!isCurrent) return SyscallResult.Ok();
         var onFault = (flags & MclOnFault) != 0 ? VmFlags.LockOnFault : 0;
-        foreach (var vma in space.Vmas.All.ToList()) LockOne(mm, space, vma, vma.Range, VmFlags.Locked | onFault);
-        foreach (var vma in space.Vmas.All.ToList()) Populate(mm, space, vma.Range);
+        foreach (var vma in space.Vmas.All.ToList()) LockOne(kernel, space, vma, vma.Range, VmFlags.Locked | onFault);
+        foreach (var vma in space.Vmas.All.ToList()) Populate(kernel, space, vma.Range);
         return SyscallResult.Ok();
     }
 
-    public static SyscallResult UnlockAll(MmContext mm, AddressSpace space)
+    public static SyscallResult UnlockAll(KernelState kernel, AddressSpace space)
     {
         space.LocksFuture = false;
         space.LocksFutureOnFault = false;
-        foreach (var vma in space.Vmas.All.ToList()) LockOne(mm, space, vma, vma.Range, VmFlags.None);
+        foreach (var vma in space.Vmas.All.ToList()) LockOne(kernel, space, vma, vma.Range, VmFlags.None);
         return SyscallResult.Ok();
     }
 
     /// <summary>__mm_populate: faults pages in as they will be used; the first area that fails ends it.</summary>
-    public static Errno Populate(MmContext mm, AddressSpace space, AddressRange range)
+    public static Errno Populate(KernelState kernel, AddressSpace space, AddressRange range)
     {
         foreach (var vma in space.Vmas.Overlapping(range))
         {
@@ -97,7 +98,7 @@ internal static class MlockCalls
             var flags = GupFlags.Touch;
             if ((vma.Flags & (VmFlags.Write | VmFlags.Shared)) == VmFlags.Write) flags |= GupFlags.Write;
             if (vma.HasAny(VmFlags.AccessMask)) flags |= GupFlags.Force;
-            var walked = GupWalk.Populate(mm, space, part.Start, (long)(part.Length >> PageGeometry.PageShift), flags);
+            var walked = GupWalk.Populate(kernel, space, part.Start, (long)(part.Length >> PageGeometry.PageShift), flags);
             if (walked.Error != Errno.None) return walked.Error;
         }
 
@@ -112,7 +113,7 @@ internal static class MlockCalls
     }
 
     /// <summary>apply_vma_lock_flags: a hole ends it with -ENOMEM, what came before stays changed.</summary>
-    private static Errno Apply(MmContext mm, AddressSpace space, AddressRange range, VmFlags lockFlags, out bool isPartial)
+    private static Errno Apply(KernelState kernel, AddressSpace space, AddressRange range, VmFlags lockFlags, out bool isPartial)
     {
         isPartial = false;
         if (range.IsEmpty) return Errno.None;
@@ -120,7 +121,7 @@ internal static class MlockCalls
         {
             if (space.Vmas.Find(at) is not { } vma) return Errno.ENOMEM;
             var part = new AddressRange(at, Math.Min(range.End, vma.End));
-            var error = LockOne(mm, space, vma, part, lockFlags);
+            var error = LockOne(kernel, space, vma, part, lockFlags);
             if (error != Errno.None) return error;
             isPartial = true;
             at = part.End;
@@ -130,7 +131,7 @@ internal static class MlockCalls
     }
 
     /// <summary>mlock_fixup: special, hugetlb, secret and droppable areas are passed over in silence (row 129).</summary>
-    private static Errno LockOne(MmContext mm, AddressSpace space, Vma vma, AddressRange part, VmFlags lockFlags)
+    private static Errno LockOne(KernelState kernel, AddressSpace space, Vma vma, AddressRange part, VmFlags lockFlags)
     {
         if (vma.HasAny(VmFlags.Special | VmFlags.HugeTlb | VmFlags.Droppable)) return Errno.None;
         if (vma.File is { Kind: FileKind.Secret or FileKind.FsDax }) return Errno.None;
@@ -138,7 +139,7 @@ internal static class MlockCalls
         var changes = ((vma.Flags ^ flags) & VmFlags.Locked) != 0;
         var error = VmaFlagChange.Apply(space, ref vma, part.Start, part.End, flags);
         // Locking twice would count twice.
-        if (error == Errno.None && changes) Mlock.Walk(mm, space, part, locks: (flags & VmFlags.Locked) != 0);
+        if (error == Errno.None && changes) Mlock.Walk(kernel, space, part, locks: (flags & VmFlags.Locked) != 0);
         return error;
     }
 }

@@ -2,6 +2,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
@@ -38,13 +39,13 @@ internal static class MmapCall
 {
     private const VmFlags StackLike = VmFlags.GrowsDown | VmFlags.Shared;
 
-    public static SyscallResult Run(MmContext mm, AddressSpace space, MmapRequest request)
+    public static SyscallResult Run(KernelState kernel, AddressSpace space, MmapRequest request)
     {
         if (!PageGeometry.IsAligned(request.Offset, PageGeometry.PageSize)) return Errno.EINVAL;
         var hugeOrder = 0;
         if ((request.Flags & MapFlags.HugeTlb) != 0)
         {
-            var error = PrepareHuge(mm, ref request, out hugeOrder);
+            var error = PrepareHuge(kernel, ref request, out hugeOrder);
             if (error != Errno.None) return error;
         }
         else if (request.File is { Kind: FileKind.HugeTlb } file)
@@ -64,8 +65,8 @@ internal static class MmapCall
         if (request.Offset + length < request.Offset) return Errno.EOVERFLOW;
         if (space.MapCount > PageGeometry.MaxMapCount) return Errno.ENOMEM;
 
-        var vmFlags = FlagsOf(mm, space, request.Prot, flags);
-        var placed = Place(mm, space, request, address, length, flags, hugeOrder);
+        var vmFlags = FlagsOf(kernel, space, request.Prot, flags);
+        var placed = Place(kernel, space, request, address, length, flags, hugeOrder);
         if (!placed.IsOk) return placed;
         address = placed.Value;
         var range = new AddressRange(address, address + length);
@@ -75,32 +76,32 @@ internal static class MmapCall
 
         var kindError = request.File is not null || request.Device is not null
             ? ApplyFile(request, flags, ref vmFlags)
-            : ApplyAnonymous(mm, flags, ref vmFlags);
+            : ApplyAnonymous(kernel, flags, ref vmFlags);
         if (kindError != Errno.None) return kindError;
-        return MapRegion(mm, space, request, range, flags, vmFlags, pageOffset, hugeOrder);
+        return MapRegion(kernel, space, request, range, flags, vmFlags, pageOffset, hugeOrder);
     }
 
     /// <summary>calc_vm_prot_bits and calc_vm_flag_bits.</summary>
-    private static VmFlags FlagsOf(MmContext mm, AddressSpace space, Prot prot, MapFlags flags)
+    private static VmFlags FlagsOf(KernelState kernel, AddressSpace space, Prot prot, MapFlags flags)
     {
         var result = (VmFlags)(prot & Prot.AccessMask) | VmFlags.MayRead | VmFlags.MayWrite | VmFlags.MayExec;
         if ((flags & MapFlags.GrowsDown) != 0) result |= VmFlags.GrowsDown;
         if ((flags & MapFlags.Locked) != 0) result |= VmFlags.Locked;
-        if ((flags & MapFlags.Stack) != 0 && mm.Profile.StacksRefuseHugePages) result |= VmFlags.NoHugePage;
+        if ((flags & MapFlags.Stack) != 0 && kernel.Profile.StacksRefuseHugePages) result |= VmFlags.NoHugePage;
         if (space.LocksFuture) result |= VmFlags.Locked;
         if (space.LocksFuture && space.LocksFutureOnFault) result |= VmFlags.LockOnFault;
         return result;
     }
 
     private static SyscallResult Place(
-        MmContext mm, AddressSpace space, MmapRequest request, ulong address, ulong length, MapFlags flags, int hugeOrder)
+        KernelState kernel, AddressSpace space, MmapRequest request, ulong address, ulong length, MapFlags flags, int hugeOrder)
     {
         if (length > PageGeometry.TaskSize) return Errno.ENOMEM;
         if ((flags & MapFlags.Fixed) == 0)
         {
             var file = request.File is { Kind: FileKind.HugeTlb } ? null : request.File;
             return Placement.Choose(
-                space, mm.Profile, address, length, file, request.Offset, hugeOrder,
+                space, kernel.Profile, address, length, file, request.Offset, hugeOrder,
                 isMove: request.Device is not null || (hugeOrder == 0 && IsSharedAnonymous(request)));
         }
 
@@ -148,7 +149,7 @@ internal static class MmapCall
         return Errno.None;
     }
 
-    private static Errno ApplyAnonymous(MmContext mm, MapFlags flags, ref VmFlags vmFlags)
+    private static Errno ApplyAnonymous(KernelState kernel, MapFlags flags, ref VmFlags vmFlags)
     {
         switch (flags & MapFlags.TypeMask)
         {
@@ -156,7 +157,7 @@ internal static class MmapCall
                 if ((vmFlags & VmFlags.GrowsDown) != 0) return Errno.EINVAL;
                 vmFlags |= VmFlags.Shared | VmFlags.MayShare;
                 return Errno.None;
-            case MapFlags.Droppable when mm.Profile.HasDroppable:
+            case MapFlags.Droppable when kernel.Profile.HasDroppable:
                 if ((vmFlags & VmFlags.GrowsDown) != 0 || (flags & (MapFlags.Locked | MapFlags.HugeTlb)) != 0)
                     return Errno.EINVAL;
                 vmFlags |= VmFlags.Droppable | VmFlags.NoReserve | VmFlags.WipeOnFork | VmFlags.DontDump;
@@ -169,7 +170,7 @@ internal static class MmapCall
     }
 
     private static SyscallResult MapRegion(
-        MmContext mm, AddressSpace space, MmapRequest request, AddressRange range, MapFlags flags, VmFlags vmFlags,
+        KernelState kernel, AddressSpace space, MmapRequest request, AddressRange range, MapFlags flags, VmFlags vmFlags,
         ulong pageOffset, int hugeOrder)
     {
         if (space.DeniesWriteExec(vmFlags, vmFlags)) return Errno.EACCES;
@@ -185,15 +186,15 @@ internal static class MmapCall
         if (space.Vmas.Intersects(range))
         {
             isPartial = true;
-            var unmapped = MunmapCall.Unmap(mm, space, range);
-            if (unmapped != Errno.None) return Dropped(mm, file, unmapped);
+            var unmapped = MunmapCall.Unmap(kernel, space, range);
+            if (unmapped != Errno.None) return Dropped(kernel, file, unmapped);
         }
 
         if (hugeOrder > 0)
         {
             // What was mapped there has given its huge pages back by now.
-            var reserve = ReserveHuge(mm, file!, range, pageOffset, vmFlags);
-            if (reserve != Errno.None) return SyscallResult.Fail(Dropped(mm, file, reserve), isPartial);
+            var reserve = ReserveHuge(kernel, file!, range, pageOffset, vmFlags);
+            if (reserve != Errno.None) return SyscallResult.Fail(Dropped(kernel, file, reserve), isPartial);
         }
 
         // secretmem_mmap refuses when the old areas are gone already.
@@ -208,7 +209,7 @@ internal static class MmapCall
         var isSharedAnonymous = file is null && request.Device is null && (vmFlags & VmFlags.Shared) != 0;
         if (isSharedAnonymous)
         {
-            file = mm.CreateFile("/dev/zero (deleted)", FileKind.Shmem, range.Length);
+            file = kernel.CreateFile("/dev/zero (deleted)", FileKind.Shmem, range.Length);
             if (file is null) return SyscallResult.Fail(Errno.ENOMEM, isPartial);
             file.Unlinked = true;
             pageOffset = 0;
@@ -228,7 +229,7 @@ internal static class MmapCall
         {
             Start = range.Start,
             End = range.End,
-            Flags = vmFlags | mm.NewArea,
+            Flags = vmFlags | kernel.NewArea,
             PageOffset = pageOffset,
             File = file,
             Device = request.Device,
@@ -238,7 +239,7 @@ internal static class MmapCall
         };
         if (request.Device is not null)
         {
-            var mapped = DeviceMappings.Map(mm, space, vma);
+            var mapped = DeviceMappings.Map(kernel, space, vma);
             if (mapped != Errno.None) return SyscallResult.Fail(mapped, isPartial);
         }
         else if (mayMerge)
@@ -251,18 +252,18 @@ internal static class MmapCall
             VmaMerge.Opened(vma);
         }
 
-        if (populates) MlockCalls.Populate(mm, space, range);
+        if (populates) MlockCalls.Populate(kernel, space, range);
         return SyscallResult.Ok(range.Start);
     }
 
-    private static Errno Dropped(MmContext mm, MemoryFile? file, Errno error)
+    private static Errno Dropped(KernelState kernel, MemoryFile? file, Errno error)
     {
-        mm.DropIfUnused(file);
+        kernel.DropIfUnused(file);
         return error;
     }
 
     /// <summary>MAP_HUGETLB: an anonymous mapping gets a hugetlb file of its own, of the size that the flags name.</summary>
-    private static Errno PrepareHuge(MmContext mm, ref MmapRequest request, out int order)
+    private static Errno PrepareHuge(KernelState kernel, ref MmapRequest request, out int order)
     {
         order = 0;
         if (request.Device is not null) return Errno.EINVAL;
@@ -276,17 +277,17 @@ internal static class MmapCall
         order = log == 0 ? PageGeometry.PmdOrder : log - PageGeometry.PageShift;
         if (order is not (PageGeometry.PmdOrder or PageGeometry.PudOrder)) return Errno.EINVAL;
         // A size that the processor has, with no page of it in the pool.
-        if (!mm.HugePools.ContainsKey(order)) return Errno.ENOMEM;
+        if (!kernel.HugePools.ContainsKey(order)) return Errno.ENOMEM;
         var length = PageGeometry.AlignUp(request.Length, PageGeometry.PageSize << order);
         if (length == 0) return request.Length == 0 ? Errno.EINVAL : Errno.ENOMEM;
-        if (mm.CreateFile("/anon_hugepage (deleted)", FileKind.HugeTlb, length, order) is not { } file) return Errno.ENOMEM;
+        if (kernel.CreateFile("/anon_hugepage (deleted)", FileKind.HugeTlb, length, order) is not { } file) return Errno.ENOMEM;
         file.Unlinked = true;
         request = request with { File = file, Offset = 0 };
         return Errno.None;
     }
 
     /// <summary>hugetlb_reserve_pages: what may be faulted in later must be there now.</summary>
-    private static Errno ReserveHuge(MmContext mm, MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
+    private static Errno ReserveHuge(KernelState kernel, MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
     {
         if ((vmFlags & VmFlags.NoReserve) != 0)
         {
@@ -294,7 +295,7 @@ internal static class MmapCall
             return Errno.None;
         }
 
-        var pool = mm.HugePools[file.Order];
+        var pool = kernel.HugePools[file.Order];
         var wanted = range.Length >> (PageGeometry.PageShift + file.Order);
         if ((vmFlags & VmFlags.MayShare) != 0)
         {

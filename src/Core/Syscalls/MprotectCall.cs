@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
@@ -8,7 +9,7 @@ namespace FramePin.Core.Syscalls;
 /// <summary>mprotect (mm/mprotect.c: do_mprotect_pkey; kernel-semantics 4.5): what was changed before an error stays changed.</summary>
 internal static class MprotectCall
 {
-    public static SyscallResult Run(MmContext mm, AddressSpace space, ulong start, ulong length, Prot prot)
+    public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, Prot prot)
     {
         var grows = prot & (Prot.GrowsDown | Prot.GrowsUp);
         prot &= ~(Prot.GrowsDown | Prot.GrowsUp);
@@ -43,7 +44,7 @@ internal static class MprotectCall
             // Each access bit has its MAY bit four places higher.
             if ((flags & (VmFlags)~((ulong)flags >> 4) & VmFlags.AccessMask) != 0) return SyscallResult.Fail(Errno.EACCES, isPartial);
             if (space.DeniesWriteExec(area.Flags, flags)) return SyscallResult.Fail(Errno.EACCES, isPartial);
-            var error = Change(mm, space, area, start, upTo, flags);
+            var error = Change(kernel, space, area, start, upTo, flags);
             if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
             start = upTo;
         }
@@ -52,7 +53,7 @@ internal static class MprotectCall
     }
 
     /// <summary>mprotect_fixup for one area.</summary>
-    private static Errno Change(MmContext mm, AddressSpace space, Vma vma, ulong start, ulong end, VmFlags flags)
+    private static Errno Change(KernelState kernel, AddressSpace space, Vma vma, ulong start, ulong end, VmFlags flags)
     {
         if (vma.Has(VmFlags.Sealed)) return Errno.EPERM;
         if (flags == vma.Flags) return Errno.None;
@@ -67,7 +68,7 @@ internal static class MprotectCall
             const VmFlags accounted = VmFlags.Account | VmFlags.Write | VmFlags.HugeTlb | VmFlags.Shared | VmFlags.NoReserve;
             if (!vma.HasAny(accounted)) flags |= VmFlags.Account;
         }
-        else if (mm.Profile.MprotectUnaccounts && (flags & VmFlags.Write) == 0 && vma.Has(VmFlags.Account) && vma.IsAnonymous
+        else if (kernel.Profile.MprotectUnaccounts && (flags & VmFlags.Write) == 0 && vma.Has(VmFlags.Account) && vma.IsAnonymous
             && vma.AnonVma is null)
         {
             flags &= ~VmFlags.Account;
@@ -77,9 +78,9 @@ internal static class MprotectCall
             (vma.Flags & (VmFlags.Write | VmFlags.Shared | VmFlags.Locked | VmFlags.LockOnFault)) == VmFlags.Locked;
         var error = VmaFlagChange.Apply(space, ref vma, start, end, flags);
         if (error != Errno.None) return error;
-        if (!Mapping.ChangeProtection(mm, space, vma, start, end)) return Errno.ENOMEM;
+        if (!Mapping.ChangeProtection(kernel, space, vma, start, end)) return Errno.ENOMEM;
         // Locked private memory that becomes writable is copied now rather than at a later fault.
-        if (wasLockedPrivate && (flags & VmFlags.Write) != 0) MlockCalls.Populate(mm, space, new AddressRange(start, end));
+        if (wasLockedPrivate && (flags & VmFlags.Write) != 0) MlockCalls.Populate(kernel, space, new AddressRange(start, end));
         return Errno.None;
     }
 }

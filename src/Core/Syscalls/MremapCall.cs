@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
@@ -25,7 +26,7 @@ internal static class MremapCall
     }
 
     public static SyscallResult Run(
-        MmContext mm, AddressSpace space, ulong address, ulong oldLength, ulong newLength, MremapFlags flags, ulong newAddress)
+        KernelState kernel, AddressSpace space, ulong address, ulong oldLength, ulong newLength, MremapFlags flags, ulong newAddress)
     {
         if ((flags & ~MremapFlags.Known) != 0 || !IsPageAligned(address)) return Errno.EINVAL;
         oldLength = PageGeometry.AlignUp(oldLength, PageGeometry.PageSize);
@@ -34,15 +35,15 @@ internal static class MremapCall
         var error = CheckArguments(space, request);
         if (error != Errno.None) return error;
 
-        if (mm.Profile.MovesSeveralAreas && request.IsFixed && oldLength == newLength) return MoveAll(mm, space, request);
-        return space.Vmas.Find(address) is { } vma ? RunOn(mm, space, vma, request) : Errno.EFAULT;
+        if (kernel.Profile.MovesSeveralAreas && request.IsFixed && oldLength == newLength) return MoveAll(kernel, space, request);
+        return space.Vmas.Find(address) is { } vma ? RunOn(kernel, space, vma, request) : Errno.EFAULT;
     }
 
     /// <summary>
     /// remap_move: every area of the range moves, with the gaps between them; a gap at the start is -EFAULT. What was moved
     /// before an error stays moved.
     /// </summary>
-    private static SyscallResult MoveAll(MmContext mm, AddressSpace space, Request request)
+    private static SyscallResult MoveAll(KernelState kernel, AddressSpace space, Request request)
     {
         var (from, end) = (request.Address, request.Old.End);
         if (end < from) return Errno.EFAULT;
@@ -56,7 +57,7 @@ internal static class MremapCall
             from = vma.End;
             if ((vma.Device is not null || vma.Uffd is not null) && (!isFirst || vma.End < end)) return SyscallResult.Fail(Errno.EFAULT, !isFirst);
             var length = Math.Min(end, vma.End) - address;
-            var moved = RunOn(mm, space, vma, request with
+            var moved = RunOn(kernel, space, vma, request with
             {
                 Address = address,
                 OldLength = length,
@@ -71,7 +72,7 @@ internal static class MremapCall
         return result;
     }
 
-    private static SyscallResult RunOn(MmContext mm, AddressSpace space, Vma vma, Request request)
+    private static SyscallResult RunOn(KernelState kernel, AddressSpace space, Vma vma, Request request)
     {
         var (address, oldLength, newLength) = (request.Address, request.OldLength, request.NewLength);
         if (vma.Has(VmFlags.Sealed)) return Errno.EPERM;
@@ -91,13 +92,13 @@ internal static class MremapCall
         if (!request.IsFixed && !request.KeepsOld)
         {
             if (request.OldLength == request.NewLength) return SyscallResult.Ok(address);
-            if (request.NewLength < request.OldLength) return ShrinkInPlace(mm, space, request);
+            if (request.NewLength < request.OldLength) return ShrinkInPlace(kernel, space, request);
         }
 
         var error = CheckVma(space, vma, request);
         if (error != Errno.None) return error;
-        if (request.IsFixed || request.KeepsOld) return MoveTo(mm, space, vma, request);
-        return Expand(mm, space, vma, request);
+        if (request.IsFixed || request.KeepsOld) return MoveTo(kernel, space, vma, request);
+        return Expand(kernel, space, vma, request);
     }
 
     private static bool IsPageAligned(ulong value) => PageGeometry.IsAligned(value, PageGeometry.PageSize);
@@ -132,14 +133,14 @@ internal static class MremapCall
         return locked != Errno.None ? locked : Limits.CheckExpansion(space, vma.Flags, growth);
     }
 
-    private static SyscallResult ShrinkInPlace(MmContext mm, AddressSpace space, Request request)
+    private static SyscallResult ShrinkInPlace(KernelState kernel, AddressSpace space, Request request)
     {
         // By the checks of munmap itself: the old length is the caller's word and may run past the end of user space.
-        var unmapped = MunmapCall.Run(mm, space, request.Address + request.NewLength, request.OldLength - request.NewLength);
+        var unmapped = MunmapCall.Run(kernel, space, request.Address + request.NewLength, request.OldLength - request.NewLength);
         return unmapped.IsOk ? SyscallResult.Ok(request.Address) : unmapped;
     }
 
-    private static SyscallResult Expand(MmContext mm, AddressSpace space, Vma vma, Request request)
+    private static SyscallResult Expand(KernelState kernel, AddressSpace space, Vma vma, Request request)
     {
         var growth = request.NewLength - request.OldLength;
         if (request.Old.End == vma.End && CanGrow(space, vma, growth))
@@ -151,15 +152,15 @@ internal static class MremapCall
             (extension.Start, extension.End) = (end, end + growth);
             if (VmaMerge.CanJoin(vma, extension)) VmaMerge.InsertOrMerge(space, extension);
             else vma.End += growth;
-            if (vma.Has(VmFlags.Locked)) MlockCalls.Populate(mm, space, new AddressRange(end, end + growth));
+            if (vma.Has(VmFlags.Locked)) MlockCalls.Populate(kernel, space, new AddressRange(end, end + growth));
             return SyscallResult.Ok(request.Address);
         }
 
         if (!request.MayMove) return Errno.ENOMEM;
         var placed = Placement.Choose(
-            space, mm.Profile, 0, request.NewLength, vma.File, vma.IndexOf(request.Address) << PageGeometry.PageShift,
+            space, kernel.Profile, 0, request.NewLength, vma.File, vma.IndexOf(request.Address) << PageGeometry.PageShift,
             vma.HugeOrder, isMove: vma.Device is not null);
-        return placed.IsOk ? Move(mm, space, vma, request, placed.Value) : placed;
+        return placed.IsOk ? Move(kernel, space, vma, request, placed.Value) : placed;
     }
 
     /// <summary>vma_expandable: the bytes behind the area are free and below the end of user space; a stack's guard gap does not count.</summary>
@@ -170,21 +171,21 @@ internal static class MremapCall
         return space.Vmas.FindFrom(vma.End) is not { } next || end <= next.Start;
     }
 
-    private static SyscallResult MoveTo(MmContext mm, AddressSpace space, Vma vma, Request request)
+    private static SyscallResult MoveTo(KernelState kernel, AddressSpace space, Vma vma, Request request)
     {
         var target = request.NewAddress;
         var isPartial = false;
         if (request.IsFixed)
         {
             isPartial = space.Vmas.Intersects(new AddressRange(target, target + request.NewLength));
-            var error = MunmapCall.Unmap(mm, space, new AddressRange(target, target + request.NewLength));
+            var error = MunmapCall.Unmap(kernel, space, new AddressRange(target, target + request.NewLength));
             if (error != Errno.None) return error;
         }
 
         if (request.NewLength < request.OldLength)
         {
             var tail = new AddressRange(request.Address + request.NewLength, request.Address + request.OldLength);
-            var error = MunmapCall.Unmap(mm, space, tail);
+            var error = MunmapCall.Unmap(kernel, space, tail);
             if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
             isPartial = true;
             request = request with { OldLength = request.NewLength };
@@ -199,21 +200,21 @@ internal static class MremapCall
         if (!request.IsFixed)
         {
             var placed = Placement.Choose(
-                space, mm.Profile, request.NewAddress, request.NewLength, vma.File,
+                space, kernel.Profile, request.NewAddress, request.NewLength, vma.File,
                 vma.IndexOf(request.Address) << PageGeometry.PageShift, vma.HugeOrder, isMove: vma.Device is not null);
             if (!placed.IsOk) return SyscallResult.Fail(placed.Error, isPartial);
             target = placed.Value;
         }
 
-        var moved = Move(mm, space, vma, request, target);
+        var moved = Move(kernel, space, vma, request, target);
         return moved.IsOk ? moved : SyscallResult.Fail(moved.Error, isPartial);
     }
 
     /// <summary>move_vma: copies the area, moves its entries, removes the old one.</summary>
-    private static SyscallResult Move(MmContext mm, AddressSpace space, Vma vma, Request request, ulong target)
+    private static SyscallResult Move(KernelState kernel, AddressSpace space, Vma vma, Request request, ulong target)
     {
         if (space.MapCount >= PageGeometry.MaxMapCount - HeadRoom) return Errno.ENOMEM;
-        if (!Mapping.SplitAt(mm, space, request.Address) || !Mapping.SplitAt(mm, space, request.Old.End)) return Errno.ENOMEM;
+        if (!Mapping.SplitAt(kernel, space, request.Address) || !Mapping.SplitAt(kernel, space, request.Old.End)) return Errno.ENOMEM;
         var offset = vma.IndexOf(request.Address);
         // An anonymous area that was never touched is numbered anew, so that it can merge at its new place.
         if (vma.IsAnonymous && vma.AnonVma is null) offset = target >> PageGeometry.PageShift;
@@ -221,7 +222,7 @@ internal static class MremapCall
         {
             Start = target,
             End = target + request.NewLength,
-            Flags = vma.Flags | mm.NewArea,
+            Flags = vma.Flags | kernel.NewArea,
             Uffd = vma.Uffd,
             PageOffset = offset,
             File = vma.File,
@@ -238,19 +239,19 @@ internal static class MremapCall
         // Nobody asked to hear of moves (UFFD_FEATURE_EVENT_REMAP): the area that the copy has become is registered no more, all of it.
         merged.Flags &= ~(VmFlags.UffdMissing | VmFlags.UffdWp);
         merged.Uffd = null;
-        if (!MoveEntries(mm, space, request, target))
+        if (!MoveEntries(kernel, space, request, target))
         {
-            Mapping.Zap(mm, space, copy, copy.Start, copy.End);
-            MunmapCall.Unmap(mm, space, new AddressRange(target, target + request.NewLength));
+            Mapping.Zap(kernel, space, copy, copy.Start, copy.End);
+            MunmapCall.Unmap(kernel, space, new AddressRange(target, target + request.NewLength));
             return Errno.ENOMEM;
         }
 
         if (vma.Uffd is null) DropMovedTables(space, vma, merged, request.Address, target, Math.Min(request.OldLength, request.NewLength));
         if (request.KeepsOld) LeaveOld(space, request);
-        else if (request.OldLength > 0) MunmapCall.Unmap(mm, space, request.Old);
+        else if (request.OldLength > 0) MunmapCall.Unmap(kernel, space, request.Old);
         // Only what the move added is filled.
         if (merged.Has(VmFlags.Locked) && request.NewLength > request.OldLength)
-            MlockCalls.Populate(mm, space, new AddressRange(target + request.OldLength, target + request.NewLength));
+            MlockCalls.Populate(kernel, space, new AddressRange(target + request.OldLength, target + request.NewLength));
         return SyscallResult.Ok(target);
     }
 
@@ -296,7 +297,7 @@ internal static class MremapCall
     }
 
     /// <summary>move_page_tables: the same entries at the new address; pins on the frames stay valid. False: no table left.</summary>
-    private static bool MoveEntries(MmContext mm, AddressSpace space, Request request, ulong target)
+    private static bool MoveEntries(KernelState kernel, AddressSpace space, Request request, ulong target)
     {
         var table = space.PageTable;
         var address = request.Address;
@@ -308,7 +309,7 @@ internal static class MremapCall
             var to = target + (address - request.Address);
             if (slot.Order > 0 && !PageGeometry.IsAligned(to, slot.Size))
             {
-                if (!Mapping.SplitLeaf(mm, space, address, slot)) return false;
+                if (!Mapping.SplitLeaf(kernel, space, address, slot)) return false;
                 continue;
             }
 
@@ -317,12 +318,12 @@ internal static class MremapCall
             if (slot.Order > 0 && table[into] != 0)
             {
                 // A table of small entries is there already, empty: a huge leaf does not go in its place (move_huge_pmd).
-                if (!Mapping.SplitLeaf(mm, space, address, slot)) return false;
+                if (!Mapping.SplitLeaf(kernel, space, address, slot)) return false;
                 continue;
             }
 
             // move_soft_dirty_pte
-            table[into] = (table[slot] & ~Pte.UffdWp) | ((table[slot] & Pte.Marker) == 0 ? mm.SoftDirty : 0);
+            table[into] = (table[slot] & ~Pte.UffdWp) | ((table[slot] & Pte.Marker) == 0 ? kernel.SoftDirty : 0);
             table[slot] = 0;
             address += slot.Size;
         }

@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
@@ -8,29 +9,29 @@ namespace FramePin.Core.Syscalls;
 /// <summary>munmap (mm/vma.c: do_vmi_munmap; kernel-semantics 4.3).</summary>
 internal static class MunmapCall
 {
-    public static SyscallResult Run(MmContext mm, AddressSpace space, ulong start, ulong length)
+    public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length)
     {
         if (!PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
         if (start > PageGeometry.TaskSize || length > PageGeometry.TaskSize - start) return Errno.EINVAL;
         length = PageGeometry.AlignUp(length, PageGeometry.PageSize);
         if (length == 0) return Errno.EINVAL;
-        var error = Unmap(mm, space, new AddressRange(start, start + length));
+        var error = Unmap(kernel, space, new AddressRange(start, start + length));
         return error == Errno.None ? SyscallResult.Ok() : error;
     }
 
     /// <summary>Removes what lies in the range; nothing there is fine. On an error nothing is unmapped.</summary>
-    public static Errno Unmap(MmContext mm, AddressSpace space, AddressRange range)
+    public static Errno Unmap(KernelState kernel, AddressSpace space, AddressRange range)
     {
         var error = Gather(space, range);
         if (error != Errno.None) return error;
-        if (!Mapping.SplitAt(mm, space, range.Start) || !Mapping.SplitAt(mm, space, range.End)) return Errno.ENOMEM;
+        if (!Mapping.SplitAt(kernel, space, range.Start) || !Mapping.SplitAt(kernel, space, range.End)) return Errno.ENOMEM;
         foreach (var vma in space.Vmas.Overlapping(range))
         {
-            Mapping.Zap(mm, space, vma, vma.Start, vma.End);
+            Mapping.Zap(kernel, space, vma, vma.Start, vma.End);
             space.Vmas.Remove(vma);
             VmaMerge.Closed(vma);
-            mm.DropIfUnused(vma.File);
-            mm.DropIfUnused(vma.Device);
+            kernel.DropIfUnused(vma.File);
+            kernel.DropIfUnused(vma.Device);
         }
 
         var floor = space.Vmas.Before(range.Start)?.End ?? 0;

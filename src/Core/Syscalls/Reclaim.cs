@@ -2,6 +2,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
@@ -18,47 +19,47 @@ internal static class Reclaim
     /// MADV_FREE: anonymous pages may be dropped from now on until somebody stores to them (madvise_free_pte_range). They keep their
     /// contents until then. What is in swap is dropped at once.
     /// </summary>
-    public static void MarkLazyFree(MmContext mm, AddressSpace space, Vma vma, AddressRange part) =>
-        ForEachFolio(mm, space, part, (slot, pages) =>
+    public static void MarkLazyFree(KernelState kernel, AddressSpace space, Vma vma, AddressRange part) =>
+        ForEachFolio(kernel, space, part, (slot, pages) =>
         {
-            var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
-            var info = mm.Memory.Frames[head];
-            var isShared = slot.Order > 0 ? LargeFolio.IsMappedShared(mm, head) : info.MapCount != pages;
+            var head = kernel.Memory.Frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
+            var info = kernel.Memory.Frames[head];
+            var isShared = slot.Order > 0 ? LargeFolio.IsMappedShared(kernel, head) : info.MapCount != pages;
             // What somebody wrote through a pin is only the last user's to give away.
             var isUsed = (info.Flags & (FrameFlags.Dirty | FrameFlags.SwapCache)) != 0 || slot.Order > 0;
             if (isUsed && isShared) return;
-            if ((info.Flags & FrameFlags.SwapCache) != 0 && !mm.Swap!.TryDropCache(head)) return;
+            if ((info.Flags & FrameFlags.SwapCache) != 0 && !kernel.Swap!.TryDropCache(head)) return;
             for (var i = 0; i < pages; i++)
                 space.PageTable[slot with { Index = slot.Index + i }] &= ~(Pte.Dirty | Pte.Accessed);
             info.Flags &= ~FrameFlags.Dirty;
             // What somebody has locked is on no list that it could be taken from (folio_mark_lazyfree: unevictable).
             if ((info.Flags & FrameFlags.Mlocked) == 0) info.Flags |= FrameFlags.LazyFree;
-        }, onSwap: (ref ulong entry) => Drop(mm, space, vma, ref entry));
+        }, onSwap: (ref ulong entry) => Drop(kernel, space, vma, ref entry));
 
     /// <summary>madvise_pageout for one area: pages that nobody else maps are unmapped, and go where nothing is lost by that.</summary>
-    public static void PageOut(MmContext mm, AddressSpace space, Vma vma, AddressRange part)
+    public static void PageOut(KernelState kernel, AddressSpace space, Vma vma, AddressRange part)
     {
         // can_do_file_pageout: else it would tell who has the file cached.
         var mayPageOutFile = vma.File is not { OthersMayWrite: false } || space.Task.OwnsFiles;
         if (!vma.IsAnonymous && !mayPageOutFile && vma.Has(VmFlags.MayShare)) return;
-        ForEachFolio(mm, space, part, (slot, pages) =>
+        ForEachFolio(kernel, space, part, (slot, pages) =>
         {
             var entry = space.PageTable[slot];
-            var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
-            var info = mm.Memory.Frames[head];
-            if ((info.Flags & FrameFlags.HwPoison) != 0 || LargeFolio.IsMappedShared(mm, head)) return;
+            var head = kernel.Memory.Frames.HeadOf(Pte.PfnOf(entry));
+            var info = kernel.Memory.Frames[head];
+            if ((info.Flags & FrameFlags.HwPoison) != 0 || LargeFolio.IsMappedShared(kernel, head)) return;
             if ((entry & Pte.Anon) == 0 && !mayPageOutFile) return;
-            if (Mlock.IsLocked(mm, head)) Mlock.PutBack(mm, head);
-            else if ((entry & Pte.Anon) == 0) PageOutFile(mm, space, vma, slot);
-            else if ((info.Flags & FrameFlags.LazyFree) != 0 || vma.Has(VmFlags.Droppable)) Discard(mm, space, vma, slot, pages);
-            else PageOutAnonymous(mm, space, vma, slot, pages);
+            if (Mlock.IsLocked(kernel, head)) Mlock.PutBack(kernel, head);
+            else if ((entry & Pte.Anon) == 0) PageOutFile(kernel, space, vma, slot);
+            else if ((info.Flags & FrameFlags.LazyFree) != 0 || vma.Has(VmFlags.Droppable)) Discard(kernel, space, vma, slot, pages);
+            else PageOutAnonymous(kernel, space, vma, slot, pages);
         });
     }
 
     /// <summary>madvise_willneed without a disk file: what is in swap is read back into the swap cache, and not mapped.</summary>
-    public static void ReadBack(MmContext mm, AddressSpace space, Vma vma, AddressRange part)
+    public static void ReadBack(KernelState kernel, AddressSpace space, Vma vma, AddressRange part)
     {
-        if (mm.Swap is not { } swap) return;
+        if (kernel.Swap is not { } swap) return;
         if (vma.File is { } file)
         {
             for (var at = part.Start; at < part.End; at += PageGeometry.PageSize) file.ReadBack(vma.IndexOf(at));
@@ -66,32 +67,32 @@ internal static class Reclaim
         }
 
         if (!vma.IsAnonymous) return;
-        ForEachFolio(mm, space, part, act: null, onSwap: (ref ulong entry) =>
+        ForEachFolio(kernel, space, part, act: null, onSwap: (ref ulong entry) =>
         {
             var slot = Pte.SlotOf(entry);
-            if (swap.Cached(slot) is not null || mm.Memory.Allocate(0, AllocationContext.Movable, FrameFlags.Anon) is not { } pfn) return;
+            if (swap.Cached(slot) is not null || kernel.Memory.Allocate(0, AllocationContext.Movable, FrameFlags.Anon) is not { } pfn) return;
             swap.Read(slot, pfn);
             swap.AddToCache(slot, pfn);
-            mm.Memory.Put(pfn);
+            kernel.Memory.Put(pfn);
         });
     }
 
     /// <summary>MADV_COLD: nothing ages here, but a large folio that the range cuts is split as for the others.</summary>
-    public static void Cool(MmContext mm, AddressSpace space, AddressRange part) => ForEachFolio(mm, space, part, static (_, _) => { });
+    public static void Cool(KernelState kernel, AddressSpace space, AddressRange part) => ForEachFolio(kernel, space, part, static (_, _) => { });
 
     /// <summary>What MADV_FREE gave away, and droppable memory: gone, unless it was stored to since or somebody else uses it.</summary>
-    private static void Discard(MmContext mm, AddressSpace space, Vma vma, LeafSlot slot, int pages)
+    private static void Discard(KernelState kernel, AddressSpace space, Vma vma, LeafSlot slot, int pages)
     {
-        var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
-        var info = mm.Memory.Frames[head];
+        var head = kernel.Memory.Frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
+        var info = kernel.Memory.Frames[head];
         var isDroppable = vma.Has(VmFlags.Droppable);
         var isDirty = (info.Flags & FrameFlags.Dirty) != 0;
         for (var i = 0; i < pages; i++) isDirty |= (space.PageTable[slot with { Index = slot.Index + i }] & Pte.Dirty) != 0;
-        var isKept = (isDirty && !isDroppable) || mm.Memory.Frames.RefCount(head) != info.MapCount;
+        var isKept = (isDirty && !isDroppable) || kernel.Memory.Frames.RefCount(head) != info.MapCount;
         if (slot.Order > 0)
         {
             // try_to_unmap looks at its pages one by one (TTU_SPLIT_HUGE_PMD): the table of small entries stays.
-            if (!Mapping.SplitLeaf(mm, space, vma.Start, slot)) return;
+            if (!Mapping.SplitLeaf(kernel, space, vma.Start, slot)) return;
             slot = new LeafSlot(PageTable.TableOf(space.PageTable[slot]), 0, 0);
             pages = PageGeometry.EntriesPerTable;
         }
@@ -103,22 +104,22 @@ internal static class Reclaim
             return;
         }
 
-        for (var i = 0; i < pages; i++) Drop(mm, space, vma, ref space.PageTable[slot with { Index = slot.Index + i }]);
+        for (var i = 0; i < pages; i++) Drop(kernel, space, vma, ref space.PageTable[slot with { Index = slot.Index + i }]);
     }
 
     /// <summary>
     /// Anonymous memory goes to swap: its entries name slots from then on. A page that somebody else holds a reference on stays in the
     /// swap cache, where the next fault finds it; a pinned one is not touched, nor is a large one that is held.
     /// </summary>
-    private static void PageOutAnonymous(MmContext mm, AddressSpace space, Vma vma, LeafSlot slot, int pages)
+    private static void PageOutAnonymous(KernelState kernel, AddressSpace space, Vma vma, LeafSlot slot, int pages)
     {
-        var frames = mm.Memory.Frames;
+        var frames = kernel.Memory.Frames;
         var head = frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
         if (frames.MaybeDmaPinned(head)) return;
         // A large folio goes as it is where it fits; else its pages are tried one by one, of which only the others are kept.
-        var fits = mm.Swap is { } device && device.Used + (ulong)(1 << frames.OrderOf(head)) <= device.Pages;
-        if (frames.OrderOf(head) > 0 && !LargeFolio.Split(mm, head, dropsZeroes: !fits)) return;
-        if (mm.Swap is not { } swap) return;
+        var fits = kernel.Swap is { } device && device.Used + (ulong)(1 << frames.OrderOf(head)) <= device.Pages;
+        if (frames.OrderOf(head) > 0 && !LargeFolio.Split(kernel, head, dropsZeroes: !fits)) return;
+        if (kernel.Swap is not { } swap) return;
         if (slot.Order > 0)
         {
             // Where a huge leaf was is a table of small ones now.
@@ -129,44 +130,44 @@ internal static class Reclaim
         for (var i = 0; i < pages; i++)
         {
             ref var entry = ref space.PageTable[slot with { Index = slot.Index + i }];
-            if ((entry & Pte.Special) == 0) SwapOut(mm, space, vma, swap, ref entry);
+            if ((entry & Pte.Special) == 0) SwapOut(kernel, space, vma, swap, ref entry);
         }
     }
 
-    private static void SwapOut(MmContext mm, AddressSpace space, Vma vma, SwapDevice swap, ref ulong entry)
+    private static void SwapOut(KernelState kernel, AddressSpace space, Vma vma, SwapDevice swap, ref ulong entry)
     {
-        var (old, frames) = (entry, mm.Memory.Frames);
+        var (old, frames) = (entry, kernel.Memory.Frames);
         var pfn = Pte.PfnOf(old);
         if ((frames[pfn].Flags & FrameFlags.SwapCache) == 0 && !swap.TryAdd(pfn)) return;
         var number = frames[pfn].Index;
         swap.Duplicate(number);
         entry = Pte.SwapEntry(number, old & Pte.SwapKeepMask);
-        mm.Memory.MarkDirty(pfn);
-        Mapping.Release(mm, space, vma, old);
+        kernel.Memory.MarkDirty(pfn);
+        Mapping.Release(kernel, space, vma, old);
         // is_page_cache_freeable: else it is not written, and stays.
         if (frames.RefCount(pfn) == 1) swap.WriteOut(pfn);
     }
 
-    private static void PageOutFile(MmContext mm, AddressSpace space, Vma vma, LeafSlot slot)
+    private static void PageOutFile(KernelState kernel, AddressSpace space, Vma vma, LeafSlot slot)
     {
         ref var entry = ref space.PageTable[slot];
-        var frames = mm.Memory.Frames;
+        var frames = kernel.Memory.Frames;
         var pfn = Pte.PfnOf(entry);
         var info = frames[pfn];
         // Secret memory is unevictable.
         if ((info.Flags & (FrameFlags.InCache | FrameFlags.Secret)) != FrameFlags.InCache) return;
-        var (file, index) = (mm.Files[info.FileId], info.Index);
-        Drop(mm, space, vma, ref entry);
+        var (file, index) = (kernel.Files[info.FileId], info.Index);
+        Drop(kernel, space, vma, ref entry);
         // Used ones cannot go; dirty ones of a disk file wait for write-back.
         if (!frames.MaybeDmaPinned(pfn) && frames.RefCount(pfn) == 1 && file.Evict(index)) return;
         if ((info.Flags & FrameFlags.Dirty) != 0 && file.TracksDirty) info.Flags |= FrameFlags.Reclaim;
     }
 
-    private static void Drop(MmContext mm, AddressSpace space, Vma vma, ref ulong entry)
+    private static void Drop(KernelState kernel, AddressSpace space, Vma vma, ref ulong entry)
     {
         var old = entry;
         entry = 0;
-        Mapping.Release(mm, space, vma, old);
+        Mapping.Release(kernel, space, vma, old);
     }
 
     private delegate void SwapAction(ref ulong entry);
@@ -177,7 +178,7 @@ internal static class Reclaim
     /// where that cannot be. Without an action only entries of swap are looked at.
     /// </summary>
     private static void ForEachFolio(
-        MmContext mm, AddressSpace space, AddressRange part, Action<LeafSlot, int>? act, SwapAction? onSwap = null)
+        KernelState kernel, AddressSpace space, AddressRange part, Action<LeafSlot, int>? act, SwapAction? onSwap = null)
     {
         var address = part.Start;
         while (space.PageTable.Next(ref address, part.End, out var slot))
@@ -187,13 +188,13 @@ internal static class Reclaim
             if ((entry & Pte.Swap) != 0) onSwap?.Invoke(ref space.PageTable[slot]);
             if (Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && act is not null)
             {
-                var head = mm.Memory.Frames.HeadOf(Pte.PfnOf(entry));
-                var folio = 1 << mm.Memory.Frames.OrderOf(head);
+                var head = kernel.Memory.Frames.HeadOf(Pte.PfnOf(entry));
+                var folio = 1 << kernel.Memory.Frames.OrderOf(head);
                 var pages = slot.Order > 0 ? folio : LargeFolio.Batch(space.PageTable, slot, address, part.End, folio);
                 var isWhole = slot.Order > 0 ? address == next - slot.Size && next <= part.End : pages == folio;
                 if (slot.Order == 0) next = address + ((ulong)pages << PageGeometry.PageShift);
                 if (isWhole) act(slot, slot.Order > 0 ? 1 : pages);
-                else if (!LargeFolio.IsMappedShared(mm, head) && LargeFolio.Split(mm, head, dropsZeroes: true)) continue;
+                else if (!LargeFolio.IsMappedShared(kernel, head) && LargeFolio.Split(kernel, head, dropsZeroes: true)) continue;
             }
 
             address = next;

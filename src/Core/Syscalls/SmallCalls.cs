@@ -2,6 +2,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
@@ -11,7 +12,7 @@ namespace FramePin.Core.Syscalls;
 /// <summary>brk (mm/mmap.c: brk; kernel-semantics 4.8): the answer is the new break, or the old one when it cannot be had.</summary>
 internal static class BrkCall
 {
-    public static ulong Run(MmContext mm, AddressSpace space, ulong wanted)
+    public static ulong Run(KernelState kernel, AddressSpace space, ulong wanted)
     {
         if (wanted < space.Layout.StartBrk) return space.Brk;
         var old = space.Brk;
@@ -19,17 +20,17 @@ internal static class BrkCall
         if (task.RlimitData != TaskState.Unlimited && wanted - space.Layout.StartBrk + space.Layout.DataSize > task.RlimitData) return old;
         var from = PageGeometry.AlignUp(old, PageGeometry.PageSize);
         var to = PageGeometry.AlignUp(wanted, PageGeometry.PageSize);
-        if (from != to && !Move(mm, space, from, to)) return old;
+        if (from != to && !Move(kernel, space, from, to)) return old;
         space.Brk = wanted;
         return wanted;
     }
 
-    private static bool Move(MmContext mm, AddressSpace space, ulong from, ulong to)
+    private static bool Move(KernelState kernel, AddressSpace space, ulong from, ulong to)
     {
         if (to < from)
         {
             var range = new AddressRange(to, from);
-            return space.Vmas.Intersects(range) && MunmapCall.Unmap(mm, space, range) == Errno.None;
+            return space.Vmas.Intersects(range) && MunmapCall.Unmap(kernel, space, range) == Errno.None;
         }
 
         if (to > PageGeometry.TaskSize) return false;
@@ -45,10 +46,10 @@ internal static class BrkCall
         {
             Start = from,
             End = to,
-            Flags = flags | locked | mm.NewArea,
+            Flags = flags | locked | kernel.NewArea,
             PageOffset = from >> PageGeometry.PageShift,
         });
-        if (locked != 0) MlockCalls.Populate(mm, space, new AddressRange(from, to));
+        if (locked != 0) MlockCalls.Populate(kernel, space, new AddressRange(from, to));
         return true;
     }
 }
@@ -56,9 +57,9 @@ internal static class BrkCall
 /// <summary>mseal (mm/mseal.c; kernel-semantics 4.8): all of the range or nothing.</summary>
 internal static class MsealCall
 {
-    public static SyscallResult Run(MmContext mm, AddressSpace space, ulong start, ulong length, ulong flags)
+    public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, ulong flags)
     {
-        if (!mm.Profile.HasMseal) return Errno.ENOSYS;
+        if (!kernel.Profile.HasMseal) return Errno.ENOSYS;
         if (flags != 0 || !PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
         var rounded = PageGeometry.AlignUp(length, PageGeometry.PageSize);
         if (length != 0 && rounded == 0) return Errno.EINVAL;
@@ -82,7 +83,7 @@ internal static class MsealCall
 /// <summary>msync (mm/msync.c): a hole is -ENOMEM after the rest was done; MS_INVALIDATE on locked memory is -EBUSY.</summary>
 internal static class MsyncCall
 {
-    public static SyscallResult Run(MmContext mm, AddressSpace space, ulong start, ulong length, MsyncFlags flags)
+    public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, MsyncFlags flags)
     {
         const MsyncFlags known = MsyncFlags.Async | MsyncFlags.Invalidate | MsyncFlags.Sync;
         if ((flags & ~known) != 0 || !PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
@@ -99,7 +100,7 @@ internal static class MsyncCall
             if ((flags & MsyncFlags.Sync) != 0 && vma.Has(VmFlags.Shared) && vma.File is { Kind: FileKind.Secret })
                 return Errno.EINVAL;
             if ((flags & MsyncFlags.Sync) != 0 && vma.Has(VmFlags.Shared) && vma.File is { TracksDirty: true } file)
-                Clean(mm, file, vma.IndexOf(part.Start), part.Length >> PageGeometry.PageShift);
+                Clean(kernel, file, vma.IndexOf(part.Start), part.Length >> PageGeometry.PageShift);
         }
 
         return mapped == range.Length ? SyscallResult.Ok() : Errno.ENOMEM;
@@ -109,20 +110,20 @@ internal static class MsyncCall
     /// Write-back of a part of a file: its dirty pages become clean and, in every shared mapping, write-protected, so that the next store
     /// is noticed (folio_mkclean).
     /// </summary>
-    public static void Clean(MmContext mm, MemoryFile file, ulong first, ulong pages)
+    public static void Clean(KernelState kernel, MemoryFile file, ulong first, ulong pages)
     {
         for (var index = first; index < first + pages; index++)
         {
             if (file.Lookup(index) is not { } pfn) continue;
-            var info = mm.Memory.Frames[pfn];
-            if (info.MapCount > 0) ProtectMappings(mm, file, index);
+            var info = kernel.Memory.Frames[pfn];
+            if (info.MapCount > 0) ProtectMappings(kernel, file, index);
             info.Flags &= ~(FrameFlags.Dirty | FrameFlags.Reclaim);
         }
     }
 
-    private static void ProtectMappings(MmContext mm, MemoryFile file, ulong index)
+    private static void ProtectMappings(KernelState kernel, MemoryFile file, ulong index)
     {
-        foreach (var space in mm.Spaces)
+        foreach (var space in kernel.Spaces)
             foreach (var vma in space.Vmas.All)
             {
                 if (!ReferenceEquals(vma.File, file) || !vma.Has(VmFlags.Shared) || index < vma.PageOffset || index >= vma.PageOffset + vma.Pages)
@@ -136,7 +137,7 @@ internal static class MsyncCall
 /// <summary>mincore (mm/mincore.c): one byte a page, 1 where it is resident; -ENOMEM for a hole.</summary>
 internal static class MincoreCall
 {
-    public static SyscallResult Run(MmContext mm, AddressSpace space, ulong start, ulong length, Span<byte> residency)
+    public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, Span<byte> residency)
     {
         if (!PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
         if (start > PageGeometry.TaskSize || length > PageGeometry.TaskSize - start) return Errno.ENOMEM;
@@ -163,7 +164,7 @@ internal static class MincoreCall
             // only, where there is a table at all.
             if ((entry & Pte.Swap) != 0)
             {
-                residency[i] = mm.Swap!.Cached(Pte.SlotOf(entry)) is not null ? (byte)1 : (byte)0;
+                residency[i] = kernel.Swap!.Cached(Pte.SlotOf(entry)) is not null ? (byte)1 : (byte)0;
                 continue;
             }
 

@@ -2,6 +2,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
@@ -47,7 +48,7 @@ internal static class UffdCalls
     }
 
     /// <summary>UFFDIO_UNREGISTER: write protection goes with the registration. -EINVAL over areas of another userfaultfd.</summary>
-    public static SyscallResult Unregister(MmContext mm, Userfaultfd fd, ulong start, ulong length)
+    public static SyscallResult Unregister(KernelState kernel, Userfaultfd fd, ulong start, ulong length)
     {
         var space = fd.Space;
         if (!IsValid(start, length, out var range)) return Errno.EINVAL;
@@ -65,7 +66,7 @@ internal static class UffdCalls
             if (area.Uffd is null) continue;
             var part = area.Range.Intersect(range);
             var vma = area;
-            if (vma.Has(VmFlags.UffdWp)) Protect(mm, space, vma, part, isOn: false);
+            if (vma.Has(VmFlags.UffdWp)) Protect(kernel, space, vma, part, isOn: false);
             var error = VmaFlagChange.Apply(space, ref vma, part.Start, part.End, vma.Flags & ~Modes, uffd: null);
             if (error != Errno.None) return error;
         }
@@ -74,7 +75,7 @@ internal static class UffdCalls
     }
 
     /// <summary>UFFDIO_WRITEPROTECT. -ENOENT where nothing is registered for it; what came before is done.</summary>
-    public static SyscallResult WriteProtect(MmContext mm, Userfaultfd fd, ulong start, ulong length, bool isOn)
+    public static SyscallResult WriteProtect(KernelState kernel, Userfaultfd fd, ulong start, ulong length, bool isOn)
     {
         var space = fd.Space;
         if (!IsValid(start, length, out var range)) return Errno.EINVAL;
@@ -82,7 +83,7 @@ internal static class UffdCalls
         foreach (var vma in space.Vmas.Overlapping(range).ToList())
         {
             if (!vma.Has(VmFlags.UffdWp)) return SyscallResult.Fail(Errno.ENOENT, isPartial);
-            if (!Protect(mm, space, vma, vma.Range.Intersect(range), isOn)) return SyscallResult.Fail(Errno.ENOMEM, isPartial);
+            if (!Protect(kernel, space, vma, vma.Range.Intersect(range), isOn)) return SyscallResult.Fail(Errno.ENOMEM, isPartial);
             isPartial = true;
         }
 
@@ -93,49 +94,49 @@ internal static class UffdCalls
     /// UFFDIO_COPY of one page, and UFFDIO_ZEROPAGE when there is no <paramref name="content"/>. -ENOENT outside a registered area,
     /// -EEXIST over a page, -EFAULT behind a file's end.
     /// </summary>
-    public static SyscallResult Fill(MmContext mm, Userfaultfd fd, ulong address, ReadOnlySpan<byte> content)
+    public static SyscallResult Fill(KernelState kernel, Userfaultfd fd, ulong address, ReadOnlySpan<byte> content)
     {
         var space = fd.Space;
         if (!IsValid(address, PageGeometry.PageSize, out _)) return Errno.EINVAL;
         if (space.Vmas.Find(address) is not { } vma) return Errno.ENOENT;
         var isShared = vma.Has(VmFlags.Shared);
         // uffd_lock_vma prepares before anybody asks whether the area is registered.
-        if (!isShared) FaultHandler.PrepareAnonVma(mm, space, vma);
+        if (!isShared) FaultHandler.PrepareAnonVma(kernel, space, vma);
         if (vma.Uffd is null) return Errno.ENOENT;
         if (vma.IsHugeTlb) return Errno.EINVAL;
         if (space.PageTable.Find(address) is { Exists: true, Order: > 0 } huge && space.PageTable[huge] != 0) return Errno.EEXIST;
         var slot = space.PageTable.Ensure(address, 0);
         if (!slot.Exists) return Errno.ENOMEM;
-        if (isShared) return FillShared(mm, space, vma, address, content, slot);
+        if (isShared) return FillShared(kernel, space, vma, address, content, slot);
         var isBehindEnd = vma.File is { } file && vma.IndexOf(address) >= PageGeometry.PagesOf(file.Size);
         if (isBehindEnd) return Errno.EFAULT;
         if (!IsFillable(space.PageTable[slot])) return Errno.EEXIST;
-        if (content.IsEmpty && mm.UsesZeroPage)
+        if (content.IsEmpty && kernel.UsesZeroPage)
         {
             // mfill_atomic_pte_zeropage alone takes a marker for something.
             if (space.PageTable[slot] != 0) return Errno.EEXIST;
-            Mapping.MapSpecial(space, address, mm.Memory.ZeroPage, Mapping.AccessBits(vma, false));
+            Mapping.MapSpecial(space, address, kernel.Memory.ZeroPage, Mapping.AccessBits(vma, false));
             return SyscallResult.Ok(PageGeometry.PageSize);
         }
 
-        if (mm.AllocatePage(space, address, AllocationContext.Movable, FrameFlags.Anon) is not { } pfn) return Errno.ENOMEM;
-        content.CopyTo(mm.Memory.Bytes.Of(pfn));
-        Mapping.MapPage(mm, space, vma, address, pfn, Pte.Anon | Pte.Exclusive | Pte.Dirty | mm.SoftDirty | Mapping.AccessBits(vma, true));
+        if (kernel.AllocatePage(space, address, AllocationContext.Movable, FrameFlags.Anon) is not { } pfn) return Errno.ENOMEM;
+        content.CopyTo(kernel.Memory.Bytes.Of(pfn));
+        Mapping.MapPage(kernel, space, vma, address, pfn, Pte.Anon | Pte.Exclusive | Pte.Dirty | kernel.SoftDirty | Mapping.AccessBits(vma, true));
         return SyscallResult.Ok(PageGeometry.PageSize);
     }
 
-    private static SyscallResult FillShared(MmContext mm, AddressSpace space, Vma vma, ulong address, ReadOnlySpan<byte> content, LeafSlot slot)
+    private static SyscallResult FillShared(KernelState kernel, AddressSpace space, Vma vma, ulong address, ReadOnlySpan<byte> content, LeafSlot slot)
     {
         var file = vma.File!;
         var index = vma.IndexOf(address);
         if (index >= PageGeometry.PagesOf(file.Size)) return Errno.EFAULT;
         // The page goes into the file first, where one may be already.
         if (file.Lookup(index) is not null || file.Stored(index) is not null || !IsFillable(space.PageTable[slot])) return Errno.EEXIST;
-        if (FaultHandler.FindOrAddPage(mm, space, file, index, address, AllocationContext.Movable) is not { } pfn) return Errno.ENOMEM;
-        content.CopyTo(mm.Memory.Bytes.Of(pfn));
-        mm.Memory.Frames.AddRefs(pfn, 1);
-        mm.Memory.MarkDirty(pfn);
-        Mapping.MapPage(mm, space, vma, address, pfn, Pte.Dirty | mm.SoftDirty | Mapping.AccessBits(vma, true));
+        if (FaultHandler.FindOrAddPage(kernel, space, file, index, address, AllocationContext.Movable) is not { } pfn) return Errno.ENOMEM;
+        content.CopyTo(kernel.Memory.Bytes.Of(pfn));
+        kernel.Memory.Frames.AddRefs(pfn, 1);
+        kernel.Memory.MarkDirty(pfn);
+        Mapping.MapPage(kernel, space, vma, address, pfn, Pte.Dirty | kernel.SoftDirty | Mapping.AccessBits(vma, true));
         return SyscallResult.Ok(PageGeometry.PageSize);
     }
 
@@ -143,9 +144,9 @@ internal static class UffdCalls
     private static bool IsFillable(ulong entry) => entry == 0 || (entry & Pte.Marker) != 0;
 
     /// <summary>uffd_wp_range: present entries lose their write permission until it is given back; empty ones stay as they are.</summary>
-    private static bool Protect(MmContext mm, AddressSpace space, Vma vma, AddressRange part, bool isOn)
+    private static bool Protect(KernelState kernel, AddressSpace space, Vma vma, AddressRange part, bool isOn)
     {
-        if (!Mapping.SplitAt(mm, space, part.Start) || !Mapping.SplitAt(mm, space, part.End)) return false;
+        if (!Mapping.SplitAt(kernel, space, part.Start) || !Mapping.SplitAt(kernel, space, part.End)) return false;
         var address = part.Start;
         while (space.PageTable.Next(ref address, part.End, out var slot))
         {
@@ -157,7 +158,7 @@ internal static class UffdCalls
                 else if ((entry & Pte.UffdWp) != 0)
                 {
                     entry &= ~Pte.UffdWp;
-                    entry |= Mapping.AccessBits(vma, Mapping.MayStayWritable(mm, vma, entry));
+                    entry |= Mapping.AccessBits(vma, Mapping.MayStayWritable(kernel, vma, entry));
                 }
             }
 

@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
@@ -16,15 +17,15 @@ internal static class UserAccess
     /// Makes the page at <paramref name="address"/> accessible as a load or store would and returns its frame; the signal says
     /// why not.
     /// </summary>
-    public static UserSignal Touch(MmContext mm, AddressSpace space, ulong address, bool isWrite, out Pfn pfn)
+    public static UserSignal Touch(KernelState kernel, AddressSpace space, ulong address, bool isWrite, out Pfn pfn)
     {
         pfn = Pfn.Invalid;
         if (address >= PageGeometry.TaskSize) return IsCanonical(address) ? UserSignal.SigSegvMapErr : UserSignal.SigSegvNonCanonical;
         var vma = space.Vmas.FindFrom(address);
         if (vma is null) return UserSignal.SigSegvMapErr;
-        if (vma.Start > address && (!vma.Has(VmFlags.GrowsDown) || !StackGrowth.Expand(mm, space, vma, address)))
+        if (vma.Start > address && (!vma.Has(VmFlags.GrowsDown) || !StackGrowth.Expand(kernel, space, vma, address)))
             return UserSignal.SigSegvMapErr;
-        if (mm.HasProtectionKeys && vma.IsExecuteOnly) return UserSignal.SigSegvKey;
+        if (kernel.HasProtectionKeys && vma.IsExecuteOnly) return UserSignal.SigSegvKey;
         // A load needs any access at all on x86; a store needs VM_WRITE.
         if (isWrite ? !vma.Has(VmFlags.Write) : !vma.HasAny(VmFlags.AccessMask)) return UserSignal.SigSegvAccErr;
         for (var attempt = 0; attempt < RetryLimit; attempt++)
@@ -41,10 +42,10 @@ internal static class UserAccess
 
             var flags = FaultFlags.User | FaultFlags.AllowRetry | FaultFlags.Killable | (isWrite ? FaultFlags.Write : 0);
             var request = new FaultRequest(space, vma, address, flags, AllocationContext.Movable);
-            var result = FaultHandler.Handle(mm, request, out var parks);
-            if ((result & VmFault.ErrorMask) != 0) return SignalOf(mm, result);
+            var result = FaultHandler.Handle(kernel, request, out var parks);
+            if ((result & VmFault.ErrorMask) != 0) return SignalOf(kernel, result);
             // A plan's park is over at once for a program's own access; a handler outside takes its time.
-            if (parks && mm.Served.Open(space, address) is not null) return UserSignal.WaitsForHandler;
+            if (parks && kernel.Served.Open(space, address) is not null) return UserSignal.WaitsForHandler;
         }
 
         return UserSignal.OutOfMemory;
@@ -55,20 +56,20 @@ internal static class UserAccess
     /// signal. MMIO without memory behind it reads as ones and swallows stores.
     /// </summary>
     public static int Copy(
-        MmContext mm, AddressSpace space, ulong address, Span<byte> buffer, bool isWrite, out UserSignal signal)
+        KernelState kernel, AddressSpace space, ulong address, Span<byte> buffer, bool isWrite, out UserSignal signal)
     {
         signal = UserSignal.None;
         var done = 0;
         while (done < buffer.Length)
         {
             var at = address + (ulong)done;
-            signal = Touch(mm, space, at, isWrite, out var pfn);
+            signal = Touch(kernel, space, at, isWrite, out var pfn);
             if (signal != UserSignal.None) return done;
             var within = (int)(at & ~PageGeometry.PageMask);
             var part = buffer.Slice(done, Math.Min(buffer.Length - done, (int)PageGeometry.PageSize - within));
-            if (mm.Memory.Frames.IsValid(pfn))
+            if (kernel.Memory.Frames.IsValid(pfn))
             {
-                var bytes = mm.Memory.Bytes.Of(pfn).Slice(within, part.Length);
+                var bytes = kernel.Memory.Bytes.Of(pfn).Slice(within, part.Length);
                 if (isWrite) part.CopyTo(bytes);
                 else bytes.CopyTo(part);
             }
@@ -92,7 +93,7 @@ internal static class UserAccess
     /// afterwards; <paramref name="unlocked"/> says that it was dropped. Grows no stack.
     /// </summary>
     public static Errno FixupFault(
-        MmContext mm, AddressSpace space, ulong address, bool isWrite, bool mayDropLock, out bool unlocked)
+        KernelState kernel, AddressSpace space, ulong address, bool isWrite, bool mayDropLock, out bool unlocked)
     {
         unlocked = false;
         var flags = (isWrite ? FaultFlags.Write : 0) | (mayDropLock ? FaultFlags.AllowRetry | FaultFlags.Killable : 0);
@@ -101,7 +102,7 @@ internal static class UserAccess
             if (space.Vmas.Find(address) is not { } vma) return Errno.EFAULT;
             if (!vma.Has(isWrite ? VmFlags.Write : VmFlags.Read)) return Errno.EFAULT;
             if (mayDropLock && space.Task.Pending == PendingSignal.Fatal) return Errno.EINTR;
-            var result = FaultHandler.Handle(mm, new FaultRequest(space, vma, address, flags, AllocationContext.Movable), out var parks);
+            var result = FaultHandler.Handle(kernel, new FaultRequest(space, vma, address, flags, AllocationContext.Movable), out var parks);
             if ((result & VmFault.ErrorMask) != 0)
             {
                 if ((result & VmFault.Oom) != 0) return Errno.ENOMEM;
@@ -110,7 +111,7 @@ internal static class UserAccess
 
             if ((result & VmFault.Retry) == 0) return Errno.None;
             // Nothing waits here for a handler outside.
-            if (parks && mm.Served.Open(space, address) is not null) return Errno.EFAULT;
+            if (parks && kernel.Served.Open(space, address) is not null) return Errno.EFAULT;
             unlocked = true;
             flags |= FaultFlags.Tried;
         }
@@ -119,11 +120,11 @@ internal static class UserAccess
     /// <summary>The upper bits of an address are all alike, from bit 56 on (five-level tables).</summary>
     private static bool IsCanonical(ulong address) => (long)address >> 56 is 0 or -1;
 
-    private static UserSignal SignalOf(MmContext mm, VmFault fault)
+    private static UserSignal SignalOf(KernelState kernel, VmFault fault)
     {
         if ((fault & VmFault.Oom) != 0) return UserSignal.OutOfMemory;
         if ((fault & VmFault.SigSegv) != 0) return UserSignal.SigSegvMapErr;
-        return mm.HandlesMemoryFailure && (fault & (VmFault.HwPoison | VmFault.HwPoisonLarge)) != 0 ? UserSignal.SigBusPoison : UserSignal.SigBus;
+        return kernel.HandlesMemoryFailure && (fault & (VmFault.HwPoison | VmFault.HwPoisonLarge)) != 0 ? UserSignal.SigBusPoison : UserSignal.SigBus;
     }
 }
 
@@ -133,7 +134,7 @@ internal static class UserAccess
 /// </summary>
 internal static class StackGrowth
 {
-    public static bool Expand(MmContext mm, AddressSpace space, Vma vma, ulong address, TaskState? actor = null)
+    public static bool Expand(KernelState kernel, AddressSpace space, Vma vma, ulong address, TaskState? actor = null)
     {
         address &= PageGeometry.PageMask;
         if (address < PageGeometry.MmapMinAddress) return false;
@@ -143,7 +144,7 @@ internal static class StackGrowth
             return false;
         if (below is not null && address < below.End) return false;
         // Before the limits are asked: it stays when they refuse.
-        FaultHandler.PrepareAnonVma(mm, space, vma);
+        FaultHandler.PrepareAnonVma(kernel, space, vma);
         var task = actor ?? space.Task;
         if (task.RlimitStack != TaskState.Unlimited && vma.End - address > task.RlimitStack) return false;
         var growth = vma.Start - address;

@@ -53,7 +53,7 @@ public sealed class AddressSpace
 
     public TaskState Task { get; internal set; }
 
-    internal VmaTree Vmas { get; } = new();
+    internal VmaList Vmas { get; } = new();
 
     /// <summary>Present break, in bytes.</summary>
     public ulong Brk { get; internal set; }

@@ -1,5 +1,6 @@
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
@@ -66,7 +67,7 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
         });
     }
 
-    private Core.Faults.FaultRule ToRule(MachineHost host, V1.FaultRule rule)
+    private Core.Kernel.FaultRule ToRule(MachineHost host, V1.FaultRule rule)
     {
         if (rule.Point is V1.ChoicePoint.Unspecified or > V1.ChoicePoint.LongTermCheck) throw Refusals.Bad("rules.point", "must be set");
         if (rule.Action is V1.FaultAction.Unspecified or > V1.FaultAction.Signal) throw Refusals.Bad("rules.action", "must be set");
@@ -79,10 +80,10 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
             space = host.Space(id).Name;
         }
 
-        return new Core.Faults.FaultRule
+        return new Core.Kernel.FaultRule
         {
-            Point = (Core.Faults.ChoicePoint)(rule.Point - 1),
-            Action = (Core.Faults.FaultAction)rule.Action,
+            Point = (Core.Kernel.ChoicePoint)(rule.Point - 1),
+            Action = (Core.Kernel.FaultAction)rule.Action,
             Space = space,
             Range = rule.End == 0 ? null : new AddressRange(rule.Start, rule.End),
             Skip = (int)Math.Min(rule.Skip, int.MaxValue),

@@ -3,6 +3,7 @@ using System.Diagnostics;
 using System.Threading.Channels;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Machines;
 using FramePin.Core.Vmas;
 using FramePin.Server.Configuration;
@@ -11,7 +12,7 @@ using FramePin.V1;
 using AddressSpace = FramePin.Core.Vmas.AddressSpace;
 using Device = FramePin.Core.Backing.Device;
 using Errno = FramePin.Core.Abi.Errno;
-using FaultReply = FramePin.Core.Faults.FaultReply;
+using FaultReply = FramePin.Core.Kernel.FaultReply;
 using Machine = FramePin.Core.Machines.Machine;
 
 namespace FramePin.Server.Sessions;

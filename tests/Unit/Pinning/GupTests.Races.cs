@@ -1,5 +1,6 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
 using FramePin.Tests.Support;

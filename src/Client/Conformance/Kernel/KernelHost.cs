@@ -2,6 +2,7 @@ using System.Globalization;
 using FramePin.Conformance.Scripts;
 using FramePin.Core.Abi;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 
 namespace FramePin.Conformance.Kernel;
 

@@ -1,5 +1,6 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Faults;
+using FramePin.Core.Kernel;
 
 namespace FramePin.Conformance.Scripts;
 

@@ -7,7 +7,7 @@ namespace FramePin.Core.Vmas;
 /// A sorted array: a look-up is a binary search over what fits a few cache lines, and a change moves at most max_map_count
 /// references. A tree of nodes would cost a miss a level for the same answers.
 /// </remarks>
-internal sealed class VmaTree
+internal sealed class VmaList
 {
     private readonly List<Vma> _items = [];
 

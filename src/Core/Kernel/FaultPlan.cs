@@ -1,7 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 
-namespace FramePin.Core.Faults;
+namespace FramePin.Core.Kernel;
 
 /// <summary>Named places where the kernel may drop mmap_lock, fail or be interrupted: what a plan can decide.</summary>
 public enum ChoicePoint

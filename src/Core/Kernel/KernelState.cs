@@ -5,57 +5,21 @@ using FramePin.Core.Frames;
 using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
 
-namespace FramePin.Core.Faults;
+namespace FramePin.Core.Kernel;
 
-/// <summary>When anonymous memory gets transparent huge pages (/sys/kernel/mm/transparent_hugepage/enabled).</summary>
-public enum ThpMode
-{
-    Never,
-    MAdvise,
-    Always,
-}
-
-/// <summary>A pool of huge pages of one size (hugetlb), filled when the machine is made.</summary>
-internal sealed class HugePool(int order)
-{
-    /// <summary>log2 of the frames of one page.</summary>
-    public int Order { get; } = order;
-
-    public Stack<Pfn> Free { get; } = new();
-
-    /// <summary>Pages in the pool, in use or not.</summary>
-    public ulong Total { get; set; }
-
-    /// <summary>Promised to mappings and not yet taken.</summary>
-    public ulong Reserved { get; set; }
-}
-
-/// <summary>Bugs that a test plants on purpose, to see that its checks find them. Never set outside tests.</summary>
-internal enum Mutant
-{
-    None,
-    /// <summary>fork shares pinned pages like all others.</summary>
-    ForkSharesPinned,
-    /// <summary>MADV_DONTNEED keeps the pages.</summary>
-    DontNeedKeeps,
-    /// <summary>mprotect leaves the entries' write bit.</summary>
-    ProtectKeepsWrite,
-    /// <summary>Truncation leaves pages mapped.</summary>
-    TruncateKeepsMapped,
-    /// <summary>A write to a page shared after fork does not copy it.</summary>
-    WriteSkipsCopy,
-}
-
-/// <summary>What the paths of the mm share: memory, tables, profile, plan, pools, and everybody who may map a file.</summary>
-/// <remarks>Guarded by the turn. Owned by the machine.</remarks>
-internal sealed class MmContext : IDisposable
+/// <summary>
+/// The state of one emulated kernel: profile, memory, page tables, huge page pools, swap, fault plan, and every address space, file and
+/// device. Every path of the mm takes it as its first argument.
+/// </summary>
+/// <remarks>The turn guards it. The machine owns it.</remarks>
+internal sealed class KernelState : IDisposable
 {
     /// <summary>Users that may touch native memory outside turn and gate, the machine itself being the first.</summary>
     private int _users = 1;
     private int _anonVmas;
     private int _files;
 
-    public MmContext(KernelProfile profile, PhysicalMemory memory, ThpMode thp)
+    public KernelState(KernelProfile profile, PhysicalMemory memory, ThpMode thp)
     {
         Profile = profile;
         Memory = memory;
@@ -63,7 +27,7 @@ internal sealed class MmContext : IDisposable
         // Enough to map every frame twice over with 4 KiB leaves, and room for sparse layouts; reserved, not resident.
         var tables = Math.Min((memory.Frames.Count / 128) + 65536, int.MaxValue / 2);
         Tables = new TablePool((int)tables);
-        memory.HugeFreed = head => HugeTlb.ReturnToPool(this, head);
+        memory.HugeFreed = ReturnHuge;
     }
 
     public KernelProfile Profile { get; }
@@ -151,6 +115,18 @@ internal sealed class MmContext : IDisposable
         Memory.Bytes.Punch(head, size);
         Memory.Frames.InitCount(head);
         return head;
+    }
+
+    /// <summary>A huge page whose last reference is gone goes back to its pool.</summary>
+    private void ReturnHuge(Pfn head)
+    {
+        var info = Memory.Frames[head];
+        info.Flags &= ~(FrameFlags.Anon | FrameFlags.InCache | FrameFlags.Dirty | FrameFlags.Referenced | FrameFlags.PendingFree);
+        info.MapCount = 0;
+        info.FileId = 0;
+        info.Index = 0;
+        Memory.Frames.ClearCount(head);
+        HugePools[info.Order].Free.Push(head);
     }
 
     /// <summary>A new memory file of <paramref name="size"/> bytes; null when no table is left.</summary>

@@ -3,7 +3,7 @@ using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Vmas;
 
-namespace FramePin.Core.Faults;
+namespace FramePin.Core.Kernel;
 
 /// <summary>What a handler outside makes of a fault of its device, as a driver's ->fault method answers (include/linux/mm_types.h: vm_fault_t).</summary>
 public enum FaultReply
@@ -109,22 +109,26 @@ internal sealed class ServedFaults
     /// The reply to a fault of <paramref name="owner"/>, taken. Without one the handler is asked, or was already: null, and the fault has to
     /// wait. Where it may not (mmap_lock cannot be dropped), or nobody serves the owner, SIGBUS.
     /// </summary>
-    public ServedFault? TakeOrAsk(in FaultRequest request, object owner, ulong page, out VmFault result)
+    public ServedFault? TakeOrAsk(
+        AddressSpace space, ulong address, bool isWrite, bool mayRetry, object owner, ulong page, out VmFault result)
     {
         result = VmFault.SigBus;
         if (!IsServed(owner)) return null;
-        var address = request.Address & PageGeometry.PageMask;
-        var isWrite = request.IsWrite || request.IsUnshare;
+        address &= PageGeometry.PageMask;
         ServedFault? known = null;
         foreach (var fault in _faults)
-            if (fault.Owner == owner && fault.Space == request.Space && fault.Address == address && fault.Page == page && fault.IsWrite == isWrite) known = fault;
+        {
+            var isSame = fault.Owner == owner && fault.Space == space && fault.Address == address && fault.Page == page;
+            if (isSame && fault.IsWrite == isWrite) known = fault;
+        }
+
         if (known is { IsOpen: false })
         {
             _faults.Remove(known);
             return known;
         }
 
-        if (!request.MayRetry) return null;
+        if (!mayRetry) return null;
         result = VmFault.Retry | VmFault.Waits;
         if (known is not null) return null;
         // Replies that nobody came back for make room.
@@ -135,7 +139,7 @@ internal sealed class ServedFaults
             return null;
         }
 
-        known = new ServedFault(++_next, request.Space, address, page, isWrite, owner);
+        known = new ServedFault(++_next, space, address, page, isWrite, owner);
         _faults.Add(known);
         Asked?.Invoke(known);
         return null;
