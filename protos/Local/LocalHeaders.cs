@@ -21,7 +21,8 @@ public static class LocalHeaders
         var result = new Metadata();
         foreach (var entry in source)
         {
-            if (entry.Key.EndsWith(Metadata.BinaryHeaderSuffix, StringComparison.Ordinal)) result.Add(entry.Key, entry.Value.ToByteArray());
+            if (entry.Key.EndsWith(Metadata.BinaryHeaderSuffix, StringComparison.Ordinal))
+                result.Add(entry.Key, entry.Value.ToByteArray());
             else result.Add(entry.Key, entry.Value.ToStringUtf8());
         }
 

@@ -6,8 +6,8 @@ namespace FramePin.V1.Local;
 
 /// <summary>Cuts what a socket brings into packets.</summary>
 /// <remarks>
-/// One thread at a time: fill <see cref="Free"/>, say how much by <see cref="Received"/>, then take packets until there is none. Nothing is
-/// allocated for packets of usual size.
+/// One thread at a time: fill <see cref="Free"/>, say how much by <see cref="Received"/>, then take packets until there
+/// is none. Nothing is allocated for packets of usual size.
 /// </remarks>
 /// <param name="payloadMax">Bytes of a payload; a longer one is refused.</param>
 public sealed class PacketReader(int payloadMax) : DeserializationContext
@@ -51,7 +51,8 @@ public sealed class PacketReader(int payloadMax) : DeserializationContext
         var have = _end - _start;
         if (have < PacketWriter.HeaderLength) return false;
         var length = BinaryPrimitives.ReadInt32LittleEndian(_buffer.AsSpan(_start));
-        if (length < 0 || length > payloadMax) throw new InvalidDataException($"a payload of {(uint)length} bytes, {payloadMax} allowed");
+        if (length < 0 || length > payloadMax)
+            throw new InvalidDataException($"a payload of {(uint)length} bytes, {payloadMax} allowed");
         if (have < PacketWriter.HeaderLength + length) return false;
         kind = (PacketKind)_buffer[_start + PacketWriter.HeaderLength - 1];
         _payload = _start + PacketWriter.HeaderLength;
@@ -75,7 +76,8 @@ public sealed class PacketReader(int payloadMax) : DeserializationContext
     {
         // A packet that begins late in the buffer is moved to its start; one that fills it needs a larger one.
         var have = _end - _start;
-        var target = _start > 0 ? _buffer : new byte[Math.Min(2 * _buffer.Length, PacketWriter.HeaderLength + payloadMax)];
+        var target = _start > 0 ? _buffer
+            : new byte[Math.Min(2 * _buffer.Length, PacketWriter.HeaderLength + payloadMax)];
         _buffer.AsSpan(_start, have).CopyTo(target);
         (_buffer, _start, _end) = (target, 0, have);
     }

@@ -5,7 +5,9 @@ using Grpc.Core;
 
 namespace FramePin.V1.Local;
 
-/// <summary>Packets on their way out, one behind the other in one buffer, so that they leave by one system call.</summary>
+/// <summary>
+/// Packets on their way out, one behind the other in one buffer, so that they leave by one system call.
+/// </summary>
 /// <remarks>One thread at a time. The buffer is used again: packets of usual size allocate nothing.</remarks>
 public sealed class PacketWriter : SerializationContext, IBufferWriter<byte>
 {

@@ -32,7 +32,8 @@ internal static partial class Daemon
     /// <param name="time">The clock of leases and deadlines; the system's when null.</param>
     public static WebApplication Build(DaemonOptions options, TimeProvider? time = null)
     {
-        // Configured by its command line. Settings are not looked for in whatever directory it was started from, nor watched for changes there.
+        // Configured by its command line. Settings are not looked for in whatever directory it was started from, nor
+        // watched for changes there.
         var builder = WebApplication.CreateSlimBuilder(new WebApplicationOptions
         {
             Args = ["--hostBuilder:reloadConfigOnChange=false"],
@@ -102,7 +103,8 @@ internal static partial class Daemon
             kestrel.ListenUnixSocket(path, listen => listen.Protocols = HttpProtocols.Http2);
         }
 
-        if (options.TcpPort is { } port) kestrel.Listen(IPAddress.Loopback, port, listen => listen.Protocols = HttpProtocols.Http2);
+        if (options.TcpPort is { } port)
+            kestrel.Listen(IPAddress.Loopback, port, listen => listen.Protocols = HttpProtocols.Http2);
     }
 
     private static void AddTelemetry(IServiceCollection services)

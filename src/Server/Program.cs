@@ -14,8 +14,10 @@ var memory = new Option<ulong>("--default-memory-mib")
     Description = "Memory of machines/default in MiB.",
     DefaultValueFactory = _ => 1024,
 };
-var attach = new Option<string?>("--attach-socket") { Description = "Unix socket where local processes get a machine's memory." };
-var attachGroup = new Option<string?>("--attach-group") { Description = "Group whose members may attach, beside root and the daemon's own user." };
+var attach = new Option<string?>(
+    "--attach-socket") { Description = "Unix socket where local processes get a machine's memory." };
+var attachGroup = new Option<string?>(
+    "--attach-group") { Description = "Group whose members may attach, beside root and the daemon's own user." };
 var noDefault = new Option<bool>("--no-default-machine") { Description = "Start without machines/default." };
 var root = new RootCommand(
     "framepind: owns emulated Linux address spaces and serves pin, unpin and convert.\n\n"
@@ -29,7 +31,8 @@ root.SetAction((parsed, cancelled) =>
     var isBare = parsed.GetValue(socket) is null && parsed.GetValue(tcp) is null;
     var machine = new FramePin.Core.Machines.MachineOptions
     {
-        Profile = FramePin.Core.Abi.KernelProfile.Find(parsed.GetValue(profile)!) ?? FramePin.Core.Abi.KernelProfile.Default,
+        Profile = FramePin.Core.Abi.KernelProfile.Find(parsed.GetValue(profile)!)
+            ?? FramePin.Core.Abi.KernelProfile.Default,
         Memory = parsed.GetValue(memory) << 20,
     };
     if (FramePin.Core.Abi.KernelProfile.Find(parsed.GetValue(profile)!) is null || machine.Validate() is not null)

@@ -20,8 +20,8 @@ internal sealed record CoreRow(
 }
 
 /// <summary>
-/// get_vaddr_frames into a filled vector and the put, era D on profile 6.18, against what the machine's kernel takes for the same
-/// pages.
+/// get_vaddr_frames into a filled vector and the put, era D on profile 6.18, against what the machine's kernel takes
+/// for the same pages.
 /// </summary>
 internal static class CorePins
 {
@@ -52,19 +52,26 @@ internal static class CorePins
         rounds = pages > 100_000 ? Math.Max(rounds / 20, 9) : rounds;
         var samples = new double[4][];
         for (var i = 0; i < 4; i++) samples[i] = new double[rounds];
-        for (var warm = 0; warm < 200 && (warm < 20 || pages < 10_000); warm++) Once(machine, space, kernel, vectors, pages, samples, 0);
+        for (var warm = 0; warm < 200 && (warm < 20 || pages < 10_000); warm++)
+            Once(machine, space, kernel, vectors, pages, samples, 0);
         var before = GC.GetAllocatedBytesForCurrentThread();
         for (var round = 0; round < rounds; round++) Once(machine, space, kernel, vectors, pages, samples, round);
         var allocated = GC.GetAllocatedBytesForCurrentThread() - before;
         GC.KeepAlive(vector);
         return new CoreRow(
-            isHuge ? "huge pages" : "small, shuffled", pages, Median(samples[0]), Median(samples[2]), Median(samples[1]),
+            isHuge
+                ? "huge pages"
+                : "small, shuffled", pages, Median(samples[0]), Median(samples[2]), Median(samples[1]),
             Median(samples[3]), allocated);
     }
 
-    /// <summary>One round: the kernel several times over, then FramePin as often, so that each works on what it left in the caches.</summary>
+    /// <summary>
+    /// One round: the kernel several times over, then FramePin as often, so that each works on what it left in the
+    /// caches.
+    /// </summary>
     private static void Once(
-        Machine machine, AddressSpace space, KernelPin kernel, FrameVector[] vectors, int pages, double[][] samples, int round)
+        Machine machine, AddressSpace space, KernelPin kernel, FrameVector[] vectors, int pages, double[][] samples,
+        int round)
     {
         var repeats = Math.Clamp(400_000 / (pages * vectors.Length), 1, 200);
         var perPage = 1e9 / Stopwatch.Frequency / pages / repeats / vectors.Length;

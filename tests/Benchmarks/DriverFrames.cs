@@ -10,7 +10,10 @@ using File = System.IO.File;
 
 namespace FramePin.Benchmarks;
 
-/// <summary>Frames from a driver's process to an application's: what the daemon's processor time is, and what a handover takes against copies.</summary>
+/// <summary>
+/// Frames from a driver's process to an application's: what the daemon's processor time is, and what a handover takes
+/// against copies.
+/// </summary>
 internal static class DriverFrames
 {
     private const ulong At = 0x1000_0000;
@@ -30,14 +33,16 @@ internal static class DriverFrames
     public static async Task<List<string>> RunAsync(int frames, int rounds)
     {
         var socket = Path.Combine(Path.GetTempPath(), $"framepin-bench-{Environment.ProcessId}.sock");
-        using var daemon = Start("FramePin.Server", "framepind", "--socket", socket, "--attach-socket", socket + ".attach", "--default-profile", "6.18");
+        using var daemon = Start("FramePin.Server", "framepind", "--socket", socket, "--attach-socket",
+            socket + ".attach", "--default-profile", "6.18");
         try
         {
             while (await daemon.StandardOutput.ReadLineAsync() is { } line)
                 if (line == "framepind ready") break;
             var endpoint = $"unix:{socket}";
             var lines = new List<string>();
-            using (var vivid = Start("FramePin.Cli", "framepin", "drive", "vivid", "--fps", "0", "--endpoint", endpoint))
+            using (var vivid = Start(
+                "FramePin.Cli", "framepin", "drive", "vivid", "--fps", "0", "--endpoint", endpoint))
             {
                 await vivid.StandardOutput.ReadLineAsync();
                 lines.AddRange(StreamLines(daemon, endpoint, frames));
@@ -46,7 +51,8 @@ internal static class DriverFrames
 
             using var client = FramePinClient.Connect(endpoint);
             foreach (var isDrawn in new[] { false, true })
-                foreach (var isHuge in new[] { false, true }) lines.Add(await PageLineAsync(daemon, client, isHuge, isDrawn, isDrawn ? frames / 4 : 4 * frames));
+                foreach (var isHuge in new[] { false, true })
+                    lines.Add(await PageLineAsync(daemon, client, isHuge, isDrawn, isDrawn ? frames / 4 : 4 * frames));
             lines.AddRange(await HandoverLinesAsync(client, rounds));
             var statistics = (await client.Machines.GetMachineAsync(new GetMachineRequest())).Statistics;
             lines.Add(Line($"leaked pins: {statistics.PinsAcquired - statistics.PinsReleased}"));
@@ -68,7 +74,8 @@ internal static class DriverFrames
             Capture(daemon, endpoint, 640, 480, WarmFrames / 20, isFresh: true, isHuge: false, Rate);
         }
 
-        // First at one rate, as cameras have it. Then as fast as it goes: there the larger picture comes at a lower rate, and leaves colder caches.
+        // First at one rate, as cameras have it. Then as fast as it goes: there the larger picture comes at a lower
+        // rate, and leaves colder caches.
         foreach (var rate in new[] { Rate, 0 })
         {
             foreach (var isHuge in new[] { false, true })
@@ -79,7 +86,8 @@ internal static class DriverFrames
                     for (var i = 0; i < StreamRounds; i++)
                     {
                         var count = rate == 0 ? 4 * frames : frames;
-                        pairs[i] = (Capture(daemon, endpoint, 640, 480, count, isFresh, isHuge, rate), Capture(daemon, endpoint, 3840, 2160, count, isFresh, isHuge, rate));
+                        pairs[i] = (Capture(daemon, endpoint, 640, 480, count, isFresh, isHuge, rate),
+                            Capture(daemon, endpoint, 3840, 2160, count, isFresh, isHuge, rate));
                     }
 
                     yield return StreamLine(pairs, rate, isHuge, isFresh);
@@ -90,16 +98,21 @@ internal static class DriverFrames
 
     private static string StreamLine((double Small, double Large)[] pairs, int rate, bool isHuge, bool isFresh)
     {
-        var (small, large) = (Median([.. pairs.Select(pair => pair.Small)]), Median([.. pairs.Select(pair => pair.Large)]));
-        var what = Line($"daemon's time a frame, {(rate == 0 ? "as fast as it goes" : Line($"{rate} a second"))}, {(isHuge ? "huge" : "small")} pages, {(isFresh ? "pinned anew" : "kept pinned")}");
+        var (small, large) = (Median([.. pairs.Select(pair => pair.Small)]),
+            Median([.. pairs.Select(pair => pair.Large)]));
+        var what = Line(
+            $"daemon's time a frame, {(rate == 0 ? "as fast as it goes" : Line($"{rate} a second"))}, {(isHuge ? "huge" : "small")} pages, {(isFresh ? "pinned anew" : "kept pinned")}");
         var ratios = Sorted(pairs, static pair => pair.Large / pair.Small);
         var more = Sorted(pairs, static pair => (pair.Large - pair.Small) * 1000 * 4096 / (Bytes4K - BytesVga));
         return isFresh
-            ? Line($"{what}: 640x480 {small:F1} us, 3840x2160 {large:F1} us; a page more, ns: median {Of(more, 2):F1}, quartiles {Of(more, 1):F1} and {Of(more, 3):F1} of {pairs.Length} pairs (wanted: at most 10)")
-            : Line($"{what}: 640x480 {small:F1} us, 3840x2160 {large:F1} us; ratio: median {Of(ratios, 2):F2}, quartiles {Of(ratios, 1):F2} and {Of(ratios, 3):F2} of {pairs.Length} pairs (wanted: at most 1.3)");
+            ? Line(
+                $"{what}: 640x480 {small:F1} us, 3840x2160 {large:F1} us; a page more, ns: median {Of(more, 2):F1}, quartiles {Of(more, 1):F1} and {Of(more, 3):F1} of {pairs.Length} pairs (wanted: at most 10)")
+            : Line(
+                $"{what}: 640x480 {small:F1} us, 3840x2160 {large:F1} us; ratio: median {Of(ratios, 2):F2}, quartiles {Of(ratios, 1):F2} and {Of(ratios, 3):F2} of {pairs.Length} pairs (wanted: at most 1.3)");
     }
 
-    private static double[] Sorted((double Small, double Large)[] pairs, Func<(double Small, double Large), double> value)
+    private static double[] Sorted(
+        (double Small, double Large)[] pairs, Func<(double Small, double Large), double> value)
     {
         var values = pairs.Select(value).ToArray();
         Array.Sort(values);
@@ -110,28 +123,36 @@ internal static class DriverFrames
     private static double Of(double[] sorted, int quartile) => sorted[(sorted.Length - 1) * quartile / 4];
 
     /// <summary>Streams into another process; the daemon's processor time a frame, in microseconds.</summary>
-    private static double Capture(Process daemon, string endpoint, int width, int height, int frames, bool isFresh, bool isHuge, int rate)
+    private static double Capture(
+        Process daemon, string endpoint, int width, int height, int frames, bool isFresh, bool isHuge, int rate)
     {
-        string[] more = [.. isFresh ? ["--fresh"] : Array.Empty<string>(), .. isHuge ? ["--huge"] : Array.Empty<string>()];
+        string[] more = [.. isFresh ? ["--fresh"] : Array.Empty<string>(), .. isHuge
+            ? ["--huge"]
+            : Array.Empty<string>()];
         using var application = Start(
             "FramePin.Cli", "framepin",
-            ["v4l2", "capture", "video0", "--frames", Text(frames), "--width", Text(width), "--height", Text(height), "--fps", Text(rate), "--endpoint", endpoint, .. more]);
-        // From the stream's start to its end: what maps and pins at first, and gives it all back at last, is not a frame's.
+            ["v4l2", "capture", "video0", "--frames", Text(frames), "--width", Text(width), "--height", Text(height),
+                "--fps", Text(rate), "--endpoint", endpoint, .. more]);
+        // From the stream's start to its end: what maps and pins at first, and gives it all back at last, is not a
+        // frame's.
         application.StandardError.ReadLine();
         var before = ProcessorClock.Of(daemon.Id);
         application.StandardError.ReadLine();
         var spent = ProcessorClock.Of(daemon.Id) - before;
         application.StandardOutput.ReadToEnd();
         application.WaitForExit();
-        if (application.ExitCode != 0) throw new InvalidOperationException($"capture ended with {application.ExitCode}");
+        if (application.ExitCode != 0)
+            throw new InvalidOperationException($"capture ended with {application.ExitCode}");
         return spent.TotalMicroseconds / frames;
     }
 
     /// <summary>
-    /// What a page costs the daemon, all else alike: the driver fills as much of a small buffer as of a large one, 256 bytes, or a picture of
-    /// 16 MiB, which leaves the caches cold to whoever looks at page tables next. As fast as it goes.
+    /// What a page costs the daemon, all else alike: the driver fills as much of a small buffer as of a large one, 256
+    /// bytes, or a picture of 16 MiB, which leaves the caches cold to whoever looks at page tables next. As fast as it
+    /// goes.
     /// </summary>
-    private static async Task<string> PageLineAsync(Process daemon, FramePinClient client, bool isHuge, bool isDrawn, int frames)
+    private static async Task<string> PageLineAsync(
+        Process daemon, FramePinClient client, bool isHuge, bool isDrawn, int frames)
     {
         const ulong huge = 2UL << 20;
         var (small, large) = isDrawn ? (Bytes4K, 2 * Bytes4K) : (BytesVga, Bytes4K);
@@ -139,7 +160,8 @@ internal static class DriverFrames
         var space = (await client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest())).Name;
         var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 4 * step, Prot = 3, Flags = 0x32 } };
         await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = map });
-        var advise = new MemoryCall { Madvise = new MadviseCall { Address = At, Length = 4 * step, Advice = isHuge ? 14 : 15 } };
+        var advise =
+            new MemoryCall { Madvise = new MadviseCall { Address = At, Length = 4 * step, Advice = isHuge ? 14 : 15 } };
         await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = advise });
         await using var vivid = await ServedVivid.StartAsync(client);
         var times = new double[2, 2];
@@ -154,7 +176,8 @@ internal static class DriverFrames
                 {
                     for (var i = 0; i < 2; i++)
                     {
-                        var time = await StreamAsync(device, daemon, (uint)(i == 0 ? small : large), step, isFresh, frames);
+                        var time = await StreamAsync(
+                            device, daemon, (uint)(i == 0 ? small : large), step, isFresh, frames);
                         if (round >= 0) samples[i][round] = time;
                     }
                 }
@@ -170,7 +193,8 @@ internal static class DriverFrames
             $"daemon's time a frame, {(isDrawn ? "3840x2160 drawn" : "256 bytes drawn")} into {small / 4096} and {large / 4096} {(isHuge ? "huge" : "small")} pages: kept pinned {times[0, 0]:F1} and {times[0, 1]:F1} us, ratio {times[0, 1] / times[0, 0]:F2}; pinned anew {times[1, 0]:F1} and {times[1, 1]:F1} us, {(times[1, 1] - times[1, 0]) * 1000 / pages:F1} ns a page more (wanted: at most 10)");
     }
 
-    private static async Task<double> StreamAsync(V4l2Device device, Process daemon, uint length, ulong step, bool isFresh, int frames)
+    private static async Task<double> StreamAsync(
+        V4l2Device device, Process daemon, uint length, ulong step, bool isFresh, int frames)
     {
         await device.RequestBuffersAsync(2, (uint)Vb2Memory.UserPtr);
         var place = new uint[] { 0, 1 };
@@ -194,13 +218,15 @@ internal static class DriverFrames
     private static async Task<List<string>> HandoverLinesAsync(FramePinClient client, int rounds)
     {
         var space = (await client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest())).Name;
-        var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 2 * FrameBytes, Prot = 3, Flags = 0x32 } };
+        var map =
+            new MemoryCall { Mmap = new MmapCall { Address = At, Length = 2 * FrameBytes, Prot = 3, Flags = 0x32 } };
         await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = map });
         await using var vivid = await ServedVivid.StartAsync(client);
         var handover = new double[rounds];
         await using (var device = await V4l2Device.OpenAsync(client, "machines/default/drivers/video0", space))
         {
-            // A picture of 32 bytes in a buffer of 4 MiB: what is measured is the handing over, there and back, and not the drawing.
+            // A picture of 32 bytes in a buffer of 4 MiB: what is measured is the handing over, there and back, and not
+            // the drawing.
             await device.SetFormatAsync("GREY", 16, 16);
             await device.RequestBuffersAsync(2, (uint)Vb2Memory.UserPtr);
             await device.QueueUserPtrAsync(0, At, FrameBytes);
@@ -218,7 +244,8 @@ internal static class DriverFrames
         }
 
         var first = await PinToFirstByteAsync(vivid.Kernel, space, rounds);
-        var (grpc, socket, memory) = (await CopyOverGrpcAsync(client, space, Math.Min(rounds, 100)), CopyOverSocket(rounds), CopyInMemory(rounds));
+        var (grpc, socket, memory) = (await CopyOverGrpcAsync(client, space, Math.Min(rounds, 100)),
+            CopyOverSocket(rounds), CopyInMemory(rounds));
         await vivid.StopAsync();
         await client.AddressSpaces.ExitAddressSpaceAsync(new ExitAddressSpaceRequest { Name = space });
         var pair = Median(handover);
@@ -285,7 +312,8 @@ internal static class DriverFrames
         {
             for (var i = -20; i < rounds; i++)
             {
-                for (var have = 0; have < target.Length;) have += receiver.Receive(target, have, target.Length - have, SocketFlags.None);
+                for (var have = 0; have < target.Length;)
+                    have += receiver.Receive(target, have, target.Length - have, SocketFlags.None);
                 receiver.Send(one);
             }
         });
@@ -293,7 +321,8 @@ internal static class DriverFrames
         for (var i = -20; i < rounds; i++)
         {
             var begin = Stopwatch.GetTimestamp();
-            for (var sent = 0; sent < source.Length;) sent += sender.Send(source, sent, source.Length - sent, SocketFlags.None);
+            for (var sent = 0; sent < source.Length;)
+                sent += sender.Send(source, sent, source.Length - sent, SocketFlags.None);
             sender.Receive(one);
             if (i >= 0) times[i] = Stopwatch.GetElapsedTime(begin).TotalMicroseconds;
         }
@@ -324,8 +353,10 @@ internal static class DriverFrames
 
     private static Process Start(string project, string program, params string[] arguments)
     {
-        var path = Path.Combine(AppContext.BaseDirectory.Replace("FramePin.Benchmarks", project, StringComparison.Ordinal), program);
-        return Process.Start(new ProcessStartInfo(path, arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
+        var path = Path.Combine(
+            AppContext.BaseDirectory.Replace("FramePin.Benchmarks", project, StringComparison.Ordinal), program);
+        return Process.Start(
+            new ProcessStartInfo(path, arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
     }
 
     private static async Task EndAsync(Process process)

@@ -4,8 +4,8 @@ using System.Runtime.InteropServices;
 namespace FramePin.Benchmarks;
 
 /// <summary>
-/// The machine's own kernel as yardstick: io_uring REGISTER_BUFFERS, which is pin_user_pages_fast(FOLL_WRITE | FOLL_LONGTERM), and
-/// UNREGISTER_BUFFERS, by raw system calls.
+/// The machine's own kernel as yardstick: io_uring REGISTER_BUFFERS, which is pin_user_pages_fast(FOLL_WRITE |
+/// FOLL_LONGTERM), and UNREGISTER_BUFFERS, by raw system calls.
 /// </summary>
 internal sealed unsafe partial class KernelPin : IDisposable
 {

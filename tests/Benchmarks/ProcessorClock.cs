@@ -3,7 +3,10 @@ using System.Runtime.InteropServices;
 
 namespace FramePin.Benchmarks;
 
-/// <summary>The processor time of another process to the nanosecond, where /proc knows hundredths of a second (clock_getcpuclockid(3)).</summary>
+/// <summary>
+/// The processor time of another process to the nanosecond, where /proc knows hundredths of a second
+/// (clock_getcpuclockid(3)).
+/// </summary>
 internal static partial class ProcessorClock
 {
     private const int CpuClockSched = 2;

@@ -3,28 +3,38 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using FramePin.Benchmarks;
 
-var rounds = new Option<int>("--rounds") { Description = "Rounds of each measurement.", DefaultValueFactory = _ => 101 };
+var rounds = new Option<int>("--rounds") { Description = "Rounds of each measurement.",
+    DefaultValueFactory = _ => 101 };
 var save = new Option<string?>("--save") { Description = "Also write the results to this file." };
 var core = new Command("core", "get_vaddr_frames and put beside the kernel's own pin, in one run.") { rounds, save };
 core.SetAction(parsed => Print(parsed.GetValue(save), CoreTable(CorePins.Run(parsed.GetValue(rounds)))));
-var wire = new Command("wire", "Pin against an empty call, the stream against unary calls, on one connection.") { rounds, save };
+var wire = new Command(
+    "wire", "Pin against an empty call, the stream against unary calls, on one connection.") { rounds, save };
 wire.SetAction(async (parsed, _) =>
 {
     var (pin, stream, local) = await WirePins.RunAsync(Math.Max(parsed.GetValue(rounds), 20) * 100);
     Print(parsed.GetValue(save),
     [
-        Line($"{pin.What}: {pin.Microseconds:F1} us, empty call {pin.EmptyMicroseconds:F1} us, ratio {pin.Ratio:F3} (wanted: at most 1.2)"),
-        Line($"pin + unpin pairs of one page: unary {stream.UnaryPairsPerSecond:F0}/s, stream {stream.StreamPairsPerSecond:F0}/s, ratio {stream.Ratio:F1} (wanted: at least 20)"),
-        Line($"an empty message on a stream, there and back: gRPC {local.GrpcMicroseconds:F1} us, local call {local.LocalMicroseconds:F1} us, ratio {local.Ratio:F2}"),
+        Line(
+            $"{pin.What}: {pin.Microseconds:F1} us, empty call {pin.EmptyMicroseconds:F1} us, ratio {pin.Ratio:F3} (wanted: at most 1.2)"),
+        Line(
+            $"pin + unpin pairs of one page: unary {stream.UnaryPairsPerSecond:F0}/s, stream {stream.StreamPairsPerSecond:F0}/s, ratio {stream.Ratio:F1} (wanted: at least 20)"),
+        Line(
+            $"an empty message on a stream, there and back: gRPC {local.GrpcMicroseconds:F1} us, local call {local.LocalMicroseconds:F1} us, ratio {local.Ratio:F2}"),
     ]);
 });
 var frames = new Option<int>("--frames") { Description = "Frames of each stream.", DefaultValueFactory = _ => 150 };
-var drivers = new Command("drivers", "Frames from a driver's process to an application's: the daemon's time, and handover against copies.") { rounds, frames, save };
+var drivers = new Command(
+    "drivers",
+    "Frames from a driver's process to an application's: the daemon's time, and handover against copies.") { rounds,
+    frames, save };
 drivers.SetAction(async (parsed, _) => Print(
-    parsed.GetValue(save), await DriverFrames.RunAsync(parsed.GetValue(frames), Math.Max(parsed.GetValue(rounds), 20) * 10)));
+    parsed.GetValue(save), await DriverFrames.RunAsync(
+        parsed.GetValue(frames), Math.Max(parsed.GetValue(rounds), 20) * 10)));
 var micro = new Command("micro", "Pin and unpin by BenchmarkDotNet, with allocations.");
 micro.SetAction(_ => BenchmarkDotNet.Running.BenchmarkRunner.Run<MicroPins>());
-var root = new RootCommand("Benchmarks of FramePin: ratios in one run, since machines are noisy.\n\nExample:\n  dotnet run -c Release --project tests/Benchmarks -- core")
+var root = new RootCommand(
+    "Benchmarks of FramePin: ratios in one run, since machines are noisy.\n\nExample:\n  dotnet run -c Release --project tests/Benchmarks -- core")
 {
     core, wire, drivers, micro,
 };
@@ -43,11 +53,13 @@ static IEnumerable<string> CoreTable(IEnumerable<CoreRow> rows)
 
 static void Print(string? path, IEnumerable<string> lines)
 {
-    var cpu = File.ReadLines("/proc/cpuinfo").FirstOrDefault(line => line.StartsWith("model name", StringComparison.Ordinal))?.Split(':')[1].Trim();
+    var cpu = File.ReadLines("/proc/cpuinfo").FirstOrDefault(
+        line => line.StartsWith("model name", StringComparison.Ordinal))?.Split(':')[1].Trim();
     var kernel = File.ReadAllText("/proc/sys/kernel/osrelease").Trim();
     var all = new List<string>
     {
-        Line($"{DateTime.UtcNow:yyyy-MM-dd}, {cpu}, {Environment.ProcessorCount} cores, Linux {kernel.Split('-')[0]}, {RuntimeInformation.FrameworkDescription}"),
+        Line(
+            $"{DateTime.UtcNow:yyyy-MM-dd}, {cpu}, {Environment.ProcessorCount} cores, Linux {kernel.Split('-')[0]}, {RuntimeInformation.FrameworkDescription}"),
     };
     foreach (var line in all) Console.WriteLine(line);
     foreach (var line in lines)

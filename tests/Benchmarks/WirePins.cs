@@ -8,7 +8,9 @@ using File = System.IO.File;
 
 namespace FramePin.Benchmarks;
 
-/// <summary>What the wire adds: medians of calls that alternate on one connection to a daemon process, spans on.</summary>
+/// <summary>
+/// What the wire adds: medians of calls that alternate on one connection to a daemon process, spans on.
+/// </summary>
 internal sealed record WireRow(string What, double EmptyMicroseconds, double Microseconds)
 {
     public double Ratio => Microseconds / EmptyMicroseconds;
@@ -67,9 +69,11 @@ internal static class WirePins
             var a = Stopwatch.GetTimestamp();
             await health.CheckAsync(new HealthCheckRequest());
             var b = Stopwatch.GetTimestamp();
-            var pin = await client.Pinning.PinAsync(new PinRequest { AddressSpace = space, Start = At, Pages = Pages, Write = true });
+            var pin = await client.Pinning.PinAsync(
+                new PinRequest { AddressSpace = space, Start = At, Pages = Pages, Write = true });
             var c = Stopwatch.GetTimestamp();
-            if (pin.Frames != Pages || pin.Runs.FirstPfns.Count < Pages / 2) throw new InvalidOperationException("pages are not scattered");
+            if (pin.Frames != Pages || pin.Runs.FirstPfns.Count < Pages / 2)
+                throw new InvalidOperationException("pages are not scattered");
             await client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pin.FrameVector });
             if (i < 0) continue;
             empty[i] = (b - a) * 1e6 / Stopwatch.Frequency;
@@ -98,7 +102,8 @@ internal static class WirePins
         return new StreamRow(unary, streamed);
     }
 
-    private static async Task<LocalRow> MeasureLocalAsync(FramePinClient remote, FramePinClient near, string space, int rounds)
+    private static async Task<LocalRow> MeasureLocalAsync(
+        FramePinClient remote, FramePinClient near, string space, int rounds)
     {
         using var far = remote.Pinning.PinStream();
         using var local = near.Pinning.PinStream();
@@ -109,7 +114,8 @@ internal static class WirePins
             {
                 var stream = k == 0 ? far : local;
                 var begin = Stopwatch.GetTimestamp();
-                await stream.RequestStream.WriteAsync(new PinBatch { Sequence = (ulong)(i + 2001), AddressSpace = space });
+                await stream.RequestStream.WriteAsync(
+                    new PinBatch { Sequence = (ulong)(i + 2001), AddressSpace = space });
                 await stream.ResponseStream.MoveNext(CancellationToken.None);
                 if (i >= 0) times[k][i] = Stopwatch.GetElapsedTime(begin).TotalMicroseconds;
             }
@@ -120,11 +126,15 @@ internal static class WirePins
 
     private static async Task PairAsync(FramePinClient client, string space)
     {
-        var pin = await client.Pinning.PinAsync(new PinRequest { AddressSpace = space, Start = At, Pages = 1, Write = true });
+        var pin = await client.Pinning.PinAsync(
+            new PinRequest { AddressSpace = space, Start = At, Pages = 1, Write = true });
         await client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pin.FrameVector });
     }
 
-    /// <summary>Each message pins anew and gives back what the message before it pinned; the next is sent while one is worked off.</summary>
+    /// <summary>
+    /// Each message pins anew and gives back what the message before it pinned; the next is sent while one is worked
+    /// off.
+    /// </summary>
     private static async Task<long> StreamPairs(
         AsyncDuplexStreamingCall<PinBatch, PinBatchResult> stream, string space, int messages, Func<ulong> next)
     {
@@ -163,7 +173,8 @@ internal static class WirePins
         while (held.Count > 0)
         {
             var batch = new PinBatch { Sequence = next(), AddressSpace = space };
-            for (var i = 0; i < OperationsPerMessage && held.Count > 0; i++) batch.Operations.Add(new PinOperation { Unpin = held.Dequeue() });
+            for (var i = 0; i < OperationsPerMessage && held.Count > 0; i++)
+                batch.Operations.Add(new PinOperation { Unpin = held.Dequeue() });
             await stream.RequestStream.WriteAsync(batch);
             await stream.ResponseStream.MoveNext(CancellationToken.None);
             pairs += stream.ResponseStream.Current.Results.Count;
@@ -177,11 +188,14 @@ internal static class WirePins
     {
         var space = (await client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest())).Name;
         var batch = new CallBatchRequest { AddressSpace = space };
-        batch.Calls.Add(new MemoryCall { Mmap = new MmapCall { Address = At, Length = Pages * 4096, Prot = 3, Flags = 0x32 } });
+        batch.Calls.Add(
+            new MemoryCall { Mmap = new MmapCall { Address = At, Length = Pages * 4096, Prot = 3, Flags = 0x32 } });
         var order = Enumerable.Range(0, Pages).ToArray();
         new Random(12345).Shuffle(order);
         foreach (var page in order)
-            batch.Calls.Add(new MemoryCall { Touch = new TouchCall { Address = At + ((ulong)page << 12), Pages = 1, Write = true } });
+            batch.Calls.Add(
+                new MemoryCall { Touch = new TouchCall { Address = At + ((ulong)page << 12), Pages = 1,
+                    Write = true } });
         await client.AddressSpaces.CallBatchAsync(batch);
         return space;
     }
@@ -189,12 +203,15 @@ internal static class WirePins
     private static Process StartDaemon(string socket, string otlp)
     {
         var program = Path.Combine(
-            AppContext.BaseDirectory.Replace("FramePin.Benchmarks", "FramePin.Server", StringComparison.Ordinal), "framepind");
-        var start = new ProcessStartInfo(program, ["--socket", socket, "--default-profile", "6.18"]) { RedirectStandardOutput = true };
+            AppContext.BaseDirectory.Replace(
+                "FramePin.Benchmarks", "FramePin.Server", StringComparison.Ordinal), "framepind");
+        var start = new ProcessStartInfo(
+            program, ["--socket", socket, "--default-profile", "6.18"]) { RedirectStandardOutput = true };
         start.Environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = otlp;
         start.Environment["OTEL_EXPORTER_OTLP_PROTOCOL"] = "http/protobuf";
         // Sampling as a busy service has it: one trace in a hundred, decided by the parent where there is one.
-        start.Environment["OTEL_TRACES_SAMPLER"] = Environment.GetEnvironmentVariable("OTEL_TRACES_SAMPLER") ?? "parentbased_traceidratio";
+        start.Environment["OTEL_TRACES_SAMPLER"] = Environment.GetEnvironmentVariable("OTEL_TRACES_SAMPLER")
+            ?? "parentbased_traceidratio";
         start.Environment["OTEL_TRACES_SAMPLER_ARG"] = "0.01";
         return Process.Start(start) ?? throw new IOException($"cannot start {program}");
     }

@@ -14,7 +14,9 @@ public sealed class AccessTableTests(ITestOutputHelper output)
     private static readonly string[] Excepted =
         ["perf ring (PFNMAP since 6.16)", "io_uring SQE ring", "AF_PACKET ring", "bpf array mmap", "/dev/hpet"];
 
-    /// <summary>The 6.1 and 6.12 guests had protection keys and handled broken memory; the 6.18 host did neither.</summary>
+    /// <summary>
+    /// The 6.1 and 6.12 guests had protection keys and handled broken memory; the 6.18 host did neither.
+    /// </summary>
     [Theory]
     [InlineData("6.1", true)]
     [InlineData("6.12", true)]
@@ -24,7 +26,8 @@ public sealed class AccessTableTests(ITestOutputHelper output)
         var profile = KernelProfile.Find(kernel)!;
         var initial = Standard with { HandlesMemoryFailure = isGuest, HasProtectionKeys = isGuest };
         var lines = File.ReadAllLines(Path.Combine(AppContext.BaseDirectory, "Data", "oracle", $"access-{kernel}.tsv"));
-        Assert.Equal(lines[0], string.Join('\t', AccessMatrix.Columns.Select(column => column.Name).Prepend("mapping")));
+        Assert.Equal(
+            lines[0], string.Join('\t', AccessMatrix.Columns.Select(column => column.Name).Prepend("mapping")));
         var (compared, different) = (0, new List<string>());
         foreach (var cells in lines[1..].Select(line => line.Split('\t')))
         {
@@ -54,7 +57,9 @@ public sealed class AccessTableTests(ITestOutputHelper output)
     /// <summary>No mapping on that kernel, no entry to be read, or io_uring's own look at the areas on 6.1.</summary>
     private static bool IsExcepted(string kernel, int column, string cell) =>
         cell.Contains("-*", StringComparison.Ordinal) || cell.Length == 0
-        || (kernel == "6.1" && column == 1 && (cell.StartsWith("EOPNOTSUPP", StringComparison.Ordinal) || cell.StartsWith("EINVAL", StringComparison.Ordinal)));
+        || (kernel == "6.1" && column == 1
+            && (cell.StartsWith("EOPNOTSUPP", StringComparison.Ordinal)
+            || cell.StartsWith("EINVAL", StringComparison.Ordinal)));
 
     /// <summary>A process as exec leaves it, without address randomisation.</summary>
     private static readonly InitialProcess Standard = new(

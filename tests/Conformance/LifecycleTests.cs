@@ -9,7 +9,8 @@ using Xunit;
 namespace FramePin.Tests.Conformance;
 
 /// <summary>
-/// Lives of io_uring's registered buffers as kernel 6.18 answered them (pin-lifecycle-6.18): each case of the file, made anew.
+/// Lives of io_uring's registered buffers as kernel 6.18 answered them (pin-lifecycle-6.18): each case of the file,
+/// made anew.
 /// </summary>
 public sealed class LifecycleTests
 {
@@ -149,7 +150,8 @@ public sealed class LifecycleTests
             lab.Poke(At, (byte)'R');
             var vector = Register(lab, 1);
             const ulong target = At + 0x10_0000;
-            Assert.True(lab.Machine.Mremap(lab.Space, At, Lab.Page, Lab.Page, MremapFlags.MayMove | MremapFlags.Fixed, target).IsOk);
+            Assert.True(lab.Machine.Mremap(
+                lab.Space, At, Lab.Page, Lab.Page, MremapFlags.MayMove | MremapFlags.Fixed, target).IsOk);
             Assert.Equal(lab.View(vector).Pfn, lab.ViewAt(target).Pfn);
             Assert.Equal((byte)'R', lab.PeekFrame(vector));
             lab.Drop(vector);
@@ -181,7 +183,8 @@ public sealed class LifecycleTests
         [19] = lab =>
         {
             lab.Anon(At, 80);
-            lab.Machine.SetTask(lab.Space, lab.Space.Task with { RlimitMemlock = 64 << 10, User = 65534, CanLockMemory = false });
+            lab.Machine.SetTask(
+                lab.Space, lab.Space.Task with { RlimitMemlock = 64 << 10, User = 65534, CanLockMemory = false });
             var ring = Setup(lab);
             Assert.True(ring.Register((At, 8 * Lab.Page)).IsOk);
             Assert.Equal(8, lab.Space.PinnedPages);
@@ -213,7 +216,8 @@ public sealed class LifecycleTests
             Assert.True(lab.Machine.Madvise(lab.Space, (huge * 200) + (huge / 2), huge / 2, Advice.DontNeed).IsOk);
             var child = lab.Fork();
             foreach (var page in new ulong[] { 0, 7 })
-                Assert.NotEqual(lab.ViewAt((huge * 200) + (page * Lab.Page)).Pfn, lab.ViewAt((huge * 200) + (page * Lab.Page), child).Pfn);
+                Assert.NotEqual(lab.ViewAt((huge * 200) + (page * Lab.Page)).Pfn,
+                    lab.ViewAt((huge * 200) + (page * Lab.Page), child).Pfn);
             lab.Drop(vector);
         },
         [22] = lab =>
@@ -251,8 +255,10 @@ public sealed class LifecycleTests
     [Fact]
     public void Every_case_of_the_file_is_made()
     {
-        var lines = File.ReadAllLines(Path.Combine(AppContext.BaseDirectory, "Data", "oracle", "pin-lifecycle-6.18.txt"));
-        var numbers = lines.Where(line => line.StartsWith("== ", StringComparison.Ordinal)).Select(line => int.Parse(line.Split(' ')[1])).ToList();
+        var lines = File.ReadAllLines(
+            Path.Combine(AppContext.BaseDirectory, "Data", "oracle", "pin-lifecycle-6.18.txt"));
+        var numbers = lines.Where(line => line.StartsWith("== ", StringComparison.Ordinal)).Select(
+            line => int.Parse(line.Split(' ')[1])).ToList();
         Assert.Equal(numbers, Cases.Keys.Order());
     }
 

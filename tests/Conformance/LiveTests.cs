@@ -11,11 +11,13 @@ public sealed class LiveTests(ITestOutputHelper output)
     private const int Steps = 20_000;
 
     /// <summary>
-    /// The same steps in every run, so that a red one means that this tree has changed, or that the machine's kernel is another: new steps are
-    /// what framepin conformance is for. FRAMEPIN_SEED names others.
+    /// The same steps in every run, so that a red one means that this tree has changed, or that the machine's kernel is
+    /// another: new steps are what framepin conformance is for. FRAMEPIN_SEED names others.
     /// </summary>
     private static int Seed(int usual) =>
-        int.TryParse(Environment.GetEnvironmentVariable("FRAMEPIN_SEED"), CultureInfo.InvariantCulture, out var given) ? given : usual;
+        int.TryParse(Environment.GetEnvironmentVariable("FRAMEPIN_SEED"), CultureInfo.InvariantCulture, out var given)
+            ? given
+            : usual;
 
     [Fact]
     public void The_running_kernel_and_FramePin_agree_on_random_scripts()

@@ -33,20 +33,25 @@ public sealed class DaemonFixture : IAsyncLifetime
 
     /// <summary>The machine itself, beside the wire.</summary>
     internal FramePin.Core.Machines.Machine MachineOf(string name) =>
-        ((FramePin.Server.Sessions.MachineRegistry)_app!.Services.GetService(typeof(FramePin.Server.Sessions.MachineRegistry))!)
+        ((FramePin.Server.Sessions.MachineRegistry)_app!.Services.GetService(
+            typeof(FramePin.Server.Sessions.MachineRegistry))!)
         .Get(name["machines/".Length..]).Machine;
 
     /// <summary>An address space itself, beside the wire.</summary>
     internal FramePin.Core.Vmas.AddressSpace SpaceOf(string name) =>
-        ((FramePin.Server.Sessions.MachineRegistry)_app!.Services.GetService(typeof(FramePin.Server.Sessions.MachineRegistry))!)
+        ((FramePin.Server.Sessions.MachineRegistry)_app!.Services.GetService(
+            typeof(FramePin.Server.Sessions.MachineRegistry))!)
         .Get(name.Split('/')[1]).Space(name.Split('/')[3]);
 
     /// <summary>A machine of the test's own with one address space.</summary>
-    public async Task<(string Machine, string Space)> CreateAsync(string profile = "6.18", ulong memoryBytes = 64UL << 20, uint hugePages = 0, bool tracksSoftDirty = false)
+    public async Task<(string Machine, string Space)> CreateAsync(
+        string profile = "6.18", ulong memoryBytes = 64UL << 20, uint hugePages = 0, bool tracksSoftDirty = false)
     {
-        var spec = new MachineSpec { Profile = profile, MemoryBytes = memoryBytes, HugePages2M = hugePages, TracksSoftDirty = tracksSoftDirty };
+        var spec = new MachineSpec { Profile = profile, MemoryBytes = memoryBytes, HugePages2M = hugePages,
+            TracksSoftDirty = tracksSoftDirty };
         var machine = await Client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = spec });
-        var space = await Client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest { Parent = machine.Name });
+        var space = await Client.AddressSpaces.CreateAddressSpaceAsync(
+            new CreateAddressSpaceRequest { Parent = machine.Name });
         return (machine.Name, space.Name);
     }
 

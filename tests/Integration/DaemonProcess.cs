@@ -25,7 +25,8 @@ internal sealed class DaemonProcess : IAsyncDisposable
     {
         var socket = Path.Combine(Path.GetTempPath(), $"framepin-{Guid.NewGuid():N}.sock");
         var program = Path.Combine(
-            AppContext.BaseDirectory.Replace("FramePin.Tests.Integration", "FramePin.Server", StringComparison.Ordinal), "framepind");
+            AppContext.BaseDirectory.Replace(
+                "FramePin.Tests.Integration", "FramePin.Server", StringComparison.Ordinal), "framepind");
         string[] arguments = ["--socket", socket, "--attach-socket", socket + ".attach", "--default-profile", "6.18"];
         var start = new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true };
         foreach (var (name, value) in environment) start.Environment[name] = value;
@@ -39,8 +40,10 @@ internal sealed class DaemonProcess : IAsyncDisposable
     public Process StartCommand(params string[] arguments)
     {
         var program = Path.Combine(
-            AppContext.BaseDirectory.Replace("FramePin.Tests.Integration", "FramePin.Cli", StringComparison.Ordinal), "framepin");
-        var start = new ProcessStartInfo(program, [.. arguments, "--endpoint", Endpoint]) { RedirectStandardOutput = true, RedirectStandardError = true };
+            AppContext.BaseDirectory.Replace(
+                "FramePin.Tests.Integration", "FramePin.Cli", StringComparison.Ordinal), "framepin");
+        var start = new ProcessStartInfo(program,
+            [.. arguments, "--endpoint", Endpoint]) { RedirectStandardOutput = true, RedirectStandardError = true };
         return Process.Start(start)!;
     }
 

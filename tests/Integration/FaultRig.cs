@@ -16,7 +16,8 @@ internal sealed class FaultRig : IAsyncDisposable
     private readonly FramePinClient _client;
     private AsyncDuplexStreamingCall<FaultReply, FaultEvent>? _stream;
 
-    private FaultRig(FramePinClient client, string machine, string space) => (_client, Machine, Space) = (client, machine, space);
+    private FaultRig(FramePinClient client, string machine, string space) =>
+        (_client, Machine, Space) = (client, machine, space);
 
     public string Machine { get; }
 
@@ -26,7 +27,8 @@ internal sealed class FaultRig : IAsyncDisposable
 
     public ulong FirstPfn { get; private set; }
 
-    public static async Task<FaultRig> CreateAsync(DaemonFixture daemon, DeviceMapping mapping = DeviceMapping.Unspecified, bool isPrivate = false)
+    public static async Task<FaultRig> CreateAsync(
+        DaemonFixture daemon, DeviceMapping mapping = DeviceMapping.Unspecified, bool isPrivate = false)
     {
         var (machine, space) = await daemon.CreateAsync();
         var rig = new FaultRig(daemon.Client, machine, space);
@@ -36,7 +38,9 @@ internal sealed class FaultRig : IAsyncDisposable
         (rig.Device, rig.FirstPfn) = (device.Name, device.FirstPfn);
         await rig.CallAsync(new MemoryCall
         {
-            Mmap = new MmapCall { Address = At, Length = DevicePages * PageSize, Prot = 3, Flags = isPrivate ? 0x12U : 0x11U, Target = device.Name },
+            Mmap = new MmapCall { Address = At, Length = DevicePages * PageSize, Prot = 3, Flags = isPrivate
+                ? 0x12U
+                : 0x11U, Target = device.Name },
         });
         await rig.ServeAsync();
         return rig;
@@ -45,7 +49,8 @@ internal sealed class FaultRig : IAsyncDisposable
     public async Task ServeAsync(RegisterFaultHandler? registration = null)
     {
         _stream = _client.Faults.ServeFaults();
-        await _stream.RequestStream.WriteAsync(new FaultReply { Register = registration ?? new RegisterFaultHandler { Device = Device } });
+        await _stream.RequestStream.WriteAsync(
+            new FaultReply { Register = registration ?? new RegisterFaultHandler { Device = Device } });
         Assert.Equal(0UL, (await NextAsync()).Fault);
     }
 
@@ -63,10 +68,12 @@ internal sealed class FaultRig : IAsyncDisposable
     }
 
     public Task AnswerAsync(FaultEvent fault, FaultAnswerKind kind, ulong page = 0) =>
-        _stream!.RequestStream.WriteAsync(new FaultReply { Answer = new FaultAnswer { Fault = fault.Fault, Kind = kind, Page = page } });
+        _stream!.RequestStream.WriteAsync(
+            new FaultReply { Answer = new FaultAnswer { Fault = fault.Fault, Kind = kind, Page = page } });
 
     public Task<PinResponse> PinAsync(ulong start, ulong pages) =>
-        _client.Pinning.PinAsync(new PinRequest { AddressSpace = Space, Start = start, Pages = pages, Write = true }).ResponseAsync;
+        _client.Pinning.PinAsync(
+            new PinRequest { AddressSpace = Space, Start = start, Pages = pages, Write = true }).ResponseAsync;
 
     /// <summary>Waits for a pin, and gives it back.</summary>
     public async Task UnpinAsync(Task<PinResponse> pin)

@@ -7,7 +7,10 @@ using static FramePin.Tests.Integration.FaultRig;
 
 namespace FramePin.Tests.Integration;
 
-/// <summary>Clients that pin, touch, unmap, fork and give up beside each other, and a handler that answers as it likes and dies now and then.</summary>
+/// <summary>
+/// Clients that pin, touch, unmap, fork and give up beside each other, and a handler that answers as it likes and dies
+/// now and then.
+/// </summary>
 public sealed class FaultStressTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
     private FramePinClient Client => daemon.Client;
@@ -23,19 +26,24 @@ public sealed class FaultStressTests(DaemonFixture daemon) : IClassFixture<Daemo
         // Who gives a call up that was answered already learns of no vector: its lease gives that back.
         var lease = await FramePinLease.OpenAsync(Client, "clients");
         var handling = HandleAsync(rig, stop.Token);
-        var working = Enumerable.Range(0, clients).Select(client => Task.Run(() => WorkAsync(rig, lease.Name, new Random(client), rounds))).ToArray();
+        var working = Enumerable.Range(0, clients).Select(
+            client => Task.Run(() => WorkAsync(rig, lease.Name, new Random(client), rounds))).ToArray();
         await Task.WhenAll(working).WaitAsync(TimeSpan.FromMinutes(2));
         await stop.CancelAsync();
         Assert.True(await handling.WaitAsync(Patience) > clients);
         await lease.DisposeAsync();
         using var late = new CancellationTokenSource(Patience);
         MachineStatistics now;
-        do now = (await Client.Machines.GetMachineAsync(new GetMachineRequest { Name = rig.Machine }, cancellationToken: late.Token)).Statistics;
+        do now = (await Client.Machines.GetMachineAsync(
+            new GetMachineRequest { Name = rig.Machine }, cancellationToken: late.Token)).Statistics;
         while (now.PinsAcquired != now.PinsReleased || now.ParkedPins > 0);
-        Assert.Empty((await Client.Machines.AuditMachineAsync(new AuditMachineRequest { Name = rig.Machine })).Findings);
+        Assert.Empty(
+            (await Client.Machines.AuditMachineAsync(new AuditMachineRequest { Name = rig.Machine })).Findings);
     }
 
-    /// <summary>Serves the rig's device, life by life, until told to stop; the faults that it was asked about.</summary>
+    /// <summary>
+    /// Serves the rig's device, life by life, until told to stop; the faults that it was asked about.
+    /// </summary>
     private async Task<int> HandleAsync(FaultRig rig, CancellationToken stop)
     {
         var random = new Random(77);
@@ -63,7 +71,8 @@ public sealed class FaultStressTests(DaemonFixture daemon) : IClassFixture<Daemo
                             _ => FaultAnswerKind.Page,
                         };
                         // 8 is not taken, and asked about again.
-                        return ValueTask.FromResult(new FaultAnswer { Kind = kind, Page = draw == 9 ? 99UL : (ulong)draw });
+                        return ValueTask.FromResult(
+                            new FaultAnswer { Kind = kind, Page = draw == 9 ? 99UL : (ulong)draw });
                     },
                     cancelled: life.Token);
             }
@@ -92,7 +101,8 @@ public sealed class FaultStressTests(DaemonFixture daemon) : IClassFixture<Daemo
                     case 2:
                         using (var signal = new CancellationTokenSource())
                         {
-                            var request = new PinRequest { AddressSpace = rig.Space, Start = address, Pages = 2, Write = true, Lease = lease };
+                            var request = new PinRequest { AddressSpace = rig.Space, Start = address, Pages = 2,
+                                Write = true, Lease = lease };
                             var pin = Client.Pinning.PinAsync(request, cancellationToken: signal.Token).ResponseAsync;
                             await Task.Yield();
                             await signal.CancelAsync();
@@ -107,17 +117,23 @@ public sealed class FaultStressTests(DaemonFixture daemon) : IClassFixture<Daemo
                         await new RemoteFrameMemory(Client).ReadAsync(rig.Space, address, new byte[5000]);
                         break;
                     case 5:
-                        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At, Length = DevicePages * PageSize, Prot = 3, Flags = 0x11, Target = rig.Device } });
+                        await rig.CallAsync(
+                            new MemoryCall { Mmap = new MmapCall { Address = At, Length = DevicePages * PageSize,
+                                Prot = 3, Flags = 0x11, Target = rig.Device } });
                         break;
                     default:
-                        var child = (await Client.AddressSpaces.ForkAddressSpaceAsync(new ForkAddressSpaceRequest { Name = rig.Space })).Name;
-                        var touch = Client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = child, Call = new MemoryCall { Touch = new TouchCall { Address = address, Pages = 1 } } });
+                        var child = (await Client.AddressSpaces.ForkAddressSpaceAsync(
+                            new ForkAddressSpaceRequest { Name = rig.Space })).Name;
+                        var touch = Client.AddressSpaces.CallAsync(
+                            new CallRequest { AddressSpace = child,
+                                Call = new MemoryCall { Touch = new TouchCall { Address = address, Pages = 1 } } });
                         await Client.AddressSpaces.ExitAddressSpaceAsync(new ExitAddressSpaceRequest { Name = child });
                         await touch;
                         break;
                 }
             }
-            catch (RpcException exception) when (exception.StatusCode is not (StatusCode.Internal or StatusCode.Unknown or StatusCode.DeadlineExceeded))
+            catch (RpcException exception) when (
+                exception.StatusCode is not (StatusCode.Internal or StatusCode.Unknown or StatusCode.DeadlineExceeded))
             {
                 // An errno, a signal, an end: what was drawn.
             }

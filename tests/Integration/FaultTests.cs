@@ -8,7 +8,10 @@ using static FramePin.Tests.Integration.FaultRig;
 
 namespace FramePin.Tests.Integration;
 
-/// <summary>Faults that a process outside handles: whoever faults waits without the lock, and sees what happened meanwhile (kernel-semantics 3.5).</summary>
+/// <summary>
+/// Faults that a process outside handles: whoever faults waits without the lock, and sees what happened meanwhile
+/// (kernel-semantics 3.5).
+/// </summary>
 public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
     private const int Sigbus = 7;
@@ -24,7 +27,9 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         var fault = await rig.NextAsync();
         Assert.Equal((rig.Space, At, 0UL, true), (fault.AddressSpace, fault.Address, fault.Page, fault.Write));
         // The lock is free: another call changes the same address space.
-        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At + (64 * PageSize), Length = PageSize, Prot = 3, Flags = 0x32 } });
+        await rig.CallAsync(
+            new MemoryCall { Mmap = new MmapCall { Address = At + (64 * PageSize), Length = PageSize, Prot = 3,
+                Flags = 0x32 } });
         Assert.False(pin.IsCompleted);
         await rig.AnswerAsync(fault, FaultAnswerKind.Page, page: 5);
         fault = await rig.NextAsync();
@@ -83,10 +88,12 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         var pin = rig.PinAsync(At, 1);
         var fault = await rig.NextAsync();
-        await rig.CallAsync(new MemoryCall { Munmap = new MunmapCall { Address = At, Length = DevicePages * PageSize } });
+        await rig.CallAsync(
+            new MemoryCall { Munmap = new MunmapCall { Address = At, Length = DevicePages * PageSize } });
         await rig.AnswerAsync(fault, FaultAnswerKind.Page);
         Assert.Equal(14, await ErrnoAsync(pin));
-        Assert.Empty((await Client.Machines.AuditMachineAsync(new AuditMachineRequest { Name = rig.Machine })).Findings);
+        Assert.Empty(
+            (await Client.Machines.AuditMachineAsync(new AuditMachineRequest { Name = rig.Machine })).Findings);
     }
 
     [Fact]
@@ -95,7 +102,9 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         var pin = rig.PinAsync(At, 1);
         var fault = await rig.NextAsync();
-        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At, Length = DevicePages * PageSize, Prot = 3, Flags = 0x32 } });
+        await rig.CallAsync(
+            new MemoryCall { Mmap = new MmapCall { Address = At, Length = DevicePages * PageSize, Prot = 3,
+                Flags = 0x32 } });
         await rig.AnswerAsync(fault, FaultAnswerKind.Page);
         var pinned = await pin.WaitAsync(Patience);
         Assert.False(pinned.Runs.FirstPfns[0] >= rig.FirstPfn && pinned.Runs.FirstPfns[0] < rig.FirstPfn + DevicePages);
@@ -141,7 +150,9 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         var touch = rig.TouchAsync(At, 1);
         var fault = await rig.NextAsync();
-        foreach (var (kind, page) in new[] { (FaultAnswerKind.InsertPfn, 0UL), (FaultAnswerKind.Page, (ulong)DevicePages), (FaultAnswerKind.Copy, 0UL), (FaultAnswerKind.Unspecified, 0UL) })
+        foreach (var (kind, page) in new[] { (FaultAnswerKind.InsertPfn, 0UL),
+            (FaultAnswerKind.Page, (ulong)DevicePages), (FaultAnswerKind.Copy, 0UL),
+            (FaultAnswerKind.Unspecified, 0UL) })
         {
             await rig.AnswerAsync(fault, kind, page);
             var refused = await rig.NextAsync();
@@ -187,13 +198,16 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     {
         await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         using var second = Client.Faults.ServeFaults();
-        await second.RequestStream.WriteAsync(new FaultReply { Register = new RegisterFaultHandler { Device = rig.Device } });
+        await second.RequestStream.WriteAsync(
+            new FaultReply { Register = new RegisterFaultHandler { Device = rig.Device } });
         var taken = await Assert.ThrowsAsync<RpcException>(() => second.ResponseStream.MoveNext(default));
         Assert.Equal(StatusCode.AlreadyExists, taken.StatusCode);
         var plain = await Client.Devices.CreateDeviceAsync(
-            new CreateDeviceRequest { Parent = rig.Machine, Mapping = DeviceMapping.FaultPages, Pages = 1, Ram = true });
+            new CreateDeviceRequest { Parent = rig.Machine, Mapping = DeviceMapping.FaultPages, Pages = 1,
+                Ram = true });
         using var third = Client.Faults.ServeFaults();
-        await third.RequestStream.WriteAsync(new FaultReply { Register = new RegisterFaultHandler { Device = plain.Name } });
+        await third.RequestStream.WriteAsync(
+            new FaultReply { Register = new RegisterFaultHandler { Device = plain.Name } });
         var bad = await Assert.ThrowsAsync<RpcException>(() => third.ResponseStream.MoveNext(default));
         Assert.Equal(StatusCode.InvalidArgument, bad.StatusCode);
     }
@@ -215,7 +229,9 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     {
         const int pages = 40;
         await using var rig = await FaultRig.CreateAsync(daemon);
-        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At, Length = pages * PageSize, Prot = 3, Flags = flags | 0x10 } });
+        await rig.CallAsync(
+            new MemoryCall { Mmap = new MmapCall { Address = At, Length = pages * PageSize, Prot = 3,
+                Flags = flags | 0x10 } });
         using var stop = new CancellationTokenSource();
         var registered = new TaskCompletionSource();
         var asked = 0;
@@ -227,7 +243,8 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
                 var number = (fault.Address - At) / PageSize;
                 var answer = number % 3 == 0
                     ? new FaultAnswer { Kind = FaultAnswerKind.ZeroPage }
-                    : new FaultAnswer { Kind = FaultAnswerKind.Copy, Data = ByteString.CopyFrom(Enumerable.Repeat((byte)number, (int)PageSize).ToArray()) };
+                    : new FaultAnswer { Kind = FaultAnswerKind.Copy,
+                        Data = ByteString.CopyFrom(Enumerable.Repeat((byte)number, (int)PageSize).ToArray()) };
                 return ValueTask.FromResult(answer);
             },
             registered.SetResult, stop.Token);
@@ -251,7 +268,8 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     public async Task Who_waits_in_a_range_goes_on_with_ordinary_memory_when_its_handler_goes()
     {
         await using var rig = await FaultRig.CreateAsync(daemon);
-        await rig.CallAsync(new MemoryCall { Mmap = new MmapCall { Address = At, Length = 4 * PageSize, Prot = 3, Flags = 0x32 } });
+        await rig.CallAsync(
+            new MemoryCall { Mmap = new MmapCall { Address = At, Length = 4 * PageSize, Prot = 3, Flags = 0x32 } });
         await rig.ServeAsync(new RegisterFaultHandler { AddressSpace = rig.Space, Start = At, Length = 4 * PageSize });
         var (pin, touch) = (rig.PinAsync(At, 1), rig.TouchAsync(At + PageSize, 1));
         var first = await rig.NextAsync();
@@ -292,7 +310,8 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         await signal.CancelAsync();
         await Assert.ThrowsAsync<RpcException>(() => pin.WaitAsync(Patience));
         // The page that it had is given back as soon as the daemon has noticed.
-        while ((await Client.Machines.GetMachineAsync(new GetMachineRequest { Name = rig.Machine })).Statistics is { } now
+        while ((await Client.Machines.GetMachineAsync(
+            new GetMachineRequest { Name = rig.Machine })).Statistics is { } now
             && (now.PinsAcquired != now.PinsReleased || now.ParkedPins > 0)) await Task.Yield();
         // The late answer is there for whoever comes next.
         await rig.AnswerAsync(second, FaultAnswerKind.Page, page: 4);

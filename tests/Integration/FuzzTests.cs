@@ -8,8 +8,8 @@ using Machine = FramePin.Core.Machines.Machine;
 namespace FramePin.Tests.Integration;
 
 /// <summary>
-/// Bad input: mostly well-formed requests on live resources with one or two bad fields, some that are no messages at all. Every
-/// refusal carries an ErrorInfo and leaves the machine's digest as it was.
+/// Bad input: mostly well-formed requests on live resources with one or two bad fields, some that are no messages at
+/// all. Every refusal carries an ErrorInfo and leaves the machine's digest as it was.
 /// </summary>
 public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
@@ -19,7 +19,8 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
 
     private static readonly ulong[] Odd =
     [
-        0, 1, 0x10_0001, 0x10_0800, 0x7fff_ffff_f000, 0xffff_8000_0000_0000, ulong.MaxValue, ulong.MaxValue - 0xfff, 1UL << 63,
+        0, 1, 0x10_0001, 0x10_0800, 0x7fff_ffff_f000, 0xffff_8000_0000_0000, ulong.MaxValue, ulong.MaxValue - 0xfff,
+        1UL << 63,
         1UL << 47, unchecked((ulong)-1L), unchecked((ulong)-4096L), 134_217_728, uint.MaxValue,
     ];
 
@@ -38,8 +39,10 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
         await daemon.MapAsync(space, At, 32);
         var file = (await daemon.Client.Files.CreateFileAsync(
             new CreateFileRequest { Parent = machineName, Kind = FileKind.Shmem, SizeBytes = 0x8000 })).Name;
-        // The first pin attempt marks the address space for ever, refused or not (the mm has-pinned flag): have it behind us.
-        var first = await daemon.Client.Pinning.PinAsync(new PinRequest { AddressSpace = space, Start = At, Pages = 1 });
+        // The first pin attempt marks the address space for ever, refused or not (the mm has-pinned flag): have it
+        // behind us.
+        var first = await daemon.Client.Pinning.PinAsync(
+            new PinRequest { AddressSpace = space, Start = At, Pages = 1 });
         await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = first.FrameVector });
         var vectors = new List<string>();
         var outcomes = new SortedDictionary<string, int>(StringComparer.Ordinal);
@@ -86,7 +89,8 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
             $"{Requests} requests, {wellFormed} well formed, {refused} refused, none of which changed the digest");
         Assert.True(wellFormed >= Requests * 8 / 10);
         Assert.True(refused > Requests / 3);
-        foreach (var vector in vectors) await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = vector });
+        foreach (var vector in vectors)
+            await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = vector });
         Assert.Empty(machine.Audit());
         Assert.Equal(machine.PinStatistics.Acquired, machine.PinStatistics.Released);
     }
@@ -117,7 +121,8 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
                 break;
         }
 
-        var method = new Method<byte[], byte[]>(MethodType.Unary, "framepin.v1.PinningService", random.Next(9) == 0 ? "Nonsense" : "Pin", Bytes, Bytes);
+        var method = new Method<byte[], byte[]>(
+            MethodType.Unary, "framepin.v1.PinningService", random.Next(9) == 0 ? "Nonsense" : "Pin", Bytes, Bytes);
         using var call = daemon.Client.Invoker.AsyncUnaryCall(method, null, options, content);
         await call;
         return "random bytes accepted";
@@ -160,7 +165,10 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
                 });
                 return "Convert";
             case 3:
-                part = await Call(space, new MemoryCall { Munmap = new MunmapCall { Address = spoil.Number(0x900_0000 + page), Length = spoil.Number(4096) } }, spoil);
+                part = await Call(
+                    space,
+                    new MemoryCall { Munmap = new MunmapCall { Address = spoil.Number(0x900_0000 + page),
+                    Length = spoil.Number(4096) } }, spoil);
                 return "munmap" + part;
             case 4:
                 part = await Call(space, new MemoryCall
@@ -177,26 +185,39 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
                 }, spoil);
                 return "mmap" + part;
             case 5:
-                part = await Call(space, new MemoryCall { Mprotect = new MprotectCall { Address = spoil.Number(At + page), Length = spoil.Number(8192), Prot = (uint)spoil.Small(3) } }, spoil);
+                part = await Call(
+                    space,
+                    new MemoryCall { Mprotect = new MprotectCall { Address = spoil.Number(At + page),
+                    Length = spoil.Number(8192), Prot = (uint)spoil.Small(3) } }, spoil);
                 return "mprotect" + part;
             case 6:
-                part = await Call(space, new MemoryCall { Madvise = new MadviseCall { Address = spoil.Number(At + page), Length = spoil.Number(4096), Advice = spoil.Small(4) } }, spoil);
+                part = await Call(
+                    space,
+                    new MemoryCall { Madvise = new MadviseCall { Address = spoil.Number(At + page),
+                    Length = spoil.Number(4096), Advice = spoil.Small(4) } }, spoil);
                 return "madvise" + part;
             case 7:
                 part = await Call(space, new MemoryCall
                 {
-                    Mremap = new MremapCall { Address = spoil.Number(At + page), OldLength = spoil.Number(4096), NewLength = spoil.Number(4096), Flags = (uint)spoil.Small(1) },
+                    Mremap = new MremapCall { Address = spoil.Number(At + page), OldLength = spoil.Number(4096),
+                        NewLength = spoil.Number(4096), Flags = (uint)spoil.Small(1) },
                 }, spoil);
                 return "mremap" + part;
             case 8:
-                part = await Call(space, new MemoryCall { Touch = new TouchCall { Address = spoil.Number(At + page), Pages = (uint)spoil.Number(2), Write = true } }, spoil);
+                part = await Call(
+                    space,
+                    new MemoryCall { Touch = new TouchCall { Address = spoil.Number(At + page),
+                    Pages = (uint)spoil.Number(2), Write = true } }, spoil);
                 return "touch" + part;
             case 9:
-                await client.Files.TruncateFileAsync(new TruncateFileRequest { Name = spoil.Name(file), SizeBytes = spoil.Number(0x8000) });
+                await client.Files.TruncateFileAsync(
+                    new TruncateFileRequest { Name = spoil.Name(file), SizeBytes = spoil.Number(0x8000) });
                 return "truncate";
             case 10:
                 if (vectors.Count == 0) goto case 0;
-                await client.Pinning.GetPagesAsync(new GetPagesRequest { FrameVector = spoil.Name(vectors[random.Next(vectors.Count)]), First = spoil.Number(0), Count = (uint)spoil.Number(4) });
+                await client.Pinning.GetPagesAsync(
+                    new GetPagesRequest { FrameVector = spoil.Name(vectors[random.Next(vectors.Count)]),
+                        First = spoil.Number(0), Count = (uint)spoil.Number(4) });
                 return "GetPages";
             default:
                 await client.Devices.CreateDeviceAsync(new CreateDeviceRequest
@@ -212,7 +233,8 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
 
     private async Task<string> Call(string space, MemoryCall call, Spoiler spoil)
     {
-        var response = await daemon.Client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = spoil.Name(space), Call = call });
+        var response = await daemon.Client.AddressSpaces.CallAsync(
+            new CallRequest { AddressSpace = spoil.Name(space), Call = call });
         return response.Errno == 0 ? "" : " in part, as Linux keeps it";
     }
 

@@ -9,7 +9,9 @@ using Xunit;
 
 namespace FramePin.Tests.Integration;
 
-/// <summary>Leases over the wire: what hangs on one is released once, when it ends. The daemon's clock is the test's.</summary>
+/// <summary>
+/// Leases over the wire: what hangs on one is released once, when it ends. The daemon's clock is the test's.
+/// </summary>
 public sealed class LeaseTests : IAsyncLifetime
 {
     private const ulong At = 0x10_0000;
@@ -58,8 +60,10 @@ public sealed class LeaseTests : IAsyncLifetime
         // The broken stream ended nothing.
         Assert.Equal(lease, (await Vector(pin.FrameVector)).Lease);
         _time.Advance(TimeSpan.FromMilliseconds(Ttl));
-        Assert.Equal("FRAME_VECTOR_NOT_FOUND", await Refused(_client.Pinning.GetFrameVectorAsync(new GetFrameVectorRequest { Name = pin.FrameVector })));
-        Assert.Equal("LEASE_NOT_FOUND", await Refused(_client.Leases.GetLeaseAsync(new GetLeaseRequest { Name = lease })));
+        Assert.Equal("FRAME_VECTOR_NOT_FOUND",
+            await Refused(_client.Pinning.GetFrameVectorAsync(new GetFrameVectorRequest { Name = pin.FrameVector })));
+        Assert.Equal(
+            "LEASE_NOT_FOUND", await Refused(_client.Leases.GetLeaseAsync(new GetLeaseRequest { Name = lease })));
         await BooksBalance();
     }
 
@@ -87,26 +91,35 @@ public sealed class LeaseTests : IAsyncLifetime
     {
         foreach (var (name, reason) in new[] { ("leases/none", "LEASE_NOT_FOUND"), ("nonsense", "BAD_FIELD") })
         {
-            Assert.Equal(reason, await Refused(_client.Pinning.PinAsync(new PinRequest { AddressSpace = _space, Start = At, Pages = 1, Lease = name })));
-            Assert.Equal(reason, await Refused(_client.Pinning.CreateFrameVectorAsync(new CreateFrameVectorRequest { Frames = 1, Lease = name })));
+            Assert.Equal(
+                reason, await Refused(_client.Pinning.PinAsync(
+                    new PinRequest { AddressSpace = _space, Start = At, Pages = 1, Lease = name })));
+            Assert.Equal(reason, await Refused(
+                _client.Pinning.CreateFrameVectorAsync(new CreateFrameVectorRequest { Frames = 1, Lease = name })));
         }
 
         Assert.Empty((await _client.Pinning.ListFrameVectorsAsync(new ListFrameVectorsRequest())).FrameVectors);
         foreach (var ttl in new[] { 1UL, ulong.MaxValue })
-            Assert.Equal("BAD_FIELD", await Refused(_client.Leases.OpenLeaseAsync(new OpenLeaseRequest { TtlMs = ttl })));
+            Assert.Equal(
+                "BAD_FIELD", await Refused(_client.Leases.OpenLeaseAsync(new OpenLeaseRequest { TtlMs = ttl })));
         await BooksBalance();
     }
 
     [Fact]
     public async Task A_pin_that_waits_is_given_up_with_its_lease()
     {
-        var rules = new AddFaultRulesRequest { Rules = { new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Times = 1 } } };
+        var rules =
+            new AddFaultRulesRequest {
+                Rules = { new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Times = 1 } } };
         await _client.Machines.AddFaultRulesAsync(rules);
         var lease = await Open();
-        var vector = await _client.Pinning.CreateFrameVectorAsync(new CreateFrameVectorRequest { Frames = 4, Lease = lease });
+        var vector = await _client.Pinning.CreateFrameVectorAsync(
+            new CreateFrameVectorRequest { Frames = 4, Lease = lease });
         var waiting = _client.Pinning.GetVaddrFramesAsync(
-            new GetVaddrFramesRequest { FrameVector = vector.Name, AddressSpace = _space, Start = At, Pages = 4, Write = true });
-        while ((await _client.Machines.GetMachineAsync(new GetMachineRequest())).Statistics.ParkedPins == 0) await Task.Yield();
+            new GetVaddrFramesRequest { FrameVector = vector.Name, AddressSpace = _space, Start = At, Pages = 4,
+                Write = true });
+        while ((await _client.Machines.GetMachineAsync(new GetMachineRequest())).Statistics.ParkedPins == 0)
+            await Task.Yield();
         await _client.Leases.CloseLeaseAsync(new CloseLeaseRequest { Name = lease });
         await Assert.ThrowsAsync<RpcException>(async () => await waiting);
         Assert.Empty((await _client.Pinning.ListFrameVectorsAsync(new ListFrameVectorsRequest())).FrameVectors);
@@ -116,12 +129,15 @@ public sealed class LeaseTests : IAsyncLifetime
     [Fact]
     public async Task A_lease_outlives_the_machine_that_it_held_frames_of()
     {
-        var machine = await _client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = new MachineSpec { MemoryBytes = 64UL << 20 } });
-        var space = await _client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest { Parent = machine.Name });
+        var machine = await _client.Machines.CreateMachineAsync(
+            new CreateMachineRequest { Spec = new MachineSpec { MemoryBytes = 64UL << 20 } });
+        var space = await _client.AddressSpaces.CreateAddressSpaceAsync(
+            new CreateAddressSpaceRequest { Parent = machine.Name });
         var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 4096, Prot = 3, Flags = 0x32 } };
         await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space.Name, Call = map });
         var lease = await Open();
-        await _client.Pinning.PinAsync(new PinRequest { AddressSpace = space.Name, Start = At, Pages = 1, Write = true, Lease = lease });
+        await _client.Pinning.PinAsync(
+            new PinRequest { AddressSpace = space.Name, Start = At, Pages = 1, Write = true, Lease = lease });
         await Pin(lease, 2);
         await _client.Machines.DeleteMachineAsync(new DeleteMachineRequest { Name = machine.Name, Force = true });
         var closed = await _client.Leases.CloseLeaseAsync(new CloseLeaseRequest { Name = lease });
@@ -159,7 +175,8 @@ public sealed class LeaseTests : IAsyncLifetime
         (await _client.Leases.OpenLeaseAsync(new OpenLeaseRequest { Owner = "test", TtlMs = Ttl })).Name;
 
     private async Task<PinResponse> Pin(string lease, ulong pages) =>
-        await _client.Pinning.PinAsync(new PinRequest { AddressSpace = _space, Start = At, Pages = pages, Write = true, Lease = lease });
+        await _client.Pinning.PinAsync(
+            new PinRequest { AddressSpace = _space, Start = At, Pages = pages, Write = true, Lease = lease });
 
     private async Task<FrameVector> Vector(string name) =>
         await _client.Pinning.GetFrameVectorAsync(new GetFrameVectorRequest { Name = name });

@@ -16,7 +16,8 @@ internal sealed class StoppableDaemon(DaemonLimits limits, string? path = null) 
 {
     private Microsoft.AspNetCore.Builder.WebApplication? _app;
 
-    public string Path { get; } = path ?? System.IO.Path.Combine(System.IO.Path.GetTempPath(), $"framepin-{Guid.NewGuid():N}.sock");
+    public string Path { get; } = path
+        ?? System.IO.Path.Combine(System.IO.Path.GetTempPath(), $"framepin-{Guid.NewGuid():N}.sock");
 
     public string Endpoint => $"unix:{Path}";
 
@@ -60,7 +61,8 @@ internal sealed class SilentDriver : IAsyncDisposable
         var register = new RegisterDriver { Machine = "machines/default", Node = node, Driver = "silent" };
         await driver._stream.RequestStream.WriteAsync(new DriverReply { Register = register });
         await driver.NextAsync();
-        var opening = client.Drivers.OpenDriverFileAsync(new OpenDriverFileRequest { Driver = $"machines/default/drivers/{node}" }).ResponseAsync;
+        var opening = client.Drivers.OpenDriverFileAsync(
+            new OpenDriverFileRequest { Driver = $"machines/default/drivers/{node}" }).ResponseAsync;
         await driver.AnswerAsync(await driver.NextAsync(), Errno.None);
         driver.Request = new IoctlRequest { File = (await opening).File, Command = "WAIT" };
         return driver;
@@ -72,7 +74,8 @@ internal sealed class SilentDriver : IAsyncDisposable
             : throw new InvalidOperationException("the daemon ended the stream");
 
     public Task AnswerAsync(DriverCall call, Errno errno, byte[]? argument = null) => _stream.RequestStream.WriteAsync(
-        new DriverReply { Answer = new DriverAnswer { Call = call.Call, Errno = (uint)errno, Argument = ByteString.CopyFrom(argument ?? []) } });
+        new DriverReply { Answer = new DriverAnswer { Call = call.Call, Errno = (uint)errno,
+            Argument = ByteString.CopyFrom(argument ?? []) } });
 
     public ValueTask DisposeAsync()
     {
@@ -96,9 +99,11 @@ internal sealed class RawCaller : IDisposable
     }
 
     /// <summary>The packet that begins a call.</summary>
-    public static byte[] Head(string method) => Packet(PacketKind.Call, new LocalCallHeader { Method = method }.ToByteArray());
+    public static byte[] Head(string method) =>
+        Packet(PacketKind.Call, new LocalCallHeader { Method = method }.ToByteArray());
 
-    public static byte[] Packet(PacketKind kind, byte[] payload) => [.. BitConverter.GetBytes(payload.Length), (byte)kind, .. payload];
+    public static byte[] Packet(PacketKind kind, byte[] payload) =>
+        [.. BitConverter.GetBytes(payload.Length), (byte)kind, .. payload];
 
     /// <summary>Bytes that have come and are not read.</summary>
     public int Available => _socket.Available;

@@ -12,7 +12,10 @@ using File = System.IO.File;
 
 namespace FramePin.Tests.Integration;
 
-/// <summary>Calls that go past HTTP/2 on this host (framepin/v1/local.proto): answered as gRPC answers them, and ended by whatever ends a call.</summary>
+/// <summary>
+/// Calls that go past HTTP/2 on this host (framepin/v1/local.proto): answered as gRPC answers them, and ended by
+/// whatever ends a call.
+/// </summary>
 public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
     private const ulong At = 0x1000_0000;
@@ -32,14 +35,20 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         foreach (var client in new[] { daemon.Client, remote })
         {
             var answers = new List<string>();
-            foreach (var file in new[] { $"{machine}/driverFiles/999", $"{machine}/driverFiles/x", "machines/none/driverFiles/1", "" })
-                answers.Add(await TellAsync(async () => (await client.Drivers.IoctlAsync(new IoctlRequest { File = file, Command = "X" })).ToString()));
-            answers.Add(await TellAsync(() => Task.FromResult(client.Drivers.Ioctl(new IoctlRequest { File = $"{machine}/driverFiles/999" }).ToString())));
+            foreach (var file in new[] { $"{machine}/driverFiles/999", $"{machine}/driverFiles/x",
+                "machines/none/driverFiles/1", "" })
+                answers.Add(
+                    await TellAsync(async () =>
+                        (await client.Drivers.IoctlAsync(new IoctlRequest { File = file, Command = "X" })).ToString()));
+            answers.Add(
+                await TellAsync(() => Task.FromResult(
+                    client.Drivers.Ioctl(new IoctlRequest { File = $"{machine}/driverFiles/999" }).ToString())));
             foreach (var batch in new[]
             {
                 new PinBatch { Sequence = 1, AddressSpace = space, Operations = { Pin(8) } },
                 new PinBatch { Sequence = 1, AddressSpace = space, Operations = { Pin(9) } },
-                new PinBatch { Sequence = 1, AddressSpace = "machines/default/addressSpaces/none", Operations = { Pin(8) } },
+                new PinBatch { Sequence = 1, AddressSpace = "machines/default/addressSpaces/none",
+                    Operations = { Pin(8) } },
                 new PinBatch { Sequence = 7, AddressSpace = space },
                 new PinBatch { Sequence = 1, AddressSpace = space, Operations = { new PinOperation() } },
                 new PinBatch { Sequence = 1, AddressSpace = space, Session = new string('s', 1000) },
@@ -49,7 +58,8 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         }
 
         Assert.Equal(seen[1], seen[0]);
-        Assert.Equal(7, seen[0].Count(answer => answer.Contains("\"domain\": \"framepin.dev\"", StringComparison.Ordinal)));
+        Assert.Equal(
+            7, seen[0].Count(answer => answer.Contains("\"domain\": \"framepin.dev\"", StringComparison.Ordinal)));
     }
 
     [Fact]
@@ -63,7 +73,8 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
             for (var i = 1; i <= 500; i++)
             {
                 var batch = new PinBatch { Sequence = (ulong)i, AddressSpace = space };
-                for (var k = 1; k <= i * 8; k++) batch.Operations.Add(new PinOperation { Unpin = (ulong)(1_000_000 + k) });
+                for (var k = 1; k <= i * 8; k++)
+                    batch.Operations.Add(new PinOperation { Unpin = (ulong)(1_000_000 + k) });
                 await stream.RequestStream.WriteAsync(batch);
             }
 
@@ -74,7 +85,8 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
             Assert.True(await stream.ResponseStream.MoveNext(CancellationToken.None).WaitAsync(Patience));
             var result = stream.ResponseStream.Current;
             Assert.Equal(((ulong)i, i * 8), (result.Sequence, result.Results.Count));
-            Assert.All(result.Results.Select((answer, k) => (answer.FrameVector, Wanted: (ulong)(1_000_001 + k))), pair => Assert.Equal(pair.Wanted, pair.FrameVector));
+            Assert.All(result.Results.Select((answer, k) => (answer.FrameVector, Wanted: (ulong)(1_000_001 + k))),
+                pair => Assert.Equal(pair.Wanted, pair.FrameVector));
         }
 
         await sending;
@@ -90,23 +102,28 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         var call = daemon.Client.Drivers.IoctlAsync(driver.Request, cancellationToken: source.Token).ResponseAsync;
         var asked = await driver.NextAsync();
         await source.CancelAsync();
-        Assert.Equal(StatusCode.Cancelled, (await Assert.ThrowsAsync<RpcException>(() => call.WaitAsync(Patience))).StatusCode);
+        Assert.Equal(
+            StatusCode.Cancelled, (await Assert.ThrowsAsync<RpcException>(() => call.WaitAsync(Patience))).StatusCode);
         Assert.Equal(asked.Call, (await driver.NextAsync()).Interrupt);
 
-        call = daemon.Client.Drivers.IoctlAsync(driver.Request, deadline: DateTime.UtcNow.AddMilliseconds(50)).ResponseAsync;
+        call = daemon.Client.Drivers.IoctlAsync(
+            driver.Request, deadline: DateTime.UtcNow.AddMilliseconds(50)).ResponseAsync;
         asked = await driver.NextAsync();
-        Assert.Equal(StatusCode.DeadlineExceeded, (await Assert.ThrowsAsync<RpcException>(() => call.WaitAsync(Patience))).StatusCode);
+        Assert.Equal(StatusCode.DeadlineExceeded,
+            (await Assert.ThrowsAsync<RpcException>(() => call.WaitAsync(Patience))).StatusCode);
         Assert.Equal(asked.Call, (await driver.NextAsync()).Interrupt);
 
         var disposed = daemon.Client.Drivers.IoctlAsync(driver.Request);
         asked = await driver.NextAsync();
         disposed.Dispose();
-        Assert.Equal(StatusCode.Cancelled, (await Assert.ThrowsAsync<RpcException>(() => disposed.ResponseAsync.WaitAsync(Patience))).StatusCode);
+        Assert.Equal(StatusCode.Cancelled,
+            (await Assert.ThrowsAsync<RpcException>(() => disposed.ResponseAsync.WaitAsync(Patience))).StatusCode);
         Assert.Equal(asked.Call, (await driver.NextAsync()).Interrupt);
 
         // Cancelled before it begins.
         call = daemon.Client.Drivers.IoctlAsync(driver.Request, cancellationToken: source.Token).ResponseAsync;
-        Assert.Equal(StatusCode.Cancelled, (await Assert.ThrowsAsync<RpcException>(() => call.WaitAsync(Patience))).StatusCode);
+        Assert.Equal(
+            StatusCode.Cancelled, (await Assert.ThrowsAsync<RpcException>(() => call.WaitAsync(Patience))).StatusCode);
 
         // And the others go on.
         call = daemon.Client.Drivers.IoctlAsync(driver.Request).ResponseAsync;
@@ -118,7 +135,8 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
     public async Task Calls_side_by_side_have_connections_of_their_own()
     {
         await using var driver = await SilentDriver.StartAsync(daemon.Client);
-        var calls = Enumerable.Range(0, 40).Select(_ => daemon.Client.Drivers.IoctlAsync(driver.Request).ResponseAsync).ToList();
+        var calls = Enumerable.Range(0, 40).Select(
+            _ => daemon.Client.Drivers.IoctlAsync(driver.Request).ResponseAsync).ToList();
         var asked = new List<DriverCall>();
         foreach (var _ in calls) asked.Add(await driver.NextAsync());
         // The last first: none waits for another.
@@ -134,17 +152,22 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         byte[] request = new IoctlRequest { File = $"{machine}/driverFiles/1" }.ToByteArray();
         (StatusCode Code, byte[] Bytes)[] cases =
         [
-            (StatusCode.Unimplemented, RawCaller.Packet(PacketKind.Call, new LocalCallHeader { Method = "/framepin.v1.PinningService/None" }.ToByteArray())),
+            (StatusCode.Unimplemented, RawCaller.Packet(
+                PacketKind.Call, new LocalCallHeader { Method = "/framepin.v1.PinningService/None" }.ToByteArray())),
             (StatusCode.Unimplemented, RawCaller.Packet(PacketKind.Call, [])),
             (StatusCode.InvalidArgument, RawCaller.Packet(PacketKind.Message, request)),
             (StatusCode.InvalidArgument, RawCaller.Packet(PacketKind.End, [])),
             (StatusCode.InvalidArgument, RawCaller.Packet(PacketKind.Status, [])),
             (StatusCode.InvalidArgument, RawCaller.Packet((PacketKind)77, [])),
             (StatusCode.InvalidArgument, RawCaller.Packet(PacketKind.Call, [0xff, 0xff])),
-            (StatusCode.InvalidArgument, [.. RawCaller.Head(Ioctl), .. RawCaller.Packet(PacketKind.Message, [0xff, 0xff])]),
-            (StatusCode.InvalidArgument, [.. RawCaller.Head(PinStream), .. RawCaller.Packet(PacketKind.Message, [0xff, 0xff])]),
+            (StatusCode.InvalidArgument,
+                [.. RawCaller.Head(Ioctl), .. RawCaller.Packet(PacketKind.Message, [0xff, 0xff])]),
+            (StatusCode.InvalidArgument,
+                [.. RawCaller.Head(PinStream), .. RawCaller.Packet(PacketKind.Message, [0xff, 0xff])]),
             (StatusCode.InvalidArgument, [.. RawCaller.Head(PinStream), .. RawCaller.Head(PinStream)]),
-            (StatusCode.InvalidArgument, RawCaller.Packet(PacketKind.Call, new LocalCallHeader { Method = Ioctl, Metadata = { new LocalMetadata { Key = "ä" } } }.ToByteArray())),
+            (StatusCode.InvalidArgument,
+                RawCaller.Packet(PacketKind.Call,
+                new LocalCallHeader { Method = Ioctl, Metadata = { new LocalMetadata { Key = "ä" } } }.ToByteArray())),
             (StatusCode.ResourceExhausted, [0xff, 0xff, 0xff, 0xff, 1]),
             (StatusCode.ResourceExhausted, [.. RawCaller.Head(PinStream), 0, 0, 0, 0x7f, 2]),
         ];
@@ -153,11 +176,13 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
             using var caller = new RawCaller(Calls);
             caller.Send(bytes);
             var status = caller.Status();
-            Assert.Equal((code, true), ((StatusCode)status.Code, status.Trailers.Any(trailer => trailer.Key == "grpc-status-details-bin")));
+            Assert.Equal((code, true),
+                ((StatusCode)status.Code, status.Trailers.Any(trailer => trailer.Key == "grpc-status-details-bin")));
             Assert.True(caller.IsClosed());
         }
 
-        Assert.Equal((uint)Errno.ENODEV, (await daemon.Client.Drivers.IoctlAsync(IoctlRequest.Parser.ParseFrom(request))).Errno);
+        Assert.Equal(
+            (uint)Errno.ENODEV, (await daemon.Client.Drivers.IoctlAsync(IoctlRequest.Parser.ParseFrom(request))).Errno);
     }
 
     [Fact]
@@ -195,7 +220,8 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         // The calls before are over when the machine has nothing of theirs.
         while (daemon.MachineOf(machine).Statistics().Vectors > 0) await Task.Yield();
         Assert.Equal(digest, await daemon.DigestAsync(machine));
-        Assert.Equal((uint)Errno.ENODEV, (await daemon.Client.Drivers.IoctlAsync(new IoctlRequest { File = $"{machine}/driverFiles/1" })).Errno);
+        Assert.Equal((uint)Errno.ENODEV,
+            (await daemon.Client.Drivers.IoctlAsync(new IoctlRequest { File = $"{machine}/driverFiles/1" })).Errno);
     }
 
     [Fact]
@@ -209,7 +235,8 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
             var sent = new List<(PacketKind Kind, string Method)>();
             for (var i = random.Next(1, 6); i > 0; i--)
             {
-                var head = new LocalCallHeader { Method = new string('m', random.Next(10) == 0 ? random.Next(200_000) : random.Next(50)) };
+                var head = new LocalCallHeader { Method = new string(
+                    'm', random.Next(10) == 0 ? random.Next(200_000) : random.Next(50)) };
                 sent.Add(((PacketKind)random.Next(1, 5), head.Method));
                 writer.Append(sent[^1].Kind, head);
             }
@@ -221,7 +248,8 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
                 left[..count].CopyTo(reader.Free);
                 reader.Received(count);
                 left = left[count..];
-                while (reader.TryTake(out var kind)) got.Add((kind, LocalCallHeader.Parser.ParseFrom(reader.PayloadAsReadOnlySequence()).Method));
+                while (reader.TryTake(out var kind))
+                    got.Add((kind, LocalCallHeader.Parser.ParseFrom(reader.PayloadAsReadOnlySequence()).Method));
             }
 
             Assert.Equal(sent, got);
@@ -288,9 +316,11 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         await using var small = new StoppableDaemon(new DaemonLimits { LocalConnectionsMax = 2 });
         await small.StartAsync();
         var held = new[] { new RawCaller(small.Calls), new RawCaller(small.Calls) };
-        foreach (var caller in held) Assert.Equal(0, caller.Ask(Ioctl, new IoctlRequest { File = "machines/default/driverFiles/1" }));
+        foreach (var caller in held)
+            Assert.Equal(0, caller.Ask(Ioctl, new IoctlRequest { File = "machines/default/driverFiles/1" }));
         using (var third = new RawCaller(small.Calls))
-            Assert.Equal(StatusCode.ResourceExhausted, (StatusCode)third.Ask(Ioctl, new IoctlRequest { File = "machines/default/driverFiles/1" }));
+            Assert.Equal(StatusCode.ResourceExhausted,
+                (StatusCode)third.Ask(Ioctl, new IoctlRequest { File = "machines/default/driverFiles/1" }));
         held[0].Dispose();
         int code;
         do
@@ -317,7 +347,8 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
             // The fourth answer finds no room in the socket's buffer, of some 200 KB.
             for (var i = 0; i < 4; i++)
             {
-                caller.Send([.. RawCaller.Head(Ioctl), .. RawCaller.Packet(PacketKind.Message, driver.Request.ToByteArray())]);
+                caller.Send(
+                    [.. RawCaller.Head(Ioctl), .. RawCaller.Packet(PacketKind.Message, driver.Request.ToByteArray())]);
                 await driver.AnswerAsync(await driver.NextAsync(), Errno.None, new byte[60_000]);
                 // The answer of another client's call comes behind it.
                 var call = client.Drivers.IoctlAsync(driver.Request).ResponseAsync;
@@ -331,17 +362,23 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
     [Fact]
     public async Task A_driver_that_does_not_read_its_calls_holds_up_no_caller()
     {
-        await using var own = new StoppableDaemon(new DaemonLimits { LocalPatience = TimeSpan.FromHours(1), LocalConnectionsMax = 3 });
+        await using var own = new StoppableDaemon(
+            new DaemonLimits { LocalPatience = TimeSpan.FromHours(1), LocalConnectionsMax = 3 });
         await own.StartAsync();
         using var client = FramePinClient.Connect(own.Endpoint, isLocal: false);
         using var driver = new RawCaller(own.Calls);
-        var register = new DriverReply { Register = new RegisterDriver { Machine = "machines/default", Node = "deaf", Driver = "deaf" } };
-        driver.Send([.. RawCaller.Head("/framepin.v1.DriverService/ServeDriver"), .. RawCaller.Packet(PacketKind.Message, register.ToByteArray())]);
+        var register = new DriverReply { Register = new RegisterDriver { Machine = "machines/default", Node = "deaf",
+            Driver = "deaf" } };
+        driver.Send(
+            [.. RawCaller.Head("/framepin.v1.DriverService/ServeDriver"),
+                .. RawCaller.Packet(PacketKind.Message, register.ToByteArray())]);
         driver.Message(DriverCall.Parser);
-        var opening = client.Drivers.OpenDriverFileAsync(new OpenDriverFileRequest { Driver = "machines/default/drivers/deaf" }).ResponseAsync;
+        var opening = client.Drivers.OpenDriverFileAsync(
+            new OpenDriverFileRequest { Driver = "machines/default/drivers/deaf" }).ResponseAsync;
         var answer = new DriverReply { Answer = new DriverAnswer { Call = driver.Message(DriverCall.Parser).Call } };
         driver.Send(RawCaller.Packet(PacketKind.Message, answer.ToByteArray()));
-        var request = new IoctlRequest { File = (await opening).File, Command = "X", Argument = ByteString.CopyFrom(new byte[1_000_000]) };
+        var request = new IoctlRequest { File = (await opening).File, Command = "X",
+            Argument = ByteString.CopyFrom(new byte[1_000_000]) };
         using (var caller = new RawCaller(own.Calls))
         {
             caller.Send([.. RawCaller.Head(Ioctl), .. RawCaller.Packet(PacketKind.Message, request.ToByteArray())]);
@@ -382,7 +419,8 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         await own.StopAsync().WaitAsync(Patience);
         var refusal = await Assert.ThrowsAsync<RpcException>(() => driver.Ended.WaitAsync(Patience));
         Assert.Equal((StatusCode.Unavailable, "the daemon is ending"), (refusal.StatusCode, refusal.Status.Detail));
-        Assert.Equal(StatusCode.Cancelled, (await Assert.ThrowsAsync<RpcException>(() => next.WaitAsync(Patience))).StatusCode);
+        Assert.Equal(
+            StatusCode.Cancelled, (await Assert.ThrowsAsync<RpcException>(() => next.WaitAsync(Patience))).StatusCode);
         await Task.WhenAny(call).WaitAsync(Patience);
         Assert.False(File.Exists(own.Calls));
     }
@@ -401,7 +439,8 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.Equal((uint)Errno.ENODEV, (await client.Drivers.IoctlAsync(request)).Errno);
     }
 
-    private static PinOperation Pin(ulong pages) => new() { Pin = new PinRange { Start = At, Pages = pages, Write = true, WithFrames = true } };
+    private static PinOperation Pin(ulong pages) =>
+        new() { Pin = new PinRange { Start = At, Pages = pages, Write = true, WithFrames = true } };
 
     /// <summary>What is answered, or refused with which details; the numbers of vectors are left out.</summary>
     private static async Task<string> TellAsync(Func<Task<string>> call)
@@ -425,7 +464,9 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         var result = stream.ResponseStream.Current;
         foreach (var answer in result.Results.Where(answer => answer.FrameVector != 0))
         {
-            await stream.RequestStream.WriteAsync(new PinBatch { Sequence = 2, AddressSpace = batch.AddressSpace, Operations = { new PinOperation { Unpin = answer.FrameVector } } });
+            await stream.RequestStream.WriteAsync(
+                new PinBatch { Sequence = 2, AddressSpace = batch.AddressSpace,
+                    Operations = { new PinOperation { Unpin = answer.FrameVector } } });
             await stream.ResponseStream.MoveNext(CancellationToken.None).WaitAsync(Patience);
             answer.FrameVector = 1;
         }

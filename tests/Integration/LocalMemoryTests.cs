@@ -31,7 +31,8 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
     public async ValueTask InitializeAsync()
     {
         var socket = Path.Combine(_folder, "grpc.sock");
-        _app = Daemon.Build(new DaemonOptions { SocketPath = socket, AttachSocketPath = AttachSocket, AttachGroup = Group });
+        _app = Daemon.Build(
+            new DaemonOptions { SocketPath = socket, AttachSocketPath = AttachSocket, AttachGroup = Group });
         await _app.StartAsync();
         _client = FramePinClient.Connect($"unix:{socket}");
         _space = (await _client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest())).Name;
@@ -86,11 +87,14 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
         for (var page = 0UL; page < 32; page++)
             foreach (var space in new[] { _space, other })
             {
-                var touch = new MemoryCall { Touch = new TouchCall { Address = At + ((space == other ? page : 32 + page) * 4096), Pages = 1, Write = true } };
+                var touch =
+                    new MemoryCall { Touch = new TouchCall { Address = At
+                        + ((space == other ? page : 32 + page) * 4096), Pages = 1, Write = true } };
                 await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = touch });
             }
 
-        var scattered = await _client.Pinning.PinAsync(new PinRequest { AddressSpace = other, Start = At, Pages = 32, Write = true });
+        var scattered = await _client.Pinning.PinAsync(
+            new PinRequest { AddressSpace = other, Start = At, Pages = 32, Write = true });
         Assert.Equal((1, 32), (mine.Runs.FirstPfns.Count, scattered.Runs.FirstPfns.Count));
         var frames = await machine.MapAsync(mine.FrameVector);
         using (var second = await machine.MapAsync(mine.FrameVector))
@@ -137,10 +141,13 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
     {
         using var machine = await LocalMachine.AttachAsync(_client, "machines/default");
         var rule = new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Times = 1 };
-        await _client.Machines.AddFaultRulesAsync(new AddFaultRulesRequest { Machine = "machines/default", Rules = { rule } });
-        var vector = await _client.Pinning.CreateFrameVectorAsync(new CreateFrameVectorRequest { Parent = "machines/default", Frames = 1 });
+        await _client.Machines.AddFaultRulesAsync(
+            new AddFaultRulesRequest { Machine = "machines/default", Rules = { rule } });
+        var vector = await _client.Pinning.CreateFrameVectorAsync(
+            new CreateFrameVectorRequest { Parent = "machines/default", Frames = 1 });
         var filling = _client.Pinning.GetVaddrFramesAsync(
-            new GetVaddrFramesRequest { FrameVector = vector.Name, AddressSpace = _space, Start = At + (40 * 4096), Pages = 1, Write = true });
+            new GetVaddrFramesRequest { FrameVector = vector.Name, AddressSpace = _space, Start = At + (40 * 4096),
+                Pages = 1, Write = true });
         var resume = new ResumePinsRequest { Machine = "machines/default" };
         // Parked, and so in the middle of it, as soon as somebody else finds it busy.
         while (true)
@@ -172,7 +179,8 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
         using var frames = await machine.MapAsync(pin.FrameVector);
         await new RemoteFrameMemory(_client).WriteAsync(_space, At, new byte[] { 9 });
         Assert.Equal(9, frames.Bytes[0]);
-        await Assert.ThrowsAsync<UnauthorizedAccessException>(() => machine.WriteAsync(pin.FrameVector, 0, new byte[] { 1 }));
+        await Assert.ThrowsAsync<UnauthorizedAccessException>(
+            () => machine.WriteAsync(pin.FrameVector, 0, new byte[] { 1 }));
         await Unpin(pin);
     }
 
@@ -189,7 +197,8 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
         Assert.Equal(8UL, (await Statistics()).QuarantinedFrames);
         // The allocator gives out first what was given back last: without the hold these would be the same frames.
         var others = await Pin(64);
-        Assert.DoesNotContain(first, others.Runs.FirstPfns.SelectMany((pfn, run) => Range(pfn, others.Runs.Counts.Count == 0 ? 1 : others.Runs.Counts[run])));
+        Assert.DoesNotContain(first, others.Runs.FirstPfns.SelectMany(
+            (pfn, run) => Range(pfn, others.Runs.Counts.Count == 0 ? 1 : others.Runs.Counts[run])));
         frames.Bytes.Fill(8);
         var seen = new byte[64 * 4096];
         await new RemoteFrameMemory(_client).ReadAsync(others.FrameVector, 0, seen);
@@ -200,7 +209,8 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
         await Discard();
         // Free again, and zeroed for the next one.
         var again = await Pin(64);
-        Assert.Contains(first, again.Runs.FirstPfns.SelectMany((pfn, run) => Range(pfn, again.Runs.Counts.Count == 0 ? 1 : again.Runs.Counts[run])));
+        Assert.Contains(first, again.Runs.FirstPfns.SelectMany(
+            (pfn, run) => Range(pfn, again.Runs.Counts.Count == 0 ? 1 : again.Runs.Counts[run])));
         await new RemoteFrameMemory(_client).ReadAsync(again.FrameVector, 0, seen);
         Assert.DoesNotContain((byte)8, seen);
         await Unpin(again);
@@ -236,10 +246,12 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
             return;
         }
 
-        var spec = new MachineSpec { Profile = "6.18", MemoryBytes = 64 << 20, QuarantineBytesMax = 16 * 4096, QuarantinePolicy = policy };
+        var spec = new MachineSpec { Profile = "6.18", MemoryBytes = 64 << 20, QuarantineBytesMax = 16 * 4096,
+            QuarantinePolicy = policy };
         var machine = await _client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = spec });
         Assert.Equal((16UL * 4096, policy), (machine.Spec.QuarantineBytesMax, machine.Spec.QuarantinePolicy));
-        var space = await _client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest { Parent = machine.Name });
+        var space = await _client.AddressSpaces.CreateAddressSpaceAsync(
+            new CreateAddressSpaceRequest { Parent = machine.Name });
         var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 32 * 4096, Prot = 3, Flags = 0x32 } };
         await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space.Name, Call = map });
         var ticket = await _client.Memory.AttachMemoryAsync(new AttachMemoryRequest { Machine = machine.Name });
@@ -279,7 +291,9 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
         var ticket = await _client.Memory.AttachMemoryAsync(new AttachMemoryRequest());
         using var holder = StartHolder(ticket);
         Assert.Equal("attached", await holder.StandardOutput.ReadLineAsync());
-        await _client.Memory.MapSpaceAsync(new MapSpaceRequest { Attachment = ticket.Attachment, AddressSpace = _space, Start = At, Pages = 8, Write = true });
+        await _client.Memory.MapSpaceAsync(
+            new MapSpaceRequest { Attachment = ticket.Attachment, AddressSpace = _space, Start = At, Pages = 8,
+                Write = true });
         await Discard();
         Assert.Equal(8UL, (await Statistics()).QuarantinedFrames);
         holder.Kill();
@@ -330,7 +344,10 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
         while (attachments.Count != 0) await Task.Yield();
     }
 
-    /// <summary>With real users: a member of the group gets memory that is read-only to them for good, a stranger gets a sentence.</summary>
+    /// <summary>
+    /// With real users: a member of the group gets memory that is read-only to them for good, a stranger gets a
+    /// sentence.
+    /// </summary>
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
@@ -371,9 +388,12 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
             except OSError:
                 print("not truncated")
             """;
-        var start = new ProcessStartInfo("/usr/bin/setpriv") { RedirectStandardOutput = true, RedirectStandardError = true };
+        var start = new ProcessStartInfo(
+            "/usr/bin/setpriv") { RedirectStandardOutput = true, RedirectStandardError = true };
         string[] arguments =
-            [$"--reuid={Other}", $"--regid={Other}", isMember ? $"--groups={Group}" : "--clear-groups", "/usr/bin/python3", "-c", script];
+            [$"--reuid={Other}", $"--regid={Other}", isMember
+                ? $"--groups={Group}"
+                : "--clear-groups", "/usr/bin/python3", "-c", script];
         foreach (var argument in arguments) start.ArgumentList.Add(argument);
         using var process = Process.Start(start)!;
         var text = await process.StandardOutput.ReadToEndAsync(TestContext.Current.CancellationToken);
@@ -396,7 +416,8 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
     }
 
     private async Task<PinResponse> Pin(ulong pages) =>
-        await _client.Pinning.PinAsync(new PinRequest { AddressSpace = _space, Start = At, Pages = pages, Write = true });
+        await _client.Pinning.PinAsync(
+            new PinRequest { AddressSpace = _space, Start = At, Pages = pages, Write = true });
 
     private async Task Unpin(PinResponse pin)
     {
@@ -407,13 +428,15 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
     private async Task Discard()
     {
         var discard = new MemoryCall { Madvise = new MadviseCall { Address = At, Length = 64 * 4096, Advice = 4 } };
-        Assert.Equal(0, (await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = _space, Call = discard })).Errno);
+        Assert.Equal(0,
+            (await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = _space, Call = discard })).Errno);
     }
 
     private async Task<MachineStatistics> Statistics(string machine = "") =>
         (await _client.Machines.GetMachineAsync(new GetMachineRequest { Name = machine })).Statistics;
 
-    private static IEnumerable<ulong> Range(ulong first, ulong count) => Enumerable.Range(0, (int)count).Select(i => first + (ulong)i);
+    private static IEnumerable<ulong> Range(ulong first, ulong count) =>
+        Enumerable.Range(0, (int)count).Select(i => first + (ulong)i);
 
     private async Task<IEnumerable<int>> Bytes(int offset)
     {

@@ -23,16 +23,21 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
     {
         var (machine, space) = await daemon.CreateAsync();
         await daemon.MapAsync(space, At, 8);
-        var pin = await daemon.Client.Pinning.PinAsync(new PinRequest { AddressSpace = space, Start = At, Pages = 8, Write = true });
+        var pin = await daemon.Client.Pinning.PinAsync(
+            new PinRequest { AddressSpace = space, Start = At, Pages = 8, Write = true });
         Assert.Equal(8UL, pin.Frames);
         Assert.Equal(FrameKind.Pages, pin.Kind);
-        Assert.Equal(8UL, pin.Runs.Counts.Count == 0 ? (ulong)pin.Runs.FirstPfns.Count : pin.Runs.Counts.Aggregate((a, b) => a + b));
+        Assert.Equal(8UL, pin.Runs.Counts.Count == 0
+            ? (ulong)pin.Runs.FirstPfns.Count
+            : pin.Runs.Counts.Aggregate((a, b) => a + b));
         var pages = await daemon.Client.Pinning.GetPagesAsync(new GetPagesRequest { FrameVector = pin.FrameVector });
         Assert.All(pages.Pages, page => Assert.Equal(1025, page.RefCount));
-        var pfns = await daemon.Client.Pinning.ConvertAsync(new ConvertRequest { FrameVector = pin.FrameVector, To = FrameKind.Pfns });
+        var pfns = await daemon.Client.Pinning.ConvertAsync(
+            new ConvertRequest { FrameVector = pin.FrameVector, To = FrameKind.Pfns });
         Assert.Equal(FrameKind.Pfns, pfns.Kind);
         Assert.Equal(pin.Runs, pfns.Runs);
-        var listed = await daemon.Client.Pinning.ListFrameVectorsAsync(new ListFrameVectorsRequest { Parent = machine });
+        var listed = await daemon.Client.Pinning.ListFrameVectorsAsync(
+            new ListFrameVectorsRequest { Parent = machine });
         Assert.Equal(pin.FrameVector, Assert.Single(listed.FrameVectors).Name);
         var unpin = await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pin.FrameVector });
         Assert.Equal(8UL, unpin.Frames);
@@ -63,7 +68,8 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
     public async Task An_errno_travels_with_its_number_and_name()
     {
         var (_, space) = await daemon.CreateAsync();
-        var refusal = await Refused(daemon.Client.Pinning.PinAsync(new PinRequest { AddressSpace = space, Start = At, Pages = 1 }));
+        var refusal = await Refused(
+            daemon.Client.Pinning.PinAsync(new PinRequest { AddressSpace = space, Start = At, Pages = 1 }));
         Assert.Equal(14, refusal.Errno);
         Assert.Equal("EFAULT", refusal.Reason);
         Assert.Equal("Hole", refusal.Metadata["stop_reason"]);
@@ -75,9 +81,11 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         var (machine, space) = await daemon.CreateAsync();
         await daemon.MapAsync(space, At, 2);
         var request = new PinRequest { AddressSpace = space, Start = At, Pages = 2, Write = true, RequestId = "r1" };
-        var answers = await Task.WhenAll(Enumerable.Range(0, 8).Select(_ => daemon.Client.Pinning.PinAsync(request).ResponseAsync));
+        var answers = await Task.WhenAll(
+            Enumerable.Range(0, 8).Select(_ => daemon.Client.Pinning.PinAsync(request).ResponseAsync));
         Assert.All(answers, answer => Assert.Equal(answers[0], answer));
-        var listed = await daemon.Client.Pinning.ListFrameVectorsAsync(new ListFrameVectorsRequest { Parent = machine });
+        var listed = await daemon.Client.Pinning.ListFrameVectorsAsync(
+            new ListFrameVectorsRequest { Parent = machine });
         Assert.Single(listed.FrameVectors);
         request.Pages = 1;
         Assert.Equal("REQUEST_ID_REUSED", (await Refused(daemon.Client.Pinning.PinAsync(request))).Reason);
@@ -95,7 +103,9 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         using var stream = daemon.Client.Pinning.PinStream(cancellationToken: TestContext.Current.CancellationToken);
         var batch = new PinBatch { Sequence = 1, AddressSpace = space };
         for (var i = 0UL; i < 64; i++)
-            batch.Operations.Add(new PinOperation { Pin = new PinRange { Start = At + (i * 4096), Pages = 1, Write = true, WithFrames = true } });
+            batch.Operations.Add(
+                new PinOperation { Pin = new PinRange { Start = At + (i * 4096), Pages = 1, Write = true,
+                    WithFrames = true } });
         batch.Operations.Add(new PinOperation { Pin = new PinRange { Start = 0x900_0000, Pages = 1 } });
         await stream.RequestStream.WriteAsync(batch);
         Assert.True(await stream.ResponseStream.MoveNext(TestContext.Current.CancellationToken));
@@ -105,7 +115,9 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         var second = new PinBatch { Sequence = 2, AddressSpace = space };
         foreach (var pinned in result.Results.Take(64))
         {
-            second.Operations.Add(new PinOperation { Convert = new ConvertVector { FrameVector = pinned.FrameVector, To = FrameKind.Pfns } });
+            second.Operations.Add(
+                new PinOperation { Convert = new ConvertVector { FrameVector = pinned.FrameVector,
+                    To = FrameKind.Pfns } });
             second.Operations.Add(new PinOperation { Unpin = pinned.FrameVector });
         }
 
@@ -143,14 +155,17 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         Assert.Equal(first, await Send(again, Batch(1, 0)));
         var second = await Send(again, Batch(2, 1));
         Assert.NotEqual(first.Results[0].FrameVector, second.Results[0].FrameVector);
-        var listed = await daemon.Client.Pinning.ListFrameVectorsAsync(new ListFrameVectorsRequest { Parent = machine });
+        var listed = await daemon.Client.Pinning.ListFrameVectorsAsync(
+            new ListFrameVectorsRequest { Parent = machine });
         Assert.Equal(2, listed.FrameVectors.Count);
         // What was acknowledged is forgotten, and a gap in the count is no message of this session.
         await again.RequestStream.WriteAsync(Batch(1, 1));
-        await Assert.ThrowsAsync<RpcException>(() => again.ResponseStream.MoveNext(TestContext.Current.CancellationToken));
+        await Assert.ThrowsAsync<RpcException>(
+            () => again.ResponseStream.MoveNext(TestContext.Current.CancellationToken));
         using var gap = daemon.Client.Pinning.PinStream();
         await gap.RequestStream.WriteAsync(Batch(9, 1));
-        await Assert.ThrowsAsync<RpcException>(() => gap.ResponseStream.MoveNext(TestContext.Current.CancellationToken));
+        await Assert.ThrowsAsync<RpcException>(
+            () => gap.ResponseStream.MoveNext(TestContext.Current.CancellationToken));
     }
 
     [Fact]
@@ -184,7 +199,8 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         await giveUp.CancelAsync();
         await Assert.ThrowsAsync<RpcException>(async () => await cancelled);
         while (daemon.MachineOf(machine).ParkedPins().Count > 0) await Task.Yield();
-        while ((await daemon.Client.Pinning.ListFrameVectorsAsync(new ListFrameVectorsRequest { Parent = machine })).FrameVectors.Count > 0)
+        while ((await daemon.Client.Pinning.ListFrameVectorsAsync(
+            new ListFrameVectorsRequest { Parent = machine })).FrameVectors.Count > 0)
             await Task.Yield();
         var state = await daemon.Client.Machines.GetMachineAsync(new GetMachineRequest { Name = machine });
         Assert.Equal(state.Statistics.PinsAcquired, state.Statistics.PinsReleased);
@@ -194,27 +210,34 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
     public async Task Swap_and_soft_dirty_are_seen_over_the_wire_and_a_pin_brings_memory_back()
     {
         const ulong swapped = 1UL << 62, softDirty = 1UL << 55;
-        var spec = new MachineSpec { Profile = "6.18", MemoryBytes = 64UL << 20, SwapBytes = 1UL << 20, TracksSoftDirty = true, Thp = ThpMode.Madvise };
+        var spec = new MachineSpec { Profile = "6.18", MemoryBytes = 64UL << 20, SwapBytes = 1UL << 20,
+            TracksSoftDirty = true, Thp = ThpMode.Madvise };
         var machine = await daemon.Client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = spec });
         // What was left open is answered with what it became.
         spec.QuarantineBytesMax = 256UL << 20;
         spec.QuarantinePolicy = QuarantinePolicy.Fence;
         Assert.Equal(spec, machine.Spec);
-        var space = (await daemon.Client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest { Parent = machine.Name })).Name;
+        var space = (await daemon.Client.AddressSpaces.CreateAddressSpaceAsync(
+            new CreateAddressSpaceRequest { Parent = machine.Name })).Name;
         await daemon.MapAsync(space, At, 8);
         var calls = new CallBatchRequest { AddressSpace = space };
         calls.Calls.Add(new MemoryCall { ClearRefs = new ClearRefsCall { Value = 4 } });
         calls.Calls.Add(new MemoryCall { Madvise = new MadviseCall { Address = At, Length = 8 * 4096, Advice = 21 } });
-        Assert.All((await daemon.Client.AddressSpaces.CallBatchAsync(calls)).Results, result => Assert.Equal(0, result.Errno));
-        var maps = await daemon.Client.AddressSpaces.GetMapsAsync(new GetMapsRequest { AddressSpace = space, WithUsage = true });
+        Assert.All(
+            (await daemon.Client.AddressSpaces.CallBatchAsync(calls)).Results, result => Assert.Equal(0, result.Errno));
+        var maps = await daemon.Client.AddressSpaces.GetMapsAsync(
+            new GetMapsRequest { AddressSpace = space, WithUsage = true });
         Assert.Equal(8UL * 4096, Assert.Single(maps.Entries, entry => entry.Start == At).Swap);
-        var pin = await daemon.Client.Pinning.PinAsync(new PinRequest { AddressSpace = space, Start = At, Pages = 4, Write = true });
+        var pin = await daemon.Client.Pinning.PinAsync(
+            new PinRequest { AddressSpace = space, Start = At, Pages = 4, Write = true });
         Assert.Equal(4UL, pin.Frames);
-        var entries = (await daemon.Client.AddressSpaces.GetPagemapAsync(new GetPagemapRequest { AddressSpace = space, Start = At, Pages = 8 })).Entries;
+        var entries = (await daemon.Client.AddressSpaces.GetPagemapAsync(
+            new GetPagemapRequest { AddressSpace = space, Start = At, Pages = 8 })).Entries;
         Assert.All(entries.Take(4), entry => Assert.Equal(softDirty, entry & (swapped | softDirty)));
         Assert.All(entries.Skip(4), entry => Assert.Equal(swapped, entry & (swapped | softDirty)));
         await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pin.FrameVector });
-        var other = new CallRequest { AddressSpace = space, Call = new MemoryCall { ClearRefs = new ClearRefsCall { Value = 1 } } };
+        var other = new CallRequest { AddressSpace = space,
+            Call = new MemoryCall { ClearRefs = new ClearRefsCall { Value = 1 } } };
         Assert.Equal("BAD_FIELD", (await Refused(daemon.Client.AddressSpaces.CallAsync(other))).Reason);
         await daemon.DigestAsync(machine.Name);
     }
@@ -228,7 +251,8 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         var bytes = new byte[200_000];
         new Random(1).NextBytes(bytes);
         await memory.WriteAsync(space, At + 100, bytes);
-        var pin = await daemon.Client.Pinning.PinAsync(new PinRequest { AddressSpace = space, Start = At, Pages = 64, Write = true });
+        var pin = await daemon.Client.Pinning.PinAsync(
+            new PinRequest { AddressSpace = space, Start = At, Pages = 64, Write = true });
         var seen = new byte[bytes.Length];
         Assert.Equal(bytes.Length, await memory.ReadAsync(pin.FrameVector, 100, seen));
         Assert.Equal(bytes, seen);

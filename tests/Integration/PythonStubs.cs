@@ -3,7 +3,10 @@ using Xunit;
 
 namespace FramePin.Tests.Integration;
 
-/// <summary>Stubs for Python, made by protoc from the published protos and the samples' into a folder of their own, and programs that use them.</summary>
+/// <summary>
+/// Stubs for Python, made by protoc from the published protos and the samples' into a folder of their own, and programs
+/// that use them.
+/// </summary>
 internal sealed class PythonStubs : IDisposable
 {
     private const string Plugin = "/usr/bin/grpc_python_plugin";
@@ -16,10 +19,12 @@ internal sealed class PythonStubs : IDisposable
         var stubs = new PythonStubs();
         var protos = Path.Combine(AppContext.BaseDirectory, "protos");
         var samples = Path.Combine(AppContext.BaseDirectory, "samples");
-        string[] files = [.. Directory.GetFiles(Path.Combine(protos, "framepin", "v1"), "*.proto"), .. Directory.GetFiles(samples, "*.proto")];
+        string[] files = [.. Directory.GetFiles(Path.Combine(protos, "framepin", "v1"), "*.proto"),
+            .. Directory.GetFiles(samples, "*.proto")];
         var start = new ProcessStartInfo(
             "protoc",
-            [$"-I{protos}", $"-I{samples}", $"--python_out={stubs._folder.FullName}", $"--grpc_out={stubs._folder.FullName}", $"--plugin=protoc-gen-grpc={Plugin}", .. files])
+            [$"-I{protos}", $"-I{samples}", $"--python_out={stubs._folder.FullName}",
+                $"--grpc_out={stubs._folder.FullName}", $"--plugin=protoc-gen-grpc={Plugin}", .. files])
         {
             RedirectStandardError = true,
         };
@@ -32,7 +37,8 @@ internal sealed class PythonStubs : IDisposable
 
     public Process Start(string script, params string[] arguments)
     {
-        var start = new ProcessStartInfo("/usr/bin/python3", [script, .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        var start = new ProcessStartInfo(
+            "/usr/bin/python3", [script, .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true };
         start.Environment["PYTHONPATH"] = _folder.FullName;
         return Process.Start(start)!;
     }

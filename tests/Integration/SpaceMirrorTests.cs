@@ -36,7 +36,8 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
         using var local = await AttachAsync(space);
         await using var mirror = await local.MirrorAsync(space, At, Pages * Page);
         for (var page = 0; page < Pages; page++) Store(mirror, page, 1);
-        await CallAsync(space, new MemoryCall { Munmap = new MunmapCall { Address = At + (4 * Page), Length = 4 * Page } });
+        await CallAsync(
+            space, new MemoryCall { Munmap = new MunmapCall { Address = At + (4 * Page), Length = 4 * Page } });
         Assert.Equal((1, 0, 0, 1), (Load(mirror, 3), Load(mirror, 4), Load(mirror, 7), Load(mirror, 8)));
         Assert.Equal((true, false), (IsMapped(mirror, 3), IsMapped(mirror, 4)));
         // A store there goes nowhere, and ends nothing.
@@ -55,7 +56,8 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
         using var local = await AttachAsync(space);
         await using var mirror = await local.MirrorAsync(space, At, Pages * Page);
         Store(mirror, 0, 1);
-        var child = (await daemon.Client.AddressSpaces.ForkAddressSpaceAsync(new ForkAddressSpaceRequest { Name = space })).Name;
+        var child = (await daemon.Client.AddressSpaces.ForkAddressSpaceAsync(
+            new ForkAddressSpaceRequest { Name = space })).Name;
         await using var other = await local.MirrorAsync(child, At, Pages * Page);
         Store(mirror, 0, 2);
         Store(other, 0, 3);
@@ -72,16 +74,22 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
         await using var mirror = await local.MirrorAsync(space, At, Pages * Page);
         for (var page = 0; page < Pages; page++) Store(mirror, page, 1);
         const int dontNeed = 4;
-        await CallAsync(space, new MemoryCall { Madvise = new MadviseCall { Address = At, Length = Page, Advice = dontNeed } });
+        await CallAsync(
+            space, new MemoryCall { Madvise = new MadviseCall { Address = At, Length = Page, Advice = dontNeed } });
         Assert.Equal(0, Load(mirror, 0));
-        await CallAsync(space, new MemoryCall { Mremap = new MremapCall { Address = At + Page, OldLength = Page, NewLength = Page, Flags = 3, NewAddress = At + (20 * Page) } });
+        await CallAsync(
+            space,
+            new MemoryCall { Mremap = new MremapCall { Address = At + Page, OldLength = Page, NewLength = Page,
+            Flags = 3, NewAddress = At + (20 * Page) } });
         Assert.False(IsMapped(mirror, 1));
-        await CallAsync(space, new MemoryCall { Mprotect = new MprotectCall { Address = At + (2 * Page), Length = Page, Prot = 1 } });
+        await CallAsync(space,
+            new MemoryCall { Mprotect = new MprotectCall { Address = At + (2 * Page), Length = Page, Prot = 1 } });
         // Mapped for reading; the others for writing still.
         Assert.Equal(1, Load(mirror, 2));
         Store(mirror, 3, 5);
         Assert.Equal(5, await LoadAsync(space, 3));
-        await CallAsync(space, new MemoryCall { Mprotect = new MprotectCall { Address = At + (2 * Page), Length = Page, Prot = 0 } });
+        await CallAsync(space,
+            new MemoryCall { Mprotect = new MprotectCall { Address = At + (2 * Page), Length = Page, Prot = 0 } });
         Assert.False(IsMapped(mirror, 2));
     }
 
@@ -118,8 +126,12 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
     public async Task A_file_shows_its_pages_up_to_its_end_and_after_truncation_fewer()
     {
         var (machine, space) = await daemon.CreateAsync();
-        var file = await daemon.Client.Files.CreateFileAsync(new CreateFileRequest { Parent = machine, Kind = FileKind.Shmem, SizeBytes = 8 * Page, Path = "/f" });
-        await CallAsync(space, new MemoryCall { Mmap = new MmapCall { Address = At, Length = Pages * Page, Prot = 3, Flags = 0x11, Target = file.Name } });
+        var file = await daemon.Client.Files.CreateFileAsync(
+            new CreateFileRequest { Parent = machine, Kind = FileKind.Shmem, SizeBytes = 8 * Page, Path = "/f" });
+        await CallAsync(
+            space,
+            new MemoryCall { Mmap = new MmapCall { Address = At, Length = Pages * Page, Prot = 3, Flags = 0x11,
+            Target = file.Name } });
         using var local = await AttachAsync(space);
         await using var mirror = await local.MirrorAsync(space, At, Pages * Page);
         Assert.Equal((true, false), (IsMapped(mirror, 7), IsMapped(mirror, 8)));
@@ -178,13 +190,22 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
             var (address, length) = (At + ((ulong)first * Page), count * Page);
             switch (random.Next(5))
             {
-                case 0: await CallAsync(space, new MemoryCall { Munmap = new MunmapCall { Address = address, Length = length } }); break;
+                case 0: await CallAsync(
+                    space, new MemoryCall { Munmap = new MunmapCall { Address = address, Length = length } }); break;
                 case 1: await MapAsync(space, first, Math.Min((int)count, Pages - first)); break;
-                case 2: await IgnoringAsync(space, new MemoryCall { Madvise = new MadviseCall { Address = address, Length = length, Advice = 4 } }); break;
-                case 3: await IgnoringAsync(space, new MemoryCall { Mprotect = new MprotectCall { Address = address, Length = length, Prot = (uint)random.Next(2) * 3 } }); break;
+                case 2: await IgnoringAsync(
+                    space,
+                    new MemoryCall { Madvise = new MadviseCall { Address = address, Length = length,
+                    Advice = 4 } }); break;
+                case 3: await IgnoringAsync(
+                    space,
+                    new MemoryCall { Mprotect = new MprotectCall { Address = address, Length = length,
+                    Prot = (uint)random.Next(2) * 3 } }); break;
                 default:
-                    var child = (await daemon.Client.AddressSpaces.ForkAddressSpaceAsync(new ForkAddressSpaceRequest { Name = space })).Name;
-                    await daemon.Client.AddressSpaces.ExitAddressSpaceAsync(new ExitAddressSpaceRequest { Name = child });
+                    var child = (await daemon.Client.AddressSpaces.ForkAddressSpaceAsync(
+                        new ForkAddressSpaceRequest { Name = space })).Name;
+                    await daemon.Client.AddressSpaces.ExitAddressSpaceAsync(
+                        new ExitAddressSpaceRequest { Name = child });
                     break;
             }
 
@@ -197,9 +218,12 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
         }
 
         await mirror.DisposeAsync();
-        Assert.Empty((await daemon.Client.Machines.AuditMachineAsync(new AuditMachineRequest { Name = machine })).Findings);
+        Assert.Empty(
+            (await daemon.Client.Machines.AuditMachineAsync(new AuditMachineRequest { Name = machine })).Findings);
         await daemon.Client.AddressSpaces.ExitAddressSpaceAsync(new ExitAddressSpaceRequest { Name = space });
-        Assert.Equal(0UL, (await daemon.Client.Machines.GetMachineAsync(new GetMachineRequest { Name = machine })).Statistics.QuarantinedFrames);
+        Assert.Equal(
+            0UL, (await daemon.Client.Machines.GetMachineAsync(
+                new GetMachineRequest { Name = machine })).Statistics.QuarantinedFrames);
     }
 
     private static void Store(SpaceMirror mirror, int page, byte value)
@@ -231,7 +255,9 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
         LocalMachine.AttachAsync(daemon.Client, space[..space.IndexOf("/addressSpaces", StringComparison.Ordinal)]);
 
     private Task MapAsync(string space, int first = 0, int pages = Pages) => CallAsync(
-        space, new MemoryCall { Mmap = new MmapCall { Address = At + ((ulong)first * Page), Length = (ulong)pages * Page, Prot = 3, Flags = 0x32 } });
+        space,
+        new MemoryCall { Mmap = new MmapCall { Address = At + ((ulong)first * Page), Length = (ulong)pages * Page,
+        Prot = 3, Flags = 0x32 } });
 
     private Task CallAsync(string space, MemoryCall call) =>
         daemon.Client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = call }).ResponseAsync;

@@ -9,7 +9,9 @@ using Xunit;
 
 namespace FramePin.Tests.Integration;
 
-/// <summary>The MMU notifier over the wire: who watches memory is asked before it goes. The daemon's clock is the test's.</summary>
+/// <summary>
+/// The MMU notifier over the wire: who watches memory is asked before it goes. The daemon's clock is the test's.
+/// </summary>
 public sealed class WatchTests : IAsyncLifetime
 {
     private const ulong At = 0x10_0000;
@@ -53,8 +55,11 @@ public sealed class WatchTests : IAsyncLifetime
     [MemberData(nameof(Calls))]
     public async Task A_call_that_takes_memory_away_waits_for_who_watches_it(string call, InvalidationCause cause)
     {
-        var file = await _client.Files.CreateFileAsync(new CreateFileRequest { Kind = FileKind.Shmem, SizeBytes = 64 * 4096, Path = "/f" });
-        await Call(new MemoryCall { Mmap = new MmapCall { Address = At, Length = 64 * 4096, Prot = 3, Flags = 0x11, Target = file.Name } });
+        var file = await _client.Files.CreateFileAsync(
+            new CreateFileRequest { Kind = FileKind.Shmem, SizeBytes = 64 * 4096, Path = "/f" });
+        await Call(
+            new MemoryCall { Mmap = new MmapCall { Address = At, Length = 64 * 4096, Prot = 3, Flags = 0x11,
+                Target = file.Name } });
         using var watch = _client.Watches.WatchInvalidations();
         await OpenAsync(watch, new OpenWatch { AddressSpace = _space, Start = At + 4096, Length = 4 * 4096 });
         // The page is there until the subscriber has said that it may go.
@@ -133,14 +138,19 @@ public sealed class WatchTests : IAsyncLifetime
         // Broken here: a call meanwhile waits for it at most until the daemon has noticed.
         await Call(new MemoryCall { Munmap = new MunmapCall { Address = At + 4096, Length = 4096 } });
         await Call(new MemoryCall { Munmap = new MunmapCall { Address = At + (40 * 4096), Length = 4096 } });
-        await Call(new MemoryCall { Madvise = new MadviseCall { Address = At + (2 * 4096), Length = 4096, Advice = 4 } });
+        await Call(
+            new MemoryCall { Madvise = new MadviseCall { Address = At + (2 * 4096), Length = 4096, Advice = 4 } });
         using var again = _client.Watches.WatchInvalidations();
-        await OpenAsync(again, new OpenWatch { AddressSpace = _space, Start = At, Length = 16 * 4096, ResumeAfter = seen });
+        await OpenAsync(
+            again, new OpenWatch { AddressSpace = _space, Start = At, Length = 16 * 4096, ResumeAfter = seen });
         var (first, second) = (await NextAsync(again), await NextAsync(again));
-        Assert.Equal((InvalidationKind.Missed, InvalidationCause.Munmap, At + 4096), (first.Kind, first.Cause, first.Start));
-        Assert.Equal((InvalidationKind.Missed, InvalidationCause.Madvise, At + (2 * 4096)), (second.Kind, second.Cause, second.Start));
+        Assert.Equal(
+            (InvalidationKind.Missed, InvalidationCause.Munmap, At + 4096), (first.Kind, first.Cause, first.Start));
+        Assert.Equal((InvalidationKind.Missed, InvalidationCause.Madvise, At + (2 * 4096)),
+            (second.Kind, second.Cause, second.Start));
         using var ahead = _client.Watches.WatchInvalidations();
-        await Refused("BAD_FIELD", () => OpenAsync(ahead, new OpenWatch { AddressSpace = _space, ResumeAfter = 1 << 20 }));
+        await Refused(
+            "BAD_FIELD", () => OpenAsync(ahead, new OpenWatch { AddressSpace = _space, ResumeAfter = 1 << 20 }));
     }
 
     [Fact]
@@ -151,11 +161,13 @@ public sealed class WatchTests : IAsyncLifetime
             seen = await OpenAsync(watch, new OpenWatch { AddressSpace = _space, Start = At, Length = 4096 });
         await Call(new MemoryCall { Munmap = new MunmapCall { Address = At, Length = 4096 } });
         var batch = new CallBatchRequest { AddressSpace = _space };
-        for (var i = 0; i < 4096; i++) batch.Calls.Add(new MemoryCall { Munmap = new MunmapCall { Address = At + (63 * 4096), Length = 4096 } });
+        for (var i = 0; i < 4096; i++)
+            batch.Calls.Add(new MemoryCall { Munmap = new MunmapCall { Address = At + (63 * 4096), Length = 4096 } });
         await _client.AddressSpaces.CallBatchAsync(batch);
         // Revision 0 means that nothing was seen: one that was is asked for.
         using var again = _client.Watches.WatchInvalidations();
-        await OpenAsync(again, new OpenWatch { AddressSpace = _space, Start = At, Length = 4096, ResumeAfter = Math.Max(seen, 1) });
+        await OpenAsync(
+            again, new OpenWatch { AddressSpace = _space, Start = At, Length = 4096, ResumeAfter = Math.Max(seen, 1) });
         using var old = _client.Watches.WatchInvalidations();
         await Call(new MemoryCall { Munmap = new MunmapCall { Address = At + (62 * 4096), Length = 4096 } });
         await OpenAsync(old, new OpenWatch { AddressSpace = _space, Start = At, Length = 4096, ResumeAfter = 1 });
@@ -166,7 +178,8 @@ public sealed class WatchTests : IAsyncLifetime
     public async Task A_vector_names_its_range_and_a_lease_ends_the_watch()
     {
         var lease = await _client.Leases.OpenLeaseAsync(new OpenLeaseRequest { Owner = "test" });
-        var pin = await _client.Pinning.PinAsync(new PinRequest { AddressSpace = _space, Start = At + (3 * 4096), Pages = 2, Lease = lease.Name });
+        var pin = await _client.Pinning.PinAsync(
+            new PinRequest { AddressSpace = _space, Start = At + (3 * 4096), Pages = 2, Lease = lease.Name });
         using var watch = _client.Watches.WatchInvalidations();
         await OpenAsync(watch, new OpenWatch { FrameVector = pin.FrameVector, Lease = lease.Name });
         var running = Call(new MemoryCall { Munmap = new MunmapCall { Address = At, Length = 64 * 4096 } });
@@ -195,7 +208,8 @@ public sealed class WatchTests : IAsyncLifetime
         }
 
         Assert.True(await next);
-        Assert.Equal((InvalidationKind.Progress, opened), (watch.ResponseStream.Current.Kind, watch.ResponseStream.Current.Revision));
+        Assert.Equal((InvalidationKind.Progress, opened),
+            (watch.ResponseStream.Current.Kind, watch.ResponseStream.Current.Revision));
     }
 
     private async Task RunAsync(string call, string file)
@@ -206,16 +220,22 @@ public sealed class WatchTests : IAsyncLifetime
                 await Call(new MemoryCall { Munmap = new MunmapCall { Address = At, Length = 64 * 4096 } });
                 break;
             case "mmap":
-                await Call(new MemoryCall { Mmap = new MmapCall { Address = At, Length = 64 * 4096, Prot = 3, Flags = 0x32 } });
+                await Call(
+                    new MemoryCall { Mmap = new MmapCall { Address = At, Length = 64 * 4096, Prot = 3,
+                        Flags = 0x32 } });
                 break;
             case "mremap":
-                await Call(new MemoryCall { Mremap = new MremapCall { Address = At, OldLength = 64 * 4096, NewLength = 64 * 4096, Flags = 3, NewAddress = At << 4 } });
+                await Call(
+                    new MemoryCall { Mremap = new MremapCall { Address = At, OldLength = 64 * 4096,
+                        NewLength = 64 * 4096, Flags = 3, NewAddress = At << 4 } });
                 break;
             case "mprotect":
-                await Call(new MemoryCall { Mprotect = new MprotectCall { Address = At, Length = 64 * 4096, Prot = 0 } });
+                await Call(
+                    new MemoryCall { Mprotect = new MprotectCall { Address = At, Length = 64 * 4096, Prot = 0 } });
                 break;
             case "madvise":
-                await Call(new MemoryCall { Madvise = new MadviseCall { Address = At, Length = 64 * 4096, Advice = 4 } });
+                await Call(
+                    new MemoryCall { Madvise = new MadviseCall { Address = At, Length = 64 * 4096, Advice = 4 } });
                 break;
             case "fork":
                 await _client.AddressSpaces.ForkAddressSpaceAsync(new ForkAddressSpaceRequest { Name = _space });
@@ -229,7 +249,8 @@ public sealed class WatchTests : IAsyncLifetime
         }
     }
 
-    private static async Task<ulong> OpenAsync(AsyncDuplexStreamingCall<WatchRequest, InvalidationEvent> watch, OpenWatch open)
+    private static async Task<ulong> OpenAsync(
+        AsyncDuplexStreamingCall<WatchRequest, InvalidationEvent> watch, OpenWatch open)
     {
         await watch.RequestStream.WriteAsync(new WatchRequest { Open = open });
         var opened = await NextAsync(watch);
@@ -237,7 +258,8 @@ public sealed class WatchTests : IAsyncLifetime
         return opened.Revision;
     }
 
-    private static async Task<InvalidationEvent> NextAsync(AsyncDuplexStreamingCall<WatchRequest, InvalidationEvent> watch)
+    private static async Task<InvalidationEvent> NextAsync(
+        AsyncDuplexStreamingCall<WatchRequest, InvalidationEvent> watch)
     {
         Assert.True(await watch.ResponseStream.MoveNext(default).WaitAsync(Patience));
         return watch.ResponseStream.Current;
@@ -253,5 +275,6 @@ public sealed class WatchTests : IAsyncLifetime
         return one[0];
     }
 
-    private async Task Call(MemoryCall call) => await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = _space, Call = call });
+    private async Task Call(MemoryCall call) =>
+        await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = _space, Call = call });
 }

@@ -36,7 +36,8 @@ public sealed class ModelTests
         }
 
         foreach (var (key, count) in outcomes) output?.WriteLine($"{count,7}  {key}");
-        var succeeded = outcomes.Where(pair => pair.Key.EndsWith(" ok", StringComparison.Ordinal) || pair.Key.EndsWith(" partial", StringComparison.Ordinal))
+        var succeeded = outcomes.Where(pair => pair.Key.EndsWith(" ok", StringComparison.Ordinal)
+            || pair.Key.EndsWith(" partial", StringComparison.Ordinal))
             .Sum(pair => pair.Value);
         output?.WriteLine($"{succeeded * 100.0 / Operations:F1} % succeeded");
         Assert.True(succeeded >= Operations * 6 / 10, $"only {succeeded} of {Operations} succeeded");
@@ -58,7 +59,8 @@ public sealed class ModelTests
             for (var i = 0; i < PerMachine; i++)
             {
                 if (simulator.Step() is not { } difference) continue;
-                TestContext.Current.TestOutputHelper?.WriteLine($"{(Mutant)mutant}: found after {(machine * PerMachine) + i} operations: {difference}");
+                TestContext.Current.TestOutputHelper?.WriteLine(
+                    $"{(Mutant)mutant}: found after {(machine * PerMachine) + i} operations: {difference}");
                 return;
             }
         }

@@ -37,8 +37,8 @@ internal sealed record ModelMapping(ModelFile? File, int Index, bool IsShared)
 }
 
 /// <summary>
-/// What Linux does, as naively as it can be said: dictionaries of pages, no page tables, no counts, no code of Core. Answers what
-/// each operation must come to.
+/// What Linux does, as naively as it can be said: dictionaries of pages, no page tables, no counts, no code of Core.
+/// Answers what each operation must come to.
 /// </summary>
 internal sealed class NaiveModel
 {
@@ -59,7 +59,8 @@ internal sealed class NaiveModel
         // Shared anonymous memory is a file of its own that nobody else can name.
         var backing = file ?? (isShared ? new ModelFile { Pages = count } : null);
         for (var i = 0; i < count; i++)
-            Spaces[space][page + i] = new ModelMapping(backing, (file is null ? 0 : index) + i, isShared) { Prot = prot };
+            Spaces[space][page + i] = new ModelMapping(
+                backing, (file is null ? 0 : index) + i, isShared) { Prot = prot };
         return "ok";
     }
 
@@ -103,7 +104,8 @@ internal sealed class NaiveModel
         var pages = new List<ModelPage>();
         for (var i = 0; i < count; i++)
         {
-            if (!Spaces[space].TryGetValue(page + i, out var mapping) || (mapping.Prot & (write ? Write : Read)) == 0) break;
+            if (!Spaces[space].TryGetValue(page + i, out var mapping) || (mapping.Prot & (write ? Write : Read)) == 0)
+                break;
             // A long-term write pin of a file that is written back is refused; so is whatever lies behind the end.
             if (write && mapping is { IsShared: true, File.IsDisk: true }) break;
             if (IsBehindEnd(mapping)) break;
@@ -189,7 +191,8 @@ internal sealed class NaiveModel
     {
         file.Pages = pages;
         foreach (var index in file.Cache.Keys.Where(index => index >= pages).ToList()) file.Cache.Remove(index);
-        foreach (var mapping in Spaces.Values.SelectMany(space => space.Values).Where(mapping => mapping.File == file && mapping.Index >= pages))
+        foreach (var mapping in Spaces.Values.SelectMany(space => space.Values).Where(
+            mapping => mapping.File == file && mapping.Index >= pages))
         {
             Drop(mapping);
             mapping.Own = null;
@@ -208,9 +211,12 @@ internal sealed class NaiveModel
     private static bool IsBehindEnd(ModelMapping mapping) =>
         mapping.Own is null && mapping.File is { } file && mapping.Index >= file.Pages;
 
-    private static byte ValueOf(ModelMapping mapping) => mapping.Own?.Value ?? (mapping.File is { } file ? file.At(mapping.Index).Value : (byte)0);
+    private static byte ValueOf(ModelMapping mapping) =>
+        mapping.Own?.Value ?? (mapping.File is { } file ? file.At(mapping.Index).Value : (byte)0);
 
-    /// <summary>The page that a store changes: shared, or the mapping's own, copied off when another mapping has it too.</summary>
+    /// <summary>
+    /// The page that a store changes: shared, or the mapping's own, copied off when another mapping has it too.
+    /// </summary>
     private static ModelPage Writable(ModelMapping mapping)
     {
         if (mapping.IsShared) return mapping.File!.At(mapping.Index);

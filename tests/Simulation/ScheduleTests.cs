@@ -11,8 +11,9 @@ using Xunit;
 namespace FramePin.Tests.Simulation;
 
 /// <summary>
-/// Every schedule of a pin whose faults drop the lock beside two other commands: at each point where the lock is dropped any of
-/// them may come in. The outcome is foretold page by page from what stood when the page's turn came (race rows of section 8).
+/// Every schedule of a pin whose faults drop the lock beside two other commands: at each point where the lock is
+/// dropped any of them may come in. The outcome is foretold page by page from what stood when the page's turn came
+/// (race rows of section 8).
 /// </summary>
 public sealed class ScheduleTests
 {
@@ -25,7 +26,9 @@ public sealed class ScheduleTests
     {
         public bool[] IsThere { get; } = [true, true, true];
 
-        /// <summary>Lies in ZONE_MOVABLE, as pages do that a program wrote; what a long-term pin faults in does not.</summary>
+        /// <summary>
+        /// Lies in ZONE_MOVABLE, as pages do that a program wrote; what a long-term pin faults in does not.
+        /// </summary>
         public bool[] IsMovable { get; } = [true, true, true];
 
         public int FilePages { get; set; } = Pages;
@@ -33,13 +36,17 @@ public sealed class ScheduleTests
         public bool IsFile { get; init; }
     }
 
-    private sealed record Command(string Name, bool NeedsFile, Action<Lab, MemoryFile?> Run, Action<Expectation> Foretell);
+    private sealed record Command(
+        string Name, bool NeedsFile, Action<Lab, MemoryFile?> Run, Action<Expectation> Foretell);
 
     private static readonly Command[] Commands =
     [
-        new("munmap page 1", false, (lab, _) => lab.Machine.Munmap(lab.Space, At + Lab.Page, Lab.Page), state => state.IsThere[1] = false),
-        new("mprotect page 2 to none", false, (lab, _) => lab.Machine.Mprotect(lab.Space, At + (2 * Lab.Page), Lab.Page, Prot.None), state => state.IsThere[2] = false),
-        new("MADV_DONTNEED", false, (lab, file) => lab.Machine.Madvise(lab.Space, At, Pages * Lab.Page, Advice.DontNeed), state =>
+        new("munmap page 1", false, (lab, _) => lab.Machine.Munmap(lab.Space, At + Lab.Page, Lab.Page),
+            state => state.IsThere[1] = false),
+        new("mprotect page 2 to none", false, (lab, _) => lab.Machine.Mprotect(
+            lab.Space, At + (2 * Lab.Page), Lab.Page, Prot.None), state => state.IsThere[2] = false),
+        new("MADV_DONTNEED", false,
+            (lab, file) => lab.Machine.Madvise(lab.Space, At, Pages * Lab.Page, Advice.DontNeed), state =>
         {
             // A file's pages stay in its cache; anonymous ones are gone.
             if (!state.IsFile) Array.Fill(state.IsMovable, false);
@@ -48,7 +55,8 @@ public sealed class ScheduleTests
         new("mremap away", false, (lab, _) => lab.Machine.Mremap(
             lab.Space, At, Pages * Lab.Page, Pages * Lab.Page, MremapFlags.MayMove | MremapFlags.Fixed, Elsewhere),
             state => Array.Fill(state.IsThere, false)),
-        new("truncate to one page", true, (lab, file) => lab.Machine.Truncate(file!, Lab.Page), state => state.FilePages = 1),
+        new("truncate to one page", true, (lab, file) => lab.Machine.Truncate(file!, Lab.Page),
+            state => state.FilePages = 1),
     ];
 
     [Theory]
@@ -61,19 +69,21 @@ public sealed class ScheduleTests
             foreach (var second in Commands)
             {
                 if ((first.NeedsFile || second.NeedsFile) && !isFile) continue;
-                // Slot 0 is before the pin, slot i after its fault on page i - 1 has dropped the lock, the last behind its end.
+                // Slot 0 is before the pin, slot i after its fault on page i - 1 has dropped the lock, the last behind
+                // its end.
                 for (var early = 0; early <= Pages + 1; early++)
                     for (var late = early; late <= Pages + 1; late++, schedules++)
                         RunSchedule(isFile, (first, early), (second, late));
             }
 
-        TestContext.Current.TestOutputHelper?.WriteLine($"{schedules} schedules of a pin of {Pages} pages with two commands");
+        TestContext.Current.TestOutputHelper?.WriteLine(
+            $"{schedules} schedules of a pin of {Pages} pages with two commands");
         Assert.True(schedules >= 300);
     }
 
     /// <summary>
-    /// The same commands around a pin of pages that must be moved first: while it waits for the lock, between its walk and the look at
-    /// its folios, and while it waits for the lock again to pin what was moved.
+    /// The same commands around a pin of pages that must be moved first: while it waits for the lock, between its walk
+    /// and the look at its folios, and while it waits for the lock again to pin what was moved.
     /// </summary>
     [Theory]
     [InlineData(false)]
@@ -91,7 +101,8 @@ public sealed class ScheduleTests
                         RunMigratingSchedule(isFile, (first, early), (second, late));
             }
 
-        TestContext.Current.TestOutputHelper?.WriteLine($"{schedules} schedules of a migrating pin of {Pages} pages with two commands");
+        TestContext.Current.TestOutputHelper?.WriteLine(
+            $"{schedules} schedules of a migrating pin of {Pages} pages with two commands");
         Assert.True(schedules >= 300);
     }
 
@@ -138,7 +149,8 @@ public sealed class ScheduleTests
         }
 
         Assert.True(outcome.Parked is null, $"{name}: still waits");
-        Assert.True(outcome.Result.Raw == (expected == 0 ? -(long)Errno.EFAULT : expected), $"{name}: foretold {expected}, came {outcome.Result.Raw}");
+        Assert.True(outcome.Result.Raw == (expected == 0 ? -(long)Errno.EFAULT : expected),
+            $"{name}: foretold {expected}, came {outcome.Result.Raw}");
         foreach (var view in lab.Machine.ViewPages(vector, 0, (int)vector.Count))
             Assert.True(view.MaybeDmaPinned && lab.Machine.Context.Memory.IsLongTermPinnable(view.Pfn), name);
         RunUpTo(4);
@@ -205,9 +217,11 @@ public sealed class ScheduleTests
 
         if (expected < 0) expected = Pages;
         Assert.True(outcome.Parked is null, $"{name}: still waits");
-        Assert.True(outcome.Result.Raw == (expected == 0 ? -(long)Errno.EFAULT : expected), $"{name}: foretold {expected}, came {outcome.Result.Raw}");
+        Assert.True(outcome.Result.Raw == (expected == 0 ? -(long)Errno.EFAULT : expected),
+            $"{name}: foretold {expected}, came {outcome.Result.Raw}");
         RunUpTo(Pages + 1);
-        foreach (var view in lab.Machine.ViewPages(vector, 0, (int)vector.Count)) Assert.True(view.MaybeDmaPinned, name);
+        foreach (var view in lab.Machine.ViewPages(vector, 0, (int)vector.Count))
+            Assert.True(view.MaybeDmaPinned, name);
         lab.Drop(vector);
         Assert.Equal(lab.Machine.PinStatistics.Acquired, lab.Machine.PinStatistics.Released);
     }

@@ -7,7 +7,9 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Tests.Simulation;
 
-/// <summary>Runs random operations on a small machine and on the model and compares what each answers, and the books after each.</summary>
+/// <summary>
+/// Runs random operations on a small machine and on the model and compares what each answers, and the books after each.
+/// </summary>
 internal sealed class Simulator : IDisposable
 {
     private const ulong Base = 0x10_0000;
@@ -23,19 +25,23 @@ internal sealed class Simulator : IDisposable
     private readonly List<MemoryFile> _files;
     private readonly List<FrameVector> _vectors = [];
 
-    /// <summary>Vectors through which a device has written: to be unpinned as dirty, else reclaim may drop what it wrote.</summary>
+    /// <summary>
+    /// Vectors through which a device has written: to be unpinned as dirty, else reclaim may drop what it wrote.
+    /// </summary>
     private readonly HashSet<FrameVector> _written = [];
     private int _names;
 
     public Simulator(int seed, Core.Kernel.Mutant mutant = Core.Kernel.Mutant.None)
     {
         _random = new Random(seed);
-        _machine = new Machine("sim", new MachineOptions { Profile = KernelProfile.Recorded, Memory = 8UL << 20, Swap = 1UL << 20 });
+        _machine = new Machine(
+            "sim", new MachineOptions { Profile = KernelProfile.Recorded, Memory = 8UL << 20, Swap = 1UL << 20 });
         _machine.Context.Mutant = mutant;
         _spaces["s0"] = _machine.CreateAddressSpace("s0", new AddressSpaceLayout(), new TaskState())!;
         _files =
         [
-            _machine.CreateFile("/shmem", FileKind.Shmem, 12 * Page)!, _machine.CreateFile("/disk", FileKind.Disk, 12 * Page)!,
+            _machine.CreateFile("/shmem", FileKind.Shmem, 12 * Page)!, _machine.CreateFile(
+                "/disk", FileKind.Disk, 12 * Page)!,
         ];
     }
 
@@ -69,10 +75,11 @@ internal sealed class Simulator : IDisposable
             case < 12:
                 return Map(spaceName, space, page, count);
             case < 16:
-                return ("munmap", _model.Unmap(spaceName, page, count), Text(_machine.Munmap(space, At(page), (ulong)count * Page)));
+                return ("munmap", _model.Unmap(spaceName, page, count),
+                    Text(_machine.Munmap(space, At(page), (ulong)count * Page)));
             case < 23:
-                // Mostly permissions that let the rest of the run go on. Write-only memory is left out: whether a pin for reading gets
-                // it depends on what is present, since the fast path looks at no VMA.
+                // Mostly permissions that let the rest of the run go on. Write-only memory is left out: whether a pin
+                // for reading gets it depends on what is present, since the fast path looks at no VMA.
                 var prot = _random.Next(8) switch { 0 => 0, 1 or 2 => 1, _ => 3 };
                 return ("mprotect", _model.Protect(spaceName, page, count, prot),
                     Text(_machine.Mprotect(space, At(page), (ulong)count * Page, (Prot)prot)));
@@ -100,7 +107,8 @@ internal sealed class Simulator : IDisposable
             case < 95:
                 var to = _random.Next(6) == 0 ? page : _random.Next(Window);
                 return ("mremap", _model.Move(spaceName, page, to),
-                    Text(_machine.Mremap(space, At(page), Page, Page, MremapFlags.MayMove | MremapFlags.Fixed, At(to))));
+                    Text(
+                        _machine.Mremap(space, At(page), Page, Page, MremapFlags.MayMove | MremapFlags.Fixed, At(to))));
             case < 97:
                 return ForkOrExit(spaceName, space);
             default:
@@ -124,11 +132,13 @@ internal sealed class Simulator : IDisposable
             Address = At(page),
             Length = (ulong)count * Page,
             Prot = (Prot)prot,
-            Flags = MapFlags.Fixed | (isShared ? MapFlags.Shared : MapFlags.Private) | (file < 0 ? MapFlags.Anonymous : 0),
+            Flags = MapFlags.Fixed | (isShared ? MapFlags.Shared : MapFlags.Private)
+                | (file < 0 ? MapFlags.Anonymous : 0),
             File = file < 0 ? null : _files[file],
             Offset = (ulong)index * Page,
         });
-        return ("mmap", _model.Map(name, page, count, prot, file < 0 ? null : _model.Files[file], index, isShared), Text(result));
+        return ("mmap", _model.Map(name, page, count, prot, file < 0 ? null : _model.Files[file], index, isShared),
+            Text(result));
     }
 
     private (string, string, string) Load(string name, AddressSpace space, int page)
@@ -145,7 +155,8 @@ internal sealed class Simulator : IDisposable
         var write = _random.Next(3) != 0;
         var expected = _model.Pin(name, page, count, write);
         var vector = _machine.CreateVector(count)!;
-        var result = _machine.GetVaddrFrames(space, At(page), count, write ? GupFlags.Write : GupFlags.None, vector).Result;
+        var result = _machine.GetVaddrFrames(
+            space, At(page), count, write ? GupFlags.Write : GupFlags.None, vector).Result;
         if (result.Pages > 0)
         {
             _vectors.Add(vector);
@@ -156,7 +167,9 @@ internal sealed class Simulator : IDisposable
             _machine.DestroyVector(vector);
         }
 
-        var actual = result.Error != Errno.None ? result.Error.ToString() : result.Pages == count ? "ok" : $"partial {result.Pages}";
+        var actual = result.Error != Errno.None ? result.Error.ToString() : result.Pages == count
+            ? "ok"
+            : $"partial {result.Pages}";
         return (write ? "pin for write" : "pin for read", expected, actual);
     }
 

@@ -8,7 +8,9 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Tests.Support;
 
-/// <summary>A small machine with one address space, and short words for what tests do to it. Audits itself when disposed.</summary>
+/// <summary>
+/// A small machine with one address space, and short words for what tests do to it. Audits itself when disposed.
+/// </summary>
 public sealed class Lab : IDisposable
 {
     public const ulong Page = PageGeometry.PageSize;
@@ -17,7 +19,8 @@ public sealed class Lab : IDisposable
     {
         var options = new MachineOptions
         {
-            Profile = KernelProfile.Find(profile) ?? throw new ArgumentException($"no profile {profile}", nameof(profile)),
+            Profile = KernelProfile.Find(profile)
+                ?? throw new ArgumentException($"no profile {profile}", nameof(profile)),
             Memory = 64UL << 20,
             AuditsEachCommand = true,
         };
@@ -61,7 +64,8 @@ public sealed class Lab : IDisposable
         return address;
     }
 
-    public ulong File(ulong address, int pages, FileKind kind, MapFlags type, Prot prot, bool openWrite = true, int filePages = -1)
+    public ulong File(
+        ulong address, int pages, FileKind kind, MapFlags type, Prot prot, bool openWrite = true, int filePages = -1)
     {
         var file = Machine.CreateFile($"/{kind}", kind, (ulong)(filePages < 0 ? pages : filePages) * Page)!;
         return MapFile(address, pages, file, type, prot, openWrite);
@@ -82,9 +86,11 @@ public sealed class Lab : IDisposable
     }
 
     public ulong Device(
-        ulong address, int pages, DeviceMapping mapping, bool isRam, Prot prot = Prot.Read | Prot.Write, bool isPrivate = false)
+        ulong address, int pages, DeviceMapping mapping, bool isRam, Prot prot = Prot.Read
+            | Prot.Write, bool isPrivate = false)
     {
-        var device = Machine.CreateDevice($"/dev/{mapping}", mapping, (ulong)pages, isRam, hasClose: false, isWritable: true)!;
+        var device = Machine.CreateDevice(
+            $"/dev/{mapping}", mapping, (ulong)pages, isRam, hasClose: false, isWritable: true)!;
         Must(MapDevice(address, pages, device, prot, isPrivate));
         return address;
     }
@@ -101,7 +107,8 @@ public sealed class Lab : IDisposable
         });
 
     public SyscallResult Map(ulong address, int pages, Prot prot, MapFlags flags) =>
-        Machine.Mmap(Space, new MmapRequest { Address = address, Length = (ulong)pages * Page, Prot = prot, Flags = flags });
+        Machine.Mmap(
+            Space, new MmapRequest { Address = address, Length = (ulong)pages * Page, Prot = prot, Flags = flags });
 
     public void Write(ulong address, int pages)
     {
@@ -117,13 +124,15 @@ public sealed class Lab : IDisposable
 
     public void Poke(ulong address, byte value)
     {
-        if (Machine.Write(Space, address, [value], out var signal) != 1) throw new InvalidOperationException($"store: {signal}");
+        if (Machine.Write(Space, address, [value], out var signal) != 1)
+            throw new InvalidOperationException($"store: {signal}");
     }
 
     public byte Peek(ulong address, AddressSpace? space = null)
     {
         Span<byte> one = stackalloc byte[1];
-        if (Machine.Read(space ?? Space, address, one, out var signal) != 1) throw new InvalidOperationException($"load: {signal}");
+        if (Machine.Read(space ?? Space, address, one, out var signal) != 1)
+            throw new InvalidOperationException($"load: {signal}");
         return one[0];
     }
 
@@ -167,7 +176,8 @@ public sealed class Lab : IDisposable
     public PageView View(FrameVector vector, long slot = 0) => Machine.ViewPages(vector, slot, 1)[0];
 
     public PageView ViewAt(ulong address, AddressSpace? space = null) =>
-        Machine.ViewPage(Machine.Translate(space ?? Space, address) ?? throw new InvalidOperationException("not mapped"));
+        Machine.ViewPage(
+            Machine.Translate(space ?? Space, address) ?? throw new InvalidOperationException("not mapped"));
 
     public AddressSpace Fork(string name = "child") =>
         Machine.Fork(Space, name, out var error) ?? throw new InvalidOperationException($"fork: {error}");

@@ -8,7 +8,8 @@ public sealed partial class HouseTests
 {
     /// <summary>Rooms of Core from left to right: each may use only those before it.</summary>
     private static readonly string[] Rooms =
-        ["Abi", "Addressing", "Native", "Frames", "PageTables", "Backing", "Vmas", "Kernel", "Faults", "Pinning", "Syscalls", "Machines"];
+        ["Abi", "Addressing", "Native", "Frames", "PageTables", "Backing", "Vmas", "Kernel", "Faults", "Pinning",
+            "Syscalls", "Machines"];
 
     private static readonly string Root = FindRoot();
 
@@ -27,7 +28,8 @@ public sealed partial class HouseTests
             var later = Rooms[(i + 1)..];
             foreach (var file in Directory.EnumerateFiles(Path.Combine(Root, "src/Core", Rooms[i]), "*.cs"))
                 foreach (Match match in CoreRoom().Matches(File.ReadAllText(file)))
-                    if (later.Contains(match.Groups[1].Value)) wrong.Add($"{Path.GetRelativePath(Root, file)} uses {match.Value}");
+                    if (later.Contains(match.Groups[1].Value))
+                        wrong.Add($"{Path.GetRelativePath(Root, file)} uses {match.Value}");
         }
 
         Assert.Empty(wrong);
@@ -46,7 +48,8 @@ public sealed partial class HouseTests
     {
         var outside = Directory.EnumerateFiles(Path.Combine(Root, "src"), "*.cs", SearchOption.AllDirectories)
             .Where(file => !file.Contains("/Native/", StringComparison.Ordinal))
-            .Where(file => Regex.IsMatch(File.ReadAllText(file), @"\bunsafe\s+(class|struct|void|static|partial|\{)|static unsafe"));
+            .Where(file => Regex.IsMatch(
+                File.ReadAllText(file), @"\bunsafe\s+(class|struct|void|static|partial|\{)|static unsafe"));
         Assert.Empty(outside);
     }
 
@@ -64,7 +67,9 @@ public sealed partial class HouseTests
         var missing = new List<string>();
         foreach (var document in Directory.EnumerateFiles(Root, "*.md", SearchOption.AllDirectories))
         {
-            if (document.Contains("/artifacts/", StringComparison.Ordinal) || document.Contains("/tmp/", StringComparison.Ordinal)) continue;
+            if (document.Contains("/artifacts/", StringComparison.Ordinal)
+                || document.Contains("/tmp/", StringComparison.Ordinal))
+                continue;
             foreach (Match match in NamedFile().Matches(File.ReadAllText(document)))
             {
                 var path = Path.Combine(Root, match.Groups[1].Value.TrimEnd('/'));
@@ -87,7 +92,8 @@ public sealed partial class HouseTests
     {
         var folder = AppContext.BaseDirectory;
         while (!File.Exists(Path.Combine(folder, "FramePin.slnx")))
-            folder = Path.GetDirectoryName(folder) ?? throw new InvalidOperationException("no FramePin.slnx above the tests");
+            folder = Path.GetDirectoryName(folder)
+                ?? throw new InvalidOperationException("no FramePin.slnx above the tests");
         return folder;
     }
 }

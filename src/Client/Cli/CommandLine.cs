@@ -93,7 +93,8 @@ internal sealed class CommandLine
         var parts = runs.FirstPfns.Take(most).Select((pfn, i) =>
             runs.Counts.Count > 0 && runs.Counts[i] > 1 ? $"{Values.Hex(pfn)}+{runs.Counts[i]}" : Values.Hex(pfn));
         var rest = runs.FirstPfns.Count - most;
-        return string.Join(' ', parts) + (rest > 0 ? string.Create(CultureInfo.InvariantCulture, $" … {rest} runs more") : "");
+        return string.Join(' ', parts)
+            + (rest > 0 ? string.Create(CultureInfo.InvariantCulture, $" … {rest} runs more") : "");
     }
 
     private static Option<string> CreateOutput()

@@ -11,21 +11,31 @@ internal static class ConformanceCommands
 {
     public static IEnumerable<Command> Create()
     {
-        var steps = new Option<long>("--steps") { Description = "Steps to compare.", DefaultValueFactory = _ => 20_000 };
-        var seed = new Option<int>("--seed") { Description = "Seed of the first script.", DefaultValueFactory = _ => 1 };
-        var most = new Option<int>("--max-divergences") { Description = "Differences after which to stop.", DefaultValueFactory = _ => 1 };
-        var script = new Option<FileInfo?>("--script") { Description = "Runs the steps of this file instead of random ones." };
+        var steps = new Option<long>("--steps") { Description = "Steps to compare.",
+            DefaultValueFactory = _ => 20_000 };
+        var seed = new Option<int>("--seed") { Description = "Seed of the first script.",
+            DefaultValueFactory = _ => 1 };
+        var most = new Option<int>(
+            "--max-divergences") { Description = "Differences after which to stop.", DefaultValueFactory = _ => 1 };
+        var script = new Option<FileInfo?>(
+            "--script") { Description = "Runs the steps of this file instead of random ones." };
         var keep = new Option<FileInfo?>("--keep")
         {
-            Description = "With --script: writes the steps and the kernel's answers to this file, as a regression that runs without root.",
+            Description =
+                "With --script: writes the steps and the kernel's answers to this file, as a regression that runs without root.",
         };
-        var user = new Option<int?>("--user") { Description = "Compares as this user id, without root's rights. Takes root." };
-        var swap = new Option<bool>("--swap") { Description = "Pages out for real: borrows swap (zram) from the host during the run. Takes root." };
-        var focus = new Option<ScriptFocus?>("--focus") { Description = "Makes every script about this: everything, sharing (huge pages between processes), reclaim (locking and paging out)." };
-        var report = new Option<FileInfo?>("--report") { Description = "Also writes the result to this file, as a page in Markdown." };
+        var user = new Option<int?>(
+            "--user") { Description = "Compares as this user id, without root's rights. Takes root." };
+        var swap = new Option<bool>(
+            "--swap") { Description = "Pages out for real: borrows swap (zram) from the host during the run. Takes root." };
+        var focus = new Option<ScriptFocus?>(
+            "--focus") { Description = "Makes every script about this: everything, sharing (huge pages between processes), reclaim (locking and paging out)." };
+        var report = new Option<FileInfo?>(
+            "--report") { Description = "Also writes the result to this file, as a page in Markdown." };
         var matrix = new Option<FileInfo?>("--matrix")
         {
-            Description = "Instead: measures kinds of mapping × paths into user memory on this kernel, writes the table to this file and compares it with FramePin.",
+            Description =
+                "Instead: measures kinds of mapping × paths into user memory on this kernel, writes the table to this file and compares it with FramePin.",
         };
         var command = new Command(
             "conformance",
@@ -56,7 +66,8 @@ internal static class ConformanceCommands
 
         int Act(ParseResult parsed)
         {
-            if (parsed.GetValue(script) is { } file) return RunScript(file, parsed.GetValue(keep), parsed.GetValue(swap));
+            if (parsed.GetValue(script) is { } file)
+                return RunScript(file, parsed.GetValue(keep), parsed.GetValue(swap));
             if (parsed.GetValue(matrix) is { } table) return MeasureMatrix(table);
             var started = TimeProvider.System.GetTimestamp();
             var result = Runner.Run(new RunOptions
@@ -84,7 +95,8 @@ internal static class ConformanceCommands
             var (theirs, here) = (kernel[row].Split('\t'), ours[row].Split('\t'));
             if (theirs.Length > 1 && theirs[1].StartsWith("map:", StringComparison.Ordinal))
             {
-                Console.WriteLine($"{theirs[0]}: this kernel does not make the mapping ({theirs[1][4..]}), not compared");
+                Console.WriteLine(
+                    $"{theirs[0]}: this kernel does not make the mapping ({theirs[1][4..]}), not compared");
                 continue;
             }
 
@@ -97,7 +109,8 @@ internal static class ConformanceCommands
             }
         }
 
-        Console.WriteLine($"{kernel.Count - 1} kinds of mapping × {AccessMatrix.Columns.Count} paths into {file.Name}: {different} cells differ");
+        Console.WriteLine(
+            $"{kernel.Count - 1} kinds of mapping × {AccessMatrix.Columns.Count} paths into {file.Name}: {different} cells differ");
         return different == 0 ? CommandLine.Ok : CommandLine.Refused;
     }
 
@@ -105,7 +118,8 @@ internal static class ConformanceCommands
     {
         try
         {
-            var steps = File.ReadLines(file.FullName).Where(line => line.Length > 0 && line[0] != '#').Select(Step.Parse).ToList();
+            var steps = File.ReadLines(file.FullName).Where(
+                line => line.Length > 0 && line[0] != '#').Select(Step.Parse).ToList();
             if (keep is not null)
             {
                 File.WriteAllText(keep.FullName, Runner.Record(steps, withSwap).Format());
@@ -123,7 +137,10 @@ internal static class ConformanceCommands
         }
     }
 
-    /// <summary>Tells differences as they are found, and how far the run is: all the time on a terminal, once a minute elsewhere.</summary>
+    /// <summary>
+    /// Tells differences as they are found, and how far the run is: all the time on a terminal, once a minute
+    /// elsewhere.
+    /// </summary>
     private sealed class Progress(long started)
     {
         private int _told;
@@ -147,16 +164,19 @@ internal static class ConformanceCommands
             var minutes = (int)TimeProvider.System.GetElapsedTime(started).TotalMinutes;
             if (minutes == _minutes) return;
             _minutes = minutes;
-            Console.Error.WriteLine($"{report.Steps} steps after {minutes} min, {report.Divergences.Count} differences");
+            Console.Error.WriteLine(
+                $"{report.Steps} steps after {minutes} min, {report.Divergences.Count} differences");
         }
     }
 
     private static void Print(ConformanceReport report, TimeSpan elapsed)
     {
         foreach (var (seed, divergence) in report.Unrepeated)
-            Console.WriteLine($"seed {seed}: gone when run again: {divergence.Step}: kernel {divergence.KernelAnswer}, FramePin {divergence.FramePinAnswer}");
+            Console.WriteLine(
+                $"seed {seed}: gone when run again: {divergence.Step}: kernel {divergence.KernelAnswer}, FramePin {divergence.FramePinAnswer}");
         foreach (var (name, hits) in report.DeviationHits) Console.WriteLine($"deviation {name}: {hits}");
-        foreach (var (kind, (succeeded, failed)) in report.Kinds) Console.WriteLine($"{kind,-16} {succeeded,9} ok {failed,9} refused");
+        foreach (var (kind, (succeeded, failed)) in report.Kinds)
+            Console.WriteLine($"{kind,-16} {succeeded,9} ok {failed,9} refused");
         Console.WriteLine(string.Create(
             CultureInfo.InvariantCulture,
             $"{report.Steps} steps in {report.Scripts} scripts on Linux {report.Kernel}, profile {report.Profile}, seed {report.Seed}: "

@@ -13,8 +13,8 @@ using File = System.IO.File;
 namespace FramePin.Cli;
 
 /// <summary>
-/// The demo: a daemon, an application process that owns frame buffers and checks them, and a driver process that pins them, writes a
-/// moving pattern as a device would, and unpins.
+/// The demo: a daemon, an application process that owns frame buffers and checks them, and a driver process that pins
+/// them, writes a moving pattern as a device would, and unpins.
 /// </summary>
 /// <remarks>
 /// The three speak through the daemon; the demo itself only passes one-line notes between driver and application:
@@ -29,8 +29,11 @@ internal static class DemoCommands
 
     public static IEnumerable<Command> Create()
     {
-        var seconds = new Option<int>("--seconds") { Description = "How long frames are streamed.", DefaultValueFactory = _ => 5 };
-        var demo = new Command("demo", "Runs daemon, application and driver as processes of their own and streams checked frames.\n\nExample:\n  framepin demo --seconds 3")
+        var seconds = new Option<int>("--seconds") { Description = "How long frames are streamed.",
+            DefaultValueFactory = _ => 5 };
+        var demo = new Command(
+            "demo",
+            "Runs daemon, application and driver as processes of their own and streams checked frames.\n\nExample:\n  framepin demo --seconds 3")
         {
             seconds,
         };
@@ -41,11 +44,13 @@ internal static class DemoCommands
         var space = new Argument<string>("space");
         var application = new Command("demo-application") { endpoint, space };
         application.Hidden = true;
-        application.SetAction((parsed, cancelled) => ApplicationAsync(parsed.GetValue(endpoint)!, parsed.GetValue(space)!, cancelled));
+        application.SetAction(
+            (parsed, cancelled) => ApplicationAsync(parsed.GetValue(endpoint)!, parsed.GetValue(space)!, cancelled));
         yield return application;
         var driver = new Command("demo-driver") { endpoint, space };
         driver.Hidden = true;
-        driver.SetAction((parsed, cancelled) => DriverAsync(parsed.GetValue(endpoint)!, parsed.GetValue(space)!, cancelled));
+        driver.SetAction(
+            (parsed, cancelled) => DriverAsync(parsed.GetValue(endpoint)!, parsed.GetValue(space)!, cancelled));
         yield return driver;
     }
 
@@ -60,9 +65,12 @@ internal static class DemoCommands
             while (await daemon.StandardOutput.ReadLineAsync(cancelled) is { } line)
                 if (line == "framepind ready") break;
             using var client = FramePinClient.Connect(endpoint);
-            var space = await client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest(), cancellationToken: cancelled);
-            using var application = Start(receiver, Environment.ProcessPath!, ["demo-application", endpoint, space.Name]);
-            if (await application.StandardOutput.ReadLineAsync(cancelled) != "ready") return Fail("the application did not start");
+            var space = await client.AddressSpaces.CreateAddressSpaceAsync(
+                new CreateAddressSpaceRequest(), cancellationToken: cancelled);
+            using var application = Start(
+                receiver, Environment.ProcessPath!, ["demo-application", endpoint, space.Name]);
+            if (await application.StandardOutput.ReadLineAsync(cancelled) != "ready")
+                return Fail("the application did not start");
             using var driver = Start(receiver, Environment.ProcessPath!, ["demo-driver", endpoint, space.Name]);
             var watch = Stopwatch.StartNew();
             var (frames, bad) = await StreamAsync(driver, application, TimeSpan.FromSeconds(seconds), cancelled);
@@ -70,17 +78,22 @@ internal static class DemoCommands
             await driver.WaitForExitAsync(cancelled);
             await application.WaitForExitAsync(cancelled);
             var machine = await client.Machines.GetMachineAsync(new GetMachineRequest(), cancellationToken: cancelled);
-            var audit = await client.Machines.AuditMachineAsync(new AuditMachineRequest(), cancellationToken: cancelled);
+            var audit = await client.Machines.AuditMachineAsync(
+                new AuditMachineRequest(), cancellationToken: cancelled);
             var leaked = machine.Statistics.PinsAcquired - machine.Statistics.PinsReleased;
             Console.WriteLine($"frames        {frames}, {frames / elapsed:F0} a second, {bad} wrong");
             Console.WriteLine($"pages pinned  {machine.Statistics.PinsAcquired}");
-            Console.WriteLine($"leaked pins   {leaked}, audit {(audit.Findings.Count == 0 ? "clean" : string.Join("; ", audit.Findings))}");
+            Console.WriteLine(
+                $"leaked pins   {leaked}, audit {(audit.Findings.Count == 0 ? "clean" : string.Join("; ", audit.Findings))}");
             await PrintTrace(receiver, cancelled);
-            return bad == 0 && leaked == 0 && audit.Findings.Count == 0 && frames > 0 ? CommandLine.Ok : CommandLine.Refused;
+            return bad == 0 && leaked == 0 && audit.Findings.Count == 0 && frames > 0
+                ? CommandLine.Ok
+                : CommandLine.Refused;
         }
         finally
         {
-            if (!daemon.HasExited) Process.Start("kill", ["-TERM", daemon.Id.ToString(CultureInfo.InvariantCulture)])?.WaitForExit();
+            if (!daemon.HasExited)
+                Process.Start("kill", ["-TERM", daemon.Id.ToString(CultureInfo.InvariantCulture)])?.WaitForExit();
             await daemon.WaitForExitAsync(CancellationToken.None);
             File.Delete(socket);
         }
@@ -100,9 +113,11 @@ internal static class DemoCommands
             var inFlight = Buffers;
             while (inFlight > 0)
             {
-                var filled = await driver.StandardOutput.ReadLineAsync(cancelled) ?? throw new IOException("the driver ended early");
+                var filled = await driver.StandardOutput.ReadLineAsync(cancelled)
+                    ?? throw new IOException("the driver ended early");
                 await application.StandardInput.WriteLineAsync(filled);
-                var verdict = await application.StandardOutput.ReadLineAsync(cancelled) ?? throw new IOException("the application ended early");
+                var verdict = await application.StandardOutput.ReadLineAsync(cancelled)
+                    ?? throw new IOException("the application ended early");
                 frames++;
                 if (!verdict.StartsWith("checked ", StringComparison.Ordinal)) bad++;
                 bar.Value = watch.Elapsed.TotalSeconds;
@@ -121,8 +136,12 @@ internal static class DemoCommands
     {
         using var client = FramePinClient.Connect(endpoint);
         var batch = new CallBatchRequest { AddressSpace = space };
-        batch.Calls.Add(new MemoryCall { Mmap = new MmapCall { Address = FirstBuffer, Length = Buffers * FrameBytes, Prot = 3, Flags = 0x32 } });
-        batch.Calls.Add(new MemoryCall { Touch = new TouchCall { Address = FirstBuffer, Pages = Buffers * PagesPerBuffer, Write = true } });
+        batch.Calls.Add(
+            new MemoryCall { Mmap = new MmapCall { Address = FirstBuffer, Length = Buffers * FrameBytes, Prot = 3,
+                Flags = 0x32 } });
+        batch.Calls.Add(
+            new MemoryCall { Touch = new TouchCall { Address = FirstBuffer, Pages = Buffers * PagesPerBuffer,
+                Write = true } });
         await client.AddressSpaces.CallBatchAsync(batch, cancellationToken: cancelled);
         Console.WriteLine("ready");
         var memory = new RemoteFrameMemory(client);
@@ -155,11 +174,13 @@ internal static class DemoCommands
             using (activities.StartActivity("fill frame"))
             {
                 var pin = await client.Pinning.PinAsync(
-                    new PinRequest { AddressSpace = space, Start = AddressOf(frame), Pages = PagesPerBuffer, Write = true, AllOrNothing = true },
+                    new PinRequest { AddressSpace = space, Start = AddressOf(frame), Pages = PagesPerBuffer,
+                        Write = true, AllOrNothing = true },
                     cancellationToken: cancelled);
                 Draw(pattern, frame);
                 await memory.WriteAsync(pin.FrameVector, 0, pattern, cancelled);
-                await client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pin.FrameVector, Dirty = true }, cancellationToken: cancelled);
+                await client.Pinning.UnpinAsync(
+                    new UnpinRequest { FrameVector = pin.FrameVector, Dirty = true }, cancellationToken: cancelled);
             }
 
             Console.WriteLine($"filled {frame}");
@@ -192,10 +213,12 @@ internal static class DemoCommands
         patience.CancelAfter(TimeSpan.FromSeconds(10));
         var spans = await receiver.WaitAsync(
             all => all.Any(root => root.Name == "fill frame"
-                && all.Count(span => span.TraceId == root.TraceId && span.Name.EndsWith("/Unpin", StringComparison.Ordinal)) >= 2),
+                && all.Count(span => span.TraceId == root.TraceId
+                    && span.Name.EndsWith("/Unpin", StringComparison.Ordinal)) >= 2),
             patience.Token);
         var first = spans.First(root => root.Name == "fill frame"
-            && spans.Count(span => span.TraceId == root.TraceId && span.Name.EndsWith("/Unpin", StringComparison.Ordinal)) >= 2);
+            && spans.Count(
+                span => span.TraceId == root.TraceId && span.Name.EndsWith("/Unpin", StringComparison.Ordinal)) >= 2);
         var tree = new Tree($"trace {first.TraceId}");
         AddSpan(tree, first, [.. spans.Where(span => span.TraceId == first.TraceId)]);
         AnsiConsole.Write(tree);
@@ -205,11 +228,13 @@ internal static class DemoCommands
     {
         var micros = (span.End - span.Start) / 1000.0;
         var details = string.Join(' ', span.Attributes
-            .Where(pair => pair.Key.StartsWith("framepin.", StringComparison.Ordinal)).Select(pair => $"{pair.Key["framepin.".Length..]}={pair.Value}"));
+            .Where(pair => pair.Key.StartsWith("framepin.", StringComparison.Ordinal)).Select(
+                pair => $"{pair.Key["framepin.".Length..]}={pair.Value}"));
         var links = span.Links.Count > 0 ? $" → span {span.Links[0].SpanId}" : "";
         var node = parent.AddNode(Markup.Escape(string.Create(
             CultureInfo.InvariantCulture, $"{span.Service}: {span.Name} {micros:F0} µs {details}{links}")));
-        foreach (var child in all.Where(candidate => candidate.ParentId == span.SpanId).OrderBy(candidate => candidate.Start))
+        foreach (var child in all.Where(candidate => candidate.ParentId == span.SpanId).OrderBy(
+            candidate => candidate.Start))
             AddSpan(node, child, all);
     }
 
@@ -233,7 +258,8 @@ internal static class DemoCommands
         [
             Environment.GetEnvironmentVariable("FRAMEPIND"),
             Path.Combine(AppContext.BaseDirectory, "framepind"),
-            Path.Combine(AppContext.BaseDirectory.Replace("FramePin.Cli", "FramePin.Server", StringComparison.Ordinal), "framepind"),
+            Path.Combine(AppContext.BaseDirectory.Replace("FramePin.Cli", "FramePin.Server", StringComparison.Ordinal),
+                "framepind"),
         ];
         // The build leaves a bare launcher beside this program: it starts nothing without its library.
         return candidates.FirstOrDefault(path => File.Exists(path) && File.Exists(path + ".dll"))

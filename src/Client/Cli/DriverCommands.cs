@@ -20,19 +20,26 @@ internal static class DriverCommands
                 var request = new ListDriversRequest { Parent = MachineName(line, parsed) };
                 var all = await client.Drivers.ListDriversAsync(request, cancellationToken: cancelled);
                 output.WriteTable(all, ["node", "driver", "open files", "calls"],
-                    all.Drivers.Select(driver => new[] { driver.Name, driver.Driver_, $"{driver.OpenFiles}", $"{driver.Calls}" }));
+                    all.Drivers.Select(
+                        driver => new[] { driver.Name, driver.Driver_, $"{driver.OpenFiles}", $"{driver.Calls}" }));
             });
 
-        var drive = new Command("drive", "Runs a driver as this process, until it is ended (Ctrl-C, SIGTERM).\n\nExamples:\n"
+        var drive = new Command(
+            "drive", "Runs a driver as this process, until it is ended (Ctrl-C, SIGTERM).\n\nExamples:\n"
             + "  framepin drive vivid --node video0\n  framepin drive vivid --node video1 --output\n  framepin drive exynos-g2d");
-        var node = new Option<string?>("--node") { Description = "Node that applications open; the driver's usual one when absent." };
-        var ttl = new Option<double>("--ttl") { Description = "Seconds after which a dead driver's pins are released.", DefaultValueFactory = _ => 10 };
+        var node = new Option<string?>(
+            "--node") { Description = "Node that applications open; the driver's usual one when absent." };
+        var ttl = new Option<double>("--ttl") { Description = "Seconds after which a dead driver's pins are released.",
+            DefaultValueFactory = _ => 10 };
         var memory = CreateMemory();
         var isOutput = new Option<bool>("--output-node") { Description = "Shows pictures instead of making them." };
-        var allocator = new Option<VividAllocator>("--allocator") { Description = "Vmalloc, or DmaContig (which has no USERPTR)." };
+        var allocator = new Option<VividAllocator>(
+            "--allocator") { Description = "Vmalloc, or DmaContig (which has no USERPTR)." };
         var planes = new Option<bool>("--multiplanar") { Description = "Offers the multi-planar API." };
-        var rate = new Option<double>("--fps") { Description = "Frames a second; 0: as fast as buffers come.", DefaultValueFactory = _ => 30 };
-        drive.Subcommands.Add(line.Create("vivid", "The virtual video test driver.", "drive vivid --node video0 --fps 0",
+        var rate = new Option<double>("--fps") { Description = "Frames a second; 0: as fast as buffers come.",
+            DefaultValueFactory = _ => 30 };
+        drive.Subcommands.Add(
+            line.Create("vivid", "The virtual video test driver.", "drive vivid --node video0 --fps 0",
             [node, ttl, memory, isOutput, allocator, planes, rate], (parsed, client, output, cancelled) =>
             {
                 var options = new VividOptions
@@ -42,9 +49,11 @@ internal static class DriverCommands
                     IsMultiplanar = parsed.GetValue(planes),
                     FramesPerSecond = parsed.GetValue(rate),
                 };
-                return ServeAsync("video0", kernel => new VividDriver(kernel, options), parsed, client, output, cancelled);
+                return ServeAsync(
+                    "video0", kernel => new VividDriver(kernel, options), parsed, client, output, cancelled);
             }));
-        drive.Subcommands.Add(line.Create("omap-vout", "The OMAP video output, as kernels up to 4.9 have it.", "drive omap-vout --node video1",
+        drive.Subcommands.Add(line.Create(
+            "omap-vout", "The OMAP video output, as kernels up to 4.9 have it.", "drive omap-vout --node video1",
             [node, ttl, memory], (parsed, client, output, cancelled) =>
                 ServeAsync("video1", kernel => new OmapVoutDriver(kernel), parsed, client, output, cancelled)));
         drive.Subcommands.Add(line.Create("exynos-g2d", "The Exynos 2D engine.", "drive exynos-g2d",
@@ -53,7 +62,8 @@ internal static class DriverCommands
         yield return drive;
 
         async Task ServeAsync(
-            string usual, Func<DriverKernel, DriverModule> make, ParseResult parsed, FramePinClient client, Output output, CancellationToken cancelled)
+            string usual, Func<DriverKernel, DriverModule> make, ParseResult parsed, FramePinClient client,
+            Output output, CancellationToken cancelled)
         {
             var machine = MachineName(line, parsed);
             var name = parsed.GetValue(node) ?? usual;
@@ -76,7 +86,9 @@ internal static class DriverCommands
                 output.HasFindings = true;
             }
 
-            void Ready() => Console.WriteLine($"{driver.Name} serves {machine}/drivers/{name}, {(kernel.IsLocal ? "pages mapped" : "pages by gRPC")}");
+            void Ready() =>
+                Console.WriteLine(
+                    $"{driver.Name} serves {machine}/drivers/{name}, {(kernel.IsLocal ? "pages mapped" : "pages by gRPC")}");
         }
     }
 
@@ -85,7 +97,8 @@ internal static class DriverCommands
     {
         var memory = new Option<string>("--memory")
         {
-            Description = "local: map the pages (needs framepind --attach-socket); remote: by gRPC; auto: local where it can be had.",
+            Description =
+                "local: map the pages (needs framepind --attach-socket); remote: by gRPC; auto: local where it can be had.",
             DefaultValueFactory = _ => "auto",
         };
         memory.AcceptOnlyFromAmong("auto", "local", "remote");
@@ -101,7 +114,8 @@ internal static class DriverCommands
     private static async Task<DriverKernel> OpenKernelAsync(
         FramePinClient client, string machine, string owner, string memory, TimeSpan ttl, CancellationToken cancelled)
     {
-        if (memory == "remote") return await DriverKernel.OpenAsync(client, machine, owner, isLocal: false, ttl, cancelled);
+        if (memory == "remote")
+            return await DriverKernel.OpenAsync(client, machine, owner, isLocal: false, ttl, cancelled);
         try
         {
             return await DriverKernel.OpenAsync(client, machine, owner, isLocal: true, ttl, cancelled);

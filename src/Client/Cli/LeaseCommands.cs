@@ -10,17 +10,21 @@ internal static class LeaseCommands
 {
     public static IEnumerable<Command> Create(CommandLine line)
     {
-        yield return line.Create("leases", "Lists the open leases: the lives of clients.", "leases", [], async (_, client, output, cancelled) =>
+        yield return line.Create("leases", "Lists the open leases: the lives of clients.", "leases", [],
+            async (_, client, output, cancelled) =>
         {
             var all = await client.Leases.ListLeasesAsync(new ListLeasesRequest(), cancellationToken: cancelled);
-            output.WriteTable(all, ["lease", "owner", "left", "vectors", "pages", "since", "trace"], all.Leases.Select(lease => new[]
+            output.WriteTable(
+                all, ["lease", "owner", "left", "vectors", "pages", "since", "trace"], all.Leases.Select(lease => new[]
             {
-                lease.Name, lease.Owner, $"{lease.LeftMs} of {lease.TtlMs} ms", $"{lease.FrameVectors}", $"{lease.PinnedPages}",
+                lease.Name, lease.Owner, $"{lease.LeftMs} of {lease.TtlMs} ms", $"{lease.FrameVectors}",
+                $"{lease.PinnedPages}",
                 Time(lease.OpenedAt), lease.TraceId,
             }));
         });
 
-        yield return line.Create("who", "Lists what is pinned: by whom, how long, where, from which trace.", "who -m m1", [],
+        yield return line.Create(
+            "who", "Lists what is pinned: by whom, how long, where, from which trace.", "who -m m1", [],
             async (parsed, client, output, cancelled) =>
             {
                 var held = await Held(parsed.GetValue(line.Machine)!, client, cancelled);
@@ -33,18 +37,22 @@ internal static class LeaseCommands
             DefaultValueFactory = _ => 600,
         };
         yield return line.Create(
-            "leaks", "Lists pins that look forgotten: without a lease, of an address space that has exited, or old. Ends with 1 when there are any.",
+            "leaks",
+            "Lists pins that look forgotten: without a lease, of an address space that has exited, or old. Ends with 1 when there are any.",
             "leaks --older 60", [older], async (parsed, client, output, cancelled) =>
             {
                 var held = await Held(parsed.GetValue(line.Machine)!, client, cancelled);
-                var oldest = TimeProvider.System.GetUtcNow().AddSeconds(-parsed.GetValue(older)).ToUnixTimeMilliseconds() / 1000.0;
-                held.RemoveAll(pin => pin.Vector.Lease.Length > 0 && !pin.Vector.AddressSpaceExited && pin.Vector.PinnedAt > oldest);
+                var oldest = TimeProvider.System.GetUtcNow().AddSeconds(
+                    -parsed.GetValue(older)).ToUnixTimeMilliseconds() / 1000.0;
+                held.RemoveAll(pin => pin.Vector.Lease.Length > 0 && !pin.Vector.AddressSpaceExited
+                    && pin.Vector.PinnedAt > oldest);
                 Write(output, held);
                 output.HasFindings = held.Count > 0;
             });
     }
 
-    private static async Task<List<(FrameVector Vector, string Owner)>> Held(string machine, FramePinClient client, CancellationToken cancelled)
+    private static async Task<List<(FrameVector Vector, string Owner)>> Held(
+        string machine, FramePinClient client, CancellationToken cancelled)
     {
         var leases = await client.Leases.ListLeasesAsync(new ListLeasesRequest(), cancellationToken: cancelled);
         var owners = leases.Leases.ToDictionary(lease => lease.Name, lease => lease.Owner, StringComparer.Ordinal);
@@ -58,7 +66,8 @@ internal static class LeaseCommands
         var now = TimeProvider.System.GetUtcNow().ToUnixTimeMilliseconds() / 1000.0;
         var all = new ListFrameVectorsResponse();
         all.FrameVectors.AddRange(held.Select(pin => pin.Vector));
-        output.WriteTable(all, ["vector", "owner", "lease", "age", "range", "frames", "from", "trace"], held.Select(pin => new[]
+        output.WriteTable(
+            all, ["vector", "owner", "lease", "age", "range", "frames", "from", "trace"], held.Select(pin => new[]
         {
             pin.Vector.Name, pin.Owner, pin.Vector.Lease.Length > 0 ? pin.Vector.Lease : "none",
             string.Create(CultureInfo.InvariantCulture, $"{now - pin.Vector.PinnedAt:f1} s"),

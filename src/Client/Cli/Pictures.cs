@@ -16,7 +16,8 @@ internal static class Pictures
         }
 
         using var file = File.Create(path);
-        new ImageWriter().WritePng(ToRgb(format, bytes), format.Width, format.Height, ColorComponents.RedGreenBlue, file);
+        new ImageWriter().WritePng(
+            ToRgb(format, bytes), format.Width, format.Height, ColorComponents.RedGreenBlue, file);
     }
 
     private static byte[] ToRgb(PixelFormat format, ReadOnlySpan<byte> bytes)
@@ -54,7 +55,8 @@ internal static class Pictures
     private static (byte Red, byte Green, byte Blue) FromYuv(int luma, int blue, int red)
     {
         var y = 1.164 * (luma - 16);
-        return (Byte(y + (1.596 * (red - 128))), Byte(y - (0.392 * (blue - 128)) - (0.813 * (red - 128))), Byte(y + (2.017 * (blue - 128))));
+        return (Byte(y + (1.596 * (red - 128))), Byte(y - (0.392 * (blue - 128)) - (0.813 * (red - 128))),
+            Byte(y + (2.017 * (blue - 128))));
     }
 
     private static byte Byte(double value) => (byte)Math.Clamp(Math.Round(value), 0, 255);

@@ -11,14 +11,17 @@ internal static class PinCommands
     public static IEnumerable<Command> Create(CommandLine line)
     {
         var space = new Argument<string>("space") { Description = "Address space, full name or last segment." };
-        var address = new Argument<ulong>("address") { Description = "Address, in hex with 0x.", CustomParser = Values.Size };
+        var address = new Argument<ulong>("address") { Description = "Address, in hex with 0x.",
+            CustomParser = Values.Size };
         var pages = new Argument<ulong>("pages") { Description = "Pages of 4 KiB." };
         var vector = new Argument<string>("vector") { Description = "Frame vector: its number or full name." };
         var write = new Option<bool>("--write", "-w") { Description = "Pin for writing by the device." };
         var force = new Option<bool>("--force") { Description = "FOLL_FORCE, in the eras that have it." };
-        var lease = new Option<string>("--lease") { Description = "Lease that the pin ends with, full name.", DefaultValueFactory = _ => "" };
+        var lease = new Option<string>("--lease") { Description = "Lease that the pin ends with, full name.",
+            DefaultValueFactory = _ => "" };
         var all = new Option<bool>("--all-or-nothing") { Description = "Refuse a partial pin and hold nothing." };
-        yield return line.Create("pin", "Pins pages and names the frame vector that holds them.", "pin as1 0x7ffff7fef000 16 --write",
+        yield return line.Create(
+            "pin", "Pins pages and names the frame vector that holds them.", "pin as1 0x7ffff7fef000 16 --write",
             [space, address, pages, write, force, lease, all], async (parsed, client, output, cancelled) =>
             {
                 var pin = await client.Pinning.PinAsync(
@@ -33,7 +36,8 @@ internal static class PinCommands
                         Lease = parsed.GetValue(lease),
                     },
                     cancellationToken: cancelled);
-                output.Write(pin, ("vector", pin.FrameVector), ("frames", $"{pin.Frames} of {parsed.GetValue(pages)} ({pin.Kind})"),
+                output.Write(pin, ("vector", pin.FrameVector),
+                    ("frames", $"{pin.Frames} of {parsed.GetValue(pages)} ({pin.Kind})"),
                     ("stopped", pin.StopReason == StopReason.Unspecified ? "at the end" : pin.StopReason.ToString()),
                     ("runs", CommandLine.Describe(pin.Runs)));
             });
@@ -42,7 +46,8 @@ internal static class PinCommands
         yield return line.Create("unpin", "Gives a vector's frames back and destroys it.", "unpin 1", [vector, dirty],
             async (parsed, client, output, cancelled) =>
             {
-                var request = new UnpinRequest { FrameVector = line.VectorName(parsed, vector), Dirty = parsed.GetValue(dirty) };
+                var request = new UnpinRequest { FrameVector = line.VectorName(parsed, vector),
+                    Dirty = parsed.GetValue(dirty) };
                 var unpin = await client.Pinning.UnpinAsync(request, cancellationToken: cancelled);
                 output.Write(unpin, ("frames released", unpin.Frames.ToString(CultureInfo.InvariantCulture)));
             });
@@ -54,24 +59,32 @@ internal static class PinCommands
             {
                 var to = parsed.GetValue(kind) == "pages" ? FrameKind.Pages : FrameKind.Pfns;
                 var converted = await client.Pinning.ConvertAsync(
-                    new ConvertRequest { FrameVector = line.VectorName(parsed, vector), To = to }, cancellationToken: cancelled);
-                output.Write(converted, ("kind", converted.Kind.ToString()), ("runs", CommandLine.Describe(converted.Runs)));
+                    new ConvertRequest { FrameVector = line.VectorName(parsed, vector), To = to },
+                    cancellationToken: cancelled);
+                output.Write(
+                    converted, ("kind", converted.Kind.ToString()), ("runs", CommandLine.Describe(converted.Runs)));
             });
 
-        yield return line.Create("frames", "Lists the live frame vectors: who holds what, since when, from which trace.", "frames", [],
+        yield return line.Create(
+            "frames", "Lists the live frame vectors: who holds what, since when, from which trace.", "frames", [],
             async (parsed, client, output, cancelled) =>
             {
                 var all = await ListVectors(parsed.GetValue(line.Machine)!, client, cancelled);
-                output.WriteTable(all, ["vector", "frames", "kind", "from", "start", "since", "trace"], all.FrameVectors.Select(v => new[]
+                output.WriteTable(all, ["vector", "frames", "kind", "from", "start", "since", "trace"],
+                    all.FrameVectors.Select(v => new[]
                 {
-                    v.Name, $"{v.Frames}", v.Kind.ToString(), v.AddressSpace + (v.AddressSpaceExited ? " (exited)" : ""), Values.Hex(v.Start),
-                    DateTimeOffset.FromUnixTimeMilliseconds((long)(v.PinnedAt * 1000)).ToString("u", CultureInfo.InvariantCulture), v.TraceId,
+                    v.Name, $"{v.Frames}", v.Kind.ToString(), v.AddressSpace
+                        + (v.AddressSpaceExited ? " (exited)" : ""), Values.Hex(v.Start),
+                    DateTimeOffset.FromUnixTimeMilliseconds((long)(v.PinnedAt * 1000)).ToString(
+                        "u", CultureInfo.InvariantCulture), v.TraceId,
                 }));
             });
 
         var length = new Argument<ulong>("length") { Description = "Bytes.", CustomParser = Values.Size };
-        var target = new Argument<string>("target") { Description = "Address space, or the full name of a vector or file." };
-        yield return line.Create("read", "Writes bytes to standard output.", "read as1 0x7ffff7fef000 64 | xxd", [target, address, length],
+        var target = new Argument<string>(
+            "target") { Description = "Address space, or the full name of a vector or file." };
+        yield return line.Create(
+            "read", "Writes bytes to standard output.", "read as1 0x7ffff7fef000 64 | xxd", [target, address, length],
             async (parsed, client, _, cancelled) =>
             {
                 var buffer = new byte[checked((int)parsed.GetValue(length))];
@@ -80,7 +93,8 @@ internal static class PinCommands
                 await using var stdout = Console.OpenStandardOutput();
                 await stdout.WriteAsync(buffer.AsMemory(0, done), cancelled);
             });
-        yield return line.Create("write", "Stores standard input.", "write as1 0x7ffff7fef000 < file", [target, address],
+        yield return line.Create(
+            "write", "Stores standard input.", "write as1 0x7ffff7fef000 < file", [target, address],
             async (parsed, client, output, cancelled) =>
             {
                 using var bytes = new MemoryStream();
@@ -92,14 +106,16 @@ internal static class PinCommands
     }
 
     /// <summary>Every live vector of a machine, asked for in pages.</summary>
-    public static async Task<ListFrameVectorsResponse> ListVectors(string machine, FramePinClient client, CancellationToken cancelled)
+    public static async Task<ListFrameVectorsResponse> ListVectors(
+        string machine, FramePinClient client, CancellationToken cancelled)
     {
         var all = new ListFrameVectorsResponse();
         var token = "";
         do
         {
             var page = await client.Pinning.ListFrameVectorsAsync(
-                new ListFrameVectorsRequest { Parent = Values.Machine(machine), PageSize = 1000, PageToken = token }, cancellationToken: cancelled);
+                new ListFrameVectorsRequest { Parent = Values.Machine(machine), PageSize = 1000, PageToken = token },
+                cancellationToken: cancelled);
             all.FrameVectors.AddRange(page.FrameVectors);
             token = page.NextPageToken;
         }

@@ -8,7 +8,8 @@ var root = new RootCommand(
 {
     line.Endpoint, line.OutputForm, line.Machine,
 };
-foreach (var command in SpaceCommands.Create(line).Concat(PinCommands.Create(line)).Concat(LeaseCommands.Create(line)).Concat(ReplayCommands.Create(line))
+foreach (var command in SpaceCommands.Create(line).Concat(PinCommands.Create(line)).Concat(
+    LeaseCommands.Create(line)).Concat(ReplayCommands.Create(line))
     .Concat(DriverCommands.Create(line)).Concat(V4l2Commands.Create(line)).Concat(FaultCommands.Create(line)))
     root.Subcommands.Add(command);
 foreach (var command in DemoCommands.Create().Concat(ConformanceCommands.Create())) root.Subcommands.Add(command);

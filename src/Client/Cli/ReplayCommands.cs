@@ -12,8 +12,10 @@ internal static class ReplayCommands
 {
     public static IEnumerable<Command> Create(CommandLine line)
     {
-        var folder = new Argument<string?>("folder") { Description = "A recording, as framepin record made it.", DefaultValueFactory = _ => null };
-        var strace = new Option<string?>("--strace") { Description = "Instead of a folder: log of strace -f -y -e trace=%memory,execve,clone,..." };
+        var folder = new Argument<string?>("folder") { Description = "A recording, as framepin record made it.",
+            DefaultValueFactory = _ => null };
+        var strace = new Option<string?>(
+            "--strace") { Description = "Instead of a folder: log of strace -f -y -e trace=%memory,execve,clone,..." };
         var mapsStart = new Option<string?>("--maps-start") { Description = "/proc/PID/maps before the first call." };
         var mapsEnd = new Option<string?>("--maps-end") { Description = "/proc/PID/maps at the end, to compare with." };
         var pinAll = new Option<bool>("--pin-all") { Description = "Then pin, convert and unpin every mapping." };
@@ -31,37 +33,45 @@ internal static class ReplayCommands
                 var recording = parsed.GetValue(folder) is { } place
                     ? Recording.Load(place)
                     : Recording.Load(
-                        parsed.GetValue(strace) ?? throw new FormatException("replay wants a folder, or --strace and --maps-start"),
+                        parsed.GetValue(strace) ?? throw new FormatException(
+                            "replay wants a folder, or --strace and --maps-start"),
                         parsed.GetValue(mapsStart) ?? throw new FormatException("--strace wants --maps-start with it"),
                         parsed.GetValue(mapsEnd));
                 if (parsed.GetValue(sizes)!.Length > 0) recording = recording with
                 {
                     FileSizes = parsed.GetValue(sizes)!.Select(pair => pair.Split('=', 2)).ToDictionary(
-                        pair => pair[0], pair => pair.Length == 2 ? Values.ParseSize(pair[1]) : throw new FormatException($"--file-size wants PATH=SIZE, got '{pair[0]}'")),
+                        pair => pair[0], pair => pair.Length == 2 ? Values.ParseSize(pair[1])
+                            : throw new FormatException($"--file-size wants PATH=SIZE, got '{pair[0]}'")),
                 };
                 var report = await WithProgress(output, progress =>
-                    new Replayer(client, progress).RunAsync(recording, parsed.GetValue(pinAll), parsed.GetValue(keep), cancelled));
+                    new Replayer(client, progress).RunAsync(
+                        recording, parsed.GetValue(pinAll), parsed.GetValue(keep), cancelled));
                 Print(report, output);
             });
 
         yield return Record();
         var pid = new Option<int>("--pid") { Description = "Process to copy the layout of.", Required = true };
         yield return line.Create(
-            "import", "Builds an address space from a live process's /proc/PID/maps and smaps.", "import --pid 1234", [pid],
+            "import", "Builds an address space from a live process's /proc/PID/maps and smaps.", "import --pid 1234", [
+                pid],
             async (parsed, client, output, cancelled) =>
             {
                 var space = await Importer.RunAsync(
                     client, Values.Machine(parsed.GetValue(line.Machine)!), parsed.GetValue(pid), cancelled);
-                output.Write(space, ("address space", space.Name), ("mappings", space.MapCount.ToString(CultureInfo.InvariantCulture)));
+                output.Write(space, ("address space", space.Name),
+                    ("mappings", space.MapCount.ToString(CultureInfo.InvariantCulture)));
             });
     }
 
     private static Command Record()
     {
-        var target = new Option<string?>("--to") { Description = "Folder of the recording; otherwise PROGRAM.recording here." };
-        var program = new Argument<string[]>("program") { Description = "Program and its arguments, behind --.", Arity = ArgumentArity.OneOrMore };
+        var target = new Option<string?>(
+            "--to") { Description = "Folder of the recording; otherwise PROGRAM.recording here." };
+        var program = new Argument<string[]>("program") { Description = "Program and its arguments, behind --.",
+            Arity = ArgumentArity.OneOrMore };
         var command = new Command(
-            "record", "Records a program's memory calls and maps, for replay. Needs strace.\n\nExample:\n  framepin record --to ls.recording -- ls -l /")
+            "record",
+            "Records a program's memory calls and maps, for replay. Needs strace.\n\nExample:\n  framepin record --to ls.recording -- ls -l /")
         {
             target, program,
         };
@@ -94,7 +104,8 @@ internal static class ReplayCommands
             {
                 lock (bars)
                 {
-                    if (!bars.TryGetValue(step.Step, out var bar)) bars[step.Step] = bar = context.AddTask(step.Step, maxValue: step.Total);
+                    if (!bars.TryGetValue(step.Step, out var bar))
+                        bars[step.Step] = bar = context.AddTask(step.Step, maxValue: step.Total);
                     bar.Value = step.Done;
                 }
             }));
@@ -124,17 +135,23 @@ internal static class ReplayCommands
             Row("overlapping", $"{report.CallsOverlapped} calls of several threads: {moved}");
         }
 
-        Row("stores", $"one page each of {report.TouchesAssumed} mappings, assumed; {report.TouchesRuledOut} mappings left alone, by smaps.end");
-        if (report.StackGrowthAssumed > 0) Row("stack", $"grown by {report.StackGrowthAssumed} pages, as the maps of the end tell");
+        Row(
+            "stores",
+            $"one page each of {report.TouchesAssumed} mappings, assumed; {report.TouchesRuledOut} mappings left alone, by smaps.end");
+        if (report.StackGrowthAssumed > 0)
+            Row("stack", $"grown by {report.StackGrowthAssumed} pages, as the maps of the end tell");
         Row("map lines", $"{report.MapsMatched} of {report.MapsExpected} as recorded"
-            + (report.CallsAfterExit > 0 ? $", with {report.CallsAfterExit} calls that other threads made while the program ended" : ""));
+            + (report.CallsAfterExit > 0
+                ? $", with {report.CallsAfterExit} calls that other threads made while the program ended"
+                : ""));
         Row("pinned", $"{report.PagesPinned} pages of {report.MappingsPinned} mappings");
         Row("refused", string.Join(", ", report.PagesRefused.Select(pair => $"{pair.Key} {pair.Value}")));
         Row("leaked pins", report.LeakedPins.ToString(CultureInfo.InvariantCulture));
         Row("audit", report.AuditFindings.Count == 0 ? "clean" : string.Join('\n', report.AuditFindings));
         AnsiConsole.Write(table);
         foreach (var difference in report.ReturnsDifferent)
-            Console.WriteLine($"line {difference.Line}: {difference.Call} answered {difference.Actual}, recorded {difference.Expected}");
+            Console.WriteLine(
+                $"line {difference.Line}: {difference.Call} answered {difference.Actual}, recorded {difference.Expected}");
         foreach (var missing in report.MapsMissing) Console.WriteLine($"- {missing}");
         foreach (var unexpected in report.MapsUnexpected) Console.WriteLine($"+ {unexpected}");
     }

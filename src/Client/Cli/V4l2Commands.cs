@@ -9,7 +9,9 @@ using FramePin.V1;
 
 namespace FramePin.Cli;
 
-/// <summary>The application's side of a video node: the ioctls one by one on a file that stays open, and capture in one go.</summary>
+/// <summary>
+/// The application's side of a video node: the ioctls one by one on a file that stays open, and capture in one go.
+/// </summary>
 internal static class V4l2Commands
 {
     private const uint UserPtr = (uint)Vb2Memory.UserPtr;
@@ -31,22 +33,33 @@ internal static class V4l2Commands
         var frames = new Option<int>("--frames", "-n") { Description = "How many.", DefaultValueFactory = _ => 10 };
         var width = new Option<int>("--width") { Description = "Pixels.", DefaultValueFactory = _ => 640 };
         var height = new Option<int>("--height") { Description = "Pixels.", DefaultValueFactory = _ => 480 };
-        var format = new Option<string>("--format") { Description = string.Join(", ", PixelFormat.Codes), DefaultValueFactory = _ => "YUYV" };
+        var format = new Option<string>("--format") { Description = string.Join(", ", PixelFormat.Codes),
+            DefaultValueFactory = _ => "YUYV" };
         var buffers = new Option<int>("--buffers") { Description = "Buffers in turn.", DefaultValueFactory = _ => 4 };
-        var rate = new Option<double>("--fps") { Description = "Frames a second; 0: as fast as it goes.", DefaultValueFactory = _ => 0 };
+        var rate = new Option<double>("--fps") { Description = "Frames a second; 0: as fast as it goes.",
+            DefaultValueFactory = _ => 0 };
         var pattern = new Option<Pattern>("--pattern") { Description = "What the driver draws." };
-        var movement = new Option<int>("--movement") { Description = "Pixels that the pattern moves each frame.", DefaultValueFactory = _ => 2 };
-        var check = new Option<bool>("--check") { Description = "Compare every byte of every frame with the pattern. Ends with 1 when one differs." };
-        var expected = new Option<int?>("--check-movement") { Description = "Movement that the check expects; as --movement when absent.", Hidden = true };
-        var fresh = new Option<bool>("--fresh") { Description = "Another address each time, so that the driver pins every frame anew." };
+        var movement = new Option<int>("--movement") { Description = "Pixels that the pattern moves each frame.",
+            DefaultValueFactory = _ => 2 };
+        var check = new Option<bool>(
+            "--check") { Description = "Compare every byte of every frame with the pattern. Ends with 1 when one differs." };
+        var expected = new Option<int?>(
+            "--check-movement") { Description = "Movement that the check expects; as --movement when absent.",
+            Hidden = true };
+        var fresh = new Option<bool>(
+            "--fresh") { Description = "Another address each time, so that the driver pins every frame anew." };
         var huge = new Option<bool>("--huge") { Description = "Buffers in huge pages (MADV_HUGEPAGE)." };
-        var save = new Option<string?>("--save") { Description = "Save frames: FILE.png or FILE.raw; %d becomes the frame's number, without it only the last is kept." };
+        var save = new Option<string?>(
+            "--save") { Description = "Save frames: FILE.png or FILE.raw; %d becomes the frame's number, without it only the last is kept." };
         var memory = DriverCommands.CreateMemory();
-        var ttl = new Option<double>("--ttl") { Description = "Seconds after which everything of a dead application is released.", DefaultValueFactory = _ => 10 };
+        var ttl = new Option<double>(
+            "--ttl") { Description = "Seconds after which everything of a dead application is released.",
+            DefaultValueFactory = _ => 10 };
         return line.Create(
             "capture", "Captures frames into USERPTR buffers of an address space of its own.",
             "v4l2 capture video0 --frames 100 --width 1920 --height 1080 --check --save frame.png",
-            [node, frames, width, height, format, buffers, rate, pattern, movement, check, expected, fresh, huge, save, memory, ttl],
+            [node, frames, width, height, format, buffers, rate, pattern, movement, check, expected, fresh, huge, save,
+                memory, ttl],
             async (parsed, client, output, cancelled) =>
             {
                 var machine = DriverCommands.MachineName(line, parsed);
@@ -63,24 +76,33 @@ internal static class V4l2Commands
                     client, "framepin v4l2", TimeSpan.FromSeconds(parsed.GetValue(ttl)), cancelled: cancelled);
                 using var local = await AttachAsync(client, machine, parsed.GetValue(memory)!, lease, cancelled);
                 var space = await client.AddressSpaces.CreateAddressSpaceAsync(
-                    new CreateAddressSpaceRequest { Parent = machine, Lease = lease.Name }, cancellationToken: cancelled);
+                    new CreateAddressSpaceRequest { Parent = machine, Lease = lease.Name },
+                    cancellationToken: cancelled);
                 try
                 {
                     await using var device = await V4l2Device.OpenAsync(
-                        client, NodeName(machine, parsed.GetValue(node)!), space.Name, lease.Name, cancelled: cancelled);
-                    var (_, set) = await device.SetFormatAsync(parsed.GetValue(format)!, parsed.GetValue(width), parsed.GetValue(height));
+                        client, NodeName(machine, parsed.GetValue(node)!), space.Name, lease.Name,
+                        cancelled: cancelled);
+                    var (_, set) = await device.SetFormatAsync(
+                        parsed.GetValue(format)!, parsed.GetValue(width), parsed.GetValue(height));
                     Must(await device.SetControlAsync("test_pattern", (int)parsed.GetValue(pattern)), "test_pattern");
-                    Must(await device.SetControlAsync("horizontal_movement", parsed.GetValue(movement)), "horizontal_movement");
+                    Must(await device.SetControlAsync("horizontal_movement", parsed.GetValue(movement)),
+                        "horizontal_movement");
                     Must(await device.SetFrameRateAsync(parsed.GetValue(rate)), "frame rate");
                     var pixels = PixelFormat.Find(V4l2.Name(set.PixelFormat), (int)set.Width, (int)set.Height)
-                        ?? throw new IOException($"the driver has no {parsed.GetValue(format)}: it chose {V4l2.Name(set.PixelFormat)}");
-                    var capture = new CaptureRun(client, device, local, space.Name, wanted, new TestPattern(pixels, parsed.GetValue(pattern), parsed.GetValue(expected) ?? parsed.GetValue(movement)));
-                    await capture.RunAsync(() => Console.Error.WriteLine("streaming"), () => Console.Error.WriteLine("streamed"), cancelled);
+                        ?? throw new IOException(
+                            $"the driver has no {parsed.GetValue(format)}: it chose {V4l2.Name(set.PixelFormat)}");
+                    var capture = new CaptureRun(
+                        client, device, local, space.Name, wanted, new TestPattern(
+                            pixels, parsed.GetValue(pattern), parsed.GetValue(expected) ?? parsed.GetValue(movement)));
+                    await capture.RunAsync(() => Console.Error.WriteLine("streaming"),
+                        () => Console.Error.WriteLine("streamed"), cancelled);
                     capture.Report(output);
                 }
                 finally
                 {
-                    await client.AddressSpaces.ExitAddressSpaceAsync(new ExitAddressSpaceRequest { Name = space.Name }, cancellationToken: default);
+                    await client.AddressSpaces.ExitAddressSpaceAsync(
+                        new ExitAddressSpaceRequest { Name = space.Name }, cancellationToken: default);
                 }
             });
     }
@@ -92,11 +114,14 @@ internal static class V4l2Commands
         var index = new Argument<uint>("index") { Description = "Which buffer." };
         var count = new Argument<uint>("count") { Description = "How many buffers; 0 frees them." };
         var space = new Argument<string>("space") { Description = "Address space that the buffer lies in." };
-        var address = new Argument<ulong>("address") { Description = "Where, in hex with 0x.", CustomParser = Values.Size };
+        var address = new Argument<ulong>("address") { Description = "Where, in hex with 0x.",
+            CustomParser = Values.Size };
         var length = new Argument<ulong>("length") { Description = "Bytes, or with K, M.", CustomParser = Values.Size };
         var wait = new Option<bool>("--wait") { Description = "Wait for a frame; else EAGAIN when there is none." };
-        var type = new Option<uint>("--type") { Description = "V4L2_BUF_TYPE_*: 1 capture, 2 output.", DefaultValueFactory = _ => V4l2.BufferType.Capture };
-        yield return line.Create("open", "Opens a node; the file stays open until it is closed or its driver ends.", "v4l2 open video0", [node],
+        var type = new Option<uint>("--type") { Description = "V4L2_BUF_TYPE_*: 1 capture, 2 output.",
+            DefaultValueFactory = _ => V4l2.BufferType.Capture };
+        yield return line.Create("open", "Opens a node; the file stays open until it is closed or its driver ends.",
+            "v4l2 open video0", [node],
             async (parsed, client, output, cancelled) =>
             {
                 var driver = NodeName(DriverCommands.MachineName(line, parsed), parsed.GetValue(node)!);
@@ -109,12 +134,15 @@ internal static class V4l2Commands
         yield return line.Create("reqbufs", "VIDIOC_REQBUFS, USERPTR.", "v4l2 reqbufs 1 3", [file, count, type],
             async (parsed, client, output, cancelled) =>
             {
-                var argument = new V4l2RequestBuffers { Count = parsed.GetValue(count), Type = parsed.GetValue(type), Memory = UserPtr };
-                var (errno, answer) = await File(line, parsed, file, client).IoctlAsync("", V4l2.RequestBuffers, argument, cancelled: cancelled);
+                var argument = new V4l2RequestBuffers { Count = parsed.GetValue(count), Type = parsed.GetValue(type),
+                    Memory = UserPtr };
+                var (errno, answer) = await File(line, parsed, file, client).IoctlAsync(
+                    "", V4l2.RequestBuffers, argument, cancelled: cancelled);
                 Must(errno, V4l2.RequestBuffers);
                 output.Write(answer, ("buffers", $"{answer.Count}"), ("capabilities", Values.Hex(answer.Capabilities)));
             });
-        yield return line.Create("qbuf", "VIDIOC_QBUF, USERPTR.", "v4l2 qbuf 1 0 as1 0x10000000 614400", [file, index, space, address, length, type],
+        yield return line.Create("qbuf", "VIDIOC_QBUF, USERPTR.", "v4l2 qbuf 1 0 as1 0x10000000 614400",
+            [file, index, space, address, length, type],
             async (parsed, client, output, cancelled) =>
             {
                 var argument = new V4l2Buffer
@@ -122,14 +150,16 @@ internal static class V4l2Commands
                     Index = parsed.GetValue(index),
                     Type = parsed.GetValue(type),
                     Memory = UserPtr,
-                    Planes = { new V4l2Plane { UserPointer = parsed.GetValue(address), Length = checked((uint)parsed.GetValue(length)) } },
+                    Planes = { new V4l2Plane { UserPointer = parsed.GetValue(address),
+                        Length = checked((uint)parsed.GetValue(length)) } },
                 };
                 var (errno, answer) = await File(line, parsed, file, client)
                     .IoctlAsync(line.SpaceName(parsed, space), V4l2.QueueBuffer, argument, cancelled: cancelled);
                 Must(errno, V4l2.QueueBuffer);
                 Write(output, answer);
             });
-        yield return line.Create("dqbuf", "VIDIOC_DQBUF.", "v4l2 dqbuf 1 --wait", [file, wait, type], async (parsed, client, output, cancelled) =>
+        yield return line.Create("dqbuf", "VIDIOC_DQBUF.", "v4l2 dqbuf 1 --wait", [file, wait, type],
+            async (parsed, client, output, cancelled) =>
         {
             var argument = new V4l2Buffer { Type = parsed.GetValue(type), Memory = UserPtr };
             var (errno, answer) = await File(line, parsed, file, client)
@@ -137,27 +167,34 @@ internal static class V4l2Commands
             Must(errno, V4l2.DequeueBuffer);
             Write(output, answer);
         });
-        yield return line.Create("read", "read(): a frame, or the rest of one, into memory of an address space.", "v4l2 read 1 as1 0x10000000 614400", [file, space, address, length],
+        yield return line.Create("read", "read(): a frame, or the rest of one, into memory of an address space.",
+            "v4l2 read 1 as1 0x10000000 614400", [file, space, address, length],
             async (parsed, client, output, cancelled) =>
             {
                 var (errno, bytes) = await File(line, parsed, file, client)
-                    .ReadAsync(line.SpaceName(parsed, space), parsed.GetValue(address), parsed.GetValue(length), cancelled: cancelled);
+                    .ReadAsync(line.SpaceName(parsed, space), parsed.GetValue(address), parsed.GetValue(length),
+                        cancelled: cancelled);
                 Must(errno, "read");
                 output.Write(new TransferDriverFileResponse { Bytes = bytes }, ("bytes", $"{bytes}"));
             });
         foreach (var (name, command) in new[] { ("streamon", V4l2.StreamOn), ("streamoff", V4l2.StreamOff) })
-            yield return line.Create(name, $"{command}.", $"v4l2 {name} 1", [file, type], async (parsed, client, _, cancelled) =>
+            yield return line.Create(
+                name, $"{command}.", $"v4l2 {name} 1", [file, type], async (parsed, client, _, cancelled) =>
             {
                 var argument = new V4l2Stream { Type = parsed.GetValue(type) };
-                Must((await File(line, parsed, file, client).IoctlAsync("", command, argument, cancelled: cancelled)).Errno, command);
+                Must(
+                    (await File(line, parsed, file, client).IoctlAsync(
+                        "", command, argument, cancelled: cancelled)).Errno, command);
             });
     }
 
     private static void Write(Output output, V4l2Buffer buffer) =>
-        output.Write(buffer, ("index", $"{buffer.Index}"), ("sequence", $"{buffer.Sequence}"), ("flags", Values.Hex(buffer.Flags)),
+        output.Write(buffer, ("index", $"{buffer.Index}"), ("sequence", $"{buffer.Sequence}"),
+            ("flags", Values.Hex(buffer.Flags)),
             ("bytes used", string.Join(' ', buffer.Planes.Select(plane => plane.BytesUsed))));
 
-    private static DriverHandle File(CommandLine line, ParseResult parsed, Argument<string> file, FramePinClient client) =>
+    private static DriverHandle File(
+        CommandLine line, ParseResult parsed, Argument<string> file, FramePinClient client) =>
         new(client, Values.Name(parsed.GetValue(file)!, parsed.GetValue(line.Machine)!, "driverFiles"));
 
     private static string NodeName(string machine, string node) =>
@@ -205,7 +242,8 @@ internal sealed record CaptureOptions
 
 /// <summary>A capture: buffers in the application's own memory go round between it and the driver.</summary>
 internal sealed class CaptureRun(
-    FramePinClient client, V4l2Device device, LocalMachine? local, string space, CaptureOptions options, TestPattern pattern)
+    FramePinClient client, V4l2Device device, LocalMachine? local, string space, CaptureOptions options,
+    TestPattern pattern)
 {
     private const ulong First = 0x1000_0000;
     private const ulong HugePage = 2UL << 20;
@@ -221,7 +259,8 @@ internal sealed class CaptureRun(
 
     private uint Length => (uint)pattern.Format.Planes[0].Size;
 
-    private ulong Step => options.IsHuge ? ((ulong)Length + HugePage - 1) & ~(HugePage - 1) : ((ulong)Length + 4095 + 4096) & ~4095UL;
+    private ulong Step =>
+        options.IsHuge ? ((ulong)Length + HugePage - 1) & ~(HugePage - 1) : ((ulong)Length + 4095 + 4096) & ~4095UL;
 
     /// <param name="started">Told when the stream is on.</param>
     /// <param name="ended">Told when the last frame is there, before anything is given back.</param>
@@ -241,7 +280,8 @@ internal sealed class CaptureRun(
                 _mirrors[i] = await local.MapSpaceAsync(space, First + ((ulong)i * Step), Step, cancelled: cancelled);
             var place = new int[count];
             for (var i = 0; i < count; i++) await QueueAsync((uint)i, place[i] = i);
-            if (await device.StreamOnAsync() is var failed && failed != Errno.None) throw new ErrnoException($"{V4l2.StreamOn}: {failed}");
+            if (await device.StreamOnAsync() is var failed && failed != Errno.None)
+                throw new ErrnoException($"{V4l2.StreamOn}: {failed}");
             started();
             var watch = Stopwatch.StartNew();
             await StreamAsync(place, places, cancelled);
@@ -261,7 +301,8 @@ internal sealed class CaptureRun(
         var format = pattern.Format;
         output.Write(
             new V4l2RequestBuffers { Count = (uint)_done },
-            ("frames", string.Create(CultureInfo.InvariantCulture, $"{_done} of {format.Width}x{format.Height} {format.Code}, {_done / _seconds:F0} a second")),
+            ("frames", string.Create(CultureInfo.InvariantCulture,
+                $"{_done} of {format.Width}x{format.Height} {format.Code}, {_done / _seconds:F0} a second")),
             ("pages", local is null ? "by gRPC" : "mapped"),
             ("checked", options.IsChecked ? $"{_wrong} wrong{_firstWrong}" : "no"),
             ("marked as errors", $"{_marked}"));
@@ -313,18 +354,22 @@ internal sealed class CaptureRun(
         }
 
         if (isSaved)
-            Pictures.Save(options.SavePath!.Replace("%d", $"{sequence}", StringComparison.Ordinal), pattern.Format, bytes);
+            Pictures.Save(
+                options.SavePath!.Replace("%d", $"{sequence}", StringComparison.Ordinal), pattern.Format, bytes);
     }
 
     private async Task MapAsync(ulong length, CancellationToken cancelled)
     {
         const uint readWrite = 3;
         const uint privateAnonymousFixed = 0x32;
-        var call = new MemoryCall { Mmap = new MmapCall { Address = First, Length = length, Prot = readWrite, Flags = privateAnonymousFixed } };
-        await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = call }, cancellationToken: cancelled);
+        var call = new MemoryCall { Mmap = new MmapCall { Address = First, Length = length, Prot = readWrite,
+            Flags = privateAnonymousFixed } };
+        await client.AddressSpaces.CallAsync(
+            new CallRequest { AddressSpace = space, Call = call }, cancellationToken: cancelled);
         if (!options.IsHuge) return;
         const int hugePage = 14;
         call = new MemoryCall { Madvise = new MadviseCall { Address = First, Length = length, Advice = hugePage } };
-        await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = call }, cancellationToken: cancelled);
+        await client.AddressSpaces.CallAsync(
+            new CallRequest { AddressSpace = space, Call = call }, cancellationToken: cancelled);
     }
 }

@@ -14,7 +14,8 @@ internal static class Values
         text = text.Trim();
         var digits = text.TrimEnd('i', 'B', 'b');
         var shift = 0;
-        if (digits.Length > 0 && Suffixes.IndexOf(char.ToUpperInvariant(digits[^1]), StringComparison.Ordinal) is var at and >= 0
+        if (digits.Length > 0 && Suffixes.IndexOf(
+            char.ToUpperInvariant(digits[^1]), StringComparison.Ordinal) is var at and >= 0
             && !digits.StartsWith("0x", StringComparison.OrdinalIgnoreCase))
         {
             shift = 10 * (at + 1);

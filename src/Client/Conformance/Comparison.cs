@@ -49,10 +49,14 @@ public sealed class Comparison : IDisposable
         return new Divergence([.. _steps], kernelAnswer, ourAnswer, kernelLook, ourLook, _before);
     }
 
-    /// <summary>Calls that may free pages and take others: those that unmap and map, and those that populate, which copy shared pages one by one.</summary>
+    /// <summary>
+    /// Calls that may free pages and take others: those that unmap and map, and those that populate, which copy shared
+    /// pages one by one.
+    /// </summary>
     private static bool FreesAndAllocates(Step step) => step.Kind switch
     {
-        StepKind.Mmap or StepKind.Exit or StepKind.Mremap or StepKind.Brk or StepKind.Mlock or StepKind.MlockAll => true,
+        StepKind.Mmap or StepKind.Exit or StepKind.Mremap or StepKind.Brk or StepKind.Mlock or StepKind.MlockAll =>
+            true,
         StepKind.Madvise => (Advice)step.C is Advice.PopulateRead or Advice.PopulateWrite,
         _ => false,
     };

@@ -29,13 +29,14 @@ public static class Deviations
     ];
 
     /// <summary>
-    /// The same answers and areas, and the same pages but for some of a disk file that only one side has mapped, after reclaim of file pages:
-    /// nothing else makes Linux read into large folios here.
+    /// The same answers and areas, and the same pages but for some of a disk file that only one side has mapped, after
+    /// reclaim of file pages: nothing else makes Linux read into large folios here.
     /// </summary>
     private static bool IsLargeFolioOfCache(Divergence divergence)
     {
         if (divergence.KernelAnswer != divergence.FramePinAnswer) return false;
-        if (!divergence.Steps.Any(step => step.Kind == StepKind.Madvise && (Advice)step.C == Advice.PageOut)) return false;
+        if (!divergence.Steps.Any(step => step.Kind == StepKind.Madvise && (Advice)step.C == Advice.PageOut))
+            return false;
         var (kernel, ours) = (Pages(divergence.KernelLook), Pages(divergence.FramePinLook));
         if (kernel.Areas.Count != ours.Areas.Count) return false;
         var differs = false;
@@ -51,7 +52,10 @@ public static class Deviations
         return differs;
     }
 
-    /// <summary>A snapshot's areas and other lines, each with its pages: address and letters, without the frames' names, which more frames shift.</summary>
+    /// <summary>
+    /// A snapshot's areas and other lines, each with its pages: address and letters, without the frames' names, which
+    /// more frames shift.
+    /// </summary>
     private static (List<string> Areas, List<HashSet<string>> Pages) Pages(string look)
     {
         var (areas, pages) = (new List<string>(), new List<HashSet<string>>());
@@ -67,14 +71,20 @@ public static class Deviations
             foreach (var page in line.Split(' ', StringSplitOptions.RemoveEmptyEntries))
             {
                 var parts = page.Split(':', 2);
-                pages[^1].Add(parts[0] + ":" + (parts[1] is [>= '0' and <= '9', ..] ? parts[1].TrimStart("0123456789".ToCharArray()) : parts[1]));
+                pages[^1]
+                    .Add(
+                    parts[0] + ":" + (parts[1] is [>= '0' and <= '9', ..]
+                    ? parts[1].TrimStart("0123456789".ToCharArray())
+                    : parts[1]));
             }
         }
 
         return (areas, pages);
     }
 
-    /// <summary>One side ran out of huge pages: it failed as only that fails, with hugetlb memory in the process or in the call.</summary>
+    /// <summary>
+    /// One side ran out of huge pages: it failed as only that fails, with hugetlb memory in the process or in the call.
+    /// </summary>
     private static bool IsHugeTlbShortage(Divergence divergence)
     {
         const ulong hugeTlb = (ulong)MapFlags.HugeTlb;
@@ -97,7 +107,9 @@ public static class Deviations
         return address >= Hex(range[0]) && address < Hex(range[1]);
     }
 
-    private static ulong Hex(string digits) => ulong.Parse(digits, NumberStyles.HexNumber, CultureInfo.InvariantCulture);
+    private static ulong Hex(string digits) =>
+        ulong.Parse(digits, NumberStyles.HexNumber, CultureInfo.InvariantCulture);
 
-    public static Deviation? Find(Divergence divergence) => All.FirstOrDefault(deviation => deviation.Covers(divergence));
+    public static Deviation? Find(Divergence divergence) =>
+        All.FirstOrDefault(deviation => deviation.Covers(divergence));
 }

@@ -10,7 +10,8 @@ namespace FramePin.Conformance;
 /// <param name="FramePinLook">FramePin's.</param>
 /// <param name="LookBefore">The common snapshot before it.</param>
 public sealed record Divergence(
-    IReadOnlyList<Step> Steps, string KernelAnswer, string FramePinAnswer, string KernelLook, string FramePinLook, string LookBefore)
+    IReadOnlyList<Step> Steps, string KernelAnswer, string FramePinAnswer, string KernelLook, string FramePinLook,
+    string LookBefore)
 {
     public Step Step => Steps[^1];
 

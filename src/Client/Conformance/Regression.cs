@@ -9,7 +9,8 @@ using FramePin.Core.Kernel;
 namespace FramePin.Conformance;
 
 /// <summary>
-/// A script with what a kernel answered to it, as a text file: it runs on FramePin alone, on any machine and without rights.
+/// A script with what a kernel answered to it, as a text file: it runs on FramePin alone, on any machine and without
+/// rights.
 /// </summary>
 /// <param name="Profile">Name of the profile whose kernel answered.</param>
 /// <param name="Initial">The process that the script began with.</param>
@@ -23,19 +24,27 @@ public sealed partial record Regression(
     {
         var text = new StringBuilder();
         text.Append(CultureInfo.InvariantCulture, $"profile {Profile}\n");
-        text.Append(CultureInfo.InvariantCulture, $"process base=0x{Initial.MmapBase:x} brk=0x{Initial.StartBrk:x} huge={Initial.HugePages} ");
-        if (Initial.DataSize != 0) text.Append(CultureInfo.InvariantCulture, $"data=0x{Initial.DataSize:x} memlock=0x{Initial.RlimitMemlock:x} ");
+        text.Append(CultureInfo.InvariantCulture,
+            $"process base=0x{Initial.MmapBase:x} brk=0x{Initial.StartBrk:x} huge={Initial.HugePages} ");
+        if (Initial.DataSize != 0)
+            text.Append(
+                CultureInfo.InvariantCulture, $"data=0x{Initial.DataSize:x} memlock=0x{Initial.RlimitMemlock:x} ");
         if (Initial.Swap != 0) text.Append(CultureInfo.InvariantCulture, $"swap=0x{Initial.Swap:x} ");
         if (Initial.CachesZeroedHoles) text.Append("zeroed-holes=cached ");
-        text.Append(CultureInfo.InvariantCulture, $"thp={Initial.Thp} zero-page={Initial.UsesZeroPage} missing={string.Join(',', Initial.MissingFiles)}\n");
+        text.Append(CultureInfo.InvariantCulture,
+            $"thp={Initial.Thp} zero-page={Initial.UsesZeroPage} missing={string.Join(',', Initial.MissingFiles)}\n");
         foreach (var mapping in Initial.Mappings)
-            text.Append(CultureInfo.InvariantCulture, $"map {mapping.Start:x}-{mapping.End:x} {mapping.Permissions} {mapping.Offset:x} {mapping.Name}\n");
+            text.Append(CultureInfo.InvariantCulture,
+                $"map {mapping.Start:x}-{mapping.End:x} {mapping.Permissions} {mapping.Offset:x} {mapping.Name}\n");
         foreach (var (step, answer) in Steps) text.Append(CultureInfo.InvariantCulture, $"step {step}\n= {answer}\n");
-        foreach (var line in Look.Split('\n', StringSplitOptions.RemoveEmptyEntries)) text.Append(CultureInfo.InvariantCulture, $"| {line}\n");
+        foreach (var line in Look.Split('\n', StringSplitOptions.RemoveEmptyEntries))
+            text.Append(CultureInfo.InvariantCulture, $"| {line}\n");
         return text.ToString();
     }
 
-    /// <summary>Reads what <see cref="Format"/> wrote. Throws <see cref="FormatException"/> with the line that is wrong.</summary>
+    /// <summary>
+    /// Reads what <see cref="Format"/> wrote. Throws <see cref="FormatException"/> with the line that is wrong.
+    /// </summary>
     public static Regression Parse(string text)
     {
         var profile = "";
@@ -88,7 +97,8 @@ public sealed partial record Regression(
     {
         var values = text.Split(' ').Select(part => part.Split('=', 2)).ToDictionary(pair => pair[0], pair => pair[1]);
         return new InitialProcess(
-            mappings, Hex(values["base"][2..]), Hex(values["brk"][2..]), int.Parse(values["huge"], CultureInfo.InvariantCulture),
+            mappings, Hex(values["base"][2..]), Hex(values["brk"][2..]), int.Parse(
+                values["huge"], CultureInfo.InvariantCulture),
             Enum.Parse<ThpMode>(values["thp"]), bool.Parse(values["zero-page"]), IsPrivileged: true,
             [.. values["missing"].Split(',', StringSplitOptions.RemoveEmptyEntries).Select(int.Parse)])
         {
@@ -106,5 +116,6 @@ public sealed partial record Regression(
         return new InitialMapping(Hex(range[0]), Hex(range[1]), parts[1], Hex(parts[2]), parts[3]);
     }
 
-    private static ulong Hex(string digits) => ulong.Parse(digits, NumberStyles.HexNumber, CultureInfo.InvariantCulture);
+    private static ulong Hex(string digits) =>
+        ulong.Parse(digits, NumberStyles.HexNumber, CultureInfo.InvariantCulture);
 }

@@ -42,7 +42,8 @@ public static class Runner
     }
 
     /// <summary>Runs one script, telling each step and its answer; the first divergence, or null.</summary>
-    public static Divergence? Replay(IReadOnlyList<Step> steps, Action<string> tell, bool withSwap = false) => OnOwnThread(host =>
+    public static Divergence? Replay(IReadOnlyList<Step> steps, Action<string> tell, bool withSwap = false) =>
+        OnOwnThread(host =>
     {
         using var comparison = new Comparison(host, host.Profile);
         foreach (var step in steps)
@@ -57,8 +58,8 @@ public static class Runner
     }, withSwap: withSwap);
 
     /// <summary>
-    /// Runs a script on the kernel alone and keeps what it answered twice in a row: khugepaged, or whatever else is about, may have had a
-    /// hand in one answer. Throws <see cref="IOException"/> when no two runs are alike.
+    /// Runs a script on the kernel alone and keeps what it answered twice in a row: khugepaged, or whatever else is
+    /// about, may have had a hand in one answer. Throws <see cref="IOException"/> when no two runs are alike.
     /// </summary>
     public static Regression Record(IReadOnlyList<Step> steps, bool withSwap = false) => OnOwnThread(host =>
     {
@@ -77,7 +78,8 @@ public static class Runner
     {
         using var kernel = new KernelSystem(host);
         var answered = steps.Select(step => (step, kernel.Run(step))).ToList();
-        return new Regression(host.Profile.Name, kernel.Initial, answered, kernel.Look(withFlags: true, keepsNames: false));
+        return new Regression(
+            host.Profile.Name, kernel.Initial, answered, kernel.Look(withFlags: true, keepsNames: false));
     }
 
     /// <summary>The access matrix of the running kernel, and FramePin's under the same conditions.</summary>
@@ -86,10 +88,14 @@ public static class Runner
         InitialProcess initial;
         using (var probe = new KernelSystem(host)) initial = probe.Initial;
         var kernel = AccessMatrix.Table(() => new KernelSystem(host)).ToList();
-        return ((IReadOnlyList<string>)kernel, AccessMatrix.Table(() => new FramePinSystem(host.Profile, initial)).ToList());
+        return ((IReadOnlyList<string>)kernel,
+            AccessMatrix.Table(() => new FramePinSystem(host.Profile, initial)).ToList());
     });
 
-    /// <summary>Runs <paramref name="work"/> with a maker of fresh processes on the running kernel, and the profile that is nearest to it.</summary>
+    /// <summary>
+    /// Runs <paramref name="work"/> with a maker of fresh processes on the running kernel, and the profile that is
+    /// nearest to it.
+    /// </summary>
     public static void OnKernel(Action<Func<IMemorySystem>, KernelProfile> work) => OnOwnThread(host =>
     {
         work(() => new KernelSystem(host), host.Profile);
@@ -119,18 +125,23 @@ public static class Runner
         return result!;
     }
 
-    private static ConformanceReport RunScripts(KernelHost host, RunOptions options, Action<ConformanceReport>? progress)
+    private static ConformanceReport RunScripts(
+        KernelHost host, RunOptions options, Action<ConformanceReport>? progress)
     {
-        var report = new ConformanceReport { Kernel = host.Release, Profile = host.Profile.Name, Seed = options.Seed, IsPrivileged = host.IsRoot, WithSwap = host.Swap > 0 };
-        for (var script = 0; report.Steps < options.Steps && report.Divergences.Count < options.MaxDivergences; script++)
+        var report = new ConformanceReport { Kernel = host.Release, Profile = host.Profile.Name, Seed = options.Seed,
+            IsPrivileged = host.IsRoot, WithSwap = host.Swap > 0 };
+        for (var script = 0; report.Steps < options.Steps
+            && report.Divergences.Count < options.MaxDivergences; script++)
         {
             var seed = unchecked(options.Seed + script);
             if (RunScript(host, options, seed, report) is { } divergence)
             {
                 var deviation = Deviations.Find(divergence);
                 if (deviation is not null) report.Count(deviation);
-                // What the kernel itself does not answer twice came from something else on the machine: it is named, not hidden.
-                else if (Shrinker.Replay(host, host.Profile, divergence.Steps) is null) report.Unrepeated.Add((seed, divergence));
+                // What the kernel itself does not answer twice came from something else on the machine: it is named,
+                // not hidden.
+                else if (Shrinker.Replay(host, host.Profile, divergence.Steps) is null)
+                    report.Unrepeated.Add((seed, divergence));
                 else report.Divergences.Add((seed, Shrinker.Shrink(host, host.Profile, divergence)));
             }
 
@@ -155,11 +166,14 @@ public static class Runner
         }
 
         var findings = comparison.FramePin.Audit();
-        if (findings.Count > 0) throw new InvalidOperationException($"seed {seed}: {FirstFinding(host.Profile, comparison)}");
+        if (findings.Count > 0)
+            throw new InvalidOperationException($"seed {seed}: {FirstFinding(host.Profile, comparison)}");
         return null;
     }
 
-    /// <summary>Runs a script on FramePin again, with an audit after each step: the steps up to the first that breaks the books.</summary>
+    /// <summary>
+    /// Runs a script on FramePin again, with an audit after each step: the steps up to the first that breaks the books.
+    /// </summary>
     private static string FirstFinding(KernelProfile profile, Comparison comparison)
     {
         using var system = new FramePinSystem(profile, comparison.Initial);
@@ -167,7 +181,8 @@ public static class Runner
         {
             system.Run(comparison.Steps[i]);
             var findings = system.Audit();
-            if (findings.Count > 0) return $"audit: {string.Join("; ", findings)} after\n{string.Join('\n', comparison.Steps.Take(i + 1))}";
+            if (findings.Count > 0)
+                return $"audit: {string.Join("; ", findings)} after\n{string.Join('\n', comparison.Steps.Take(i + 1))}";
         }
 
         return "audit: findings at the end, and none when run again";

@@ -4,7 +4,9 @@ using FramePin.Core.Abi;
 
 namespace FramePin.Conformance;
 
-/// <summary>Makes a diverging script short: leaves steps out for as long as it still diverges in the same way.</summary>
+/// <summary>
+/// Makes a diverging script short: leaves steps out for as long as it still diverges in the same way.
+/// </summary>
 public static class Shrinker
 {
     private const int MaxRuns = 400;

@@ -4,7 +4,9 @@ using Grpc.Core.Interceptors;
 
 namespace FramePin.Client;
 
-/// <summary>Starts a client span for each call, hands its W3C context to the daemon, and sets a deadline where there is none.</summary>
+/// <summary>
+/// Starts a client span for each call, hands its W3C context to the daemon, and sets a deadline where there is none.
+/// </summary>
 internal sealed class ClientInterceptor(TimeSpan deadline, TimeProvider time) : Interceptor
 {
     /// <summary>Name of the source to listen to for client spans.</summary>

@@ -66,14 +66,15 @@ public sealed class FramePinClient : IDisposable
     /// <param name="endpoint">Where the daemon listens.</param>
     /// <param name="deadline">For calls that set none; 30 seconds when null.</param>
     /// <param name="time">The clock that deadlines count from.</param>
-    /// <param name="isLocal">
-    /// Takes calls on a frame's way past HTTP/2 where <paramref name="endpoint"/> is a Unix socket whose daemon offers it
-    /// (framepin/v1/local.proto); nothing else changes by that.
+    /// <param name="isLocal"> Takes calls on a frame's way past HTTP/2 where <paramref name="endpoint"/> is a Unix
+    /// socket whose daemon offers it (framepin/v1/local.proto); nothing else changes by that.
     /// </param>
-    public static FramePinClient Connect(string endpoint, TimeSpan? deadline = null, TimeProvider? time = null, bool isLocal = true)
+    public static FramePinClient Connect(
+        string endpoint, TimeSpan? deadline = null, TimeProvider? time = null, bool isLocal = true)
     {
         const string unix = "unix:";
-        var handler = new SocketsHttpHandler { ActivityHeadersPropagator = null, EnableMultipleHttp2Connections = true };
+        var handler = new SocketsHttpHandler { ActivityHeadersPropagator = null,
+            EnableMultipleHttp2Connections = true };
         var address = endpoint;
         string? localPath = null;
         if (endpoint.StartsWith(unix, StringComparison.Ordinal))
@@ -103,7 +104,8 @@ public sealed class FramePinClient : IDisposable
             DisposeHttpClient = true,
             MaxReceiveMessageSize = 64 << 20,
         });
-        return new FramePinClient(channel, localPath, deadline ?? TimeSpan.FromSeconds(30), time ?? TimeProvider.System);
+        return new FramePinClient(
+            channel, localPath, deadline ?? TimeSpan.FromSeconds(30), time ?? TimeProvider.System);
     }
 
     public void Dispose()

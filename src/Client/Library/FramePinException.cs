@@ -13,7 +13,8 @@ public sealed class FramePinException : Exception
         Code = inner.StatusCode;
         Reason = info?.Reason ?? inner.StatusCode.ToString();
         Metadata = info is null ? new Dictionary<string, string>() : new Dictionary<string, string>(info.Metadata);
-        if (Metadata.TryGetValue("errno", out var text) && int.TryParse(text, CultureInfo.InvariantCulture, out var errno))
+        if (Metadata.TryGetValue("errno", out var text)
+            && int.TryParse(text, CultureInfo.InvariantCulture, out var errno))
             Errno = errno;
     }
 

@@ -4,10 +4,12 @@ using Grpc.Core;
 namespace FramePin.Client;
 
 /// <summary>
-/// A lease that keeps itself alive until it is disposed: pass its <see cref="Name"/> in requests, and what they acquire is released when
-/// the lease ends, also when this process is killed.
+/// A lease that keeps itself alive until it is disposed: pass its <see cref="Name"/> in requests, and what they acquire
+/// is released when the lease ends, also when this process is killed.
 /// </summary>
-/// <remarks>Any thread. Owns one stream, which it opens anew when the connection breaks, as long as the time to live allows.</remarks>
+/// <remarks>
+/// Any thread. Owns one stream, which it opens anew when the connection breaks, as long as the time to live allows.
+/// </remarks>
 public sealed class FramePinLease : IAsyncDisposable
 {
     private readonly FramePinClient _client;
@@ -36,19 +38,24 @@ public sealed class FramePinLease : IAsyncDisposable
     /// <summary>Opens a lease.</summary>
     /// <param name="client">The daemon; it must outlive the lease.</param>
     /// <param name="owner">Who it is, for people.</param>
-    /// <param name="ttl">How long the daemon waits for a sign of life; its default when null. One is sent three times as often.</param>
+    /// <param name="ttl">How long the daemon waits for a sign of life; its default when null. One is sent three times
+    /// as often.</param>
     /// <param name="time">The clock of the signs of life.</param>
     /// <param name="cancelled">Gives the opening up.</param>
     public static async Task<FramePinLease> OpenAsync(
-        FramePinClient client, string owner, TimeSpan? ttl = null, TimeProvider? time = null, CancellationToken cancelled = default)
+        FramePinClient client, string owner, TimeSpan? ttl = null, TimeProvider? time = null,
+        CancellationToken cancelled = default)
     {
         ArgumentNullException.ThrowIfNull(client);
-        var request = new OpenLeaseRequest { Owner = owner, TtlMs = (ulong)(ttl?.TotalMilliseconds ?? 0), RequestId = Guid.NewGuid().ToString("N") };
+        var request = new OpenLeaseRequest { Owner = owner, TtlMs = (ulong)(ttl?.TotalMilliseconds ?? 0),
+            RequestId = Guid.NewGuid().ToString("N") };
         var lease = await client.Leases.OpenLeaseAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
         return new FramePinLease(client, lease, time ?? TimeProvider.System);
     }
 
-    /// <summary>Ends the lease; what hangs on it is released. A daemon that cannot be reached ends it by itself.</summary>
+    /// <summary>
+    /// Ends the lease; what hangs on it is released. A daemon that cannot be reached ends it by itself.
+    /// </summary>
     public async ValueTask DisposeAsync()
     {
         if (_stopping.IsCancellationRequested) return;
@@ -78,7 +85,8 @@ public sealed class FramePinLease : IAsyncDisposable
                 var ended = UntilEndAsync(stream.ResponseStream);
                 while (!ended.IsCompleted)
                 {
-                    await stream.RequestStream.WriteAsync(new KeepAliveRequest { Lease = Name }, _stopping.Token).ConfigureAwait(false);
+                    await stream.RequestStream.WriteAsync(
+                        new KeepAliveRequest { Lease = Name }, _stopping.Token).ConfigureAwait(false);
                     await Task.WhenAny(ended, PauseAsync()).ConfigureAwait(false);
                 }
 
@@ -89,7 +97,8 @@ public sealed class FramePinLease : IAsyncDisposable
                 await _lost.CancelAsync().ConfigureAwait(false);
                 return;
             }
-            catch (Exception exception) when (exception is OperationCanceledException or RpcException or InvalidOperationException or IOException)
+            catch (Exception exception) when (exception is OperationCanceledException or RpcException
+                or InvalidOperationException or IOException)
             {
                 // The connection broke: tried again in a moment. The lease lives on for the rest of its time.
                 await PauseAsync().ConfigureAwait(false);
@@ -97,7 +106,9 @@ public sealed class FramePinLease : IAsyncDisposable
         }
     }
 
-    /// <summary>Reads the answers, which say nothing new, until the daemon ends the stream or the connection breaks.</summary>
+    /// <summary>
+    /// Reads the answers, which say nothing new, until the daemon ends the stream or the connection breaks.
+    /// </summary>
     private async Task UntilEndAsync(IAsyncStreamReader<KeepAliveResponse> answers)
     {
         while (await answers.MoveNext(_stopping.Token).ConfigureAwait(false))

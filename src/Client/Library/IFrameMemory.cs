@@ -4,15 +4,19 @@ using Google.Protobuf;
 namespace FramePin.Client;
 
 /// <summary>
-/// The bytes of pinned frames as a device sees them. A driver writes against this and need not know whether the frames come
-/// over the wire or are mapped into its own process.
+/// The bytes of pinned frames as a device sees them. A driver writes against this and need not know whether the frames
+/// come over the wire or are mapped into its own process.
 /// </summary>
 public interface IFrameMemory
 {
-    /// <summary>Reads from byte <paramref name="offset"/> of the vector's frames; returns the bytes read, fewer at its end.</summary>
+    /// <summary>
+    /// Reads from byte <paramref name="offset"/> of the vector's frames; returns the bytes read, fewer at its end.
+    /// </summary>
     Task<int> ReadAsync(string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancelled = default);
 
-    /// <summary>Writes all of <paramref name="data"/> from byte <paramref name="offset"/> of the vector's frames on.</summary>
+    /// <summary>
+    /// Writes all of <paramref name="data"/> from byte <paramref name="offset"/> of the vector's frames on.
+    /// </summary>
     Task WriteAsync(string frameVector, ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancelled = default);
 }
 

@@ -4,10 +4,12 @@ using FramePin.V1;
 namespace FramePin.Client;
 
 /// <summary>
-/// Mappings of scattered frames, kept when nobody looks through them any more: the buffers of a stream come back, and the same frames are then
-/// in place without a call of the kernel's and without page faults.
+/// Mappings of scattered frames, kept when nobody looks through them any more: the buffers of a stream come back, and
+/// the same frames are then in place without a call of the kernel's and without page faults.
 /// </summary>
-/// <remarks>Any thread. Keeps the latest used, within bounds; holds no frame back: those are the daemon's to give out.</remarks>
+/// <remarks>
+/// Any thread. Keeps the latest used, within bounds; holds no frame back: those are the daemon's to give out.
+/// </remarks>
 internal sealed class KeptMappings : IDisposable
 {
     private const int MappingsMax = 16;
@@ -21,7 +23,9 @@ internal sealed class KeptMappings : IDisposable
     private readonly List<(FrameRuns Runs, bool IsWritable, LocalMapping Mapping)> _kept = [];
     private bool _isDisposed;
 
-    /// <summary>A view of the frames in their order: of a mapping that is kept, or of one that <paramref name="map"/> makes.</summary>
+    /// <summary>
+    /// A view of the frames in their order: of a mapping that is kept, or of one that <paramref name="map"/> makes.
+    /// </summary>
     public LocalMapping Get(FrameRuns runs, bool isWritable, Func<LocalMapping> map)
     {
         if (runs.FirstPfns.Count > RunsMax / 2) return map();

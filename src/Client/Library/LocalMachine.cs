@@ -8,10 +8,12 @@ using Microsoft.Win32.SafeHandles;
 namespace FramePin.Client;
 
 /// <summary>
-/// A machine's memory in this process: frames of a vector are mapped, contiguous, and read and written without a copy through the daemon.
-/// For processes on the daemon's host.
+/// A machine's memory in this process: frames of a vector are mapped, contiguous, and read and written without a copy
+/// through the daemon. For processes on the daemon's host.
 /// </summary>
-/// <remarks>Any thread. Owns the descriptor, the connection that stands for the attachment, and every mapping that it made.</remarks>
+/// <remarks>
+/// Any thread. Owns the descriptor, the connection that stands for the attachment, and every mapping that it made.
+/// </remarks>
 public sealed class LocalMachine : IFrameMemory, IDisposable
 {
     private readonly FramePinClient _client;
@@ -40,8 +42,8 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     public bool IsReadOnly { get; }
 
     /// <summary>
-    /// Attaches to a machine. Throws RpcException when the daemon refuses a ticket, <see cref="UnauthorizedAccessException"/> when its
-    /// socket sends this process away, with its reason.
+    /// Attaches to a machine. Throws RpcException when the daemon refuses a ticket,
+    /// <see cref="UnauthorizedAccessException"/> when its socket sends this process away, with its reason.
     /// </summary>
     /// <param name="client">The daemon, on this host; it must outlive the attachment.</param>
     /// <param name="machine">"machines/{m}".</param>
@@ -49,7 +51,8 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     /// <param name="isReadOnly">Asks for memory that this process cannot write.</param>
     /// <param name="cancelled">Gives it up.</param>
     public static async Task<LocalMachine> AttachAsync(
-        FramePinClient client, string machine, string? lease = null, bool isReadOnly = false, CancellationToken cancelled = default)
+        FramePinClient client, string machine, string? lease = null, bool isReadOnly = false,
+        CancellationToken cancelled = default)
     {
         ArgumentNullException.ThrowIfNull(client);
         var request = new AttachMemoryRequest { Machine = machine, Lease = lease ?? "", ReadOnly = isReadOnly };
@@ -60,7 +63,8 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
             socket.Connect(new UnixDomainSocketEndPoint(ticket.SocketPath));
             socket.Send(ticket.Ticket.Span);
             var (status, memory) = LocalMapping.Receive(socket);
-            if (status == 0 && memory is not null) return new LocalMachine(client, ticket.Attachment, socket, memory, isReadOnly);
+            if (status == 0 && memory is not null)
+                return new LocalMachine(client, ticket.Attachment, socket, memory, isReadOnly);
             memory?.Dispose();
             throw new UnauthorizedAccessException(ReadReason(socket));
         }
@@ -72,10 +76,11 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     }
 
     /// <summary>
-    /// Maps the frames of a vector. They stay this process's to touch until the mapping is disposed, also when the pin is given back
-    /// before: a frame that becomes free meanwhile is given to nobody else.
+    /// Maps the frames of a vector. They stay this process's to touch until the mapping is disposed, also when the pin
+    /// is given back before: a frame that becomes free meanwhile is given to nobody else.
     /// </summary>
-    public async Task<MappedFrames> MapAsync(string frameVector, bool isWritable = true, CancellationToken cancelled = default)
+    public async Task<MappedFrames> MapAsync(
+        string frameVector, bool isWritable = true, CancellationToken cancelled = default)
     {
         var request = new MapFramesRequest { Attachment = Name, FrameVector = frameVector };
         var mapped = await _client.Memory.MapFramesAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
@@ -83,8 +88,8 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     }
 
     /// <summary>
-    /// Mirrors a range of an address space at one place in this process, and keeps it as the space has it: what changes by munmap, mremap,
-    /// madvise, fork or whatever else is announced is mapped anew.
+    /// Mirrors a range of an address space at one place in this process, and keeps it as the space has it: what changes
+    /// by munmap, mremap, madvise, fork or whatever else is announced is mapped anew.
     /// </summary>
     /// <param name="addressSpace">"machines/{m}/addressSpaces/{as}".</param>
     /// <param name="start">Address in bytes, page-aligned.</param>
@@ -94,20 +99,26 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     /// <param name="time">The clock of retries.</param>
     /// <param name="cancelled">Gives it up.</param>
     public Task<SpaceMirror> MirrorAsync(
-        string addressSpace, ulong start, ulong length, bool isWritable = true, string? lease = null, TimeProvider? time = null,
+        string addressSpace, ulong start, ulong length, bool isWritable = true, string? lease = null,
+        TimeProvider? time = null,
         CancellationToken cancelled = default)
     {
         if ((start & 4095) != 0) throw new ArgumentException("must be a multiple of 4096", nameof(start));
         ArgumentOutOfRangeException.ThrowIfZero(length);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(length, (ulong)int.MaxValue);
-        var range = new MirroredRange(addressSpace, start, (length + 4095) & ~4095UL, isWritable && !IsReadOnly, lease ?? "");
+        var range = new MirroredRange(
+            addressSpace, start, (length + 4095) & ~4095UL, isWritable && !IsReadOnly, lease ?? "");
         return SpaceMirror.CreateAsync(_client, Name, _memory, range, time ?? TimeProvider.System, cancelled);
     }
 
-    /// <summary>Maps frames that a pin holds for this attachment already; whoever unpins them gives the hold back.</summary>
+    /// <summary>
+    /// Maps frames that a pin holds for this attachment already; whoever unpins them gives the hold back.
+    /// </summary>
     internal MappedFrames MapPinned(FrameRuns runs) => new(MapRuns(runs, isWritable: true), static () => { });
 
-    /// <summary>Consecutive frames are looked at where the whole memory lies; scattered ones are mapped one behind the other.</summary>
+    /// <summary>
+    /// Consecutive frames are looked at where the whole memory lies; scattered ones are mapped one behind the other.
+    /// </summary>
     private LocalMapping MapRuns(FrameRuns runs, bool isWritable)
     {
         var mayWrite = isWritable && !IsReadOnly;
@@ -130,12 +141,13 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     }
 
     /// <summary>
-    /// Maps pages of an address space, so that an application's process works on them with plain loads and stores and a driver that pinned
-    /// them sees each at once. Absent pages are populated first, and shared ones made the space's own where <paramref name="isWritable"/>.
+    /// Maps pages of an address space, so that an application's process works on them with plain loads and stores and a
+    /// driver that pinned them sees each at once. Absent pages are populated first, and shared ones made the space's
+    /// own where <paramref name="isWritable"/>.
     /// </summary>
     /// <remarks>
-    /// What is mapped now: after fork, munmap, MADV_DONTNEED or whatever else changes the mapping, dispose it and map again, or use
-    /// <see cref="MirrorAsync"/>. Until then it shows the old frames, which nobody else is given.
+    /// What is mapped now: after fork, munmap, MADV_DONTNEED or whatever else changes the mapping, dispose it and map
+    /// again, or use <see cref="MirrorAsync"/>. Until then it shows the old frames, which nobody else is given.
     /// </remarks>
     /// <param name="addressSpace">"machines/{m}/addressSpaces/{as}".</param>
     /// <param name="start">Address in bytes, page-aligned.</param>
@@ -157,7 +169,8 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         return MapHeld(mapped, isWritable);
     }
 
-    public async Task<int> ReadAsync(string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancelled = default)
+    public async Task<int> ReadAsync(
+        string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancelled = default)
     {
         var mapped = await MappedAsync(frameVector, cancelled).ConfigureAwait(false);
         if (offset >= mapped.Length) return 0;
@@ -166,7 +179,8 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         return count;
     }
 
-    public async Task WriteAsync(string frameVector, ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancelled = default)
+    public async Task WriteAsync(
+        string frameVector, ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancelled = default)
     {
         if (IsReadOnly) throw new UnauthorizedAccessException("the machine was attached read-only");
         var mapped = await MappedAsync(frameVector, cancelled).ConfigureAwait(false);
@@ -189,7 +203,9 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         _attachment.Dispose();
     }
 
-    /// <summary>Tells the daemon that frames are unmapped. One that cannot be reached has ended the attachment already.</summary>
+    /// <summary>
+    /// Tells the daemon that frames are unmapped. One that cannot be reached has ended the attachment already.
+    /// </summary>
     private void Unhold(ulong hold)
     {
         try
@@ -237,8 +253,8 @@ public sealed class MappedFrames : IDisposable
     public ulong Length => _mapping.Length;
 
     /// <summary>
-    /// The frames themselves, at most 2 GiB: what others store appears here at once. A span is not to be used any more once this is disposed:
-    /// consecutive frames stay where they are mapped, and belong to somebody else by then.
+    /// The frames themselves, at most 2 GiB: what others store appears here at once. A span is not to be used any more
+    /// once this is disposed: consecutive frames stay where they are mapped, and belong to somebody else by then.
     /// </summary>
     public Span<byte> Bytes => _mapping.Bytes;
 

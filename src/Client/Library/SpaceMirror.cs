@@ -13,15 +13,17 @@ internal sealed record MirroredRange(string AddressSpace, ulong Start, ulong Len
 }
 
 /// <summary>
-/// Pages of an address space in this process, at one place, kept as the space has them. Absent pages are populated and shared ones made the
-/// space's own when they are mapped, so that a plain store needs no fault. Where nothing is mapped, or nothing that may be touched, there is
-/// memory of this process alone, which reads as zeroes.
+/// Pages of an address space in this process, at one place, kept as the space has them. Absent pages are populated and
+/// shared ones made the space's own when they are mapped, so that a plain store needs no fault. Where nothing is
+/// mapped, or nothing that may be touched, there is memory of this process alone, which reads as zeroes.
 /// </summary>
 /// <remarks>
-/// Any thread. Work on the bytes inside <see cref="Enter"/>: a call that takes memory away (munmap, fork …) waits until nobody is inside, and
-/// who enters waits until it is over and the pages are mapped anew, as with mmu_interval_read_begin. Who stays inside longer than the daemon's
-/// watch_patience_max loses what it stores meanwhile; who itself calls something inside that takes the range away waits as long in vain. Copies
-/// that a store through another mapping makes and migration for a long-term pin are not announced. Owns its mapping and what is held for it.
+/// Any thread. Work on the bytes inside <see cref="Enter"/>: a call that takes memory away (munmap, fork …) waits until
+/// nobody is inside, and who enters waits until it is over and the pages are mapped anew, as with
+/// mmu_interval_read_begin. Who stays inside longer than the daemon's watch_patience_max loses what it stores
+/// meanwhile; who itself calls something inside that takes the range away waits as long in vain. Copies that a store
+/// through another mapping makes and migration for a long-term pin are not announced. Owns its mapping and what is held
+/// for it.
 /// </remarks>
 public sealed class SpaceMirror : IAsyncDisposable
 {
@@ -49,7 +51,8 @@ public sealed class SpaceMirror : IAsyncDisposable
     private bool _isChanging = true;
     private string? _failure;
 
-    private SpaceMirror(FramePinClient client, string attachment, SafeFileHandle memory, MirroredRange range, TimeProvider time)
+    private SpaceMirror(
+        FramePinClient client, string attachment, SafeFileHandle memory, MirroredRange range, TimeProvider time)
     {
         _client = client;
         _attachment = attachment;
@@ -66,7 +69,8 @@ public sealed class SpaceMirror : IAsyncDisposable
     public int Remaps { get; private set; }
 
     internal static async Task<SpaceMirror> CreateAsync(
-        FramePinClient client, string attachment, SafeFileHandle memory, MirroredRange range, TimeProvider time, CancellationToken cancelled)
+        FramePinClient client, string attachment, SafeFileHandle memory, MirroredRange range, TimeProvider time,
+        CancellationToken cancelled)
     {
         var mirror = new SpaceMirror(client, attachment, memory, range, time);
         mirror._following = mirror.FollowAsync();
@@ -122,14 +126,16 @@ public sealed class SpaceMirror : IAsyncDisposable
                 using var watch = _client.Watches.WatchInvalidations(cancellationToken: _stop.Token);
                 await FollowAsync(watch, () => tries = 0).ConfigureAwait(false);
             }
-            catch (RpcException exception) when (exception.StatusCode is StatusCode.NotFound or StatusCode.InvalidArgument or StatusCode.ResourceExhausted)
+            catch (RpcException exception) when (exception.StatusCode is StatusCode.NotFound
+                or StatusCode.InvalidArgument or StatusCode.ResourceExhausted)
             {
                 // The address space, the attachment or the lease is gone, or it cannot be watched.
                 Fail(FramePinException.From(exception).Message);
                 _ready.TrySetException(exception);
                 return;
             }
-            catch (Exception exception) when (exception is RpcException or OperationCanceledException or InvalidOperationException or IOException)
+            catch (Exception exception) when (exception is RpcException or OperationCanceledException
+                or InvalidOperationException or IOException)
             {
                 if (_stop.IsCancellationRequested) return;
                 // Fenced, or the connection broke: nobody knows what happens until it is watched anew.
@@ -151,7 +157,8 @@ public sealed class SpaceMirror : IAsyncDisposable
 
     private async Task FollowAsync(AsyncDuplexStreamingCall<WatchRequest, InvalidationEvent> watch, Action opened)
     {
-        var open = new OpenWatch { AddressSpace = _range.AddressSpace, Start = _range.Start, Length = _range.Length, Lease = _range.Lease };
+        var open = new OpenWatch { AddressSpace = _range.AddressSpace, Start = _range.Start, Length = _range.Length,
+            Lease = _range.Lease };
         await watch.RequestStream.WriteAsync(new WatchRequest { Open = open }, _stop.Token).ConfigureAwait(false);
         var underWay = 0;
         while (await watch.ResponseStream.MoveNext(_stop.Token).ConfigureAwait(false))
@@ -162,7 +169,8 @@ public sealed class SpaceMirror : IAsyncDisposable
                 case InvalidationKind.Start:
                     underWay++;
                     await CloseAsync().ConfigureAwait(false);
-                    await watch.RequestStream.WriteAsync(new WatchRequest { Acknowledge = happened.Revision }, _stop.Token).ConfigureAwait(false);
+                    await watch.RequestStream.WriteAsync(
+                        new WatchRequest { Acknowledge = happened.Revision }, _stop.Token).ConfigureAwait(false);
                     continue;
                 case InvalidationKind.End:
                     underWay--;
@@ -230,7 +238,8 @@ public sealed class SpaceMirror : IAsyncDisposable
     private async Task RemapAsync()
     {
         var old = _holds.ToList();
-        var maps = await _client.AddressSpaces.GetMapsAsync(new GetMapsRequest { AddressSpace = _range.AddressSpace }, cancellationToken: _stop.Token)
+        var maps = await _client.AddressSpaces.GetMapsAsync(
+            new GetMapsRequest { AddressSpace = _range.AddressSpace }, cancellationToken: _stop.Token)
             .ConfigureAwait(false);
         var mapped = new List<(ulong Start, ulong End)>();
         foreach (var area in maps.Entries)
@@ -270,8 +279,10 @@ public sealed class SpaceMirror : IAsyncDisposable
         {
             try
             {
-                var request = new MapSpaceRequest { Attachment = _attachment, AddressSpace = _range.AddressSpace, Start = at, Pages = pages, Write = isWritable };
-                var held = await _client.Memory.MapSpaceAsync(request, cancellationToken: _stop.Token).ConfigureAwait(false);
+                var request = new MapSpaceRequest { Attachment = _attachment, AddressSpace = _range.AddressSpace,
+                    Start = at, Pages = pages, Write = isWritable };
+                var held = await _client.Memory.MapSpaceAsync(
+                    request, cancellationToken: _stop.Token).ConfigureAwait(false);
                 _holds.Add(held.Hold);
                 _mapping.Put(_memory, at - _range.Start, held.Runs, isWritable);
                 return (pages, pages == asked);
@@ -295,7 +306,8 @@ public sealed class SpaceMirror : IAsyncDisposable
         {
             try
             {
-                await _client.Memory.UnmapFramesAsync(new UnmapFramesRequest { Attachment = _attachment, Hold = hold }).ConfigureAwait(false);
+                await _client.Memory.UnmapFramesAsync(
+                    new UnmapFramesRequest { Attachment = _attachment, Hold = hold }).ConfigureAwait(false);
             }
             catch (RpcException)
             {

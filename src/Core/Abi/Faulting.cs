@@ -17,7 +17,9 @@ public enum VmFault : uint
     Fallback = 0x800,
     DoneCow = 0x1000,
     Completed = 0x4000,
-    /// <summary>FramePin's own, with Retry: a handler outside was asked, and the fault is not to be tried before it answers.</summary>
+    /// <summary>
+    /// FramePin's own, with Retry: a handler outside was asked, and the fault is not to be tried before it answers.
+    /// </summary>
     Waits = 0x4000_0000,
     ErrorMask = Oom | SigBus | SigSegv | HwPoison | HwPoisonLarge | Fallback,
 }

@@ -17,13 +17,18 @@ public enum HelperEra
     D,
 }
 
-/// <summary>When a write to a page of a large anonymous folio, mapped by small entries and shared once, uses it on instead of copying it.</summary>
+/// <summary>
+/// When a write to a page of a large anonymous folio, mapped by small entries and shared once, uses it on instead of
+/// copying it.
+/// </summary>
 public enum LargeFolioReuse
 {
     /// <summary>When nothing else refers to any page of the folio.</summary>
     WithoutOtherPages,
     Never,
-    /// <summary>When more than one of its pages is mapped, all by one process, and nobody refers to it otherwise.</summary>
+    /// <summary>
+    /// When more than one of its pages is mapped, all by one process, and nobody refers to it otherwise.
+    /// </summary>
     WithinOneProcess,
 }
 
@@ -37,13 +42,19 @@ public sealed record KernelProfile
 
     public required HelperEra Era { get; init; }
 
-    /// <summary>follow_pfn's -EINVAL hides the pin's errno in era B before about 5.17 (row "first PTE absent").</summary>
+    /// <summary>
+    /// follow_pfn's -EINVAL hides the pin's errno in era B before about 5.17 (row "first PTE absent").
+    /// </summary>
     public bool PfnErrorHidesPinError { get; init; }
 
-    /// <summary>A read-only LONGTERM pin unshares the zero page and private file pages (6.1 does not; section 0).</summary>
+    /// <summary>
+    /// A read-only LONGTERM pin unshares the zero page and private file pages (6.1 does not; section 0).
+    /// </summary>
     public required bool LongTermUnsharesFilePages { get; init; }
 
-    /// <summary>A range that wraps: -EOVERFLOW from the fast family (D); older: 0 from the fast calls (section 0).</summary>
+    /// <summary>
+    /// A range that wraps: -EOVERFLOW from the fast family (D); older: 0 from the fast calls (section 0).
+    /// </summary>
     public required bool FastWrapIsOverflow { get; init; }
 
     /// <summary>LONGTERM write pins of shared dirty-tracked file mappings are refused (about 6.5).</summary>
@@ -55,7 +66,9 @@ public sealed record KernelProfile
     /// <summary>A small folio without mapping leaves the fast path, for GET as for PIN (6.12; not 6.1).</summary>
     public required bool MappinglessIsSlow { get; init; }
 
-    /// <summary>get_user_pages_fast_only refuses addresses of the kernel's half with -EFAULT (6.12; 6.1 is never negative).</summary>
+    /// <summary>
+    /// get_user_pages_fast_only refuses addresses of the kernel's half with -EFAULT (6.12; 6.1 is never negative).
+    /// </summary>
     public required bool FastOnlyMayFail { get; init; }
 
     /// <summary>mseal exists (6.10).</summary>
@@ -85,13 +98,19 @@ public sealed record KernelProfile
     /// <summary>Page 2 of [vvar] is there (6.18).</summary>
     public required bool VvarHasRandomPage { get; init; }
 
-    /// <summary>remap_pfn_range over a whole area marks it VM_PAT, which smaps shows as "ar" (arch/x86/mm/pat/memtype.c: track_pfn_remap; gone in 6.18).</summary>
+    /// <summary>
+    /// remap_pfn_range over a whole area marks it VM_PAT, which smaps shows as "ar" (arch/x86/mm/pat/memtype.c:
+    /// track_pfn_remap; gone in 6.18).
+    /// </summary>
     public required bool MarksRemapped { get; init; }
 
     /// <summary>O_DIRECT pins its pages (6.1 took plain references).</summary>
     public required bool DirectIoPins { get; init; }
 
-    /// <summary>move_pages walks as a core dump does: an anonymous page that was never touched is -EFAULT, secret memory absent (6.1).</summary>
+    /// <summary>
+    /// move_pages walks as a core dump does: an anonymous page that was never touched is -EFAULT, secret memory absent
+    /// (6.1).
+    /// </summary>
     public required bool NodeQueryDumps { get; init; }
 
     /// <summary>UFFDIO_POISON exists (6.6).</summary>
@@ -103,16 +122,23 @@ public sealed record KernelProfile
     /// <summary>io_uring registers buffers by pin_user_pages under mmap_lock, without the fast path (6.1).</summary>
     public required bool RingPinsUnderLock { get; init; }
 
-    /// <summary>Fault-around that would begin with a file's last page does nothing where there is no page table yet (6.18).</summary>
+    /// <summary>
+    /// Fault-around that would begin with a file's last page does nothing where there is no page table yet (6.18).
+    /// </summary>
     public required bool LastPageNeedsTable { get; init; }
 
     /// <summary>A write to the huge zero page gets a huge page (6.13); before, a small one.</summary>
     public required bool HugeZeroIsReplacedWhole { get; init; }
 
-    /// <summary>When a write to a page of a large folio that small entries map reuses it (never since about 6.10; by process since 6.15).</summary>
+    /// <summary>
+    /// When a write to a page of a large folio that small entries map reuses it (never since about 6.10; by process
+    /// since 6.15).
+    /// </summary>
     public required LargeFolioReuse LargeFolioReuse { get; init; }
 
-    /// <summary>Splitting a large folio maps the zero page in place of those of its pages that are zero (6.12).</summary>
+    /// <summary>
+    /// Splitting a large folio maps the zero page in place of those of its pages that are zero (6.12).
+    /// </summary>
     public required bool SplitDropsZeroes { get; init; }
 
     private static readonly KernelProfile Mm61 = new()

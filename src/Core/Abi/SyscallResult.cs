@@ -1,8 +1,8 @@
 namespace FramePin.Core.Abi;
 
 /// <summary>
-/// What a call answered: a value (an address, a count, 0) or an errno, as a C function returns it. Outcomes are values in
-/// Core; an exception means a bug of ours.
+/// What a call answered: a value (an address, a count, 0) or an errno, as a C function returns it. Outcomes are values
+/// in Core; an exception means a bug of ours.
 /// </summary>
 public readonly record struct SyscallResult
 {
@@ -19,7 +19,9 @@ public readonly record struct SyscallResult
     /// <summary><see cref="Errno.None"/> on success.</summary>
     public Errno Error { get; }
 
-    /// <summary>The call failed after it had changed something, which stays changed as Linux keeps it (rows 118, 126).</summary>
+    /// <summary>
+    /// The call failed after it had changed something, which stays changed as Linux keeps it (rows 118, 126).
+    /// </summary>
     public bool IsPartial { get; }
 
     public bool IsOk => Error == Errno.None;

@@ -78,12 +78,12 @@ public readonly record struct AddressRange(ulong Start, ulong End)
 }
 
 /// <summary>
-/// Consecutive frames of one kind: the unit in which frames are taken, answered and given back. Packed into 64 bits, high to low: 1 bit
-/// "of large folios", 39 bits first PFN, 24 bits frame count minus one.
+/// Consecutive frames of one kind: the unit in which frames are taken, answered and given back. Packed into 64 bits,
+/// high to low: 1 bit "of large folios", 39 bits first PFN, 24 bits frame count minus one.
 /// </summary>
 /// <remarks>
-/// The kind travels with the run so that giving frames back need not look up each frame's folio: a pinned large folio is
-/// never split, so the bit stays true while the run holds references.
+/// The kind travels with the run so that giving frames back need not look up each frame's folio: a pinned large folio
+/// is never split, so the bit stays true while the run holds references.
 /// </remarks>
 public readonly record struct FrameRun
 {

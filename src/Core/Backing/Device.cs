@@ -17,7 +17,9 @@ public enum DeviceMapping
     MixedPfns,
     /// <summary>Pages served by ->fault, one at a time, from the device's RAM.</summary>
     FaultPages,
-    /// <summary>Peer-to-peer memory of a PCI device: pages inserted at mmap time, pinned only by who says PCI_P2PDMA.</summary>
+    /// <summary>
+    /// Peer-to-peer memory of a PCI device: pages inserted at mmap time, pinned only by who says PCI_P2PDMA.
+    /// </summary>
     P2PPages,
     /// <summary>VM_PFNMAP whose ->fault is a handler outside, which inserts PFNs (vmf_insert_pfn).</summary>
     ServedPfns,
@@ -62,8 +64,8 @@ public sealed class Device
     public bool Writable { get; init; } = true;
 
     /// <summary>
-    /// The mmap method calls remap_pfn_range once for each page and not once for the whole area, which a private writable mapping
-    /// refuses (row 137).
+    /// The mmap method calls remap_pfn_range once for each page and not once for the whole area, which a private
+    /// writable mapping refuses (row 137).
     /// </summary>
     public bool RemapsInParts { get; init; }
 

@@ -20,8 +20,8 @@ public enum FileKind
 }
 
 /// <summary>
-/// A memory file: size, page cache, and what its file system does with dirty pages. The cache holds one reference on each of
-/// its folios.
+/// A memory file: size, page cache, and what its file system does with dirty pages. The cache holds one reference on
+/// each of its folios.
 /// </summary>
 /// <remarks>Guarded by the turn. Owned by the machine; it lives while it has a name or a VMA maps it.</remarks>
 public sealed class MemoryFile
@@ -30,14 +30,19 @@ public sealed class MemoryFile
     private readonly PageTable _cache;
     private readonly HashSet<ulong> _unread = [];
 
-    /// <summary>Contents of pages that reclaim took out of the cache, by index: what the disk holds, or swap for a memory file.</summary>
+    /// <summary>
+    /// Contents of pages that reclaim took out of the cache, by index: what the disk holds, or swap for a memory file.
+    /// </summary>
     private readonly Dictionary<ulong, byte[]> _stored = [];
     private readonly SwapDevice? _swap;
 
-    /// <summary>Pages of a memory file that MADV_WILLNEED read back: in the swap cache, and not in the file's yet.</summary>
+    /// <summary>
+    /// Pages of a memory file that MADV_WILLNEED read back: in the swap cache, and not in the file's yet.
+    /// </summary>
     private readonly HashSet<ulong> _readBack = [];
 
-    internal MemoryFile(int id, string name, FileKind kind, int hugeOrder, PhysicalMemory memory, PageTable cache, SwapDevice? swap)
+    internal MemoryFile(
+        int id, string name, FileKind kind, int hugeOrder, PhysicalMemory memory, PageTable cache, SwapDevice? swap)
     {
         Id = id;
         Name = name;
@@ -85,14 +90,14 @@ public sealed class MemoryFile
     public bool HasHugePlacement => Kind is FileKind.Disk or FileKind.FsDax;
 
     /// <summary>
-    /// Who may write the file may learn by mincore which of its pages are cached; so may its owner and an administrator (mm/mincore.c:
-    /// can_do_mincore).
+    /// Who may write the file may learn by mincore which of its pages are cached; so may its owner and an administrator
+    /// (mm/mincore.c: can_do_mincore).
     /// </summary>
     public bool OthersMayWrite { get; internal set; } = true;
 
     /// <summary>
-    /// The file system has page <paramref name="index"/> in its cache without its contents: it wanted to zero a part of it and found a
-    /// hole (ext4_block_zero_page_range). Nobody sees such a page before a fault on it reads it.
+    /// The file system has page <paramref name="index"/> in its cache without its contents: it wanted to zero a part of
+    /// it and found a hole (ext4_block_zero_page_range). Nobody sees such a page before a fault on it reads it.
     /// </summary>
     internal void NoteUnread(ulong index)
     {
@@ -103,8 +108,8 @@ public sealed class MemoryFile
     internal byte[]? Stored(ulong index) => _stored.Count > 0 ? _stored.GetValueOrDefault(index) : null;
 
     /// <summary>
-    /// Reclaim of a page that nobody else uses. A clean one is on the disk, or nothing but zeroes in a memory file; a dirty one of a memory
-    /// file goes to swap (shmem_writeout). False: it is dirty and there is no room for it.
+    /// Reclaim of a page that nobody else uses. A clean one is on the disk, or nothing but zeroes in a memory file; a
+    /// dirty one of a memory file goes to swap (shmem_writeout). False: it is dirty and there is no room for it.
     /// </summary>
     internal bool Evict(ulong index)
     {
@@ -117,14 +122,18 @@ public sealed class MemoryFile
         return true;
     }
 
-    /// <summary>MADV_WILLNEED on a page that is in swap: it is resident from now on, but the file has it only when asked (shmem_swapin_range).</summary>
+    /// <summary>
+    /// MADV_WILLNEED on a page that is in swap: it is resident from now on, but the file has it only when asked
+    /// (shmem_swapin_range).
+    /// </summary>
     internal void ReadBack(ulong index)
     {
         if (Kind == FileKind.Shmem && _stored.ContainsKey(index)) _readBack.Add(index);
     }
 
     /// <summary>mincore_page: cached, or in the swap cache.</summary>
-    internal bool IsResident(ulong index) => Lookup(index) is not null || (_readBack.Count > 0 && _readBack.Contains(index));
+    internal bool IsResident(ulong index) =>
+        Lookup(index) is not null || (_readBack.Count > 0 && _readBack.Contains(index));
 
     /// <summary>Takes what is stored of a page; null for nothing.</summary>
     private byte[]? Unstore(ulong index)
@@ -136,7 +145,8 @@ public sealed class MemoryFile
     }
 
     /// <summary>The pages that only the disk has; empty, as mostly, without a walk.</summary>
-    internal IReadOnlySet<ulong> StoredPages() => _stored.Count > 0 ? _stored.Keys.ToHashSet() : System.Collections.Frozen.FrozenSet<ulong>.Empty;
+    internal IReadOnlySet<ulong> StoredPages() =>
+        _stored.Count > 0 ? _stored.Keys.ToHashSet() : System.Collections.Frozen.FrozenSet<ulong>.Empty;
 
     internal bool IsUnread(ulong index) => _unread.Count > 0 && _unread.Contains(index);
 
@@ -152,7 +162,10 @@ public sealed class MemoryFile
         return Pte.PfnOf(entry) + within;
     }
 
-    /// <summary>Puts a fresh folio at <paramref name="index"/>; the file takes over the caller's reference. False: no table left.</summary>
+    /// <summary>
+    /// Puts a fresh folio at <paramref name="index"/>; the file takes over the caller's reference. False: no table
+    /// left.
+    /// </summary>
     internal bool Insert(ulong index, Pfn head)
     {
         var slot = _cache.Ensure(index << PageGeometry.PageShift, Order);
@@ -175,7 +188,9 @@ public sealed class MemoryFile
         return true;
     }
 
-    /// <summary>Replaces the frame at <paramref name="index"/> by <paramref name="fresh"/> (migration), reference and all.</summary>
+    /// <summary>
+    /// Replaces the frame at <paramref name="index"/> by <paramref name="fresh"/> (migration), reference and all.
+    /// </summary>
     internal void Replace(ulong index, Pfn fresh)
     {
         var slot = _cache.Find(index << PageGeometry.PageShift);
@@ -192,8 +207,8 @@ public sealed class MemoryFile
     }
 
     /// <summary>
-    /// Takes the pages of [<paramref name="first"/>, <paramref name="first"/> + <paramref name="count"/>) out of the cache
-    /// (truncate_inode_pages). The caller has unmapped them; pinned ones survive without mapping.
+    /// Takes the pages of [<paramref name="first"/>, <paramref name="first"/> + <paramref name="count"/>) out of the
+    /// cache (truncate_inode_pages). The caller has unmapped them; pinned ones survive without mapping.
     /// </summary>
     internal void Remove(ulong first, ulong count)
     {

@@ -5,12 +5,13 @@ using FramePin.Core.Frames;
 namespace FramePin.Core.Backing;
 
 /// <summary>
-/// Swap space and its cache (mm/swapfile.c, mm/swap_state.c): slots of one page, each counted by the page-table entries that name it. A
-/// device that answers at once (SWP_SYNCHRONOUS_IO, as zram) and reads nothing ahead (page-cluster 0).
+/// Swap space and its cache (mm/swapfile.c, mm/swap_state.c): slots of one page, each counted by the page-table entries
+/// that name it. A device that answers at once (SWP_SYNCHRONOUS_IO, as zram) and reads nothing ahead (page-cluster 0).
 /// </summary>
 /// <remarks>
-/// A frame in the cache holds one reference for it, has <see cref="FrameFlags.SwapCache"/> and its slot as <see cref="FrameRecord.Index"/>.
-/// It stays there while a slot's contents are its own and somebody else may still ask for them. Guarded by the turn.
+/// A frame in the cache holds one reference for it, has <see cref="FrameFlags.SwapCache"/> and its slot as
+/// <see cref="FrameRecord.Index"/>. It stays there while a slot's contents are its own and somebody else may still ask
+/// for them. Guarded by the turn.
 /// </remarks>
 internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
 {
@@ -41,10 +42,15 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
     /// <summary>vm_swap_full: more than half is used, and what is in memory again gives its slot up.</summary>
     public bool IsHalfFull => Used * 2 > Pages;
 
-    /// <summary>Slots with the entries that name them and their cached frame, ascending; for the audit and the digest.</summary>
-    public IEnumerable<(ulong Slot, int Count, Pfn Cached)> Slots => _slots.Select(pair => (pair.Key, pair.Value.Count, pair.Value.Cached));
+    /// <summary>
+    /// Slots with the entries that name them and their cached frame, ascending; for the audit and the digest.
+    /// </summary>
+    public IEnumerable<(ulong Slot, int Count, Pfn Cached)> Slots =>
+        _slots.Select(pair => (pair.Key, pair.Value.Count, pair.Value.Cached));
 
-    /// <summary>folio_alloc_swap: a slot for the frame, which is in the cache from now on and dirty. False: swap is full.</summary>
+    /// <summary>
+    /// folio_alloc_swap: a slot for the frame, which is in the cache from now on and dirty. False: swap is full.
+    /// </summary>
     public bool TryAdd(Pfn pfn)
     {
         if (Used >= Pages) return false;
@@ -66,7 +72,9 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
         memory.Frames.AddRefs(pfn, 1);
     }
 
-    /// <summary>The frame that has the slot's contents in memory (swap_cache_get_folio); null for none. No reference is taken.</summary>
+    /// <summary>
+    /// The frame that has the slot's contents in memory (swap_cache_get_folio); null for none. No reference is taken.
+    /// </summary>
     public Pfn? Cached(ulong slot) => _slots[slot].Cached is var pfn && pfn != Pfn.Invalid ? pfn : null;
 
     /// <summary>Entries that name the slot.</summary>
@@ -84,7 +92,9 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
         if (state.Count == 0 && state.Cached == Pfn.Invalid) Release(slot);
     }
 
-    /// <summary>free_swap_and_cache: an entry was thrown away, and with the last one what nobody maps any more.</summary>
+    /// <summary>
+    /// free_swap_and_cache: an entry was thrown away, and with the last one what nobody maps any more.
+    /// </summary>
     public void FreeWithCache(ulong slot)
     {
         var cached = _slots[slot].Cached;
@@ -94,8 +104,8 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
     }
 
     /// <summary>
-    /// folio_free_swap: takes a frame out of the cache, whose reference goes, when no entry names its slot. It is dirty from then on, for
-    /// nothing else has its contents.
+    /// folio_free_swap: takes a frame out of the cache, whose reference goes, when no entry names its slot. It is dirty
+    /// from then on, for nothing else has its contents.
     /// </summary>
     public bool TryDropCache(Pfn pfn)
     {
@@ -106,7 +116,9 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
         return true;
     }
 
-    /// <summary>swap_writeout, and the frame leaves the cache (__remove_mapping): only the slot has its contents now.</summary>
+    /// <summary>
+    /// swap_writeout, and the frame leaves the cache (__remove_mapping): only the slot has its contents now.
+    /// </summary>
     public void WriteOut(Pfn pfn)
     {
         var contents = memory.Bytes.Of(pfn);

@@ -46,14 +46,17 @@ internal static partial class FaultHandler
             if (Pte.IsMapped(space.PageTable.Read(address))) return VmFault.NoPage;
         }
 
-        if (file.Kind == FileKind.Shmem && vma.Has(VmFlags.UffdMissing) && file.Lookup(index) is null && file.Stored(index) is null) return AskUserfaultfd(kernel, request);
+        if (file.Kind == FileKind.Shmem && vma.Has(VmFlags.UffdMissing) && file.Lookup(index) is null
+            && file.Stored(index) is null)
+            return AskUserfaultfd(kernel, request);
         var isShared = vma.Has(VmFlags.Shared);
         if (FindOrAddPage(kernel, space, file, index, address, request.Context) is not { } pfn) return VmFault.Oom;
         if ((kernel.Memory.Frames[pfn].Flags & FrameFlags.HwPoison) != 0) return VmFault.HwPoison;
         if (isPrivateCopy) return PrivateCopy(kernel, request, address, pfn);
 
         var isDirtying = request.IsWrite && isShared;
-        var bits = FileBits(kernel, vma, pfn, isDirtying || Mapping.SharedBornWritable(kernel, vma)) | (isDirtying ? Pte.Dirty | kernel.SoftDirty : 0);
+        var bits = FileBits(kernel, vma, pfn, isDirtying || Mapping.SharedBornWritable(kernel, vma))
+            | (isDirtying ? Pte.Dirty | kernel.SoftDirty : 0);
         kernel.Memory.Frames.AddRefs(pfn, 1);
         if (!Mapping.MapPage(kernel, space, vma, address, pfn, bits))
         {
@@ -66,13 +69,15 @@ internal static partial class FaultHandler
     }
 
     /// <summary>
-    /// do_sync_mmap_readahead: a page that is not cached is read with its neighbours, 16 pages before it and 15 behind it; from it
-    /// on under MADV_SEQUENTIAL, as for huge pages under MADV_HUGEPAGE, alone under MADV_RANDOM, which code that is read forward does not mind. True when it is cached now.
+    /// do_sync_mmap_readahead: a page that is not cached is read with its neighbours, 16 pages before it and 15 behind
+    /// it; from it on under MADV_SEQUENTIAL, as for huge pages under MADV_HUGEPAGE, alone under MADV_RANDOM, which code
+    /// that is read forward does not mind. True when it is cached now.
     /// </summary>
     private static bool ReadAhead(KernelState kernel, Vma vma, MemoryFile file, ulong index)
     {
         // Found, but without contents: read alone (filemap_fault: page_not_uptodate).
-        if (file.IsUnread(index)) return FindOrAddPage(kernel, null, file, index, 0, AllocationContext.Movable) is not null;
+        if (file.IsUnread(index))
+            return FindOrAddPage(kernel, null, file, index, 0, AllocationContext.Movable) is not null;
         if (vma.Has(VmFlags.HugePage))
         {
             // As much as one huge page, and the next one, whatever else was advised.
@@ -91,9 +96,9 @@ internal static partial class FaultHandler
     }
 
     /// <summary>
-    /// do_async_mmap_readahead: PG_reclaim, which MADV_PAGEOUT left on a dirty page, is the same bit as PG_readahead. Who faults on the page
-    /// takes it for the mark of a reader in sequence, and what is not cached behind it is read (page_cache_async_ra). The pages that had
-    /// to be read from the disk; null when nothing was done.
+    /// do_async_mmap_readahead: PG_reclaim, which MADV_PAGEOUT left on a dirty page, is the same bit as PG_readahead.
+    /// Who faults on the page takes it for the mark of a reader in sequence, and what is not cached behind it is read
+    /// (page_cache_async_ra). The pages that had to be read from the disk; null when nothing was done.
     /// </summary>
     private static IReadOnlySet<ulong>? ReadAheadOfMarked(KernelState kernel, Vma vma, MemoryFile file, ulong index)
     {
@@ -108,12 +113,15 @@ internal static partial class FaultHandler
         return unread;
     }
 
-    /// <summary>Reads a range of pages into the cache, up to the end of the file; stops in silence when memory is out.</summary>
+    /// <summary>
+    /// Reads a range of pages into the cache, up to the end of the file; stops in silence when memory is out.
+    /// </summary>
     public static void CacheRange(KernelState kernel, MemoryFile file, ulong first, ulong count)
     {
         var end = Math.Min(first + count, PageGeometry.PagesOf(file.Size));
         for (var index = first; index < end; index++)
-            if (!file.IsUnread(index) && FindOrAddPage(kernel, null, file, index, 0, AllocationContext.Movable) is null) return;
+            if (!file.IsUnread(index) && FindOrAddPage(kernel, null, file, index, 0, AllocationContext.Movable) is null)
+                return;
     }
 
     private static ulong FileBits(KernelState kernel, Vma vma, Pfn pfn, bool writable)
@@ -154,13 +162,18 @@ internal static partial class FaultHandler
         PrepareAnonVma(kernel, space, vma);
         if (kernel.AllocatePage(space, address, request.Context, FrameFlags.Anon) is not { } pfn) return VmFault.Oom;
         kernel.Memory.Bytes.Of(source).CopyTo(kernel.Memory.Bytes.Of(pfn));
-        if (Mapping.MapPage(kernel, space, vma, address, pfn, AnonBits(kernel, vma, !request.IsUnshare) | (request.IsWrite ? kernel.SoftDirty : 0))) return VmFault.NoPage;
+        if (Mapping.MapPage(kernel, space, vma, address, pfn,
+            AnonBits(kernel, vma, !request.IsUnshare) | (request.IsWrite ? kernel.SoftDirty : 0)))
+            return VmFault.NoPage;
         kernel.Memory.Put(pfn);
         return VmFault.Oom;
     }
 
-    /// <summary>do_fault_around: cached neighbours, sixteen pages at most, are mapped too, read-only faults only.</summary>
-    private static void MapAround(KernelState kernel, in FaultRequest request, MemoryFile file, ulong address, IReadOnlySet<ulong>? unread = null)
+    /// <summary>
+    /// do_fault_around: cached neighbours, sixteen pages at most, are mapped too, read-only faults only.
+    /// </summary>
+    private static void MapAround(
+        KernelState kernel, in FaultRequest request, MemoryFile file, ulong address, IReadOnlySet<ulong>? unread = null)
     {
         if (file.Kind == FileKind.Secret) return;
         var (space, vma) = (request.Space, request.Vma);
@@ -175,10 +188,14 @@ internal static partial class FaultHandler
         {
             if (space.PageTable.Read(at) != 0) continue;
             var index = vma.IndexOf(at);
-            if (index >= PageGeometry.PagesOf(file.Size) || file.Lookup(index) is not { } pfn || unread?.Contains(index) == true) continue;
+            if (index >= PageGeometry.PagesOf(file.Size) || file.Lookup(index) is not { } pfn
+                || unread?.Contains(index) == true)
+                continue;
             if ((kernel.Memory.Frames[pfn].Flags & (FrameFlags.HwPoison | FrameFlags.Reclaim)) != 0) continue;
             kernel.Memory.Frames.AddRefs(pfn, 1);
-            if (Mapping.MapPage(kernel, space, vma, at, pfn, FileBits(kernel, vma, pfn, Mapping.SharedBornWritable(kernel, vma)))) continue;
+            if (Mapping.MapPage(
+                kernel, space, vma, at, pfn, FileBits(kernel, vma, pfn, Mapping.SharedBornWritable(kernel, vma))))
+                continue;
             kernel.Memory.Put(pfn);
             return;
         }
@@ -202,7 +219,8 @@ internal static partial class FaultHandler
         var address = request.Address & PageGeometry.PageMask;
         if (request.Vma.Has(VmFlags.PfnMap))
         {
-            // [vvar]: the page of the clocks, and since 6.18 that of the random numbers. Their contents are not emulated.
+            // [vvar]: the page of the clocks, and since 6.18 that of the random numbers. Their contents are not
+            // emulated.
             var page = (address - request.Vma.Start) >> PageGeometry.PageShift;
             if (request.Vma.SpecialName != "[vvar]" || (page != 0 && !(page == 2 && kernel.Profile.VvarHasRandomPage)))
                 return VmFault.SigBus;
@@ -243,7 +261,8 @@ internal static partial class FaultHandler
     }
 
     /// <summary>->fault of a device whose driver is a process outside.</summary>
-    private static VmFault ServedDeviceFault(KernelState kernel, in FaultRequest request, Device device, ulong index, bool isPrivateCopy)
+    private static VmFault ServedDeviceFault(
+        KernelState kernel, in FaultRequest request, Device device, ulong index, bool isPrivateCopy)
     {
         var taken = kernel.Served.TakeOrAsk(
             request.Space, request.Address, request.WantsOwnPage, request.MayRetry, device, index, out var result);
@@ -268,11 +287,12 @@ internal static partial class FaultHandler
 
     /// <summary>Maps a raw PFN as remap_pfn_range and vmf_insert_pfn do: no reference, no map count.</summary>
     public static bool MapRaw(AddressSpace space, Vma vma, ulong address, Pfn pfn) =>
-        Mapping.MapSpecial(space, address, pfn, Pte.RawPfn | Pte.Accessed | Mapping.AccessBits(vma, vma.Has(VmFlags.Shared)));
+        Mapping.MapSpecial(
+            space, address, pfn, Pte.RawPfn | Pte.Accessed | Mapping.AccessBits(vma, vma.Has(VmFlags.Shared)));
 
     /// <summary>
-    /// vm_insert_page: maps a device's RAM page, counted. -EFAULT outside the area, -EINVAL for an anonymous or free page, -EBUSY
-    /// when the entry is taken, -ENOMEM without a table.
+    /// vm_insert_page: maps a device's RAM page, counted. -EFAULT outside the area, -EINVAL for an anonymous or free
+    /// page, -EBUSY when the entry is taken, -ENOMEM without a table.
     /// </summary>
     public static Errno InsertPage(KernelState kernel, AddressSpace space, Vma vma, ulong address, Pfn pfn)
     {

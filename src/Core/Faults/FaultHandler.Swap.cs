@@ -11,8 +11,9 @@ namespace FramePin.Core.Faults;
 internal static partial class FaultHandler
 {
     /// <summary>
-    /// Maps the page that a swap entry stands for: the cached one, or a fresh one, which skips the cache where only this entry names the
-    /// slot. Exclusive is what the entry says, what was just read for it alone, and what nobody else holds.
+    /// Maps the page that a swap entry stands for: the cached one, or a fresh one, which skips the cache where only
+    /// this entry names the slot. Exclusive is what the entry says, what was just read for it alone, and what nobody
+    /// else holds.
     /// </summary>
     private static VmFault SwapIn(KernelState kernel, in FaultRequest request, LeafSlot slot)
     {
@@ -24,7 +25,8 @@ internal static partial class FaultHandler
         var isExclusive = (old & Pte.Exclusive) != 0;
         var cached = swap.Cached(number);
         if (cached is { } found && (frames[found].Flags & FrameFlags.HwPoison) != 0) return VmFault.HwPoison;
-        if ((cached ?? kernel.AllocatePage(space, request.Address & PageGeometry.PageMask, request.Context, FrameFlags.Anon)) is not { } pfn)
+        if ((cached ?? kernel.AllocatePage(
+            space, request.Address & PageGeometry.PageMask, request.Context, FrameFlags.Anon)) is not { } pfn)
             return VmFault.Oom;
         if (cached is not null) frames.AddRefs(pfn, 1);
         else
@@ -45,7 +47,8 @@ internal static partial class FaultHandler
         if (ShouldDropCache(kernel, request, pfn)) swap.TryDropCache(pfn);
         isExclusive |= frames.RefCount(pfn) == 1;
         var bits = Pte.Anon | Pte.Accessed | (old & (Pte.UffdWp | Pte.SoftDirty));
-        var isWatched = (vma.Has(VmFlags.UffdWp) && (old & Pte.UffdWp) != 0) || (Mapping.WatchesStores(kernel, vma) && (old & Pte.SoftDirty) == 0);
+        var isWatched = (vma.Has(VmFlags.UffdWp) && (old & Pte.UffdWp) != 0)
+            || (Mapping.WatchesStores(kernel, vma) && (old & Pte.SoftDirty) == 0);
         bits |= Mapping.AccessBits(vma, isExclusive && !isWatched) | (isExclusive ? Pte.Exclusive : 0);
         var isWritten = request.IsWrite && (bits & Pte.Write) != 0;
         entry = Pte.Leaf(pfn, bits | (isWritten ? Pte.Dirty | kernel.SoftDirty : 0));
@@ -60,12 +63,15 @@ internal static partial class FaultHandler
         return VmFault.NoPage | VmFault.Major;
     }
 
-    /// <summary>should_try_to_free_swap: for a writer that would be alone, for locked memory, and where swap is short.</summary>
+    /// <summary>
+    /// should_try_to_free_swap: for a writer that would be alone, for locked memory, and where swap is short.
+    /// </summary>
     private static bool ShouldDropCache(KernelState kernel, in FaultRequest request, Pfn pfn)
     {
         var info = kernel.Memory.Frames[pfn];
         if ((info.Flags & FrameFlags.SwapCache) == 0) return false;
-        if (kernel.Swap!.IsHalfFull || request.Vma.Has(VmFlags.Locked) || (info.Flags & FrameFlags.Mlocked) != 0) return true;
+        if (kernel.Swap!.IsHalfFull || request.Vma.Has(VmFlags.Locked) || (info.Flags & FrameFlags.Mlocked) != 0)
+            return true;
         return request.IsWrite && kernel.Memory.Frames.RefCount(pfn) == 2;
     }
 }

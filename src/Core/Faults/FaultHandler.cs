@@ -16,8 +16,8 @@ internal static partial class FaultHandler
     private const ulong ReadAheadPages = 32;
 
     /// <summary>
-    /// Handles a fault. <see cref="VmFault.Retry"/> means that a plan dropped the lock: the caller tries again, or parks when
-    /// <paramref name="parks"/> says so.
+    /// Handles a fault. <see cref="VmFault.Retry"/> means that a plan dropped the lock: the caller tries again, or
+    /// parks when <paramref name="parks"/> says so.
     /// </summary>
     public static VmFault Handle(KernelState kernel, FaultRequest request, out bool parks)
     {
@@ -141,14 +141,15 @@ internal static partial class FaultHandler
 
         var page = kernel.AllocatePage(space, address, request.Context, FrameFlags.Anon);
         if (page is not { } pfn) return VmFault.Oom;
-        if (Mapping.MapPage(kernel, space, vma, address, pfn, AnonBits(kernel, vma, !request.IsUnshare))) return VmFault.NoPage;
+        if (Mapping.MapPage(kernel, space, vma, address, pfn, AnonBits(kernel, vma, !request.IsUnshare)))
+            return VmFault.NoPage;
         kernel.Memory.Put(pfn);
         return VmFault.Oom;
     }
 
     /// <summary>
-    /// handle_userfault of a missing page. What the kernel had prepared by then stays: the anon_vma of a write or a huge page, the table of a
-    /// small one.
+    /// handle_userfault of a missing page. What the kernel had prepared by then stays: the anon_vma of a write or a
+    /// huge page, the table of a small one.
     /// </summary>
     private static VmFault Missing(KernelState kernel, in FaultRequest request, bool tableExists)
     {
@@ -159,7 +160,10 @@ internal static partial class FaultHandler
         return AskUserfaultfd(kernel, request);
     }
 
-    /// <summary>handle_userfault: SIGBUS with UFFD_FEATURE_SIGBUS or where the lock cannot be dropped; else the handler is asked, and wakes who waits.</summary>
+    /// <summary>
+    /// handle_userfault: SIGBUS with UFFD_FEATURE_SIGBUS or where the lock cannot be dropped; else the handler is
+    /// asked, and wakes who waits.
+    /// </summary>
     private static VmFault AskUserfaultfd(KernelState kernel, in FaultRequest request)
     {
         if (request.Vma.Uffd is not { } fd) return VmFault.SigBus;
@@ -167,14 +171,16 @@ internal static partial class FaultHandler
         if ((request.Flags & FaultFlags.RetryNoWait) != 0 && kernel.Served.IsServed(fd)) return VmFault.Retry;
         // Its answer is the page itself, or a plain waking: either way the fault begins anew.
         var reply = kernel.Served.TakeOrAsk(
-            request.Space, request.Address, request.WantsOwnPage, request.MayRetry, fd, request.Vma.IndexOf(request.Address), out var result);
+            request.Space, request.Address, request.WantsOwnPage, request.MayRetry, fd, request.Vma.IndexOf(
+                request.Address), out var result);
         return reply is null ? result : VmFault.Retry;
     }
 
     private static ulong AnonBits(KernelState kernel, Vma vma, bool writable)
     {
         var access = Mapping.AccessBits(vma, writable);
-        return Pte.Anon | Pte.Exclusive | Pte.Accessed | Pte.Dirty | access | ((access & Pte.Write) != 0 ? kernel.SoftDirty : 0);
+        return Pte.Anon | Pte.Exclusive | Pte.Accessed | Pte.Dirty | access
+            | ((access & Pte.Write) != 0 ? kernel.SoftDirty : 0);
     }
 
     /// <summary>do_wp_page: an entry is there and forbids the write (or is shared and must not be).</summary>
@@ -195,15 +201,19 @@ internal static partial class FaultHandler
 
         if (slot.Order > 0 && (entry & Pte.Special) != 0)
         {
-            // do_huge_zero_wp_pmd since 6.13: a huge page at once. Before, the huge zero page is split and one small page copied.
+            // do_huge_zero_wp_pmd since 6.13: a huge page at once. Before, the huge zero page is split and one small
+            // page copied.
             if (kernel.Profile.HugeZeroIsReplacedWhole) entry = 0;
             else if (!Mapping.SplitLeaf(kernel, space, request.Address, slot)) return VmFault.Oom;
-            return kernel.Profile.HugeZeroIsReplacedWhole ? Anonymous(kernel, request, tableExists: false) : HandleEntry(kernel, request);
+            return kernel.Profile.HugeZeroIsReplacedWhole
+                ? Anonymous(kernel, request, tableExists: false)
+                : HandleEntry(kernel, request);
         }
 
         if ((entry & Pte.Anon) != 0)
         {
-            if ((entry & Pte.Exclusive) == 0 && (IsSoleUser(kernel, entry) || kernel.Mutant == Mutant.WriteSkipsCopy)) entry |= Pte.Exclusive;
+            if ((entry & Pte.Exclusive) == 0 && (IsSoleUser(kernel, entry) || kernel.Mutant == Mutant.WriteSkipsCopy))
+                entry |= Pte.Exclusive;
             if ((entry & Pte.Exclusive) != 0)
             {
                 if (request.IsUnshare) return VmFault.None;
@@ -222,7 +232,8 @@ internal static partial class FaultHandler
     }
 
     /// <summary>
-    /// wp_can_reuse_anon_folio: nobody else holds the page, by a mapping, by a reference, or by an entry of swap that names it.
+    /// wp_can_reuse_anon_folio: nobody else holds the page, by a mapping, by a reference, or by an entry of swap that
+    /// names it.
     /// </summary>
     private static bool IsSoleUser(KernelState kernel, ulong entry)
     {
@@ -232,7 +243,8 @@ internal static partial class FaultHandler
         {
             // A folio of which one page is mapped is better given back than used on.
             var maps = frames[head].MapCount;
-            return kernel.Profile.LargeFolioReuse == LargeFolioReuse.WithinOneProcess && maps > 1 && frames.RefCount(head) == maps
+            return kernel.Profile.LargeFolioReuse == LargeFolioReuse.WithinOneProcess && maps > 1
+                && frames.RefCount(head) == maps
                 && !LargeFolio.IsMappedShared(kernel, head);
         }
 
@@ -252,7 +264,9 @@ internal static partial class FaultHandler
         var page = kernel.AllocatePage(space, address, request.Context, FrameFlags.Anon);
         if (page is not { } pfn) return VmFault.Oom;
         if (source != kernel.Memory.ZeroPage) kernel.Memory.Bytes.Of(source).CopyTo(kernel.Memory.Bytes.Of(pfn));
-        space.PageTable[slot] = Pte.Leaf(pfn, AnonBits(kernel, vma, !request.IsUnshare) | (request.IsUnshare ? old & (Pte.UffdWp | Pte.SoftDirty) : kernel.SoftDirty));
+        space.PageTable[slot] = Pte.Leaf(
+            pfn, AnonBits(kernel, vma, !request.IsUnshare)
+                | (request.IsUnshare ? old & (Pte.UffdWp | Pte.SoftDirty) : kernel.SoftDirty));
         kernel.Memory.Frames[pfn].MapCount = 1;
         Mlock.AddNew(kernel, vma, pfn);
         Mapping.Release(kernel, space, vma, old);

@@ -61,7 +61,8 @@ internal static class HugeTlb
     {
         var vma = request.Vma;
         var file = vma.File!;
-        var fresh = Take(kernel, vma, file.ReservedHugePages > 0 && vma.OwnsHugeReserve, () => file.ReservedHugePages--);
+        var fresh = Take(
+            kernel, vma, file.ReservedHugePages > 0 && vma.OwnsHugeReserve, () => file.ReservedHugePages--);
         if (fresh is not { } head) return VmFault.SigBus;
         if (source is { } from) CopyHuge(kernel, from, head, vma.HugeOrder);
         FaultHandler.PrepareAnonVma(kernel, request.Space, vma);
@@ -110,8 +111,8 @@ internal static class HugeTlb
     }
 
     /// <summary>
-    /// unmap_ref_private: when the pool is empty, the owner of a private mapping keeps its page and whoever shares it by fork
-    /// loses it, to end with SIGBUS.
+    /// unmap_ref_private: when the pool is empty, the owner of a private mapping keeps its page and whoever shares it
+    /// by fork loses it, to end with SIGBUS.
     /// </summary>
     private static void TakeFromForks(KernelState kernel, AddressSpace owner, Vma vma, ulong address, Pfn head)
     {
@@ -121,7 +122,8 @@ internal static class HugeTlb
             if (space == owner) continue;
             foreach (var other in space.Vmas.All)
             {
-                if (!ReferenceEquals(other.File, vma.File) || other.Has(VmFlags.MayShare) || other.OwnsHugeReserve) continue;
+                if (!ReferenceEquals(other.File, vma.File) || other.Has(VmFlags.MayShare) || other.OwnsHugeReserve)
+                    continue;
                 if (index < other.PageOffset || index >= other.PageOffset + other.Pages) continue;
                 var at = other.Start + ((index - other.PageOffset) << PageGeometry.PageShift);
                 var entry = space.PageTable.Read(at);

@@ -12,15 +12,14 @@ namespace FramePin.Core.Faults;
 internal static class LargeFolio
 {
     /// <summary>
-    /// split_folio (mm/huge_memory.c) at <paramref name="head"/>: each frame is a folio of its own from then on, with the references of the entries that
-    /// map it, and is freed where none does. False, and nothing done but that huge leaves may have become small: somebody holds it
-    /// otherwise (can_split_folio), or no table is left.
+    /// split_folio (mm/huge_memory.c) at <paramref name="head"/>: each frame is a folio of its own from then on, with
+    /// the references of the entries that map it, and is freed where none does. False, and nothing done but that huge
+    /// leaves may have become small: somebody holds it otherwise (can_split_folio), or no table is left.
     /// </summary>
     /// <param name="kernel">The machine's memory.</param>
     /// <param name="head">First frame of the folio.</param>
-    /// <param name="dropsZeroes">
-    /// Frames that hold nothing but zeroes give way to the zero page, as whenever a folio is split for the sake of a part of it
-    /// (try_to_map_unused_to_zeropage).
+    /// <param name="dropsZeroes"> Frames that hold nothing but zeroes give way to the zero page, as whenever a folio is
+    /// split for the sake of a part of it (try_to_map_unused_to_zeropage).
     /// </param>
     public static bool Split(KernelState kernel, Pfn head, bool dropsZeroes)
     {
@@ -29,7 +28,8 @@ internal static class LargeFolio
         foreach (var (space, address) in Leaves(kernel, head))
         {
             var slot = space.PageTable.Find(address);
-            // Taken away to be split, each leaf gives up the lock of its area; what comes back takes it again (try_to_migrate_one).
+            // Taken away to be split, each leaf gives up the lock of its area; what comes back takes it again
+            // (try_to_migrate_one).
             if (slot.Order == 0) Mlock.Unmapped(kernel, space.Vmas.Find(address), head);
             else if (!Mapping.SplitLeaf(kernel, space, address, slot)) return false;
         }
@@ -37,13 +37,15 @@ internal static class LargeFolio
         var order = frames.OrderOf(head);
         var maps = new int[1 << order];
         var locks = new ushort[1 << order];
-        var mayDrop = dropsZeroes && kernel.UsesZeroPage && kernel.Profile.SplitDropsZeroes && !Mlock.IsLocked(kernel, head);
+        var mayDrop = dropsZeroes && kernel.UsesZeroPage && kernel.Profile.SplitDropsZeroes
+            && !Mlock.IsLocked(kernel, head);
         var leaves = Leaves(kernel, head);
         Debug.Assert(leaves.Count == frames[head].MapCount, "an entry of the folio was not found");
         foreach (var (space, address) in leaves)
         {
             ref var entry = ref space.PageTable[space.PageTable.Find(address)];
-            // One page that was stored to makes the whole folio dirty (try_to_migrate_one), and so each page that comes of it.
+            // One page that was stored to makes the whole folio dirty (try_to_migrate_one), and so each page that comes
+            // of it.
             if ((entry & Pte.Dirty) != 0) kernel.Memory.MarkDirty(head);
             var pfn = Pte.PfnOf(entry);
             var vma = space.Vmas.Find(address)!;
@@ -52,7 +54,8 @@ internal static class LargeFolio
             if (isDropped)
             {
                 var kept = entry & (Pte.UffdWp | Pte.SoftDirty);
-                entry = Pte.Leaf(kernel.Memory.ZeroPage, Pte.Special | Pte.Accessed | Mapping.AccessBits(vma, false) | kept);
+                entry = Pte.Leaf(
+                    kernel.Memory.ZeroPage, Pte.Special | Pte.Accessed | Mapping.AccessBits(vma, false) | kept);
                 continue;
             }
 
@@ -81,8 +84,9 @@ internal static class LargeFolio
     }
 
     /// <summary>
-    /// folio_maybe_mapped_shared: more than one entry maps a small folio, or more than one address space a part of a large one. Of these
-    /// only two are remembered, so that a third one that stays when they are gone does not know that it is alone.
+    /// folio_maybe_mapped_shared: more than one entry maps a small folio, or more than one address space a part of a
+    /// large one. Of these only two are remembered, so that a third one that stays when they are gone does not know
+    /// that it is alone.
     /// </summary>
     public static bool IsMappedShared(KernelState kernel, Pfn head)
     {
@@ -92,8 +96,8 @@ internal static class LargeFolio
     }
 
     /// <summary>
-    /// Counts entries of <paramref name="space"/> that map a folio from now on, and for a large anonymous one who maps it
-    /// (include/linux/rmap.h: folio_add_return_large_mapcount).
+    /// Counts entries of <paramref name="space"/> that map a folio from now on, and for a large anonymous one who maps
+    /// it (include/linux/rmap.h: folio_add_return_large_mapcount).
     /// </summary>
     public static void AddMaps(KernelState kernel, AddressSpace space, Pfn head, int count)
     {
@@ -115,7 +119,10 @@ internal static class LargeFolio
         }
     }
 
-    /// <summary>The reverse (folio_sub_return_large_mapcount). Entries that were made while both places were taken may be counted against another.</summary>
+    /// <summary>
+    /// The reverse (folio_sub_return_large_mapcount). Entries that were made while both places were taken may be
+    /// counted against another.
+    /// </summary>
     public static void RemoveMaps(KernelState kernel, AddressSpace space, Pfn head, int count)
     {
         var info = kernel.Memory.Frames[head];
@@ -143,15 +150,19 @@ internal static class LargeFolio
             (users.Second, users.SecondCount) = (0, 0);
         }
 
-        if (users.FirstCount == info.MapCount || users.SecondCount == info.MapCount) info.Flags &= ~FrameFlags.MappedShared;
+        if (users.FirstCount == info.MapCount || users.SecondCount == info.MapCount)
+            info.Flags &= ~FrameFlags.MappedShared;
     }
 
-    /// <summary>folio_pte_batch: entries in a row, in one table and below the end, that map the folio's frames in a row.</summary>
+    /// <summary>
+    /// folio_pte_batch: entries in a row, in one table and below the end, that map the folio's frames in a row.
+    /// </summary>
     public static int Batch(PageTable table, LeafSlot slot, ulong address, ulong end, int folio)
     {
         var first = table[slot];
         if (folio == 1) return 1;
-        var most = Math.Min(PageGeometry.EntriesPerTable - slot.Index, (int)((end - address) >> PageGeometry.PageShift));
+        var most = Math.Min(
+            PageGeometry.EntriesPerTable - slot.Index, (int)((end - address) >> PageGeometry.PageShift));
         most = Math.Min(most, folio - (int)(Pte.PfnOf(first).Value & (ulong)(folio - 1)));
         var count = 1;
         while (count < most && IsNext(table[slot with { Index = slot.Index + count }], first, count)) count++;
@@ -162,13 +173,18 @@ internal static class LargeFolio
     private static bool IsNext(ulong entry, ulong first, int distance)
     {
         const ulong minded = ~(Pte.PfnMask | Pte.Accessed | Pte.Dirty | Pte.SoftDirty | Pte.Write | Pte.Exclusive);
-        return Pte.IsMapped(entry) && ((entry ^ first) & minded) == 0 && Pte.PfnOf(entry).Value == Pte.PfnOf(first).Value + (ulong)distance;
+        return Pte.IsMapped(entry) && ((entry ^ first) & minded) == 0
+            && Pte.PfnOf(entry).Value == Pte.PfnOf(first).Value + (ulong)distance;
     }
 
     private static bool RemembersSpaces(FrameRecord head) =>
-        head.Order > 0 && (head.Flags & (FrameFlags.Head | FrameFlags.Anon | FrameFlags.HugeTlb)) == (FrameFlags.Head | FrameFlags.Anon);
+        head.Order > 0 && (head.Flags & (FrameFlags.Head | FrameFlags.Anon | FrameFlags.HugeTlb)) == (FrameFlags.Head
+            | FrameFlags.Anon);
 
-    /// <summary>Two address spaces, and how many entries of each map the folio: kept in the record of its second frame, as Linux does.</summary>
+    /// <summary>
+    /// Two address spaces, and how many entries of each map the folio: kept in the record of its second frame, as Linux
+    /// does.
+    /// </summary>
     private readonly ref struct Users(FrameRecord second)
     {
         private readonly FrameRecord _second = second;

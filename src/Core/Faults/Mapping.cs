@@ -8,27 +8,35 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Faults;
 
 /// <summary>
-/// Puts frames into page tables and takes them out, with references and map counts. The one place where an entry and the
-/// frame behind it change together. Under the turn.
+/// Puts frames into page tables and takes them out, with references and map counts. The one place where an entry and
+/// the frame behind it change together. Under the turn.
 /// </summary>
 internal static class Mapping
 {
-    /// <summary>Access bits of an entry in <paramref name="vma"/>: PROT_NONE keeps the frame and grants nothing.</summary>
+    /// <summary>
+    /// Access bits of an entry in <paramref name="vma"/>: PROT_NONE keeps the frame and grants nothing.
+    /// </summary>
     public static ulong AccessBits(Vma vma, bool writable)
     {
         if (!vma.HasAny(VmFlags.AccessMask)) return Pte.ProtNone;
         return Pte.Present | (writable && vma.Has(VmFlags.Write) ? Pte.Write : 0);
     }
 
-    /// <summary>True when entries of a shared file mapping are born writable (no dirty tracking; vma_wants_writenotify).</summary>
+    /// <summary>
+    /// True when entries of a shared file mapping are born writable (no dirty tracking; vma_wants_writenotify).
+    /// </summary>
     public static bool SharedBornWritable(KernelState kernel, Vma vma) =>
         vma.Has(VmFlags.Shared | VmFlags.Write) && vma.File is not { TracksDirty: true } && !WatchesStores(kernel, vma);
 
-    /// <summary>vma_soft_dirty_enabled: the area's soft-dirty bits were cleared, and its next stores are to be noticed.</summary>
+    /// <summary>
+    /// vma_soft_dirty_enabled: the area's soft-dirty bits were cleared, and its next stores are to be noticed.
+    /// </summary>
     public static bool WatchesStores(KernelState kernel, Vma vma) =>
         kernel.SoftDirty != 0 && !vma.Has(VmFlags.SoftDirty) && !vma.IsHugeTlb;
 
-    /// <summary>Maps a small frame that is already referenced by the caller; the mapping takes that reference over.</summary>
+    /// <summary>
+    /// Maps a small frame that is already referenced by the caller; the mapping takes that reference over.
+    /// </summary>
     /// <returns>False when no table is left; the reference stays with the caller.</returns>
     public static bool MapPage(KernelState kernel, AddressSpace space, Vma vma, ulong address, Pfn pfn, ulong bits)
     {
@@ -50,7 +58,10 @@ internal static class Mapping
         return true;
     }
 
-    /// <summary>Drops what an entry of <paramref name="vma"/> held: its map count and reference, if it is counted at all, or its part in a slot of swap.</summary>
+    /// <summary>
+    /// Drops what an entry of <paramref name="vma"/> held: its map count and reference, if it is counted at all, or its
+    /// part in a slot of swap.
+    /// </summary>
     public static void Release(KernelState kernel, AddressSpace space, Vma vma, ulong entry)
     {
         if ((entry & Pte.Swap) != 0) kernel.Swap!.FreeWithCache(Pte.SlotOf(entry));
@@ -65,7 +76,9 @@ internal static class Mapping
         kernel.Memory.Put(head);
     }
 
-    /// <summary>Splits a transparent huge leaf into 512 small ones: 511 more references and map counts on the folio.</summary>
+    /// <summary>
+    /// Splits a transparent huge leaf into 512 small ones: 511 more references and map counts on the folio.
+    /// </summary>
     public static bool SplitLeaf(KernelState kernel, AddressSpace space, ulong address, LeafSlot slot)
     {
         var entry = space.PageTable[slot];
@@ -90,7 +103,9 @@ internal static class Mapping
         return true;
     }
 
-    /// <summary>Splits a huge leaf that <paramref name="address"/> cuts in two; nothing to do elsewhere. False: no table left.</summary>
+    /// <summary>
+    /// Splits a huge leaf that <paramref name="address"/> cuts in two; nothing to do elsewhere. False: no table left.
+    /// </summary>
     public static bool SplitAt(KernelState kernel, AddressSpace space, ulong address)
     {
         var slot = space.PageTable.Find(address);
@@ -100,13 +115,14 @@ internal static class Mapping
     }
 
     /// <summary>
-    /// Removes every entry of <paramref name="vma"/> in [start, end) and what it held (zap_page_range), markers too. Leaves that the borders cut are
-    /// split first. Tables stay, empty as they may be: munmap frees them.
+    /// Removes every entry of <paramref name="vma"/> in [start, end) and what it held (zap_page_range), markers too.
+    /// Leaves that the borders cut are split first. Tables stay, empty as they may be: munmap frees them.
     /// </summary>
     /// <param name="keepMarkers">Guard markers stay (MADV_DONTNEED).</param>
     /// <param name="onlyFile">Leaves private copies alone (truncate without even_cows).</param>
     public static bool Zap(
-        KernelState kernel, AddressSpace space, Vma vma, ulong start, ulong end, bool keepMarkers = false, bool onlyFile = false)
+        KernelState kernel, AddressSpace space, Vma vma, ulong start, ulong end, bool keepMarkers = false,
+        bool onlyFile = false)
     {
         if (!SplitAt(kernel, space, start) || !SplitAt(kernel, space, end)) return false;
         var table = space.PageTable;
@@ -137,7 +153,8 @@ internal static class Mapping
         while (table.Next(ref address, end, out var slot))
         {
             ref var entry = ref table[slot];
-            if (Pte.IsMapped(entry) && kernel.Mutant != Mutant.ProtectKeepsWrite) entry = (entry & Pte.KeepMask) | AccessBits(vma, MayStayWritable(kernel, vma, entry));
+            if (Pte.IsMapped(entry) && kernel.Mutant != Mutant.ProtectKeepsWrite)
+                entry = (entry & Pte.KeepMask) | AccessBits(vma, MayStayWritable(kernel, vma, entry));
             address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
 

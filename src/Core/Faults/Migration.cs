@@ -6,24 +6,27 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Faults;
 
-/// <summary>Moves a folio's contents, references and mappings to other frames (mm/migrate.c: migrate_pages). Under the turn.</summary>
+/// <summary>
+/// Moves a folio's contents, references and mappings to other frames (mm/migrate.c: migrate_pages). Under the turn.
+/// </summary>
 internal static class Migration
 {
     /// <summary>
-    /// The folio's references are its mappings and its cache, all of which can be changed: nobody uses it besides (row 34), it is no
-    /// device's and not broken.
+    /// The folio's references are its mappings and its cache, all of which can be changed: nobody uses it besides (row
+    /// 34), it is no device's and not broken.
     /// </summary>
     public static bool IsMovable(KernelState kernel, Pfn head)
     {
         var frames = kernel.Memory.Frames;
         var info = frames[head];
         if ((info.Flags & (FrameFlags.HwPoison | FrameFlags.Device)) != 0) return false;
-        return frames.RefCount(head) == info.MapCount + ((info.Flags & (FrameFlags.InCache | FrameFlags.SwapCache)) != 0 ? 1 : 0);
+        return frames.RefCount(head) == info.MapCount
+            + ((info.Flags & (FrameFlags.InCache | FrameFlags.SwapCache)) != 0 ? 1 : 0);
     }
 
     /// <summary>
-    /// Moves the movable folio at <paramref name="head"/> to <paramref name="fresh"/>, which has one reference. False, and nothing done,
-    /// when a mapping cannot be found.
+    /// Moves the movable folio at <paramref name="head"/> to <paramref name="fresh"/>, which has one reference. False,
+    /// and nothing done, when a mapping cannot be found.
     /// </summary>
     /// <param name="kernel">The machine's memory.</param>
     /// <param name="head">Where the folio is.</param>
@@ -38,7 +41,8 @@ internal static class Migration
         if (mappings.Count != info.MapCount) return false;
         var size = 1UL << frames.OrderOf(head);
         kernel.Memory.Bytes.Of(head, size).CopyTo(kernel.Memory.Bytes.Of(fresh, size));
-        frames[fresh].Flags |= info.Flags & (FrameFlags.Anon | FrameFlags.Dirty | FrameFlags.Referenced | FrameFlags.Secret | FrameFlags.LazyFree);
+        frames[fresh].Flags |= info.Flags & (FrameFlags.Anon | FrameFlags.Dirty | FrameFlags.Referenced
+            | FrameFlags.Secret | FrameFlags.LazyFree);
         var inSwapCache = (info.Flags & FrameFlags.SwapCache) != 0;
         var inCache = (info.Flags & FrameFlags.InCache) != 0;
         foreach (var (owner, at) in mappings)
@@ -73,7 +77,9 @@ internal static class Migration
         return true;
     }
 
-    /// <summary>Every entry that maps the folio: the one at hand first, then, if there are more, all address spaces.</summary>
+    /// <summary>
+    /// Every entry that maps the folio: the one at hand first, then, if there are more, all address spaces.
+    /// </summary>
     private static List<(AddressSpace Space, ulong Address)> FindMappings(
         KernelState kernel, AddressSpace? space, Pfn head, ulong address, int expected)
     {
@@ -99,13 +105,14 @@ internal static class Migration
 }
 
 /// <summary>
-/// Memory compaction (mm/compaction.c: compact_zone): small movable folios from the bottom of a zone go to free frames at its top, until
-/// the two meet. What is pinned, or referenced otherwise, stays.
+/// Memory compaction (mm/compaction.c: compact_zone): small movable folios from the bottom of a zone go to free frames
+/// at its top, until the two meet. What is pinned, or referenced otherwise, stays.
 /// </summary>
 internal static class Compaction
 {
     /// <summary>Compacts both zones; the folios moved.</summary>
-    public static long Run(KernelState kernel) => Run(kernel, kernel.Memory.Normal) + Run(kernel, kernel.Memory.Movable);
+    public static long Run(KernelState kernel) =>
+        Run(kernel, kernel.Memory.Normal) + Run(kernel, kernel.Memory.Movable);
 
     private static long Run(KernelState kernel, Zone zone)
     {

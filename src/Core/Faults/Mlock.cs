@@ -8,33 +8,39 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Faults;
 
 /// <summary>
-/// PG_mlocked and the mlock_count of a folio (mm/mlock.c, mm/internal.h: mlock_vma_folio). Reclaim passes over what is locked here, whatever
-/// its areas say by then: the count follows the calls and the mappings as Linux's does, with what it forgets and what it keeps. Page batches are
-/// drained at once. Under the turn.
+/// PG_mlocked and the mlock_count of a folio (mm/mlock.c, mm/internal.h: mlock_vma_folio). Reclaim passes over what is
+/// locked here, whatever its areas say by then: the count follows the calls and the mappings as Linux's does, with what
+/// it forgets and what it keeps. Page batches are drained at once. Under the turn.
 /// </summary>
 internal static class Mlock
 {
-    /// <summary>A folio that was just made for <paramref name="vma"/>, of whatever size (folio_add_lru_vma: mlock_new_folio).</summary>
+    /// <summary>
+    /// A folio that was just made for <paramref name="vma"/>, of whatever size (folio_add_lru_vma: mlock_new_folio).
+    /// </summary>
     public static void AddNew(KernelState kernel, Vma vma, Pfn head)
     {
         if (IsLocked(vma)) Lock(kernel, head);
     }
 
-    /// <summary>One more entry maps the folio: of large ones nobody knows whether the area holds all of it (__folio_add_rmap).</summary>
+    /// <summary>
+    /// One more entry maps the folio: of large ones nobody knows whether the area holds all of it (__folio_add_rmap).
+    /// </summary>
     public static void Mapped(KernelState kernel, Vma vma, Pfn head)
     {
         if (IsLocked(vma) && kernel.Memory.Frames.OrderOf(head) == 0) Lock(kernel, head);
     }
 
-    /// <summary>An entry, or a row of them, is gone: large folios are given up with their first (munlock_vma_folio).</summary>
+    /// <summary>
+    /// An entry, or a row of them, is gone: large folios are given up with their first (munlock_vma_folio).
+    /// </summary>
     public static void Unmapped(KernelState kernel, Vma? vma, Pfn head)
     {
         if (vma is not null && vma.Has(VmFlags.Locked)) Unlock(kernel, head);
     }
 
     /// <summary>
-    /// The part of an area whose VM_LOCKED has just changed: each folio in it is locked or unlocked, but that large ones are locked only where
-    /// all of them is mapped there (mlock_pte_range, allow_mlock_munlock).
+    /// The part of an area whose VM_LOCKED has just changed: each folio in it is locked or unlocked, but that large
+    /// ones are locked only where all of them is mapped there (mlock_pte_range, allow_mlock_munlock).
     /// </summary>
     public static void Walk(KernelState kernel, AddressSpace space, AddressRange part, bool locks)
     {
@@ -58,9 +64,12 @@ internal static class Mlock
         }
     }
 
-    public static bool IsLocked(KernelState kernel, Pfn head) => (kernel.Memory.Frames[head].Flags & FrameFlags.Mlocked) != 0;
+    public static bool IsLocked(KernelState kernel, Pfn head) =>
+        (kernel.Memory.Frames[head].Flags & FrameFlags.Mlocked) != 0;
 
-    /// <summary>Back on the list of the unevictable from elsewhere: how often it was locked is forgotten (lru_add).</summary>
+    /// <summary>
+    /// Back on the list of the unevictable from elsewhere: how often it was locked is forgotten (lru_add).
+    /// </summary>
     public static void PutBack(KernelState kernel, Pfn head) => kernel.Memory.Frames[head].MlockCount = 0;
 
     private static bool IsLocked(Vma vma) => vma.Has(VmFlags.Locked) && !vma.HasAny(VmFlags.Special);

@@ -12,15 +12,16 @@ public enum CountMode
 }
 
 /// <summary>
-/// The ownership word of a machine's reference counts and page tables. Three kinds of holder: one <b>turn</b> (a command that
-/// changes VMAs, page-table entries, the allocator or a file), one <b>exclusive</b> pin, or any number of <b>shared</b> pins.
+/// The ownership word of a machine's reference counts and page tables. Three kinds of holder: one <b>turn</b> (a
+/// command that changes VMAs, page-table entries, the allocator or a file), one <b>exclusive</b> pin, or any number of
+/// <b>shared</b> pins.
 /// </summary>
 /// <remarks>
-/// A pin that finds the word free owns it alone and adds without atomics, a fifth of the price on shuffled frames; a pin that
-/// meets another shares and pays an atomic per folio. One word per machine and not one per block of frames: shuffled frames
-/// lie in as many blocks as there are pages, so a word per block costs the atomic that it is to save.
-/// Because a turn excludes pins, a pin lies wholly between two commands and is replayed from their number alone.
-/// Lock order: turn, then gate. A holder of the gate takes no other lock, allocates nothing and never waits.
+/// A pin that finds the word free owns it alone and adds without atomics, a fifth of the price on shuffled frames; a
+/// pin that meets another shares and pays an atomic per folio. One word per machine and not one per block of frames:
+/// shuffled frames lie in as many blocks as there are pages, so a word per block costs the atomic that it is to save.
+/// Because a turn excludes pins, a pin lies wholly between two commands and is replayed from their number alone. Lock
+/// order: turn, then gate. A holder of the gate takes no other lock, allocates nothing and never waits.
 /// </remarks>
 internal sealed class CountGate
 {
@@ -31,7 +32,9 @@ internal sealed class CountGate
     /// <summary>Free, PinExclusive, Turn, or the number of shared pins.</summary>
     private int _state;
 
-    /// <summary>Turns that wait; pins stand back while there is one, so that a stream of pins cannot starve commands.</summary>
+    /// <summary>
+    /// Turns that wait; pins stand back while there is one, so that a stream of pins cannot starve commands.
+    /// </summary>
     private int _turnsWaiting;
 
     /// <summary>Enters as a pin.</summary>
@@ -39,7 +42,8 @@ internal sealed class CountGate
     public CountMode EnterPin()
     {
         // Acquire: pairs with the release in LeavePin and LeaveTurn.
-        if (Volatile.Read(ref _turnsWaiting) == 0 && Interlocked.CompareExchange(ref _state, PinExclusive, Free) == Free)
+        if (Volatile.Read(ref _turnsWaiting) == 0
+            && Interlocked.CompareExchange(ref _state, PinExclusive, Free) == Free)
             return CountMode.Exclusive;
         return EnterPinContended();
     }
@@ -78,8 +82,8 @@ internal sealed class CountGate
                     return CountMode.Exclusive;
                 if (state > 0 && Interlocked.CompareExchange(ref _state, state + 1, state) == state)
                     return CountMode.Shared;
-                // An exclusive pin is inside: it leaves within microseconds. Opening the word for sharing while it works
-                // would mix plain and interlocked adds, so wait.
+                // An exclusive pin is inside: it leaves within microseconds. Opening the word for sharing while it
+                // works would mix plain and interlocked adds, so wait.
             }
 
             spinner.SpinOnce(sleep1Threshold: -1);

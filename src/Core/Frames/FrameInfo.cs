@@ -35,11 +35,18 @@ public enum FrameFlags : uint
     PendingFree = 1u << 15,
     /// <summary>PCI peer-to-peer memory: only FOLL_PCI_P2PDMA may take it.</summary>
     P2PDma = 1u << 16,
-    /// <summary>Anonymous memory that MADV_FREE gave away (not swap-backed): reclaim drops it as long as nobody stores to it.</summary>
+    /// <summary>
+    /// Anonymous memory that MADV_FREE gave away (not swap-backed): reclaim drops it as long as nobody stores to it.
+    /// </summary>
     LazyFree = 1u << 17,
-    /// <summary>To be dropped as soon as it is written back (PG_reclaim); fault-around passes it over (the bit is PG_readahead's too).</summary>
+    /// <summary>
+    /// To be dropped as soon as it is written back (PG_reclaim); fault-around passes it over (the bit is PG_readahead's
+    /// too).
+    /// </summary>
     Reclaim = 1u << 18,
-    /// <summary>Locked in memory, and passed over by reclaim (PG_mlocked); <see cref="FrameState.MlockCount"/> says how often.</summary>
+    /// <summary>
+    /// Locked in memory, and passed over by reclaim (PG_mlocked); <see cref="FrameState.MlockCount"/> says how often.
+    /// </summary>
     Mlocked = 1u << 19,
     /// <summary>In the swap cache: the frame holds what a slot of swap holds, or will hold (PG_swapcache).</summary>
     SwapCache = 1u << 20,
@@ -48,8 +55,8 @@ public enum FrameFlags : uint
 }
 
 /// <summary>
-/// What every walk over frames looks at, in an array of its own as the counts are: 8 bytes a frame, which a test asserts. Guarded by the
-/// machine's turn, but for the dirty bits, which an unpin sets without it.
+/// What every walk over frames looks at, in an array of its own as the counts are: 8 bytes a frame, which a test
+/// asserts. Guarded by the machine's turn, but for the dirty bits, which an unpin sets without it.
 /// </summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct FrameState
@@ -73,7 +80,10 @@ internal struct FrameInfo
     /// <summary>Id of the memory file in whose cache the folio is; 0 for none.</summary>
     public int FileId;
 
-    /// <summary>Page index in the file (cache); slot (swap cache); who maps a large folio (second frame); next free block (buddy); next pending frame (pending free).</summary>
+    /// <summary>
+    /// Page index in the file (cache); slot (swap cache); who maps a large folio (second frame); next free block
+    /// (buddy); next pending frame (pending free).
+    /// </summary>
     public ulong Index;
 
     /// <summary>Previous free block (buddy); how many entries of each map a large folio (second frame).</summary>

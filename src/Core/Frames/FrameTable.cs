@@ -6,13 +6,14 @@ using FramePin.Core.Native;
 namespace FramePin.Core.Frames;
 
 /// <summary>
-/// The records of all frames of a machine, in sparse native memory: counts apart from the rest, so that pinning shuffled
-/// frames touches as little memory as it can.
+/// The records of all frames of a machine, in sparse native memory: counts apart from the rest, so that pinning
+/// shuffled frames touches as little memory as it can.
 /// </summary>
 /// <remarks>
-/// A count word, high to low: 32 bits pincount, 32 bits refcount. Small folio: GET +1, PIN +<see cref="PinBias"/> on the refcount. Large folio
-/// (order 1 and up): PIN of n frames adds n to both halves in one addition (mm/gup.c: try_grab_folio; kernel-semantics 3.2).
-/// Counts are changed under the <see cref="CountGate"/> only; everything in a <see cref="FrameRecord"/> under the turn.
+/// A count word, high to low: 32 bits pincount, 32 bits refcount. Small folio: GET +1, PIN +<see cref="PinBias"/> on
+/// the refcount. Large folio (order 1 and up): PIN of n frames adds n to both halves in one addition (mm/gup.c:
+/// try_grab_folio; kernel-semantics 3.2). Counts are changed under the <see cref="CountGate"/> only; everything in a
+/// <see cref="FrameRecord"/> under the turn.
 /// </remarks>
 internal sealed class FrameTable : IDisposable
 {
@@ -92,7 +93,9 @@ internal sealed class FrameTable : IDisposable
     /// <summary>Sets the counts of a frame to nothing.</summary>
     public void ClearCount(Pfn head) => _counts[head.Value] = 0;
 
-    /// <summary>What PIN adds to the count word for <paramref name="frames"/> frames of a folio of <paramref name="order"/>.</summary>
+    /// <summary>
+    /// What PIN adds to the count word for <paramref name="frames"/> frames of a folio of <paramref name="order"/>.
+    /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static long PinDelta(int order, long frames) =>
         order == 0 ? PinBias * frames : frames | (frames << 32);

@@ -15,12 +15,12 @@ public enum AllocationContext
 }
 
 /// <summary>
-/// A machine's memory: bytes, frame records, zones, the shared zero page, and the life of folios from allocation to the last
-/// reference.
+/// A machine's memory: bytes, frame records, zones, the shared zero page, and the life of folios from allocation to the
+/// last reference.
 /// </summary>
 /// <remarks>
-/// Guarded by the turn, but for the counts (see <see cref="CountGate"/>) and <see cref="QueueFree"/>. Frames are zeroed when
-/// they are given out, and only those that were used before.
+/// Guarded by the turn, but for the counts (see <see cref="CountGate"/>) and <see cref="QueueFree"/>. Frames are zeroed
+/// when they are given out, and only those that were used before.
 /// </remarks>
 internal sealed class PhysicalMemory : IDisposable
 {
@@ -29,7 +29,9 @@ internal sealed class PhysicalMemory : IDisposable
 
     private const ulong NoPending = 0;
 
-    /// <summary>Head of the list of frames whose last reference went outside a turn; PFN 0 is reserved and so means none.</summary>
+    /// <summary>
+    /// Head of the list of frames whose last reference went outside a turn; PFN 0 is reserved and so means none.
+    /// </summary>
     private ulong _pending = NoPending;
 
     /// <summary>Creates a machine's memory.</summary>
@@ -88,7 +90,9 @@ internal sealed class PhysicalMemory : IDisposable
     /// <summary>Allocates a zeroed folio with one reference; null when memory is out.</summary>
     public Pfn? Allocate(int order, AllocationContext context, FrameFlags flags)
     {
-        var taken = context == AllocationContext.Movable ? Movable.Take(order) ?? Normal.Take(order) : Normal.Take(order);
+        var taken = context == AllocationContext.Movable
+            ? Movable.Take(order) ?? Normal.Take(order)
+            : Normal.Take(order);
         return taken is { } head ? Prepare(head, order, flags) : null;
     }
 
@@ -109,17 +113,23 @@ internal sealed class PhysicalMemory : IDisposable
             if ((info.Flags & FrameFlags.Touched) != 0) Bytes.Of(pfn).Clear();
             info.Clear();
             info.Order = (byte)order;
-            info.Flags = FrameFlags.Touched | (i == 0 ? FrameFlags.Head | flags : FrameFlags.Tail | (flags & FrameFlags.HugeTlb));
+            info.Flags = FrameFlags.Touched
+                | (i == 0 ? FrameFlags.Head | flags : FrameFlags.Tail | (flags & FrameFlags.HugeTlb));
         }
 
         Frames.InitCount(head);
         return head;
     }
 
-    /// <summary>Drops <paramref name="count"/> plain references of the folio of <paramref name="pfn"/>; the last one frees it.</summary>
+    /// <summary>
+    /// Drops <paramref name="count"/> plain references of the folio of <paramref name="pfn"/>; the last one frees it.
+    /// </summary>
     public void Put(Pfn pfn, int count = 1) => DropCounts(Frames.HeadOf(pfn), count);
 
-    /// <summary>Takes <paramref name="delta"/> off a folio's count word and frees it when the refcount reaches zero. Under the turn.</summary>
+    /// <summary>
+    /// Takes <paramref name="delta"/> off a folio's count word and frees it when the refcount reaches zero. Under the
+    /// turn.
+    /// </summary>
     public void DropCounts(Pfn head, long delta)
     {
         ref var word = ref Frames.Counts[head.Value];
@@ -130,14 +140,15 @@ internal sealed class PhysicalMemory : IDisposable
     }
 
     /// <summary>
-    /// Notes a folio whose refcount fell to zero outside a turn. Safe from any number of pins at once, and more than once for a
-    /// folio; it takes no lock. The next turn frees it.
+    /// Notes a folio whose refcount fell to zero outside a turn. Safe from any number of pins at once, and more than
+    /// once for a folio; it takes no lock. The next turn frees it.
     /// </summary>
     public void QueueFree(Pfn head)
     {
         // Nobody else can reach the frame: its count is zero, so no grab succeeds, and no page table maps it.
         var info = Frames[head];
-        var flags = (FrameFlags)Interlocked.Or(ref Unsafe.As<FrameFlags, uint>(ref info.Flags), (uint)FrameFlags.PendingFree);
+        var flags = (FrameFlags)Interlocked.Or(
+            ref Unsafe.As<FrameFlags, uint>(ref info.Flags), (uint)FrameFlags.PendingFree);
         if ((flags & FrameFlags.PendingFree) != 0) return;
         ulong seen;
         do
@@ -148,7 +159,9 @@ internal sealed class PhysicalMemory : IDisposable
         while (Interlocked.CompareExchange(ref _pending, head.Value, seen) != seen);
     }
 
-    /// <summary>Frees what unpins left behind, lowest PFN first so that their order does not show. At the start of a turn.</summary>
+    /// <summary>
+    /// Frees what unpins left behind, lowest PFN first so that their order does not show. At the start of a turn.
+    /// </summary>
     public void DrainPending()
     {
         if (_pending == NoPending) return;
@@ -210,7 +223,9 @@ internal sealed class PhysicalMemory : IDisposable
         if (!isKept) ZoneOf(head).Give(head, order);
     }
 
-    /// <summary>Somebody outside has given up what it held of these frames: what was free already goes to the allocator.</summary>
+    /// <summary>
+    /// Somebody outside has given up what it held of these frames: what was free already goes to the allocator.
+    /// </summary>
     public void Unhold(Pfn first, ulong count)
     {
         foreach (var (head, order) in Quarantine.Release(first, count))

@@ -1,6 +1,8 @@
 namespace FramePin.Core.Frames;
 
-/// <summary>nr_foll_pin_acquired and nr_foll_pin_released of a machine, in pages. Equal at rest when nothing is pinned.</summary>
+/// <summary>
+/// nr_foll_pin_acquired and nr_foll_pin_released of a machine, in pages. Equal at rest when nothing is pinned.
+/// </summary>
 public sealed class PinStatistics
 {
     private long _acquired;

@@ -10,10 +10,12 @@ public enum ZoneKind
 }
 
 /// <summary>
-/// A buddy allocator over one zone. Blocks of 2^0 to 2^18 frames; frames at or above the watermark were never given out, so
-/// a terabyte costs nothing until it is used.
+/// A buddy allocator over one zone. Blocks of 2^0 to 2^18 frames; frames at or above the watermark were never given
+/// out, so a terabyte costs nothing until it is used.
 /// </summary>
-/// <remarks>Guarded by the turn. Free lists are last in first out, linked through the frame records: deterministic.</remarks>
+/// <remarks>
+/// Guarded by the turn. Free lists are last in first out, linked through the frame records: deterministic.
+/// </remarks>
 internal sealed class Zone
 {
     public const int MaxOrder = Addressing.PageGeometry.PudOrder;
@@ -135,13 +137,17 @@ internal sealed class Zone
         return free;
     }
 
-    /// <summary>Moves untouched frames into the free lists until a block of <paramref name="order"/> is there.</summary>
+    /// <summary>
+    /// Moves untouched frames into the free lists until a block of <paramref name="order"/> is there.
+    /// </summary>
     private bool AdvanceWatermark(int order)
     {
         while (_watermark < End)
         {
             // The largest aligned block that starts here and ends within the zone.
-            var size = _watermark == 0 ? MaxOrder : Math.Min(MaxOrder, System.Numerics.BitOperations.TrailingZeroCount(_watermark));
+            var size = _watermark == 0
+                ? MaxOrder
+                : Math.Min(MaxOrder, System.Numerics.BitOperations.TrailingZeroCount(_watermark));
             while (_watermark + (1UL << size) > End) size--;
             Link(_watermark, size);
             _watermark += 1UL << size;

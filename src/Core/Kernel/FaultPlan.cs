@@ -15,11 +15,13 @@ public enum ChoicePoint
     /// <summary>A folio is about to be migrated for a long-term pin.</summary>
     Migration,
     /// <summary>
-    /// A pin's lockless walk is at its end: any action is a fork that ran meanwhile (write_protect_seq changed), so that what the
-    /// walk took is dropped again and the slow path asks for the lock.
+    /// A pin's lockless walk is at its end: any action is a fork that ran meanwhile (write_protect_seq changed), so
+    /// that what the walk took is dropped again and the slow path asks for the lock.
     /// </summary>
     FastWalk,
-    /// <summary>A long-term pin that has let mmap_lock go is about to look whether its pages may stay where they are.</summary>
+    /// <summary>
+    /// A long-term pin that has let mmap_lock go is about to look whether its pages may stay where they are.
+    /// </summary>
     LongTermCheck,
 }
 
@@ -30,7 +32,8 @@ public enum FaultAction
     /// <summary>VM_FAULT_RETRY: the lock is dropped and taken again at once.</summary>
     Retry,
     /// <summary>
-    /// The pin parks until it is resumed by a command of its own: at a fault behind VM_FAULT_RETRY, at the lock as one who waits for it.
+    /// The pin parks until it is resumed by a command of its own: at a fault behind VM_FAULT_RETRY, at the lock as one
+    /// who waits for it.
     /// </summary>
     Park,
     Oom,
@@ -69,8 +72,8 @@ public sealed record FaultRule
 }
 
 /// <summary>
-/// The rules in force and how often each matched. Rules for <see cref="ChoicePoint.FastWalk"/> are asked by pins beside each other and
-/// are guarded by a lock; all else happens under the turn.
+/// The rules in force and how often each matched. Rules for <see cref="ChoicePoint.FastWalk"/> are asked by pins beside
+/// each other and are guarded by a lock; all else happens under the turn.
 /// </summary>
 internal sealed class FaultPlan
 {
@@ -98,7 +101,9 @@ internal sealed class FaultPlan
         }
     }
 
-    /// <summary>Whether a fork comes between the steps of a lockless walk from <paramref name="address"/> on. Needs no turn.</summary>
+    /// <summary>
+    /// Whether a fork comes between the steps of a lockless walk from <paramref name="address"/> on. Needs no turn.
+    /// </summary>
     public bool ForkMeetsFastWalk(string space, ulong address)
     {
         if (!_hasFastWalkRules) return false;

@@ -8,8 +8,8 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Kernel;
 
 /// <summary>
-/// The state of one emulated kernel: profile, memory, page tables, huge page pools, swap, fault plan, and every address space, file and
-/// device. Every path of the mm takes it as its first argument.
+/// The state of one emulated kernel: profile, memory, page tables, huge page pools, swap, fault plan, and every address
+/// space, file and device. Every path of the mm takes it as its first argument.
 /// </summary>
 /// <remarks>The turn guards it. The machine owns it.</remarks>
 internal sealed class KernelState : IDisposable
@@ -45,7 +45,8 @@ internal sealed class KernelState : IDisposable
     public bool EnsureHugeZero()
     {
         if (HugeZero != Pfn.Invalid) return true;
-        if (Memory.Allocate(PageGeometry.PmdOrder, AllocationContext.Unmovable, FrameFlags.None) is not { } head) return false;
+        if (Memory.Allocate(PageGeometry.PmdOrder, AllocationContext.Unmovable, FrameFlags.None) is not { } head)
+            return false;
         HugeZero = head;
         return true;
     }
@@ -99,7 +100,8 @@ internal sealed class KernelState : IDisposable
     public AnonVma NewAnonVma() => new(++_anonVmas);
 
     /// <summary>A zeroed user page, or null: memory is out or the plan says so.</summary>
-    public Pfn? AllocatePage(AddressSpace? space, ulong address, AllocationContext context, FrameFlags flags, int order = 0) =>
+    public Pfn? AllocatePage(
+        AddressSpace? space, ulong address, AllocationContext context, FrameFlags flags, int order = 0) =>
         space is not null && Plan.Decide(ChoicePoint.Allocation, space.Name, address) == FaultAction.Oom
             ? null
             : Memory.Allocate(order, context, flags);
@@ -121,7 +123,8 @@ internal sealed class KernelState : IDisposable
     private void ReturnHuge(Pfn head)
     {
         var info = Memory.Frames[head];
-        info.Flags &= ~(FrameFlags.Anon | FrameFlags.InCache | FrameFlags.Dirty | FrameFlags.Referenced | FrameFlags.PendingFree);
+        info.Flags &= ~(FrameFlags.Anon | FrameFlags.InCache | FrameFlags.Dirty | FrameFlags.Referenced
+            | FrameFlags.PendingFree);
         info.MapCount = 0;
         info.FileId = 0;
         info.Index = 0;
@@ -138,7 +141,9 @@ internal sealed class KernelState : IDisposable
         return file;
     }
 
-    /// <summary>Destroys a file that has neither a name nor a mapping any more, and gives its reservation back.</summary>
+    /// <summary>
+    /// Destroys a file that has neither a name nor a mapping any more, and gives its reservation back.
+    /// </summary>
     public void DropIfUnused(MemoryFile? file)
     {
         if (file is not { Unlinked: true, MappingCount: 0 } || !Files.Remove(file.Id)) return;
@@ -147,8 +152,8 @@ internal sealed class KernelState : IDisposable
     }
 
     /// <summary>
-    /// Gives a destroyed device's memory back once nothing maps it (vb2_vm_close of an orphaned buffer). Pages that pins or vectors hold go
-    /// with those.
+    /// Gives a destroyed device's memory back once nothing maps it (vb2_vm_close of an orphaned buffer). Pages that
+    /// pins or vectors hold go with those.
     /// </summary>
     public void DropIfUnused(Device? device)
     {
@@ -168,8 +173,8 @@ internal sealed class KernelState : IDisposable
     public Action? Freed { get; set; }
 
     /// <summary>
-    /// Holds native memory for work outside turn and gate (copies of bytes): false when the machine was deleted. Pair with
-    /// <see cref="LeaveUse"/>.
+    /// Holds native memory for work outside turn and gate (copies of bytes): false when the machine was deleted. Pair
+    /// with <see cref="LeaveUse"/>.
     /// </summary>
     public bool TryUse()
     {
@@ -192,7 +197,9 @@ internal sealed class KernelState : IDisposable
         Freed?.Invoke();
     }
 
-    /// <summary>Refuses new pins and frees native memory as soon as the last copy is done. Under the turn lock.</summary>
+    /// <summary>
+    /// Refuses new pins and frees native memory as soon as the last copy is done. Under the turn lock.
+    /// </summary>
     public void Dispose()
     {
         Memory.Gate.EnterTurn();

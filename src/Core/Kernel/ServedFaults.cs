@@ -5,7 +5,10 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Kernel;
 
-/// <summary>What a handler outside makes of a fault of its device, as a driver's ->fault method answers (include/linux/mm_types.h: vm_fault_t).</summary>
+/// <summary>
+/// What a handler outside makes of a fault of its device, as a driver's ->fault method answers
+/// (include/linux/mm_types.h: vm_fault_t).
+/// </summary>
 public enum FaultReply
 {
     /// <summary>vmf_insert_pfn of a frame of the device; <see cref="DeviceMapping.ServedPfns"/> only.</summary>
@@ -20,8 +23,8 @@ public enum FaultReply
 }
 
 /// <summary>
-/// A fault that a handler outside is asked about: ->fault of its device, or a missing page of a userfaultfd. Whoever faulted has dropped
-/// mmap_lock and waits; what happens to the area meanwhile is seen when it is tried again.
+/// A fault that a handler outside is asked about: ->fault of its device, or a missing page of a userfaultfd. Whoever
+/// faulted has dropped mmap_lock and waits; what happens to the area meanwhile is seen when it is tried again.
 /// </summary>
 /// <remarks>Immutable but for the reply, which the turn guards. Made and owned by the machine.</remarks>
 public sealed class ServedFault
@@ -106,8 +109,8 @@ internal sealed class ServedFaults
     public void DropOf(AddressSpace space) => _faults.RemoveAll(fault => fault.Space == space);
 
     /// <summary>
-    /// The reply to a fault of <paramref name="owner"/>, taken. Without one the handler is asked, or was already: null, and the fault has to
-    /// wait. Where it may not (mmap_lock cannot be dropped), or nobody serves the owner, SIGBUS.
+    /// The reply to a fault of <paramref name="owner"/>, taken. Without one the handler is asked, or was already: null,
+    /// and the fault has to wait. Where it may not (mmap_lock cannot be dropped), or nobody serves the owner, SIGBUS.
     /// </summary>
     public ServedFault? TakeOrAsk(
         AddressSpace space, ulong address, bool isWrite, bool mayRetry, object owner, ulong page, out VmFault result)
@@ -132,7 +135,8 @@ internal sealed class ServedFaults
         result = VmFault.Retry | VmFault.Waits;
         if (known is not null) return null;
         // Replies that nobody came back for make room.
-        if (_faults.Count >= Most && _faults.FindIndex(fault => !fault.IsOpen) is var stale and >= 0) _faults.RemoveAt(stale);
+        if (_faults.Count >= Most && _faults.FindIndex(fault => !fault.IsOpen) is var stale and >= 0)
+            _faults.RemoveAt(stale);
         if (_faults.Count >= Most)
         {
             result = VmFault.Oom;

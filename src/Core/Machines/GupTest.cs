@@ -5,16 +5,23 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Machines;
 
-/// <summary>What an ioctl of gup_test answered: the errno of the ioctl itself, and the bytes that it stepped over.</summary>
+/// <summary>
+/// What an ioctl of gup_test answered: the errno of the ioctl itself, and the bytes that it stepped over.
+/// </summary>
 /// <param name="Error">Almost always none: a pin that failed shows in the size only.</param>
 /// <param name="Bytes">Bytes stepped; a short call counts its whole chunk.</param>
-/// <param name="LooksPinned">Every page taken by a pin call may be DMA-pinned, long-term pins are long-term pinnable.</param>
+/// <param name="LooksPinned">Every page taken by a pin call may be DMA-pinned, long-term pins are long-term
+/// pinnable.</param>
 public readonly record struct GupTestResult(Errno Error, ulong Bytes, bool LooksPinned);
 
 /// <summary>
-/// The kernel's gup_test device (mm/gup_test.c; kernel-semantics 7): pins a range in chunks, looks, lets go. One object is one open file.
+/// The kernel's gup_test device (mm/gup_test.c; kernel-semantics 7): pins a range in chunks, looks, lets go. One object
+/// is one open file.
 /// </summary>
-/// <remarks>Not thread-safe, as one open file is used by one test. Holds pins between <see cref="StartLongTerm"/> and <see cref="Stop"/>.</remarks>
+/// <remarks>
+/// Not thread-safe, as one open file is used by one test. Holds pins between <see cref="StartLongTerm"/> and
+/// <see cref="Stop"/>.
+/// </remarks>
 public sealed class GupTest(Machine machine, AddressSpace space) : IDisposable
 {
     private const ulong LongTermWrite = 1;
@@ -24,8 +31,9 @@ public sealed class GupTest(Machine machine, AddressSpace space) : IDisposable
     private bool _isActive;
 
     /// <summary>
-    /// GUP_FAST_BENCHMARK, PIN_FAST_BENCHMARK, PIN_LONGTERM_BENCHMARK, GUP_BASIC_TEST, PIN_BASIC_TEST by their call and flags: takes
-    /// [<paramref name="address"/>, + <paramref name="size"/>) in chunks of <paramref name="pagesPerCall"/> and gives all of it back.
+    /// GUP_FAST_BENCHMARK, PIN_FAST_BENCHMARK, PIN_LONGTERM_BENCHMARK, GUP_BASIC_TEST, PIN_BASIC_TEST by their call and
+    /// flags: takes [<paramref name="address"/>, + <paramref name="size"/>) in chunks of
+    /// <paramref name="pagesPerCall"/> and gives all of it back.
     /// </summary>
     public GupTestResult Run(GupCall call, GupFlags flags, ulong address, ulong size, int pagesPerCall)
     {
@@ -38,8 +46,8 @@ public sealed class GupTest(Machine machine, AddressSpace space) : IDisposable
     }
 
     /// <summary>
-    /// DUMP_USER_PAGES_TEST: takes the range and looks at the pages numbered from 1 in <paramref name="which"/>; a number past the
-    /// end is zeroed, as the kernel warns and does. The pages looked at.
+    /// DUMP_USER_PAGES_TEST: takes the range and looks at the pages numbered from 1 in <paramref name="which"/>; a
+    /// number past the end is zeroed, as the kernel warns and does. The pages looked at.
     /// </summary>
     public IReadOnlyList<PageView> Dump(bool isPin, ulong address, ulong size, uint[] which)
     {
@@ -59,8 +67,8 @@ public sealed class GupTest(Machine machine, AddressSpace space) : IDisposable
     }
 
     /// <summary>
-    /// PIN_LONGTERM_TEST_START with its flags (1 write, 2 fast): all of the range stays pinned. -EINVAL while active, for unknown flags,
-    /// an unaligned range or none; any failure unpins all.
+    /// PIN_LONGTERM_TEST_START with its flags (1 write, 2 fast): all of the range stays pinned. -EINVAL while active,
+    /// for unknown flags, an unaligned range or none; any failure unpins all.
     /// </summary>
     public Errno StartLongTerm(ulong address, ulong size, ulong flags)
     {
@@ -74,7 +82,8 @@ public sealed class GupTest(Machine machine, AddressSpace space) : IDisposable
             var vector = machine.CreateVector((long)((size - done) >> PageGeometry.PageShift))!;
             _held.Add(vector);
             var result = machine.Gup(
-                space, call, address + done, (long)((size - done) >> PageGeometry.PageShift), full, LockedArgument.Null, vector).Result;
+                space, call, address + done, (long)((size - done) >> PageGeometry.PageShift), full,
+                LockedArgument.Null, vector).Result;
             if (result.Raw <= 0)
             {
                 Release(_held);
@@ -112,7 +121,8 @@ public sealed class GupTest(Machine machine, AddressSpace space) : IDisposable
 
     public void Dispose() => Stop();
 
-    private ulong Take(List<FrameVector> vectors, GupCall call, GupFlags flags, ulong address, ulong size, int pagesPerCall)
+    private ulong Take(
+        List<FrameVector> vectors, GupCall call, GupFlags flags, ulong address, ulong size, int pagesPerCall)
     {
         var done = 0UL;
         while (done < size)
@@ -120,7 +130,8 @@ public sealed class GupTest(Machine machine, AddressSpace space) : IDisposable
             var wanted = Math.Min((ulong)pagesPerCall, (size - done) >> PageGeometry.PageShift);
             var vector = machine.CreateVector((long)wanted)!;
             vectors.Add(vector);
-            var result = machine.Gup(space, call, address + done, (long)wanted, flags, LockedArgument.Null, vector).Result;
+            var result = machine.Gup(
+                space, call, address + done, (long)wanted, flags, LockedArgument.Null, vector).Result;
             // A call that takes nothing ends the loop before the chunk counts, a short one after.
             if (result.Raw <= 0) break;
             done += wanted << PageGeometry.PageShift;

@@ -23,13 +23,15 @@ public sealed partial class Machine
         /// <summary>Exclusive entries that map the whole folio.</summary>
         public int Exclusive;
 
-        /// <summary>Small entries into a large folio, by frame: each page of it is exclusive or not for itself.</summary>
+        /// <summary>
+        /// Small entries into a large folio, by frame: each page of it is exclusive or not for itself.
+        /// </summary>
         public Dictionary<Pfn, (int Maps, int Exclusive)>? Parts;
     }
 
     /// <summary>
-    /// Recomputes every reference, pin and map count from the page tables, caches, devices and vectors, and checks the structures
-    /// themselves. Empty when all is well; otherwise a sentence for each finding.
+    /// Recomputes every reference, pin and map count from the page tables, caches, devices and vectors, and checks the
+    /// structures themselves. Empty when all is well; otherwise a sentence for each finding.
     /// </summary>
     public IReadOnlyList<string> Audit()
     {
@@ -38,8 +40,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// SHA-256 over VMAs, page tables, frame records, files and counters: equal digests, equal states. Contents of memory are left
-    /// out, since attached processes store by themselves.
+    /// SHA-256 over VMAs, page tables, frame records, files and counters: equal digests, equal states. Contents of
+    /// memory are left out, since attached processes store by themselves.
     /// </summary>
     public string Digest()
     {
@@ -134,7 +136,8 @@ public sealed partial class Machine
         AuditZone(_kernel.Memory.Normal, expected, findings);
         AuditZone(_kernel.Memory.Movable, expected, findings);
         foreach (var pool in _kernel.HugePools.Values)
-            if ((ulong)pool.Free.Count < pool.Reserved) findings.Add($"hugetlb pool of order {pool.Order} promised too much");
+            if ((ulong)pool.Free.Count < pool.Reserved)
+                findings.Add($"hugetlb pool of order {pool.Order} promised too much");
         AuditTables(findings);
         return findings;
     }
@@ -198,7 +201,8 @@ public sealed partial class Machine
         }
 
         var isAnon = (_kernel.Memory.Frames[head].Flags & FrameFlags.Anon) != 0;
-        if (isAnon != ((entry & Pte.Anon) != 0)) findings.Add($"{space}: entry at 0x{address:x} and {pfn} disagree on anonymous");
+        if (isAnon != ((entry & Pte.Anon) != 0))
+            findings.Add($"{space}: entry at 0x{address:x} and {pfn} disagree on anonymous");
         var order = _kernel.Memory.Frames.OrderOf(head);
         if (slot.Order == 0 && (order > 0) != ((entry & Pte.Compound) != 0))
             findings.Add($"{space}: entry at 0x{address:x} and {pfn} disagree on the size of the folio");
@@ -215,7 +219,8 @@ public sealed partial class Machine
         }
 
         var mappings = _kernel.Spaces.Sum(space => space.Vmas.All.Count(vma => ReferenceEquals(vma.File, file)));
-        if (mappings != file.MappingCount) findings.Add($"file {file.Id}: {file.MappingCount} mappings counted, {mappings} found");
+        if (mappings != file.MappingCount)
+            findings.Add($"file {file.Id}: {file.MappingCount} mappings counted, {mappings} found");
     }
 
     /// <summary>Each slot is counted by the entries that name it, and what the cache holds says so.</summary>
@@ -250,7 +255,8 @@ public sealed partial class Machine
                 findings.Add($"{cached}: in the swap cache for slot {number}, but says {info.Flags} {info.Index}");
         }
 
-        foreach (var (number, names) in named) findings.Add($"slot {number} of swap: free, but named by {names} entries");
+        foreach (var (number, names) in named)
+            findings.Add($"slot {number} of swap: free, but named by {names} entries");
     }
 
     private static void AuditDevice(Device device, Dictionary<ulong, Expected> expected)
@@ -275,7 +281,9 @@ public sealed partial class Machine
                     if (vector.IsPinned && pfn == _kernel.Memory.ZeroPage) continue;
                     if (vector.IsPinned) pins++;
                     var head = _kernel.Memory.Frames.HeadOf(pfn);
-                    AddWord(expected, head, vector.IsPinned ? FrameTable.PinDelta(_kernel.Memory.Frames.OrderOf(head), 1) : 1);
+                    AddWord(expected, head, vector.IsPinned
+                        ? FrameTable.PinDelta(_kernel.Memory.Frames.OrderOf(head), 1)
+                        : 1);
                 }
             }
         }
@@ -291,10 +299,12 @@ public sealed partial class Machine
     }
 
     /// <summary>A page that one entry maps exclusively is mapped by no other, small or whole.</summary>
-    private static void AuditParts(Dictionary<Pfn, (int Maps, int Exclusive)> parts, int wholeMaps, List<string> findings)
+    private static void AuditParts(
+        Dictionary<Pfn, (int Maps, int Exclusive)> parts, int wholeMaps, List<string> findings)
     {
         foreach (var (pfn, (maps, exclusive)) in parts)
-            if (exclusive > 0 && maps + wholeMaps != 1) findings.Add($"{pfn}: exclusive in {exclusive} of {maps + wholeMaps} entries");
+            if (exclusive > 0 && maps + wholeMaps != 1)
+                findings.Add($"{pfn}: exclusive in {exclusive} of {maps + wholeMaps} entries");
     }
 
     private void AuditZone(Zone zone, Dictionary<ulong, Expected> expected, List<string> findings)
@@ -326,8 +336,10 @@ public sealed partial class Machine
 
     private void AuditTables(List<string> findings)
     {
-        var tables = _kernel.Spaces.Sum(space => space.PageTable.CountTables()) + _kernel.Files.Values.Sum(file => file.TableCount);
-        if (tables != _kernel.Tables.InUse) findings.Add($"{_kernel.Tables.InUse} page tables in use, {tables} reachable");
+        var tables = _kernel.Spaces.Sum(space => space.PageTable.CountTables()) + _kernel.Files.Values.Sum(
+            file => file.TableCount);
+        if (tables != _kernel.Tables.InUse)
+            findings.Add($"{_kernel.Tables.InUse} page tables in use, {tables} reachable");
     }
 
     private static string Describe(long word) => $"{(int)word} refs {(int)(word >> 32)} pins";

@@ -12,7 +12,9 @@ namespace FramePin.Core.Machines;
 /// <summary>Memory files and devices.</summary>
 public sealed partial class Machine
 {
-    /// <summary>A memory file of <paramref name="size"/> bytes; null when no table is left or the hugetlb size has no pool.</summary>
+    /// <summary>
+    /// A memory file of <paramref name="size"/> bytes; null when no table is left or the hugetlb size has no pool.
+    /// </summary>
     /// <param name="name">Path as maps shows it.</param>
     /// <param name="kind">File system.</param>
     /// <param name="size">Bytes.</param>
@@ -76,8 +78,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// F_SEAL_WRITE: -EBUSY while a shared writable mapping exists or a page has references that neither mappings nor the
-    /// cache account for (memfd_wait_for_pins).
+    /// F_SEAL_WRITE: -EBUSY while a shared writable mapping exists or a page has references that neither mappings nor
+    /// the cache account for (memfd_wait_for_pins).
     /// </summary>
     public Errno SealWrite(MemoryFile file)
     {
@@ -92,7 +94,9 @@ public sealed partial class Machine
         return Errno.None;
     }
 
-    /// <summary>pread: bytes copied, fewer at the end of the file or when memory is out; holes read as zeroes.</summary>
+    /// <summary>
+    /// pread: bytes copied, fewer at the end of the file or when memory is out; holes read as zeroes.
+    /// </summary>
     public int ReadFile(MemoryFile file, ulong offset, Span<byte> buffer)
     {
         using var turn = EnterTurn();
@@ -101,12 +105,15 @@ public sealed partial class Machine
         {
             var at = offset + (ulong)done;
             var within = (int)(at & ~PageGeometry.PageMask);
-            var length = (int)Math.Min((ulong)Math.Min(buffer.Length - done, (int)PageGeometry.PageSize - within), file.Size - at);
+            var length = (int)Math.Min(
+                (ulong)Math.Min(buffer.Length - done, (int)PageGeometry.PageSize - within), file.Size - at);
             var part = buffer.Slice(done, length);
             var index = at >> PageGeometry.PageShift;
             // A page in swap comes back into the file (shmem_get_folio).
             var isInSwap = file.Kind == FileKind.Shmem && file.Stored(index) is not null;
-            if (isInSwap && FaultHandler.FindOrAddPage(_kernel, null, file, index, 0, AllocationContext.Movable) is null) break;
+            if (isInSwap && FaultHandler.FindOrAddPage(
+                _kernel, null, file, index, 0, AllocationContext.Movable) is null)
+                break;
             if (file.Lookup(index) is { } pfn) _kernel.Memory.Bytes.Of(pfn).Slice(within, length).CopyTo(part);
             else if (file.Stored(index) is { } stored) stored.AsSpan(within, length).CopyTo(part);
             else part.Clear();
@@ -116,8 +123,10 @@ public sealed partial class Machine
         return done;
     }
 
-    /// <summary>pwrite: extends the file as needed; fewer bytes than given when memory is out. -EPERM when sealed, -ESPIPE
-    /// for secret memory, -EINVAL for hugetlbfs, which have no write.</summary>
+    /// <summary>
+    /// pwrite: extends the file as needed; fewer bytes than given when memory is out. -EPERM when sealed, -ESPIPE for
+    /// secret memory, -EINVAL for hugetlbfs, which have no write.
+    /// </summary>
     public int WriteFile(MemoryFile file, ulong offset, ReadOnlySpan<byte> bytes, out Errno error)
     {
         using var turn = EnterTurn();
@@ -152,11 +161,12 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// A device over <paramref name="frames"/> frames: of the machine's RAM (which it keeps), or of MMIO behind it. Null when RAM
-    /// is out or not to be had in one piece.
+    /// A device over <paramref name="frames"/> frames: of the machine's RAM (which it keeps), or of MMIO behind it.
+    /// Null when RAM is out or not to be had in one piece.
     /// </summary>
     public Device? CreateDevice(
-        string name, DeviceMapping mapping, ulong frames, bool isRam, bool hasClose, bool isWritable, bool remapsInParts = false)
+        string name, DeviceMapping mapping, ulong frames, bool isRam, bool hasClose, bool isWritable,
+        bool remapsInParts = false)
     {
         using var turn = EnterTurn();
         if (isRam)
@@ -172,8 +182,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// The driver gives the device up: it cannot be mapped any more, and its memory goes with the last mapping of it, page by page later
-    /// where pins or vectors hold some. False: it was destroyed before.
+    /// The driver gives the device up: it cannot be mapped any more, and its memory goes with the last mapping of it,
+    /// page by page later where pins or vectors hold some. False: it was destroyed before.
     /// </summary>
     public bool DestroyDevice(Device device)
     {
@@ -185,8 +195,9 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// A vector over a device's pages with a plain reference to each, as a dma-buf holds the buffer that it was exported from: they outlive
-    /// the device. Null for MMIO, which has no pages, and for a destroyed device. The caller puts and destroys it.
+    /// A vector over a device's pages with a plain reference to each, as a dma-buf holds the buffer that it was
+    /// exported from: they outlive the device. Null for MMIO, which has no pages, and for a destroyed device. The
+    /// caller puts and destroys it.
     /// </summary>
     public FrameVector? CreateVector(Device device)
     {
@@ -226,7 +237,8 @@ public sealed partial class Machine
     }
 
     private Device AddDevice(
-        string name, DeviceMapping mapping, Pfn first, ulong frames, bool isRam, bool hasClose, bool isWritable, bool remapsInParts)
+        string name, DeviceMapping mapping, Pfn first, ulong frames, bool isRam, bool hasClose, bool isWritable,
+        bool remapsInParts)
     {
         var device = new Device(++_nextDevice, name, mapping, first, frames, isRam)
         {

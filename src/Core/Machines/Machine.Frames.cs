@@ -22,13 +22,17 @@ public sealed class FrameHold
         vector.FirstHold = this;
     }
 
-    /// <summary>The frames in order, as runs of consecutive PFNs; empty while a vector's references keep them.</summary>
+    /// <summary>
+    /// The frames in order, as runs of consecutive PFNs; empty while a vector's references keep them.
+    /// </summary>
     public IReadOnlyList<FrameRun> Runs { get; internal set; }
 
     /// <summary>Guarded by the turn, as all that follows.</summary>
     internal bool IsReleased { get; set; }
 
-    /// <summary>Its references keep the frames from becoming free, and the hold has nothing to do before they go.</summary>
+    /// <summary>
+    /// Its references keep the frames from becoming free, and the hold has nothing to do before they go.
+    /// </summary>
     internal FrameVector? Vector { get; set; }
 
     internal FrameHold? NextOfVector { get; set; }
@@ -45,14 +49,15 @@ public sealed class FrameHold
 /// <param name="Flags">State of the folio.</param>
 /// <param name="MaybeDmaPinned">folio_maybe_dma_pinned.</param>
 public readonly record struct PageView(
-    Pfn Pfn, bool HasPage, Pfn Head, int Order, int RefCount, int PinCount, int MapCount, FrameFlags Flags, bool MaybeDmaPinned);
+    Pfn Pfn, bool HasPage, Pfn Head, int Order, int RefCount, int PinCount, int MapCount, FrameFlags Flags,
+    bool MaybeDmaPinned);
 
 /// <summary>Looks at frames, and bytes as a device sees them.</summary>
 public sealed partial class Machine
 {
     /// <summary>
-    /// What writing to /proc/sys/vm/compact_memory does: movable pages go from the bottom of their zone to its top. Pinned and otherwise
-    /// referenced ones stay.
+    /// What writing to /proc/sys/vm/compact_memory does: movable pages go from the bottom of their zone to its top.
+    /// Pinned and otherwise referenced ones stay.
     /// </summary>
     /// <returns>Pages moved.</returns>
     public long Compact()
@@ -68,7 +73,9 @@ public sealed partial class Machine
         return View(pfn);
     }
 
-    /// <summary>The struct pages of a vector's frames from slot <paramref name="from"/> on, at most <paramref name="most"/>.</summary>
+    /// <summary>
+    /// The struct pages of a vector's frames from slot <paramref name="from"/> on, at most <paramref name="most"/>.
+    /// </summary>
     public IReadOnlyList<PageView> ViewPages(FrameVector vector, long from, int most)
     {
         using var turn = EnterQuery();
@@ -88,8 +95,9 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// A descriptor of the machine's whole memory, for a process on the host: the frame with a PFN lies at PFN times 4096. Its size is
-    /// sealed; one that is read-only cannot be mapped writable, nor opened anew by another user. The caller owns it.
+    /// A descriptor of the machine's whole memory, for a process on the host: the frame with a PFN lies at PFN times
+    /// 4096. Its size is sealed; one that is read-only cannot be mapped writable, nor opened anew by another user. The
+    /// caller owns it.
     /// </summary>
     public Microsoft.Win32.SafeHandles.SafeFileHandle OpenMemory(bool isReadOnly)
     {
@@ -98,8 +106,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// A process outside is about to map a vector's frames: those that become free from now on are kept from the allocator until
-    /// <see cref="ReleaseHold"/>. Changes no count that the emulated kernel knows.
+    /// A process outside is about to map a vector's frames: those that become free from now on are kept from the
+    /// allocator until <see cref="ReleaseHold"/>. Changes no count that the emulated kernel knows.
     /// </summary>
     public FrameHold HoldFrames(FrameVector vector)
     {
@@ -110,7 +118,9 @@ public sealed partial class Machine
         return hold;
     }
 
-    /// <summary>A vector is about to let go of its frames: what is held of them is kept by the holds from now on.</summary>
+    /// <summary>
+    /// A vector is about to let go of its frames: what is held of them is kept by the holds from now on.
+    /// </summary>
     private void HandToHolds(FrameVector vector)
     {
         if (vector.FirstHold is null) return;
@@ -124,7 +134,8 @@ public sealed partial class Machine
         }
     }
 
-    private FrameRun[] RamOf(FrameVector vector) => vector.Runs.ToArray().Where(run => _kernel.Memory.Frames.IsValid(run.First)).ToArray();
+    private FrameRun[] RamOf(FrameVector vector) =>
+        vector.Runs.ToArray().Where(run => _kernel.Memory.Frames.IsValid(run.First)).ToArray();
 
     private void Quarantine(FrameHold hold)
     {
@@ -132,16 +143,19 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// The same for the pages of an address space: each is touched first, by a store where <paramref name="isWrite"/>, which makes the page
-    /// the space's own, and then held as it is mapped now. A mapping that changes later leaves the hold with the old frames.
+    /// The same for the pages of an address space: each is touched first, by a store where <paramref name="isWrite"/>,
+    /// which makes the page the space's own, and then held as it is mapped now. A mapping that changes later leaves the
+    /// hold with the old frames.
     /// </summary>
     /// <param name="space">Whose pages.</param>
     /// <param name="start">Address in bytes, page-aligned.</param>
     /// <param name="pages">At least one.</param>
     /// <param name="isWrite">The process is going to store.</param>
-    /// <param name="signal">What the touch of the page at <paramref name="failedAt"/> ended in, or none; SigBus for a page that is no RAM.</param>
+    /// <param name="signal">What the touch of the page at <paramref name="failedAt"/> ended in, or none; SigBus for a
+    /// page that is no RAM.</param>
     /// <param name="failedAt">Address of that page.</param>
-    public FrameHold? HoldRange(AddressSpace space, ulong start, long pages, bool isWrite, out UserSignal signal, out ulong failedAt)
+    public FrameHold? HoldRange(
+        AddressSpace space, ulong start, long pages, bool isWrite, out UserSignal signal, out ulong failedAt)
     {
         using var turn = EnterTurn();
         var runs = new List<FrameRun>();
@@ -180,8 +194,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// Has <paramref name="exceeded"/> called, on a thread of the pool and while nobody holds the turn, whenever a command leaves more than
-    /// <paramref name="frames"/> free frames kept from the allocator.
+    /// Has <paramref name="exceeded"/> called, on a thread of the pool and while nobody holds the turn, whenever a
+    /// command leaves more than <paramref name="frames"/> free frames kept from the allocator.
     /// </summary>
     public void WatchQuarantine(ulong frames, Action exceeded)
     {
@@ -219,8 +233,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// A frame's bytes as /proc/PID/mem would show them, 4096 into <paramref name="page"/>; false for memory that nobody may look at
-    /// (secret, broken, MMIO).
+    /// A frame's bytes as /proc/PID/mem would show them, 4096 into <paramref name="page"/>; false for memory that
+    /// nobody may look at (secret, broken, MMIO).
     /// </summary>
     public bool PeekFrame(Pfn pfn, Span<byte> page)
     {
@@ -233,8 +247,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// Copies bytes of a vector's frames as a device would by DMA, from byte <paramref name="offset"/> of the first frame on. Needs no
-    /// turn: the caller's references keep the frames. -ENXIO for MMIO without memory behind it.
+    /// Copies bytes of a vector's frames as a device would by DMA, from byte <paramref name="offset"/> of the first
+    /// frame on. Needs no turn: the caller's references keep the frames. -ENXIO for MMIO without memory behind it.
     /// </summary>
     public int CopyFrames(FrameVector vector, ulong offset, Span<byte> buffer, bool isWrite, out Errno error)
     {
@@ -281,11 +295,14 @@ public sealed partial class Machine
         return done;
     }
 
-    /// <summary>True when a PFN that a vector holds without reference was freed since: its bytes belong to somebody else now.</summary>
+    /// <summary>
+    /// True when a PFN that a vector holds without reference was freed since: its bytes belong to somebody else now.
+    /// </summary>
     public bool IsFreed(Pfn pfn)
     {
         using var turn = EnterQuery();
-        return _kernel.Memory.Frames.IsValid(pfn) && _kernel.Memory.Frames.RefCount(_kernel.Memory.Frames.HeadOf(pfn)) == 0;
+        return _kernel.Memory.Frames.IsValid(pfn)
+            && _kernel.Memory.Frames.RefCount(_kernel.Memory.Frames.HeadOf(pfn)) == 0;
     }
 
     private PageView View(Pfn pfn)
@@ -295,7 +312,8 @@ public sealed partial class Machine
         var head = frames.HeadOf(pfn);
         var info = frames[head];
         return new PageView(
-            pfn, true, head, frames.OrderOf(head), frames.RefCount(head), frames.PinCount(head), info.MapCount, info.Flags,
+            pfn, true, head, frames.OrderOf(head), frames.RefCount(head), frames.PinCount(head), info.MapCount,
+            info.Flags,
             frames.MaybeDmaPinned(head));
     }
 }

@@ -67,11 +67,14 @@ public sealed record MapsEntry
 
     private static readonly (VmFlags Flag, string Letters)[] Letters =
     [
-        (VmFlags.Read, "rd"), (VmFlags.Write, "wr"), (VmFlags.Exec, "ex"), (VmFlags.Shared, "sh"), (VmFlags.MayRead, "mr"),
+        (VmFlags.Read, "rd"), (VmFlags.Write, "wr"), (VmFlags.Exec, "ex"), (VmFlags.Shared, "sh"),
+        (VmFlags.MayRead, "mr"),
         (VmFlags.MayWrite, "mw"), (VmFlags.MayExec, "me"), (VmFlags.MayShare, "ms"), (VmFlags.GrowsDown, "gd"),
-        (VmFlags.UffdMissing, "um"), (VmFlags.PfnMap, "pf"), (VmFlags.MaybeGuard, "gu"), (VmFlags.UffdWp, "uw"), (VmFlags.Locked, "lo"), (VmFlags.Io, "io"), (VmFlags.SeqRead, "sr"),
+        (VmFlags.UffdMissing, "um"), (VmFlags.PfnMap, "pf"), (VmFlags.MaybeGuard, "gu"), (VmFlags.UffdWp, "uw"),
+        (VmFlags.Locked, "lo"), (VmFlags.Io, "io"), (VmFlags.SeqRead, "sr"),
         (VmFlags.RandRead, "rr"), (VmFlags.DontCopy, "dc"), (VmFlags.DontExpand, "de"), (VmFlags.LockOnFault, "lf"),
-        (VmFlags.Account, "ac"), (VmFlags.NoReserve, "nr"), (VmFlags.HugeTlb, "ht"), (VmFlags.Arch, "ar"), (VmFlags.WipeOnFork, "wf"),
+        (VmFlags.Account, "ac"), (VmFlags.NoReserve, "nr"), (VmFlags.HugeTlb, "ht"), (VmFlags.Arch, "ar"),
+        (VmFlags.WipeOnFork, "wf"),
         (VmFlags.DontDump, "dd"), (VmFlags.SoftDirty, "sd"), (VmFlags.MixedMap, "mm"), (VmFlags.HugePage, "hg"),
         (VmFlags.NoHugePage, "nh"), (VmFlags.Mergeable, "mg"), (VmFlags.Droppable, "dp"), (VmFlags.Sealed, "sl"),
     ];
@@ -103,8 +106,9 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// /proc/PID/pagemap for <paramref name="count"/> pages from <paramref name="start"/>: bit 63 present, 62 swapped, 61 file or shared, 58 guard region, 57
-    /// write-protected by a userfaultfd, 56 exclusively mapped, 55 soft-dirty, PFN below, or the slot of swap from bit 5 on.
+    /// /proc/PID/pagemap for <paramref name="count"/> pages from <paramref name="start"/>: bit 63 present, 62 swapped,
+    /// 61 file or shared, 58 guard region, 57 write-protected by a userfaultfd, 56 exclusively mapped, 55 soft-dirty,
+    /// PFN below, or the slot of swap from bit 5 on.
     /// </summary>
     public ulong[] Pagemap(AddressSpace space, ulong start, int count)
     {
@@ -122,10 +126,12 @@ public sealed partial class Machine
         for (var i = 0; i < count; i++)
         {
             var address = start + ((ulong)i << PageGeometry.PageShift);
-            if (_kernel.SoftDirty != 0 && space.Vmas.Find(address) is { } vma && vma.Has(VmFlags.SoftDirty)) result[i] = softDirty;
+            if (_kernel.SoftDirty != 0 && space.Vmas.Find(address) is { } vma && vma.Has(VmFlags.SoftDirty))
+                result[i] = softDirty;
             var slot = space.PageTable.Find(address);
             var entry = slot.Exists ? space.PageTable[slot] : 0;
-            if ((entry & Pte.Marker) != 0) result[i] |= entry == Pte.GuardMarker && Profile.HasGuardRegions ? swapped | guard : swapped;
+            if ((entry & Pte.Marker) != 0)
+                result[i] |= entry == Pte.GuardMarker && Profile.HasGuardRegions ? swapped | guard : swapped;
             if ((entry & Pte.SoftDirty) != 0) result[i] |= softDirty;
             if ((entry & Pte.UffdWp) != 0) result[i] |= uffdWriteProtected;
             // The type of the device, 0, and the slot.
@@ -140,7 +146,8 @@ public sealed partial class Machine
             var isAlone = _kernel.Memory.Frames[_kernel.Memory.Frames.HeadOf(pfn)].MapCount == 1;
             if (!isAlone && (entry & (Pte.Anon | Pte.Compound)) != 0 && _kernel.Memory.Frames.OrderOf(pfn) > 0)
             {
-                // Of a large folio each page counts for itself; where a huge leaf maps it, the first one speaks for all (pagemap_pmd_range).
+                // Of a large folio each page counts for itself; where a huge leaf maps it, the first one speaks for all
+                // (pagemap_pmd_range).
                 maps ??= CountMaps();
                 isAlone = maps.Of(slot.Order > 0 ? Pte.PfnOf(entry) : pfn, _kernel.Memory.Frames) == 1;
             }
@@ -151,10 +158,14 @@ public sealed partial class Machine
         return result;
     }
 
-    /// <summary>How often the pages of large folios are mapped (folio_precise_page_mapcount): by small entries, and whole by leaves of their size.</summary>
+    /// <summary>
+    /// How often the pages of large folios are mapped (folio_precise_page_mapcount): by small entries, and whole by
+    /// leaves of their size.
+    /// </summary>
     private sealed record FolioMaps(Dictionary<Pfn, int> Parts, Dictionary<Pfn, int> Whole)
     {
-        public int Of(Pfn pfn, FrameTable frames) => Parts.GetValueOrDefault(pfn) + Whole.GetValueOrDefault(frames.HeadOf(pfn));
+        public int Of(Pfn pfn, FrameTable frames) =>
+            Parts.GetValueOrDefault(pfn) + Whole.GetValueOrDefault(frames.HeadOf(pfn));
     }
 
     /// <summary>Walks every page table.</summary>
@@ -168,7 +179,8 @@ public sealed partial class Machine
             {
                 var entry = space.PageTable[slot];
                 var counts = slot.Order > 0 ? maps.Whole : (entry & Pte.Compound) != 0 ? maps.Parts : null;
-                if (Pte.IsMapped(entry) && counts is not null) counts[Pte.PfnOf(entry)] = counts.GetValueOrDefault(Pte.PfnOf(entry)) + 1;
+                if (Pte.IsMapped(entry) && counts is not null)
+                    counts[Pte.PfnOf(entry)] = counts.GetValueOrDefault(Pte.PfnOf(entry)) + 1;
                 address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
             }
         }

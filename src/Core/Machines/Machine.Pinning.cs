@@ -19,7 +19,9 @@ public enum PinPhase
     Done,
 }
 
-/// <summary>Told when a pin enters a phase. Called on the pinning thread, outside the gate; must not call the machine.</summary>
+/// <summary>
+/// Told when a pin enters a phase. Called on the pinning thread, outside the gate; must not call the machine.
+/// </summary>
 public interface IPinObserver
 {
     void Entered(PinPhase phase);
@@ -89,8 +91,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// get_vaddr_frames by the machine's era: fills <paramref name="vector"/> with up to <paramref name="count"/> frames from
-    /// <paramref name="start"/> on.
+    /// get_vaddr_frames by the machine's era: fills <paramref name="vector"/> with up to <paramref name="count"/>
+    /// frames from <paramref name="start"/> on.
     /// </summary>
     /// <param name="space">Whose memory.</param>
     /// <param name="start">Address in bytes; need not be aligned.</param>
@@ -100,8 +102,8 @@ public sealed partial class Machine
     /// <param name="observer">Told about the phases; may be null.</param>
     /// <returns>Frames filled (fewer is a legal partial result), or the errno of the first.</returns>
     /// <remarks>
-    /// Source: mm/frame_vector.c; kernel-semantics 2.3 to 2.6. Takes no turn while every page is resident and eras B to D; allocates
-    /// nothing then.
+    /// Source: mm/frame_vector.c; kernel-semantics 2.3 to 2.6. Takes no turn while every page is resident and eras B to
+    /// D; allocates nothing then.
     /// </remarks>
     public PinOutcome GetVaddrFrames(
         AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector, IPinObserver? observer = null)
@@ -127,8 +129,9 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// How many pages a long-term pin would be allowed to take, before anything is faulted in: by the areas, the ends of their files
-    /// and guard markers. Eras C and D; the older ones answer <paramref name="count"/>. Faults may still fail.
+    /// How many pages a long-term pin would be allowed to take, before anything is faulted in: by the areas, the ends
+    /// of their files and guard markers. Eras C and D; the older ones answer <paramref name="count"/>. Faults may still
+    /// fail.
     /// </summary>
     public long CountPinnable(AddressSpace space, ulong start, long count, GupFlags flags, out StopReason reason)
     {
@@ -141,7 +144,8 @@ public sealed partial class Machine
         for (var page = 0L; page < count; page++, address += PageGeometry.PageSize)
         {
             reason = StopReason.Hole;
-            if (space.Exited || address >= PageGeometry.TaskSize || space.Vmas.Find(address) is not { } vma) return page;
+            if (space.Exited || address >= PageGeometry.TaskSize || space.Vmas.Find(address) is not { } vma)
+                return page;
             if (VmaCheck.Check(_kernel, vma, full, out reason) != Errno.None) return page;
             reason = StopReason.FaultFailed;
             var entry = space.PageTable.Read(address);
@@ -163,7 +167,8 @@ public sealed partial class Machine
     /// <param name="locked">The caller's <c>locked</c> argument; only the remote calls look at it.</param>
     /// <param name="vector">Receives the pages.</param>
     public PinOutcome Gup(
-        AddressSpace space, GupCall call, ulong start, long count, GupFlags flags, LockedArgument locked, FrameVector vector)
+        AddressSpace space, GupCall call, ulong start, long count, GupFlags flags, LockedArgument locked,
+        FrameVector vector)
     {
         vector.Reset();
         var wanted = Math.Min(count, vector.Allocated);
@@ -183,8 +188,8 @@ public sealed partial class Machine
             : throw new InvalidOperationException("this pin is not parked");
 
     /// <summary>
-    /// Takes a parked pin up again; with <paramref name="isKilled"/> a fatal signal ends it with what it has, or -EINTR. False:
-    /// somebody else has taken it up.
+    /// Takes a parked pin up again; with <paramref name="isKilled"/> a fatal signal ends it with what it has, or
+    /// -EINTR. False: somebody else has taken it up.
     /// </summary>
     public bool TryResume(ParkedPin parked, bool isKilled, out PinOutcome outcome)
     {
@@ -196,8 +201,11 @@ public sealed partial class Machine
         return true;
     }
 
-    /// <summary>A pin inside a call that answers at once: where it would have to wait it ends, with what it has.</summary>
-    private GupResult GupAtOnce(AddressSpace space, GupCall call, ulong start, long count, GupFlags flags, LockedArgument locked, FrameVector vector)
+    /// <summary>
+    /// A pin inside a call that answers at once: where it would have to wait it ends, with what it has.
+    /// </summary>
+    private GupResult GupAtOnce(AddressSpace space, GupCall call, ulong start, long count, GupFlags flags,
+        LockedArgument locked, FrameVector vector)
     {
         var outcome = Gup(space, call, start, count, flags, locked, vector);
         while (outcome.Parked is { } parked && TryResume(parked, isKilled: true, out var ended)) outcome = ended;
@@ -214,7 +222,10 @@ public sealed partial class Machine
     /// <summary>put_vaddr_frames: drops one reference a frame if it holds any. Idempotent; takes no turn.</summary>
     public void PutVaddrFrames(FrameVector vector) => Put(vector, makeDirty: false);
 
-    /// <summary>What a driver does before put when the device wrote: every page dirty, then unpinned (unpin_user_pages_dirty_lock).</summary>
+    /// <summary>
+    /// What a driver does before put when the device wrote: every page dirty, then unpinned
+    /// (unpin_user_pages_dirty_lock).
+    /// </summary>
     public void PutVaddrFramesDirty(FrameVector vector) => Put(vector, makeDirty: true);
 
     private void Put(FrameVector vector, bool makeDirty)
@@ -230,7 +241,8 @@ public sealed partial class Machine
     public static void ToPfns(FrameVector vector) => vector.ToPfns();
 
     /// <summary>
-    /// vb2_create_framevec: a vector for the pages of [start, start + length) bytes, all of them or none (kernel-semantics 2.9).
+    /// vb2_create_framevec: a vector for the pages of [start, start + length) bytes, all of them or none
+    /// (kernel-semantics 2.9).
     /// </summary>
     public FrameVector? CreateFramevec(AddressSpace space, ulong start, ulong length, bool isWrite, out Errno error)
     {
@@ -265,7 +277,8 @@ public sealed partial class Machine
         return outcome;
     }
 
-    private PinOutcome RunInTurn(AddressSpace space, ulong start, long count, FrameVector vector, VaddrFrames.Started started)
+    private PinOutcome RunInTurn(
+        AddressSpace space, ulong start, long count, FrameVector vector, VaddrFrames.Started started)
     {
         (GupResult, StopReason) Complete(GupResult slow, StopReason reason)
         {
@@ -284,7 +297,8 @@ public sealed partial class Machine
         var isDone = operation.Run(_kernel);
         while (!isDone && _parked.Count(parked => parked.Space == operation.Space) >= MaxParkedPerSpace)
         {
-            // No room to wait: the fault is tried again at once, as if whoever it waits for had answered; a handler outside has not.
+            // No room to wait: the fault is tried again at once, as if whoever it waits for had answered; a handler
+            // outside has not.
             operation.IsKilled |= _kernel.Served.Open(operation.Space, operation.ParkedAt) is not null;
             isDone = operation.Run(_kernel);
         }

@@ -20,7 +20,8 @@ public sealed partial class Machine
         if (address + length < address) return Errno.EOVERFLOW;
         var pages = PagesBetween(address, length);
         var call = Profile.RingPinsUnderLock ? GupCall.PinUserPages : GupCall.PinUserPagesFast;
-        var result = GupAtOnce(space, call, address, pages, GupFlags.Write | GupFlags.LongTerm, LockedArgument.Null, vector);
+        var result = GupAtOnce(
+            space, call, address, pages, GupFlags.Write | GupFlags.LongTerm, LockedArgument.Null, vector);
         if (result.Error != Errno.None) return result.Error;
         if (result.Pages == pages) return SyscallResult.Ok();
         PutVaddrFrames(vector);
@@ -28,8 +29,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// io_uring_setup of a small ring: its own pages are charged to the user unless the process may lock memory. Null with -ENOMEM
-    /// above RLIMIT_MEMLOCK.
+    /// io_uring_setup of a small ring: its own pages are charged to the user unless the process may lock memory. Null
+    /// with -ENOMEM above RLIMIT_MEMLOCK.
     /// </summary>
     public Ring? SetupRing(AddressSpace space, out Errno error)
     {
@@ -43,7 +44,9 @@ public sealed partial class Machine
         return ring;
     }
 
-    /// <summary>Charges a ring's user, and its owner's pinned_vm, with pages; below 0 gives back. -ENOMEM above RLIMIT_MEMLOCK.</summary>
+    /// <summary>
+    /// Charges a ring's user, and its owner's pinned_vm, with pages; below 0 gives back. -ENOMEM above RLIMIT_MEMLOCK.
+    /// </summary>
     internal Errno Charge(Ring ring, long pages)
     {
         using var turn = EnterTurn();

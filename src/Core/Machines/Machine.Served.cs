@@ -8,12 +8,14 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Machines;
 
-/// <summary>Faults that handlers outside answer: ->fault of served devices, and missing pages of served userfaultfds.</summary>
+/// <summary>
+/// Faults that handlers outside answer: ->fault of served devices, and missing pages of served userfaultfds.
+/// </summary>
 public sealed partial class Machine
 {
     /// <summary>
-    /// Told about each fault that a handler is asked about. Called under the turn: it must only take note, and call nothing of the machine.
-    /// Set once, before the first handler.
+    /// Told about each fault that a handler is asked about. Called under the turn: it must only take note, and call
+    /// nothing of the machine. Set once, before the first handler.
     /// </summary>
     public Action<ServedFault>? FaultAsked
     {
@@ -21,16 +23,22 @@ public sealed partial class Machine
         set => _kernel.Served.Asked = value;
     }
 
-    /// <summary>A handler serves the device's faults. False: another one does, or the device is not one of the served kinds.</summary>
+    /// <summary>
+    /// A handler serves the device's faults. False: another one does, or the device is not one of the served kinds.
+    /// </summary>
     public bool Serve(Device device)
     {
         using var turn = EnterTurn();
-        if (device.IsOrphan || device.Mapping is not (DeviceMapping.ServedPfns or DeviceMapping.ServedPages) || _kernel.Served.IsServed(device)) return false;
+        if (device.IsOrphan || device.Mapping is not (DeviceMapping.ServedPfns or DeviceMapping.ServedPages)
+            || _kernel.Served.IsServed(device))
+            return false;
         _kernel.Served.Serve(device, isServed: true);
         return true;
     }
 
-    /// <summary>The handler is gone: faults of the device end with SIGBUS, those that wait too. Whoever waits has to be resumed.</summary>
+    /// <summary>
+    /// The handler is gone: faults of the device end with SIGBUS, those that wait too. Whoever waits has to be resumed.
+    /// </summary>
     public void StopServing(Device device)
     {
         using var turn = EnterTurn();
@@ -45,8 +53,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// The userfaultfd is closed (fs/userfaultfd.c: userfaultfd_release): its ranges are ordinary memory again, and whoever waits goes on when
-    /// resumed.
+    /// The userfaultfd is closed (fs/userfaultfd.c: userfaultfd_release): its ranges are ordinary memory again, and
+    /// whoever waits goes on when resumed.
     /// </summary>
     public void Close(Userfaultfd fd)
     {
@@ -58,8 +66,9 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// A handler answers a fault of its device; the next try of the fault takes the reply. -EINVAL for a page behind the device's end or a
-    /// reply that the device's kind does not know, and then the fault waits on; -ENOENT when nobody asks any more.
+    /// A handler answers a fault of its device; the next try of the fault takes the reply. -EINVAL for a page behind
+    /// the device's end or a reply that the device's kind does not know, and then the fault waits on; -ENOENT when
+    /// nobody asks any more.
     /// </summary>
     /// <param name="fault">Asked before.</param>
     /// <param name="reply">What ->fault would return.</param>
@@ -75,13 +84,16 @@ public sealed partial class Machine
             FaultReply.Page => DeviceMapping.ServedPages,
             _ => device.Mapping,
         };
-        if (kind != device.Mapping || (reply is FaultReply.InsertPfn or FaultReply.Page && page >= device.Frames)) return Errno.EINVAL;
+        if (kind != device.Mapping || (reply is FaultReply.InsertPfn or FaultReply.Page && page >= device.Frames))
+            return Errno.EINVAL;
         fault.ReplyPage = page;
         fault.Reply = reply;
         return Errno.None;
     }
 
-    /// <summary>UFFDIO_WAKE: the fault is tried anew, and asked about anew when its page is still missing. False: nobody asks.</summary>
+    /// <summary>
+    /// UFFDIO_WAKE: the fault is tried anew, and asked about anew when its page is still missing. False: nobody asks.
+    /// </summary>
     public bool Wake(ServedFault fault)
     {
         using var turn = EnterTurn();
@@ -101,6 +113,8 @@ public sealed partial class Machine
     public IReadOnlyList<ParkedPin> ParkedAt(AddressSpace space, ulong address)
     {
         using var turn = EnterQuery();
-        return [.. _parked.Where(parked => parked.Space == space && (parked.Address & PageGeometry.PageMask) == (address & PageGeometry.PageMask))];
+        return [
+            .. _parked.Where(parked => parked.Space == space
+                && (parked.Address & PageGeometry.PageMask) == (address & PageGeometry.PageMask))];
     }
 }

@@ -11,7 +11,9 @@ namespace FramePin.Core.Machines;
 /// <summary>Address spaces and the calls on them. An exited space answers -ESRCH.</summary>
 public sealed partial class Machine
 {
-    /// <summary>A new, empty address space (with its initial stack if the layout has one); null when no table is left.</summary>
+    /// <summary>
+    /// A new, empty address space (with its initial stack if the layout has one); null when no table is left.
+    /// </summary>
     public AddressSpace? CreateAddressSpace(string name, AddressSpaceLayout layout, TaskState task)
     {
         using var turn = EnterTurn();
@@ -32,7 +34,8 @@ public sealed partial class Machine
     {
         using var turn = EnterTurn();
         error = parent.Exited ? Errno.ESRCH : Errno.ENOMEM;
-        if (parent.Exited || NewSpace(childName, parent.Layout, parent.Task with { Pending = default }) is not { } child)
+        if (parent.Exited || NewSpace(
+            childName, parent.Layout, parent.Task with { Pending = default }) is not { } child)
             return null;
         error = ForkCall.Run(_kernel, parent, child);
         if (error != Errno.None) return null;
@@ -55,8 +58,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// prctl(PR_SET_MDWE): refuses from now on what is writable and executable, and what becomes executable. Inherited by fork
-    /// unless NO_INHERIT is given. -EINVAL before 6.3 and for other bits, -EPERM to take it back.
+    /// prctl(PR_SET_MDWE): refuses from now on what is writable and executable, and what becomes executable. Inherited
+    /// by fork unless NO_INHERIT is given. -EINVAL before 6.3 and for other bits, -EPERM to take it back.
     /// </summary>
     public SyscallResult SetMdwe(AddressSpace space, MdweFlags flags)
     {
@@ -91,7 +94,8 @@ public sealed partial class Machine
         AddressSpace space, ulong address, ulong oldLength, ulong newLength, MremapFlags flags, ulong newAddress = 0)
     {
         using var turn = EnterTurn();
-        return space.Exited ? Errno.ESRCH : MremapCall.Run(_kernel, space, address, oldLength, newLength, flags, newAddress);
+        return space.Exited ? Errno.ESRCH
+            : MremapCall.Run(_kernel, space, address, oldLength, newLength, flags, newAddress);
     }
 
     public SyscallResult Madvise(AddressSpace space, ulong start, ulong length, Advice advice)
@@ -144,7 +148,9 @@ public sealed partial class Machine
         return space.Exited ? Errno.ESRCH : MsyncCall.Run(_kernel, space, start, length, flags);
     }
 
-    /// <summary>mincore: one byte a page of <paramref name="length"/> bytes into <paramref name="residency"/>.</summary>
+    /// <summary>
+    /// mincore: one byte a page of <paramref name="length"/> bytes into <paramref name="residency"/>.
+    /// </summary>
     public SyscallResult Mincore(AddressSpace space, ulong start, ulong length, Span<byte> residency)
     {
         using var turn = EnterQuery();
@@ -158,7 +164,9 @@ public sealed partial class Machine
         return space.Exited ? UserSignal.SigSegvMapErr : UserAccess.Touch(_kernel, space, address, isWrite, out _);
     }
 
-    /// <summary>Touches every page of the range that starts at <paramref name="start"/>; the pages done before a signal.</summary>
+    /// <summary>
+    /// Touches every page of the range that starts at <paramref name="start"/>; the pages done before a signal.
+    /// </summary>
     public long TouchRange(AddressSpace space, ulong start, long pages, bool isWrite, out UserSignal signal)
     {
         using var turn = EnterTurn();
@@ -193,14 +201,18 @@ public sealed partial class Machine
         return UserAccess.Copy(_kernel, space, address, source, isWrite: true, out signal);
     }
 
-    /// <summary>Puts a mapping that exec made into place, as a recording or a live process shows it. -EEXIST over another.</summary>
+    /// <summary>
+    /// Puts a mapping that exec made into place, as a recording or a live process shows it. -EEXIST over another.
+    /// </summary>
     public Errno InstallMapping(AddressSpace space, InstalledMapping mapping)
     {
         using var turn = EnterTurn();
         return space.Exited ? Errno.ESRCH : Install(space, mapping);
     }
 
-    /// <summary>/proc/PID/clear_refs with 4: which pages were stored to counts from now on. Nothing without such a kernel.</summary>
+    /// <summary>
+    /// /proc/PID/clear_refs with 4: which pages were stored to counts from now on. Nothing without such a kernel.
+    /// </summary>
     public Errno ClearSoftDirty(AddressSpace space)
     {
         using var turn = EnterTurn();
@@ -236,7 +248,9 @@ public sealed partial class Machine
             Start = range.Start,
             End = range.End,
             Flags = mapping.VmFlags | _kernel.NewArea,
-            PageOffset = mapping.File is null ? range.Start >> PageGeometry.PageShift : mapping.Offset >> PageGeometry.PageShift,
+            PageOffset = mapping.File is null
+                ? range.Start >> PageGeometry.PageShift
+                : mapping.Offset >> PageGeometry.PageShift,
             File = mapping.File,
             SpecialName = mapping.SpecialName,
             HugeOrder = mapping.File?.Order ?? 0,
@@ -291,7 +305,8 @@ public sealed record InstalledMapping
     {
         get
         {
-            var flags = (VmFlags)(Prot & Prot.AccessMask) | VmFlags.MayRead | VmFlags.MayWrite | VmFlags.MayExec | Extra;
+            var flags = (VmFlags)(Prot & Prot.AccessMask) | VmFlags.MayRead | VmFlags.MayWrite | VmFlags.MayExec
+                | Extra;
             if (IsShared)
             {
                 flags |= VmFlags.MayShare | VmFlags.Shared;

@@ -37,7 +37,9 @@ public sealed partial class Machine
         return fd.Space.Exited ? Errno.ESRCH : UffdCalls.WriteProtect(_kernel, fd, start, length, isOn);
     }
 
-    /// <summary>UFFDIO_COPY of up to one page to a missing one; UFFDIO_ZEROPAGE without content. The bytes filled, or the errno.</summary>
+    /// <summary>
+    /// UFFDIO_COPY of up to one page to a missing one; UFFDIO_ZEROPAGE without content. The bytes filled, or the errno.
+    /// </summary>
     public SyscallResult FillUffd(Userfaultfd fd, ulong address, ReadOnlySpan<byte> content)
     {
         using var turn = EnterTurn();
@@ -45,8 +47,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// UFFDIO_POISON: markers that read as broken memory, in place of nothing. -EEXIST over a page. Source: mm/userfaultfd.c:
-    /// mfill_atomic_pte_poison.
+    /// UFFDIO_POISON: markers that read as broken memory, in place of nothing. -EEXIST over a page. Source:
+    /// mm/userfaultfd.c: mfill_atomic_pte_poison.
     /// </summary>
     public SyscallResult PoisonMarkers(AddressSpace space, ulong address, ulong length)
     {

@@ -11,13 +11,14 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Machines;
 
 /// <summary>
-/// One emulated computer: memory, frames, files, devices, address spaces, profile and fault plan. Ties the rooms together and is the
-/// only way into them from outside.
+/// One emulated computer: memory, frames, files, devices, address spaces, profile and fault plan. Ties the rooms
+/// together and is the only way into them from outside.
 /// </summary>
 /// <remarks>
-/// Threads: every member may be called from any thread. A command (whatever changes a VMA, an entry, the allocator or a file) takes
-/// the machine's turn and a number; pins and unpins of resident pages run beside each other without one (see <see cref="CountGate"/>).
-/// Lock order: turn, gate, vector registry. Same options and same sequence of commands give the same state, bit by bit.
+/// Threads: every member may be called from any thread. A command (whatever changes a VMA, an entry, the allocator or a
+/// file) takes the machine's turn and a number; pins and unpins of resident pages run beside each other without one
+/// (see <see cref="CountGate"/>). Lock order: turn, gate, vector registry. Same options and same sequence of commands
+/// give the same state, bit by bit.
 /// </remarks>
 public sealed partial class Machine : IDisposable
 {
@@ -35,7 +36,9 @@ public sealed partial class Machine : IDisposable
 
     private readonly List<ParkedPin> _parked = [];
 
-    /// <summary>Rings that somebody has open, and what each user is charged for them in pages. Guarded by the turn.</summary>
+    /// <summary>
+    /// Rings that somebody has open, and what each user is charged for them in pages. Guarded by the turn.
+    /// </summary>
     private readonly List<Ring> _rings = [];
     private readonly Dictionary<int, long> _lockedByUser = [];
     private ulong _nextMmio;
@@ -51,7 +54,8 @@ public sealed partial class Machine : IDisposable
         Name = name;
         Options = options;
         var memory = new PhysicalMemory(
-            $"framepin-{name}", options.Memory >> PageGeometry.PageShift, options.MovableMemory >> PageGeometry.PageShift);
+            $"framepin-{name}", options.Memory >> PageGeometry.PageShift,
+            options.MovableMemory >> PageGeometry.PageShift);
         _kernel = new KernelState(options.Profile, memory, options.Thp)
         {
             UsesZeroPage = options.UsesZeroPage,
@@ -61,7 +65,8 @@ public sealed partial class Machine : IDisposable
             Swap = options.Swap > 0 ? new SwapDevice(options.Swap, memory) : null,
             SoftDirty = options.TracksSoftDirty ? PageTables.Pte.SoftDirty : 0,
         };
-        // MMIO starts one gigabyte behind the RAM, so that a PFN that runs over the end of one meets nothing of the other.
+        // MMIO starts one gigabyte behind the RAM, so that a PFN that runs over the end of one meets nothing of the
+        // other.
         _nextMmio = memory.Frames.Count + (1UL << PageGeometry.PudOrder);
         FillPool(PageGeometry.PudOrder, options.HugePages1G);
         FillPool(PageGeometry.PmdOrder, options.HugePages2M);
@@ -203,10 +208,13 @@ public sealed partial class Machine : IDisposable
             }
             finally
             {
-                var exceeded = machine._kernel.Memory.Quarantine.Frames > machine._quarantineBound ? machine._quarantineExceeded : null;
+                var exceeded = machine._kernel.Memory.Quarantine.Frames > machine._quarantineBound
+                    ? machine._quarantineExceeded
+                    : null;
                 machine._kernel.Memory.Gate.LeaveTurn();
                 machine._turn.Exit();
-                if (exceeded is not null) ThreadPool.UnsafeQueueUserWorkItem(static call => call(), exceeded, preferLocal: false);
+                if (exceeded is not null)
+                    ThreadPool.UnsafeQueueUserWorkItem(static call => call(), exceeded, preferLocal: false);
             }
         }
     }

@@ -31,37 +31,39 @@ public sealed record MachineOptions
     public ThpMode Thp { get; init; } = ThpMode.MAdvise;
 
     /// <summary>
-    /// A read of untouched anonymous memory maps the zero page. False where it gets a page of its own (mm_forbids_zeropage), as
-    /// on some virtualised hosts.
+    /// A read of untouched anonymous memory maps the zero page. False where it gets a page of its own
+    /// (mm_forbids_zeropage), as on some virtualised hosts.
     /// </summary>
     public bool UsesZeroPage { get; init; } = true;
 
     /// <summary>
-    /// A disk file system that wants to zero a part of a hole (behind an old or a new end, beside a punched range) leaves the page in its
-    /// cache without contents, which read-ahead and fault-around pass over; and what lies behind the end of a file is zeroed when it
-    /// grows. As ext4 of Linux 6.13 and later does.
+    /// A disk file system that wants to zero a part of a hole (behind an old or a new end, beside a punched range)
+    /// leaves the page in its cache without contents, which read-ahead and fault-around pass over; and what lies behind
+    /// the end of a file is zeroed when it grows. As ext4 of Linux 6.13 and later does.
     /// </summary>
     public bool CachesZeroedHoles { get; init; } = true;
 
     /// <summary>
-    /// The processor has protection keys: memory that is only executable cannot be read. Keys of a program's own are not emulated.
+    /// The processor has protection keys: memory that is only executable cannot be read. Keys of a program's own are
+    /// not emulated.
     /// </summary>
     public bool HasProtectionKeys { get; init; }
 
     /// <summary>
-    /// The kernel handles broken memory (CONFIG_MEMORY_FAILURE). Without it MADV_HWPOISON is -EINVAL and a poisoned entry a plain SIGBUS.
+    /// The kernel handles broken memory (CONFIG_MEMORY_FAILURE). Without it MADV_HWPOISON is -EINVAL and a poisoned
+    /// entry a plain SIGBUS.
     /// </summary>
     public bool HandlesMemoryFailure { get; init; } = true;
 
     /// <summary>
-    /// Swap, for what MADV_PAGEOUT takes: a device that answers at once and reads nothing ahead (as zram with vm.page-cluster 0). 0 for
-    /// none: anonymous memory stays then.
+    /// Swap, for what MADV_PAGEOUT takes: a device that answers at once and reads nothing ahead (as zram with
+    /// vm.page-cluster 0). 0 for none: anonymous memory stays then.
     /// </summary>
     public ulong Swap { get; init; }
 
     /// <summary>
-    /// The kernel notes which pages were stored to since they were last asked about (CONFIG_MEM_SOFT_DIRTY): sd in smaps, bit 55 of
-    /// pagemap, and /proc/PID/clear_refs with 4.
+    /// The kernel notes which pages were stored to since they were last asked about (CONFIG_MEM_SOFT_DIRTY): sd in
+    /// smaps, bit 55 of pagemap, and /proc/PID/clear_refs with 4.
     /// </summary>
     public bool TracksSoftDirty { get; init; }
 

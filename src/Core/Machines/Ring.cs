@@ -6,8 +6,9 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Machines;
 
 /// <summary>
-/// An io_uring as far as it pins: one table of registered buffers, charged to the user who set the ring up, inherited over fork as a
-/// descriptor is, and given back when the last process that has it ends (io_uring/rsrc.c, io_uring/memmap.c; kernel-semantics 3.11).
+/// An io_uring as far as it pins: one table of registered buffers, charged to the user who set the ring up, inherited
+/// over fork as a descriptor is, and given back when the last process that has it ends (io_uring/rsrc.c,
+/// io_uring/memmap.c; kernel-semantics 3.11).
 /// </summary>
 /// <remarks>Made by <see cref="Machine.SetupRing"/>. Any thread; the charge is guarded by the machine's turn.</remarks>
 public sealed class Ring
@@ -36,15 +37,18 @@ public sealed class Ring
     /// <summary>Who pays for it; null when the ring was set up with CAP_IPC_LOCK.</summary>
     public int? User { get; }
 
-    /// <summary>The registered buffers, in order; null for a sparse entry. Read their bytes with <see cref="Machine.CopyFrames"/>.</summary>
+    /// <summary>
+    /// The registered buffers, in order; null for a sparse entry. Read their bytes with
+    /// <see cref="Machine.CopyFrames"/>.
+    /// </summary>
     public IReadOnlyList<FrameVector?> Buffers => _buffers;
 
     /// <summary>Processes that have the ring open. Guarded by the turn.</summary>
     internal HashSet<AddressSpace> Holders { get; } = [];
 
     /// <summary>
-    /// REGISTER_BUFFERS: pins every buffer for writing and for long, or none. -EBUSY over a table that is there, -EINVAL above
-    /// <see cref="MaxBuffers"/>, -EFAULT for none, -ENOMEM above the user's memory-lock limit.
+    /// REGISTER_BUFFERS: pins every buffer for writing and for long, or none. -EBUSY over a table that is there,
+    /// -EINVAL above <see cref="MaxBuffers"/>, -EFAULT for none, -ENOMEM above the user's memory-lock limit.
     /// </summary>
     /// <param name="buffers">Address and length in bytes of each; 0 and 0 for a sparse entry.</param>
     public SyscallResult Register(params IReadOnlyList<(ulong Address, ulong Length)> buffers)
@@ -95,7 +99,8 @@ public sealed class Ring
             return Errno.None;
         }
 
-        var slots = (long)PageGeometry.PagesOf((address & ~PageGeometry.PageMask) + Math.Min(length, Machine.MaxRegisteredBytes));
+        var slots = (long)PageGeometry.PagesOf(
+            (address & ~PageGeometry.PageMask) + Math.Min(length, Machine.MaxRegisteredBytes));
         if (_machine.CreateVector(Math.Max(1, slots)) is not { } vector) return Errno.ENOMEM;
         var error = _machine.RegisterBuffer(Owner, address, length, vector).Error;
         if (error == Errno.None)

@@ -2,7 +2,9 @@ using System.Runtime.InteropServices;
 
 namespace FramePin.Core.Native;
 
-/// <summary>The system calls that the emulated physical memory stands on. No other room calls the host's libc.</summary>
+/// <summary>
+/// The system calls that the emulated physical memory stands on. No other room calls the host's libc.
+/// </summary>
 internal static unsafe partial class LibC
 {
     internal const int ProtRead = 1;

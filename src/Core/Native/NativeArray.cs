@@ -5,12 +5,12 @@ using System.Runtime.InteropServices;
 namespace FramePin.Core.Native;
 
 /// <summary>
-/// A sparse, zero-filled array outside the managed heap: reserved at once, backed by host memory only where it is written.
-/// The garbage collector never sees it, so a machine's tables can be as large as its memory.
+/// A sparse, zero-filled array outside the managed heap: reserved at once, backed by host memory only where it is
+/// written. The garbage collector never sees it, so a machine's tables can be as large as its memory.
 /// </summary>
 /// <remarks>
-/// A struct that holds one pointer, so that a copy in a local lives in a register inside a hot loop. Exactly one owner calls
-/// <see cref="Release"/>, after which every copy is dangling: the owner is the object that created it.
+/// A struct that holds one pointer, so that a copy in a local lives in a register inside a hot loop. Exactly one owner
+/// calls <see cref="Release"/>, after which every copy is dangling: the owner is the object that created it.
 /// </remarks>
 internal readonly unsafe struct NativeArray<T> where T : unmanaged
 {
@@ -36,7 +36,9 @@ internal readonly unsafe struct NativeArray<T> where T : unmanaged
         return new NativeArray<T>((T*)address, length);
     }
 
-    /// <summary>The item at <paramref name="index"/>. The caller guarantees index &lt; Length; Debug builds check it.</summary>
+    /// <summary>
+    /// The item at <paramref name="index"/>. The caller guarantees index &lt; Length; Debug builds check it.
+    /// </summary>
     public ref T this[ulong index]
     {
         [MethodImpl(MethodImplOptions.AggressiveInlining)]

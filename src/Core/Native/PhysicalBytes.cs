@@ -6,7 +6,8 @@ using Microsoft.Win32.SafeHandles;
 namespace FramePin.Core.Native;
 
 /// <summary>
-/// The bytes of a machine's physical memory: one memfd, mapped whole and sparse. A frame that nobody wrote costs nothing.
+/// The bytes of a machine's physical memory: one memfd, mapped whole and sparse. A frame that nobody wrote costs
+/// nothing.
 /// </summary>
 /// <remarks>Owned by the machine; disposing it invalidates every span handed out.</remarks>
 internal sealed unsafe class PhysicalBytes : IDisposable
@@ -15,7 +16,9 @@ internal sealed unsafe class PhysicalBytes : IDisposable
     private readonly byte* _base;
     private bool _disposed;
 
-    /// <summary>Creates <paramref name="frames"/> frames of zeroes. Throws <see cref="Win32Exception"/> when the host refuses.</summary>
+    /// <summary>
+    /// Creates <paramref name="frames"/> frames of zeroes. Throws <see cref="Win32Exception"/> when the host refuses.
+    /// </summary>
     public PhysicalBytes(string name, ulong frames)
     {
         Frames = frames;
@@ -48,7 +51,9 @@ internal sealed unsafe class PhysicalBytes : IDisposable
     /// <summary>Number of frames.</summary>
     public ulong Frames { get; }
 
-    /// <summary>The bytes of <paramref name="count"/> frames from <paramref name="first"/> on; at most 2 GiB at once.</summary>
+    /// <summary>
+    /// The bytes of <paramref name="count"/> frames from <paramref name="first"/> on; at most 2 GiB at once.
+    /// </summary>
     public Span<byte> Of(Pfn first, ulong count = 1)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
@@ -72,7 +77,9 @@ internal sealed unsafe class PhysicalBytes : IDisposable
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         return File.OpenHandle(
-            $"/proc/self/fd/{_fd}", FileMode.Open, isReadOnly ? FileAccess.Read : FileAccess.ReadWrite, FileShare.ReadWrite | FileShare.Delete);
+            $"/proc/self/fd/{_fd}", FileMode.Open, isReadOnly
+                ? FileAccess.Read
+                : FileAccess.ReadWrite, FileShare.ReadWrite | FileShare.Delete);
     }
 
     public void Dispose()

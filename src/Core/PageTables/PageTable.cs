@@ -20,8 +20,8 @@ internal readonly record struct LeafSlot(int Table, int Index, int Order)
 /// file's page cache, with page indexes in place of page numbers.
 /// </summary>
 /// <remarks>
-/// Changed under the turn; pins only read it, under the gate. Callers keep frame references and map counts right: the table
-/// knows entries, not frames.
+/// Changed under the turn; pins only read it, under the gate. Callers keep frame references and map counts right: the
+/// table knows entries, not frames.
 /// </remarks>
 internal sealed class PageTable
 {
@@ -44,7 +44,8 @@ internal sealed class PageTable
     public TablePool Pool => _pool;
 
     /// <summary>An empty table; null when the pool is used up.</summary>
-    public static PageTable? Create(TablePool pool) => pool.Allocate() is var root and not 0 ? new PageTable(pool, root) : null;
+    public static PageTable? Create(TablePool pool) =>
+        pool.Allocate() is var root and not 0 ? new PageTable(pool, root) : null;
 
     public static int ShiftOf(int level) => PageGeometry.PageShift + (9 * level);
 
@@ -55,8 +56,8 @@ internal sealed class PageTable
     public ref ulong this[LeafSlot slot] => ref _pool.Entry(slot.Table, slot.Index);
 
     /// <summary>
-    /// The slot that decides over <paramref name="address"/>: a leaf of any size, or the entry of the lowest table that exists.
-    /// <see cref="LeafSlot.Exists"/> is false when a table on the way is missing.
+    /// The slot that decides over <paramref name="address"/>: a leaf of any size, or the entry of the lowest table that
+    /// exists. <see cref="LeafSlot.Exists"/> is false when a table on the way is missing.
     /// </summary>
     public LeafSlot Find(ulong address)
     {
@@ -81,8 +82,8 @@ internal sealed class PageTable
     }
 
     /// <summary>
-    /// The slot for a leaf of 2^<paramref name="order"/> frames at <paramref name="address"/>, with the tables above it made.
-    /// No leaf may be in the way. Not existing: the pool is used up.
+    /// The slot for a leaf of 2^<paramref name="order"/> frames at <paramref name="address"/>, with the tables above it
+    /// made. No leaf may be in the way. Not existing: the pool is used up.
     /// </summary>
     public LeafSlot Ensure(ulong address, int order)
     {
@@ -152,7 +153,9 @@ internal sealed class PageTable
         return false;
     }
 
-    /// <summary>Replaces a huge leaf by a table of the next smaller leaves that map the same frames. False: no table left.</summary>
+    /// <summary>
+    /// Replaces a huge leaf by a table of the next smaller leaves that map the same frames. False: no table left.
+    /// </summary>
     public bool Split(LeafSlot slot)
     {
         Debug.Assert(slot.Order > 0, "a small leaf cannot be split");
@@ -168,8 +171,9 @@ internal sealed class PageTable
     }
 
     /// <summary>
-    /// Frees tables that hold nothing any more, around [<paramref name="start"/>, <paramref name="end"/>), as far as nothing else uses
-    /// their reach: those that lie within [<paramref name="floor"/>, <paramref name="ceiling"/>) (mm/memory.c: free_pgd_range).
+    /// Frees tables that hold nothing any more, around [<paramref name="start"/>, <paramref name="end"/>), as far as
+    /// nothing else uses their reach: those that lie within [<paramref name="floor"/>, <paramref name="ceiling"/>)
+    /// (mm/memory.c: free_pgd_range).
     /// </summary>
     public void Prune(ulong start, ulong end, ulong floor, ulong ceiling)
     {
@@ -193,7 +197,9 @@ internal sealed class PageTable
         return true;
     }
 
-    /// <summary>Makes the lower tables of a range that <paramref name="other"/> has. False: the pool is used up.</summary>
+    /// <summary>
+    /// Makes the lower tables of a range that <paramref name="other"/> has. False: the pool is used up.
+    /// </summary>
     public bool MirrorTables(PageTable other, ulong start, ulong end) => Mirror(other.Root, PgdLevel, 0, start, end);
 
     private bool Mirror(int table, int level, ulong tableBase, ulong start, ulong end)
@@ -206,8 +212,11 @@ internal sealed class PageTable
             var entry = _pool.Entry(table, index);
             if (entry == 0 || (entry & Pte.Huge) != 0) continue;
             var childBase = tableBase + ((ulong)index * span);
-            // A table for huge leaves is made though it may stay empty (copy_pmd_range: pmd_alloc), as is one for small ones.
-            if (level <= PudLevel && !Ensure(Math.Max(childBase, start), level == PudLevel ? PageGeometry.PmdOrder : 0).Exists) return false;
+            // A table for huge leaves is made though it may stay empty (copy_pmd_range: pmd_alloc), as is one for small
+            // ones.
+            if (level <= PudLevel && !Ensure(
+                Math.Max(childBase, start), level == PudLevel ? PageGeometry.PmdOrder : 0).Exists)
+                return false;
             if (level > PmdLevel && !Mirror(TableOf(entry), level - 1, childBase, start, end)) return false;
         }
 

@@ -4,9 +4,10 @@ using FramePin.Core.Addressing;
 namespace FramePin.Core.PageTables;
 
 /// <summary>
-/// A page-table entry. High to low: 60 swap entry, 59 write-protected by userfaultfd, 58 soft-dirty, 57 PROT_NONE, 56 marker, 55 no struct page wanted (pfn entry), 54 secret, 53 no mapping,
-/// 52 dirty-tracked file, 12 to 51 PFN (or swap slot, marker kind, table number), 11 compound, 10 anonymous, 9 exclusive, 8 special, 7 huge,
-/// 6 dirty, 5 accessed, 1 writable, 0 present.
+/// A page-table entry. High to low: 60 swap entry, 59 write-protected by userfaultfd, 58 soft-dirty, 57 PROT_NONE, 56
+/// marker, 55 no struct page wanted (pfn entry), 54 secret, 53 no mapping, 52 dirty-tracked file, 12 to 51 PFN (or swap
+/// slot, marker kind, table number), 11 compound, 10 anonymous, 9 exclusive, 8 special, 7 huge, 6 dirty, 5 accessed, 1
+/// writable, 0 present.
 /// </summary>
 /// <remarks>
 /// What Linux keeps in the page and the fast path reads from there (anonymous, exclusive, secretmem, dirty-tracked,
@@ -41,7 +42,10 @@ internal static class Pte
     /// <summary>Write-protected by a userfaultfd; never together with Write.</summary>
     public const ulong UffdWp = 1UL << 59;
 
-    /// <summary>Anonymous memory that was paged out: a slot in place of the PFN; never together with Present, ProtNone or Marker.</summary>
+    /// <summary>
+    /// Anonymous memory that was paged out: a slot in place of the PFN; never together with Present, ProtNone or
+    /// Marker.
+    /// </summary>
     public const ulong Swap = 1UL << 60;
 
     public const int PfnShift = PageGeometry.PageShift;

@@ -4,8 +4,8 @@ using FramePin.Core.Native;
 namespace FramePin.Core.PageTables;
 
 /// <summary>
-/// The tables of all page tables and page caches of a machine: 512 entries of 64 bits each, in sparse native memory, named by
-/// number. Number 0 means none.
+/// The tables of all page tables and page caches of a machine: 512 entries of 64 bits each, in sparse native memory,
+/// named by number. Number 0 means none.
 /// </summary>
 /// <remarks>Guarded by the turn; pins read entries under the gate. A freed table is all zero.</remarks>
 internal sealed class TablePool : IDisposable

@@ -2,7 +2,9 @@ using System.Runtime.CompilerServices;
 
 namespace FramePin.Core.Pinning;
 
-/// <summary>Chooses between plain and interlocked count changes at compile time, so that the loops have no branch for it.</summary>
+/// <summary>
+/// Chooses between plain and interlocked count changes at compile time, so that the loops have no branch for it.
+/// </summary>
 internal interface ICountAccess
 {
     /// <summary>Adds to a count word (subtracts, when negative) and returns what it holds then.</summary>

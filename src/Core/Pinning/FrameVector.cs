@@ -8,12 +8,12 @@ using FramePin.Core.Native;
 namespace FramePin.Core.Pinning;
 
 /// <summary>
-/// struct frame_vector: what a pin fills, pages with references or bare PFNs (kernel-semantics 2). Filled in runs; at worst,
-/// on wholly scattered frames, a run a frame: eight bytes a slot, as in the kernel.
+/// struct frame_vector: what a pin fills, pages with references or bare PFNs (kernel-semantics 2). Filled in runs; at
+/// worst, on wholly scattered frames, a run a frame: eight bytes a slot, as in the kernel.
 /// </summary>
 /// <remarks>
-/// As in the kernel there is no lock inside: whoever owns a vector uses it from one thread at a time. The machine that made it
-/// owns its memory; <see cref="FrameVectors.Destroy"/> gives it back.
+/// As in the kernel there is no lock inside: whoever owns a vector uses it from one thread at a time. The machine that
+/// made it owns its memory; <see cref="FrameVectors.Destroy"/> gives it back.
 /// </remarks>
 public sealed class FrameVector
 {
@@ -49,7 +49,9 @@ public sealed class FrameVector
     /// <summary>The references are FOLL_PIN pins and not plain ones.</summary>
     public bool IsPinned { get; internal set; }
 
-    /// <summary>First of those outside who have the frames mapped and rely on the vector's references. Changed under the turn.</summary>
+    /// <summary>
+    /// First of those outside who have the frames mapped and rely on the vector's references. Changed under the turn.
+    /// </summary>
     internal Machines.FrameHold? FirstHold { get; set; }
 
     /// <summary>Runs in use.</summary>
@@ -58,7 +60,8 @@ public sealed class FrameVector
     /// <summary>The frames in order, as runs of consecutive PFNs. Valid until the vector is changed.</summary>
     public ReadOnlySpan<FrameRun> Runs => MemoryMarshal.Cast<ulong, FrameRun>(Slots[..RunCount]);
 
-    internal Span<ulong> Slots => _managed is not null ? _managed.AsSpan(0, (int)Allocated) : _native.Slice(0, (int)Allocated);
+    internal Span<ulong> Slots =>
+        _managed is not null ? _managed.AsSpan(0, (int)Allocated) : _native.Slice(0, (int)Allocated);
 
     /// <summary>The frame in slot <paramref name="index"/>, 0-based. Linear in the runs before it.</summary>
     public Pfn this[long index]
@@ -122,7 +125,8 @@ public sealed class FrameVector
             return;
         }
 
-        // Nobody else gets the slots of a vector that somebody looks into still: those see no frames in an array of their own.
+        // Nobody else gets the slots of a vector that somebody looks into still: those see no frames in an array of
+        // their own.
         Allocated = 0;
         _managed = [];
         ArrayPool<ulong>.Shared.Return(rented);

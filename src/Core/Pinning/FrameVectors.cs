@@ -8,11 +8,12 @@ namespace FramePin.Core.Pinning;
 internal static class FrameVectors
 {
     /// <summary>frame_vector_create: null for 0 slots and above the cap (rows 1, 2).</summary>
-    public static FrameVector? Create(long slots) => slots is <= 0 or > FrameVector.MaxFrames ? null : new FrameVector(slots);
+    public static FrameVector? Create(long slots) =>
+        slots is <= 0 or > FrameVector.MaxFrames ? null : new FrameVector(slots);
 
     /// <summary>
-    /// put_vaddr_frames: drops one reference a frame if the vector holds any; a PFN vector touches no page. A second put does
-    /// nothing. Does not mark pages dirty unless asked (which the kernel leaves to drivers). Without a turn.
+    /// put_vaddr_frames: drops one reference a frame if the vector holds any; a PFN vector touches no page. A second
+    /// put does nothing. Does not mark pages dirty unless asked (which the kernel leaves to drivers). Without a turn.
     /// </summary>
     public static void Put(KernelState kernel, FrameVector vector, bool makeDirty)
     {

@@ -37,14 +37,17 @@ internal static class GupCalls
     /// <summary>Outcome of <see cref="Prepare"/>: an answer already, or an operation to run.</summary>
     internal readonly record struct Prepared(GupResult Result, GupOperation? Operation, StopReason Reason)
     {
-        public static Prepared Done(GupResult result, StopReason reason = StopReason.BadArguments) => new(result, null, reason);
+        public static Prepared Done(GupResult result, StopReason reason = StopReason.BadArguments) =>
+            new(result, null, reason);
     }
 
     /// <summary>
-    /// Checks a call, runs its fast path (in the gate, without a turn) and returns the slow operation when one is needed.
+    /// Checks a call, runs its fast path (in the gate, without a turn) and returns the slow operation when one is
+    /// needed.
     /// </summary>
     public static Prepared Prepare(
-        KernelState kernel, AddressSpace space, GupCall call, ulong start, long count, GupFlags flags, LockedArgument locked,
+        KernelState kernel, AddressSpace space, GupCall call, ulong start, long count, GupFlags flags,
+        LockedArgument locked,
         FrameVector vector)
     {
         if (!IsValid(call, flags, locked)) return Prepared.Done(Rejection(call));
@@ -64,7 +67,8 @@ internal static class GupCalls
                 full |= GupFlags.Touch | GupFlags.Remote | (locked == LockedArgument.Held ? GupFlags.Unlockable : 0);
                 return Slow(space, start, count, full, vector, locksItself: false);
             case GupCall.GetUserPagesUnlocked or GupCall.PinUserPagesUnlocked:
-                return Slow(space, start, count, full | GupFlags.Touch | GupFlags.Unlockable, vector, locksItself: true);
+                return Slow(
+                    space, start, count, full | GupFlags.Touch | GupFlags.Unlockable, vector, locksItself: true);
             default:
                 return Fast(kernel, space, call, start, count, full, vector);
         }
@@ -72,7 +76,8 @@ internal static class GupCalls
 
     /// <summary>gup_fast_fallback: entry checks, the fast walk, and the slow one for the rest.</summary>
     public static Prepared Fast(
-        KernelState kernel, AddressSpace space, GupCall call, ulong start, long count, GupFlags flags, FrameVector vector)
+        KernelState kernel, AddressSpace space, GupCall call, ulong start, long count, GupFlags flags,
+        FrameVector vector)
     {
         var isFastOnly = call == GupCall.GetUserPagesFastOnly;
         start &= PageGeometry.PageMask;
@@ -83,8 +88,10 @@ internal static class GupCalls
                 kernel.Profile.FastWrapIsOverflow ? Errno.EOVERFLOW : GupResult.Of(0), StopReason.AddressLimit);
         if (start + length > PageGeometry.TaskSize)
         {
-            // The kernels measured ran on processors with five-level tables: up to 2^56 there is just nothing mapped (row 37).
-            var isRefused = !isFastOnly || (kernel.Profile.FastOnlyMayFail && start + length > PageGeometry.FiveLevelTaskSize);
+            // The kernels measured ran on processors with five-level tables: up to 2^56 there is just nothing mapped
+            // (row 37).
+            var isRefused = !isFastOnly
+                || (kernel.Profile.FastOnlyMayFail && start + length > PageGeometry.FiveLevelTaskSize);
             return Prepared.Done(isRefused ? Errno.EFAULT : GupResult.Of(0), StopReason.AddressLimit);
         }
 
@@ -118,7 +125,8 @@ internal static class GupCalls
     }
 
     private static bool IsPin(GupCall call) =>
-        call is GupCall.PinUserPages or GupCall.PinUserPagesRemote or GupCall.PinUserPagesUnlocked or GupCall.PinUserPagesFast;
+        call is GupCall.PinUserPages or GupCall.PinUserPagesRemote or GupCall.PinUserPagesUnlocked
+            or GupCall.PinUserPagesFast;
 
     private static bool IsFast(GupCall call) =>
         call is GupCall.GetUserPagesFast or GupCall.PinUserPagesFast or GupCall.GetUserPagesFastOnly;
@@ -130,7 +138,8 @@ internal static class GupCalls
         if ((flags & GupFlags.InternalMask) != 0 || locked == LockedArgument.NotHeld) return false;
         if (isPin && (flags & GupFlags.Get) != 0) return false;
         if (!isPin && (flags & GupFlags.LongTerm) != 0) return false;
-        if ((flags & (GupFlags.LongTerm | GupFlags.PciP2PDma)) == (GupFlags.LongTerm | GupFlags.PciP2PDma)) return false;
+        if ((flags & (GupFlags.LongTerm | GupFlags.PciP2PDma)) == (GupFlags.LongTerm | GupFlags.PciP2PDma))
+            return false;
         if (!IsFast(call)) return true;
         var allowed = GupFlags.FastAllowed | (isPin ? 0 : GupFlags.Get);
         return (flags & ~allowed) == 0;

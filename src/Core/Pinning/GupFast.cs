@@ -12,17 +12,20 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Pinning;
 
 /// <summary>
-/// The fast path (mm/gup.c: gup_fast; kernel-semantics 3.9): walks present entries without looking at a VMA, takes a reference on
-/// each, and stops at the first that it may not take.
+/// The fast path (mm/gup.c: gup_fast; kernel-semantics 3.9): walks present entries without looking at a VMA, takes a
+/// reference on each, and stops at the first that it may not take.
 /// </summary>
 /// <remarks>
-/// Runs inside the <see cref="CountGate"/> and takes no turn. Cost: a table look-up for each 2 MiB, then a mask test, a count and, on
-/// scattered frames, a store for each page; one addition for a whole huge leaf. Allocates nothing.
+/// Runs inside the <see cref="CountGate"/> and takes no turn. Cost: a table look-up for each 2 MiB, then a mask test, a
+/// count and, on scattered frames, a store for each page; one addition for a whole huge leaf. Allocates nothing.
 /// </remarks>
 internal static class GupFast
 {
-    /// <summary>The bits of an entry that decide whether it may be taken; entries alike in them are decided once.</summary>
-    private const ulong DecidingBits = Pte.Present | Pte.Write | Pte.Huge | Pte.Special | Pte.Exclusive | Pte.Anon | Pte.Compound
+    /// <summary>
+    /// The bits of an entry that decide whether it may be taken; entries alike in them are decided once.
+    /// </summary>
+    private const ulong DecidingBits = Pte.Present | Pte.Write | Pte.Huge | Pte.Special | Pte.Exclusive | Pte.Anon
+        | Pte.Compound
         | Pte.DirtyTracked | Pte.NoMapping | Pte.Secret | Pte.ProtNone | Pte.Marker;
 
     /// <summary>What the fast path may do with an entry.</summary>
@@ -31,7 +34,9 @@ internal static class GupFast
         Take,
         /// <summary>Refused before a reference was taken.</summary>
         Stop,
-        /// <summary>Refused by a check on the page after its reference was taken: shows as one pin taken and dropped.</summary>
+        /// <summary>
+        /// Refused by a check on the page after its reference was taken: shows as one pin taken and dropped.
+        /// </summary>
         TakeAndDrop,
     }
 
@@ -40,7 +45,8 @@ internal static class GupFast
     /// <paramref name="vector"/>.
     /// </summary>
     /// <returns>Pages taken; fewer than asked means that the slow path has to go on.</returns>
-    public static long Take(KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector)
+    public static long Take(
+        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector)
     {
         var gate = kernel.Memory.Gate;
         var mode = gate.EnterPin();
@@ -62,7 +68,8 @@ internal static class GupFast
     }
 
     private static long Walk<TCounts>(
-        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector, CountMode mode)
+        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector,
+        CountMode mode)
         where TCounts : struct, ICountAccess
     {
         var writer = new RunWriter(vector);
@@ -152,12 +159,14 @@ internal static class GupFast
     }
 
     /// <summary>
-    /// Takes small pages whose frames follow each other, eight at a time: their counts lie side by side too. Stops, possibly at once, at the
-    /// first group that is not so; the caller goes on page by page there. <paramref name="from"/> 0 is left to the caller.
+    /// Takes small pages whose frames follow each other, eight at a time: their counts lie side by side too. Stops,
+    /// possibly at once, at the first group that is not so; the caller goes on page by page there.
+    /// <paramref name="from"/> 0 is left to the caller.
     /// </summary>
     /// <returns>Entries taken, a multiple of eight.</returns>
     private static int TakeConsecutive<TCounts>(
-        ReadOnlySpan<ulong> entries, int from, ulong decided, ulong limit, long delta, NativeArray<long> counts, ref RunWriter writer)
+        ReadOnlySpan<ulong> entries, int from, ulong decided, ulong limit, long delta, NativeArray<long> counts,
+        ref RunWriter writer)
         where TCounts : struct, ICountAccess
     {
         if (from == 0) return 0;
@@ -176,8 +185,10 @@ internal static class GupFast
             if (!Vector512.EqualsAll(field - before, Vector512.Create(PageGeometry.PageSize))) break;
             var words = counts.Slice(first + (ulong)(i - from), lanes);
             // A word whose refcount, its lower half, is not above zero is left to the caller.
-            if (Vector512.LessThanOrEqualAny(Vector512.ShiftLeft(Vector512.Create(words), 32), Vector512<long>.Zero)) break;
-            if (typeof(TCounts) == typeof(PlainCounts)) (Vector512.Create(words) + Vector512.Create(delta)).CopyTo(words);
+            if (Vector512.LessThanOrEqualAny(Vector512.ShiftLeft(Vector512.Create(words), 32), Vector512<long>.Zero))
+                break;
+            if (typeof(TCounts) == typeof(PlainCounts))
+                (Vector512.Create(words) + Vector512.Create(delta)).CopyTo(words);
             else foreach (ref var word in words) TCounts.Add(ref word, delta);
         }
 
@@ -186,8 +197,8 @@ internal static class GupFast
     }
 
     /// <summary>
-    /// Takes small pages on scattered frames, eight to a test: first finds how many are alike, in range and scattered, and writes
-    /// their runs; then counts them in a loop of its own with nothing else in it.
+    /// Takes small pages on scattered frames, eight to a test: first finds how many are alike, in range and scattered,
+    /// and writes their runs; then counts them in a loop of its own with nothing else in it.
     /// </summary>
     /// <remarks>
     /// Stops, possibly at once, at the first group that is not; the caller goes on page by page there.

@@ -7,12 +7,13 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Pinning;
 
 /// <summary>
-/// A pin on the slow path as a value that can be put down and taken up again: __get_user_pages_locked with its retry loop
-/// (kernel-semantics 3.5) around the walk, and the long-term migration around both (3.8).
+/// A pin on the slow path as a value that can be put down and taken up again: __get_user_pages_locked with its retry
+/// loop (kernel-semantics 3.5) around the walk, and the long-term migration around both (3.8).
 /// </summary>
 /// <remarks>
 /// Each call of <see cref="Run"/> happens in a turn of its own. Between two calls the operation holds nothing but the
-/// references it has taken: no lock, no VMA, no entry. Whatever a parked operation waits for enters as a command of its own.
+/// references it has taken: no lock, no VMA, no entry. Whatever a parked operation waits for enters as a command of its
+/// own.
 /// </remarks>
 internal sealed class GupOperation
 {
@@ -114,7 +115,9 @@ internal sealed class GupOperation
         _hasWaited = false;
     }
 
-    /// <summary>__gup_longterm_locked: who let the lock go holds nothing but pins between the walk and the look at its folios.</summary>
+    /// <summary>
+    /// __gup_longterm_locked: who let the lock go holds nothing but pins between the walk and the look at its folios.
+    /// </summary>
     private bool WaitsBeforeCheck(KernelState kernel)
     {
         if (_hasWaited || (!_locksItself && Retries == 0)) return false;
@@ -133,7 +136,8 @@ internal sealed class GupOperation
                     if (WaitsForLock(kernel)) return false;
                     break;
                 case Stage.LockTaken:
-                    // mmap_read_lock_killable: a fatal signal counts only for who had to wait (row 39); the walk sees the others.
+                    // mmap_read_lock_killable: a fatal signal counts only for who had to wait (row 39); the walk sees
+                    // the others.
                     if (IsKilled) Finish(Errno.EAGAIN, StopReason.Signal);
                     else _stage = Stage.Walk;
                     break;

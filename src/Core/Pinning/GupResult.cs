@@ -44,6 +44,8 @@ public enum StopReason
     MigrationFailed,
     /// <summary>Arguments or flags that the call does not take.</summary>
     BadArguments,
-    /// <summary>Era A and B: the mapping's class changed or the last page was not wholly inside (kernel-semantics 2.4).</summary>
+    /// <summary>
+    /// Era A and B: the mapping's class changed or the last page was not wholly inside (kernel-semantics 2.4).
+    /// </summary>
     MappingClass,
 }

@@ -15,7 +15,9 @@ namespace FramePin.Core.Pinning;
 /// <param name="Parks">The fault waits for somebody; go on only when resumed.</param>
 internal readonly record struct WalkEnd(long Pages, Errno Error, bool IsLockDropped, bool Parks);
 
-/// <summary>The slow walk, __get_user_pages: page by page, faulting in what is missing (kernel-semantics 3.4). Under the turn.</summary>
+/// <summary>
+/// The slow walk, __get_user_pages: page by page, faulting in what is missing (kernel-semantics 3.4). Under the turn.
+/// </summary>
 internal static class GupWalk
 {
     /// <summary>A pages array is wanted, and with it a reference on each page.</summary>
@@ -37,7 +39,9 @@ internal static class GupWalk
         public static LookUp Missing(Found kind) => new(kind, Errno.None, default, 0, false);
     }
 
-    /// <summary>Walks up to <paramref name="count"/> pages from <paramref name="start"/> and appends them to the vector.</summary>
+    /// <summary>
+    /// Walks up to <paramref name="count"/> pages from <paramref name="start"/> and appends them to the vector.
+    /// </summary>
     /// <param name="kernel">The machine's memory.</param>
     /// <param name="space">Whose pages.</param>
     /// <param name="start">First byte; its page is the first page.</param>
@@ -46,7 +50,8 @@ internal static class GupWalk
     /// <param name="vector">Where the frames go.</param>
     /// <param name="reason">Why the walk stopped, when it did before the end.</param>
     public static WalkEnd Walk(
-        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector, out StopReason reason)
+        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector,
+        out StopReason reason)
     {
         var writer = new RunWriter(vector);
         var end = Walk(kernel, space, start, ref count, flags, ref writer, out reason, out var taken);
@@ -56,8 +61,8 @@ internal static class GupWalk
     }
 
     /// <summary>
-    /// Faults the pages of a range in without taking them (pages == NULL): populate, mlock. A fault may drop the lock; the walk then
-    /// goes on from its page at once, since nobody gets in between here.
+    /// Faults the pages of a range in without taking them (pages == NULL): populate, mlock. A fault may drop the lock;
+    /// the walk then goes on from its page at once, since nobody gets in between here.
     /// </summary>
     public static WalkEnd Populate(KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags)
     {
@@ -105,7 +110,8 @@ internal static class GupWalk
                     return new WalkEnd(0, found.Error, false, false);
             }
 
-            var fault = FaultIn(kernel, space, vma!, address, flags, found.Kind == Found.MustUnshare, out var end, out reason);
+            var fault = FaultIn(
+                kernel, space, vma!, address, flags, found.Kind == Found.MustUnshare, out var end, out reason);
             if (!fault) return end;
         }
 
@@ -126,7 +132,8 @@ internal static class GupWalk
     }
 
     /// <summary>follow_page_mask: what the page table has at an address, taken when it is good.</summary>
-    private static LookUp Follow(KernelState kernel, AddressSpace space, Vma vma, ulong address, ulong wanted, GupFlags flags)
+    private static LookUp Follow(
+        KernelState kernel, AddressSpace space, Vma vma, ulong address, ulong wanted, GupFlags flags)
     {
         var slot = space.PageTable.Find(address);
         var entry = slot.Exists ? space.PageTable[slot] : 0;
@@ -142,17 +149,22 @@ internal static class GupWalk
             return Follow(kernel, space, vma, address, wanted, flags);
         }
 
-        if ((flags & GupFlags.Write) != 0 && !CanFollowWrite(kernel, vma, entry, flags)) return LookUp.Missing(Found.Absent);
+        if ((flags & GupFlags.Write) != 0 && !CanFollowWrite(kernel, vma, entry, flags))
+            return LookUp.Missing(Found.Absent);
         var pfn = Pte.PfnOf(entry);
         if ((entry & Pte.Special) != 0)
         {
             if ((flags & GupFlags.Dump) != 0) return LookUp.Fail(Errno.EFAULT);
             if (pfn != kernel.Memory.ZeroPage && pfn != kernel.HugeZero)
-                return (flags & TakingFlags) != 0 ? LookUp.Fail(Errno.EEXIST) : new LookUp(Found.Page, Errno.None, pfn, 1, false);
+                return (flags & TakingFlags) != 0
+                    ? LookUp.Fail(Errno.EEXIST)
+                    : new LookUp(Found.Page, Errno.None, pfn, 1, false);
         }
 
-        if ((entry & Pte.Write) == 0 && MustUnshare(kernel.Profile, vma, entry, flags)) return LookUp.Missing(Found.MustUnshare);
-        return Grab(kernel, space, slot, address, Math.Min(wanted, (vma.End - address) >> PageGeometry.PageShift), flags);
+        if ((entry & Pte.Write) == 0 && MustUnshare(kernel.Profile, vma, entry, flags))
+            return LookUp.Missing(Found.MustUnshare);
+        return Grab(
+            kernel, space, slot, address, Math.Min(wanted, (vma.End - address) >> PageGeometry.PageShift), flags);
     }
 
     /// <summary>can_follow_write_pte: FORCE reads through to a page that a write fault has already copied.</summary>

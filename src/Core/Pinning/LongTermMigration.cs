@@ -17,27 +17,30 @@ internal enum MigrationOutcome
 }
 
 /// <summary>
-/// check_and_migrate_movable_pages: what a long-term pin caught in ZONE_MOVABLE is moved out first (kernel-semantics 3.8). Under
-/// the turn.
+/// check_and_migrate_movable_pages: what a long-term pin caught in ZONE_MOVABLE is moved out first (kernel-semantics
+/// 3.8). Under the turn.
 /// </summary>
 internal static class LongTermMigration
 {
     /// <summary>Looks at the frames that <paramref name="vector"/> took from slot <paramref name="from"/> on.</summary>
-    public static MigrationOutcome Run(KernelState kernel, AddressSpace space, ulong start, FrameVector vector, long from)
+    public static MigrationOutcome Run(
+        KernelState kernel, AddressSpace space, ulong start, FrameVector vector, long from)
     {
         var movable = Collect(kernel, start, vector, from);
         if (movable.Count == 0) return MigrationOutcome.AllPinnable;
         DropFrom(kernel, vector, from);
         foreach (var (head, address) in movable)
         {
-            if (kernel.Plan.Decide(ChoicePoint.Migration, space.Name, address) == FaultAction.Oom || !Move(kernel, space, head, address))
+            if (kernel.Plan.Decide(ChoicePoint.Migration, space.Name, address) == FaultAction.Oom
+                || !Move(kernel, space, head, address))
                 return MigrationOutcome.Failed;
         }
 
         return MigrationOutcome.Moved;
     }
 
-    private static List<(Pfn Head, ulong Address)> Collect(KernelState kernel, ulong start, FrameVector vector, long from)
+    private static List<(Pfn Head, ulong Address)> Collect(
+        KernelState kernel, ulong start, FrameVector vector, long from)
     {
         var found = new List<(Pfn, ulong)>();
         var last = Pfn.Invalid;
@@ -98,13 +101,17 @@ internal static class LongTermMigration
         }
     }
 
-    /// <summary>Moves a folio to memory where it may stay; false when somebody else holds a reference or memory is out.</summary>
+    /// <summary>
+    /// Moves a folio to memory where it may stay; false when somebody else holds a reference or memory is out.
+    /// </summary>
     private static bool Move(KernelState kernel, AddressSpace space, Pfn head, ulong address)
     {
         // Unmapped while the lock was free, and gone with our own pin: nothing is left to be moved.
         if (kernel.Memory.Frames.RefCount(head) == 0) return true;
         if (!Migration.IsMovable(kernel, head)) return false;
-        if (kernel.Memory.Allocate(kernel.Memory.Frames.OrderOf(head), AllocationContext.Unmovable, FrameFlags.None) is not { } fresh) return false;
+        if (kernel.Memory.Allocate(
+            kernel.Memory.Frames.OrderOf(head), AllocationContext.Unmovable, FrameFlags.None) is not { } fresh)
+            return false;
         if (Migration.Move(kernel, head, fresh, space, address)) return true;
         kernel.Memory.Put(fresh);
         return false;

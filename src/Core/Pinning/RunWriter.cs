@@ -6,8 +6,8 @@ namespace FramePin.Core.Pinning;
 
 /// <summary>Appends frames to a vector, joining consecutive ones of a kind into runs.</summary>
 /// <remarks>
-/// A ref struct on the pin's stack; <see cref="Finish"/> hands the counts back to the vector. The last run lies in its slot already and
-/// grows there: one more frame is one more in the slot's low bits.
+/// A ref struct on the pin's stack; <see cref="Finish"/> hands the counts back to the vector. The last run lies in its
+/// slot already and grows there: one more frame is one more in the slot's low bits.
 /// </remarks>
 internal ref struct RunWriter
 {
@@ -42,8 +42,8 @@ internal ref struct RunWriter
     }
 
     /// <summary>
-    /// Appends eight small frames that follow neither each other nor the last run. <paramref name="packed"/> holds a finished run
-    /// of one frame in each lane.
+    /// Appends eight small frames that follow neither each other nor the last run. <paramref name="packed"/> holds a
+    /// finished run of one frame in each lane.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void AppendScattered(Vector512<ulong> packed)

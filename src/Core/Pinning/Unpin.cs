@@ -12,8 +12,8 @@ namespace FramePin.Core.Pinning;
 
 /// <summary>Gives references back (unpin_user_pages, put_page; kernel-semantics 3.2).</summary>
 /// <remarks>
-/// Runs inside the <see cref="CountGate"/> and takes no turn; a folio whose last reference goes is queued for the next one.
-/// Allocates nothing.
+/// Runs inside the <see cref="CountGate"/> and takes no turn; a folio whose last reference goes is queued for the next
+/// one. Allocates nothing.
 /// </remarks>
 internal static class Unpin
 {
@@ -39,7 +39,8 @@ internal static class Unpin
     }
 
     /// <summary>Drops the references; returns how many slots held none (the zero page, pinned).</summary>
-    private static long Runs(KernelState kernel, ReadOnlySpan<ulong> slots, bool isPinned, bool makeDirty, CountMode mode)
+    private static long Runs(
+        KernelState kernel, ReadOnlySpan<ulong> slots, bool isPinned, bool makeDirty, CountMode mode)
     {
         if (makeDirty) MarkDirty(kernel.Memory, slots);
         return mode == CountMode.Exclusive
@@ -68,7 +69,8 @@ internal static class Unpin
 
             var pfn = packed >> FrameRun.CountBits;
             var last = pfn + (packed & FrameRun.CountMask);
-            if (typeof(TCounts) == typeof(PlainCounts) && (uncounted < pfn || uncounted > last)) pfn += DropConsecutive(counts, pfn, last - pfn + 1, delta);
+            if (typeof(TCounts) == typeof(PlainCounts) && (uncounted < pfn || uncounted > last))
+                pfn += DropConsecutive(counts, pfn, last - pfn + 1, delta);
             for (; pfn <= last; pfn++)
             {
                 if (pfn == uncounted)
@@ -86,8 +88,8 @@ internal static class Unpin
     }
 
     /// <summary>
-    /// Drops a reference of each of <paramref name="count"/> frames in a row, eight at a time, for who is alone inside the gate. Stops at the
-    /// first group with a frame that would lose its last one; returns the frames done.
+    /// Drops a reference of each of <paramref name="count"/> frames in a row, eight at a time, for who is alone inside
+    /// the gate. Stops at the first group with a frame that would lose its last one; returns the frames done.
     /// </summary>
     private static ulong DropConsecutive(NativeArray<long> counts, ulong first, ulong count, long delta)
     {
@@ -105,10 +107,11 @@ internal static class Unpin
     }
 
     /// <summary>
-    /// Drops runs of one small, counted frame each: finds how many there are, eight to a test, then counts them in a loop of its
-    /// own. Returns the runs done.
+    /// Drops runs of one small, counted frame each: finds how many there are, eight to a test, then counts them in a
+    /// loop of its own. Returns the runs done.
     /// </summary>
-    private static int DropScattered<TCounts>(PhysicalMemory memory, ReadOnlySpan<ulong> slots, ulong uncounted, long delta)
+    private static int DropScattered<TCounts>(
+        PhysicalMemory memory, ReadOnlySpan<ulong> slots, ulong uncounted, long delta)
         where TCounts : struct, ICountAccess
     {
         const int lanes = 8;
@@ -170,7 +173,9 @@ internal static class Unpin
     private static void DroppedLast(PhysicalMemory memory, ulong pfn, int left)
     {
         // Less than nothing left: somebody gave back what they did not hold. Going on would free a frame in use.
-        if (left < 0) throw new InvalidOperationException($"refcount of pfn 0x{pfn:x} fell to {left}: a reference was dropped twice");
+        if (left < 0)
+            throw new InvalidOperationException(
+                $"refcount of pfn 0x{pfn:x} fell to {left}: a reference was dropped twice");
         // A frame that two slots name is met twice, and in shared mode by two pins: the first of them queues it.
         memory.QueueFree(new Pfn(pfn));
     }

@@ -18,9 +18,12 @@ internal static class VaddrFrames
     /// <param name="Operation">The slow path still to run, in a turn.</param>
     /// <param name="TakenFast">Pages the fast path took before.</param>
     /// <param name="Reason">Why the walk stopped, when it is over.</param>
-    internal readonly record struct Started(GupResult Result, GupOperation? Operation, long TakenFast, StopReason Reason);
+    internal readonly record struct Started(
+        GupResult Result, GupOperation? Operation, long TakenFast, StopReason Reason);
 
-    /// <summary>True when the era's helper looks at VMAs before anything else and so has to hold the turn from the start.</summary>
+    /// <summary>
+    /// True when the era's helper looks at VMAs before anything else and so has to hold the turn from the start.
+    /// </summary>
     public static bool NeedsTurn(KernelProfile profile) => profile.Era <= HelperEra.A2;
 
     /// <summary>
@@ -69,9 +72,12 @@ internal static class VaddrFrames
         return new Started(default, operation, 0, StopReason.None);
     }
 
-    /// <summary>Turns the pin's answer into the helper's and sets the vector's state. Under the turn for era B.</summary>
+    /// <summary>
+    /// Turns the pin's answer into the helper's and sets the vector's state. Under the turn for era B.
+    /// </summary>
     public static GupResult Complete(
-        KernelState kernel, AddressSpace space, ulong start, long count, FrameVector vector, GupResult pinned, ref StopReason reason)
+        KernelState kernel, AddressSpace space, ulong start, long count, FrameVector vector, GupResult pinned,
+        ref StopReason reason)
     {
         if (count <= 0) return GupResult.Of(0);
         var era = kernel.Profile.Era;
@@ -82,7 +88,8 @@ internal static class VaddrFrames
             return pinned;
         }
 
-        if (era == HelperEra.B && pinned.Pages == 0) return FollowAfterPin(kernel, space, start, count, vector, pinned, ref reason);
+        if (era == HelperEra.B && pinned.Pages == 0)
+            return FollowAfterPin(kernel, space, start, count, vector, pinned, ref reason);
         vector.GotRef = true;
         vector.IsPfns = false;
         if (pinned.Pages > 0) return pinned;
@@ -91,7 +98,8 @@ internal static class VaddrFrames
     }
 
     private static GupResult FollowAfterPin(
-        KernelState kernel, AddressSpace space, ulong start, long count, FrameVector vector, GupResult pinned, ref StopReason reason)
+        KernelState kernel, AddressSpace space, ulong start, long count, FrameVector vector, GupResult pinned,
+        ref StopReason reason)
     {
         vector.GotRef = false;
         vector.IsPfns = true;
@@ -110,7 +118,9 @@ internal static class VaddrFrames
         return followed;
     }
 
-    /// <summary>The follow_pfn loop over adjoining VM_IO and VM_PFNMAP areas: takes no reference and faults nothing in.</summary>
+    /// <summary>
+    /// The follow_pfn loop over adjoining VM_IO and VM_PFNMAP areas: takes no reference and faults nothing in.
+    /// </summary>
     private static GupResult FollowPfns(
         AddressSpace space, ulong start, long count, FrameVector vector, out StopReason reason)
     {

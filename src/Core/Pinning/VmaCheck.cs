@@ -6,7 +6,9 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Pinning;
 
-/// <summary>check_vma_flags: may this VMA be walked with these flags (mm/gup.c; kernel-semantics 3.3). Order matters.</summary>
+/// <summary>
+/// check_vma_flags: may this VMA be walked with these flags (mm/gup.c; kernel-semantics 3.3). Order matters.
+/// </summary>
 internal static class VmaCheck
 {
     public static Errno Check(KernelState kernel, Vma vma, GupFlags flags, out StopReason reason)
@@ -27,7 +29,8 @@ internal static class VmaCheck
         if (isWrite)
         {
             reason = StopReason.DirtyTrackedFile;
-            if (!vma.IsAnonymous && isLongTerm && (flags & GupFlags.Pin) != 0 && kernel.Profile.RefusesDirtyTrackedLongTerm
+            if (!vma.IsAnonymous && isLongTerm && (flags & GupFlags.Pin) != 0
+                && kernel.Profile.RefusesDirtyTrackedLongTerm
                 && NeedsDirtyTracking(vma))
                 return Errno.EFAULT;
             reason = StopReason.Permission;

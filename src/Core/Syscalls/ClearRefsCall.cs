@@ -7,12 +7,16 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>Writing 4 to /proc/PID/clear_refs: forgets which pages were stored to (fs/proc/task_mmu.c: clear_refs_write). Under the turn.</summary>
+/// <summary>
+/// Writing 4 to /proc/PID/clear_refs: forgets which pages were stored to (fs/proc/task_mmu.c: clear_refs_write). Under
+/// the turn.
+/// </summary>
 internal static class ClearRefsCall
 {
     /// <summary>
-    /// Takes the soft-dirty bits off areas and entries and write-protects these, so that the next store sets them again. Writable pinned
-    /// pages keep both (pte_is_pinned): a device may store to them unseen. Huge pages of hugetlbfs and raw frames are passed over.
+    /// Takes the soft-dirty bits off areas and entries and write-protects these, so that the next store sets them
+    /// again. Writable pinned pages keep both (pte_is_pinned): a device may store to them unseen. Huge pages of
+    /// hugetlbfs and raw frames are passed over.
     /// </summary>
     public static void ClearSoftDirty(KernelState kernel, AddressSpace space)
     {
@@ -25,7 +29,8 @@ internal static class ClearRefsCall
             while (space.PageTable.Next(ref address, vma.End, out var slot))
             {
                 ref var entry = ref space.PageTable[slot];
-                if (!IsPinned(kernel, space, vma, entry)) entry &= ~(Pte.SoftDirty | (Pte.IsMapped(entry) ? Pte.Write : 0));
+                if (!IsPinned(kernel, space, vma, entry))
+                    entry &= ~(Pte.SoftDirty | (Pte.IsMapped(entry) ? Pte.Write : 0));
                 address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
             }
         }

@@ -7,12 +7,16 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>What a device's mmap method does: flags of the area and, for eager kinds, its entries. Under the turn.</summary>
+/// <summary>
+/// What a device's mmap method does: flags of the area and, for eager kinds, its entries. Under the turn.
+/// </summary>
 internal static class DeviceMappings
 {
     private const VmFlags Remapped = VmFlags.Io | VmFlags.PfnMap | VmFlags.DontExpand | VmFlags.DontDump;
 
-    /// <summary>Puts the area into the tree and maps what its device maps at once. -EINVAL beyond the device's end.</summary>
+    /// <summary>
+    /// Puts the area into the tree and maps what its device maps at once. -EINVAL beyond the device's end.
+    /// </summary>
     public static Errno Map(KernelState kernel, AddressSpace space, Vma vma)
     {
         var device = vma.Device!;
@@ -20,9 +24,11 @@ internal static class DeviceMappings
         if (vma.PageOffset + vma.Pages > device.Frames) return Errno.EINVAL;
         if (!device.Writable && vma.Has(VmFlags.Shared | VmFlags.Write)) return Errno.EACCES;
         // get_remap_pgoff: who remaps a copy-on-write area does so in one piece.
-        if (device is { Mapping: DeviceMapping.PfnMap, RemapsInParts: true } && vma.IsCow && vma.Pages > 1) return Errno.EINVAL;
+        if (device is { Mapping: DeviceMapping.PfnMap, RemapsInParts: true } && vma.IsCow && vma.Pages > 1)
+            return Errno.EINVAL;
         vma.Flags |= FlagsOf(device.Mapping);
-        if (device is { Mapping: DeviceMapping.PfnMap, RemapsInParts: false } && kernel.Profile.MarksRemapped) vma.Flags |= VmFlags.Arch;
+        if (device is { Mapping: DeviceMapping.PfnMap, RemapsInParts: false } && kernel.Profile.MarksRemapped)
+            vma.Flags |= VmFlags.Arch;
         vma.Flags &= ~VmFlags.Account;
         var tracked = VmaMerge.InsertOrMerge(space, vma);
         for (var address = vma.Start; address < vma.End; address += PageGeometry.PageSize)
@@ -47,12 +53,14 @@ internal static class DeviceMappings
         _ => VmFlags.DontExpand,
     };
 
-    private static Errno MapOne(KernelState kernel, AddressSpace space, Vma vma, Device device, ulong address, Pfn pfn) =>
+    private static Errno MapOne(
+        KernelState kernel, AddressSpace space, Vma vma, Device device, ulong address, Pfn pfn) =>
         device.Mapping switch
         {
             DeviceMapping.PfnMap or DeviceMapping.IoPages or DeviceMapping.MixedPfns =>
                 FaultHandler.MapRaw(space, vma, address, pfn) ? Errno.None : Errno.ENOMEM,
-            DeviceMapping.MixedPages or DeviceMapping.P2PPages => FaultHandler.InsertPage(kernel, space, vma, address, pfn),
+            DeviceMapping.MixedPages or DeviceMapping.P2PPages =>
+                FaultHandler.InsertPage(kernel, space, vma, address, pfn),
             _ => Errno.None,
         };
 }

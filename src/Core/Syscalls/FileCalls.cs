@@ -6,7 +6,9 @@ using FramePin.Core.Frames;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>Changes of a memory file's size and contents (mm/truncate.c). Offsets and sizes in bytes. Under the turn.</summary>
+/// <summary>
+/// Changes of a memory file's size and contents (mm/truncate.c). Offsets and sizes in bytes. Under the turn.
+/// </summary>
 internal static class FileCalls
 {
     /// <summary>ftruncate: pages behind the new end leave the file and every mapping, private copies too.</summary>
@@ -21,7 +23,8 @@ internal static class FileCalls
         }
 
         var first = PageGeometry.PagesOf(size);
-        if (kernel.Mutant != Mutant.TruncateKeepsMapped) UnmapPages(kernel, file, first, ulong.MaxValue, alsoCopies: true);
+        if (kernel.Mutant != Mutant.TruncateKeepsMapped)
+            UnmapPages(kernel, file, first, ulong.MaxValue, alsoCopies: true);
         file.Remove(first, ulong.MaxValue >> PageGeometry.PageShift);
         NoteZeroed(kernel, file, size);
         var within = size & (PageGeometry.PageSize - 1);
@@ -30,13 +33,14 @@ internal static class FileCalls
     }
 
     /// <summary>
-    /// A file that grows: what a mapping stored behind its old end, in the page of that end, is zeroed first. Disk file systems since
-    /// 6.13; others let it show.
+    /// A file that grows: what a mapping stored behind its old end, in the page of that end, is zeroed first. Disk file
+    /// systems since 6.13; others let it show.
     /// </summary>
     /// <param name="kernel">The machine's memory.</param>
     /// <param name="file">The file.</param>
     /// <param name="oldEnd">Its size so far, in bytes.</param>
-    /// <param name="upTo">Where a write begins, in bytes: what it writes needs no zeroes. The largest number for a truncation.</param>
+    /// <param name="upTo">Where a write begins, in bytes: what it writes needs no zeroes. The largest number for a
+    /// truncation.</param>
     public static void ZeroTail(KernelState kernel, MemoryFile file, ulong oldEnd, ulong upTo)
     {
         if (file.Kind != FileKind.Disk) return;
@@ -49,7 +53,10 @@ internal static class FileCalls
         kernel.Memory.MarkDirty(pfn);
     }
 
-    /// <summary>The file system zeroes the rest of a block from <paramref name="offset"/> on: at an old or a new end, or beside a hole.</summary>
+    /// <summary>
+    /// The file system zeroes the rest of a block from <paramref name="offset"/> on: at an old or a new end, or beside
+    /// a hole.
+    /// </summary>
     public static void NoteZeroed(KernelState kernel, MemoryFile file, ulong offset)
     {
         if ((offset & ~PageGeometry.PageMask) == 0) return;
@@ -63,7 +70,9 @@ internal static class FileCalls
         FaultHandler.FindOrAddPage(kernel, null, file, index, 0, AllocationContext.Movable);
     }
 
-    /// <summary>fallocate(PUNCH_HOLE): whole pages leave the file, parts of pages are zeroed; private copies stay.</summary>
+    /// <summary>
+    /// fallocate(PUNCH_HOLE): whole pages leave the file, parts of pages are zeroed; private copies stay.
+    /// </summary>
     public static void PunchHole(KernelState kernel, MemoryFile file, ulong offset, ulong length)
     {
         var end = Math.Min(offset + length, PageGeometry.AlignUp(file.Size, PageGeometry.PageSize));
@@ -103,7 +112,8 @@ internal static class FileCalls
         {
             var pageEnd = Math.Min(end, PageGeometry.AlignDown(start, PageGeometry.PageSize) + PageGeometry.PageSize);
             if (file.Lookup(start >> PageGeometry.PageShift) is { } pfn)
-                kernel.Memory.Bytes.Of(pfn).Slice((int)(start & ~PageGeometry.PageMask), (int)(pageEnd - start)).Clear();
+                kernel.Memory.Bytes.Of(pfn).Slice(
+                    (int)(start & ~PageGeometry.PageMask), (int)(pageEnd - start)).Clear();
             start = pageEnd;
         }
     }

@@ -12,8 +12,8 @@ namespace FramePin.Core.Syscalls;
 internal static class ForkCall
 {
     /// <summary>
-    /// Fills the empty <paramref name="child"/> from <paramref name="parent"/>. On -ENOMEM the child is torn down again and the
-    /// parent unchanged, but that its pages may have become copy-on-write.
+    /// Fills the empty <paramref name="child"/> from <paramref name="parent"/>. On -ENOMEM the child is torn down again
+    /// and the parent unchanged, but that its pages may have become copy-on-write.
     /// </summary>
     public static Errno Run(KernelState kernel, AddressSpace parent, AddressSpace child)
     {
@@ -75,12 +75,15 @@ internal static class ForkCall
     }
 
     private static Errno CopyLeaf(
-        KernelState kernel, AddressSpace parent, AddressSpace child, Vma vma, Vma copy, ulong address, LeafSlot slot, out bool again)
+        KernelState kernel, AddressSpace parent, AddressSpace child, Vma vma, Vma copy, ulong address, LeafSlot slot,
+        out bool again)
     {
         again = false;
         ref var entry = ref parent.PageTable[slot];
         if (entry == Pte.PoisonMarker || Pte.IsMapped(entry) && IsPoisoned(kernel, entry)) return Errno.EHWPOISON;
-        var isOwnPinned = kernel.Mutant != Mutant.ForkSharesPinned && Pte.IsMapped(entry) && (entry & Pte.Exclusive) != 0 && parent.HasPinned && kernel.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
+        var isOwnPinned = kernel.Mutant != Mutant.ForkSharesPinned && Pte.IsMapped(entry)
+            && (entry & Pte.Exclusive) != 0 && parent.HasPinned
+            && kernel.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
         if (isOwnPinned && slot.Order > 0 && !vma.IsHugeTlb)
         {
             // copy_huge_pmd: a pinned huge page is split so that each part can be copied.
@@ -122,7 +125,8 @@ internal static class ForkCall
         else kernel.Memory.Bytes.Of(Pte.PfnOf(entry)).CopyTo(kernel.Memory.Bytes.Of(pfn));
         kernel.Memory.Frames[pfn].Flags |= FrameFlags.Anon;
         kernel.Memory.Frames[pfn].MapCount = 1;
-        var bits = Pte.Anon | Pte.Exclusive | Pte.Dirty | kernel.SoftDirty | Mapping.AccessBits(copy, true) | (order > 0 ? Pte.Huge : 0);
+        var bits = Pte.Anon | Pte.Exclusive | Pte.Dirty | kernel.SoftDirty | Mapping.AccessBits(copy, true)
+            | (order > 0 ? Pte.Huge : 0);
         child.PageTable[into] = Pte.Leaf(pfn, bits);
         return Errno.None;
     }

@@ -10,7 +10,9 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>madvise (mm/madvise.c; kernel-semantics 4.7). A hole is reported as -ENOMEM after the rest was done.</summary>
+/// <summary>
+/// madvise (mm/madvise.c; kernel-semantics 4.7). A hole is reported as -ENOMEM after the rest was done.
+/// </summary>
 internal static class MadviseCall
 {
     public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, Advice advice)
@@ -67,7 +69,8 @@ internal static class MadviseCall
         {
             case Advice.WillNeed:
                 if (vma.File is { Kind: FileKind.Disk } file)
-                    FaultHandler.CacheRange(kernel, file, vma.IndexOf(part.Start), part.Length >> PageGeometry.PageShift);
+                    FaultHandler.CacheRange(
+                        kernel, file, vma.IndexOf(part.Start), part.Length >> PageGeometry.PageShift);
                 else Reclaim.ReadBack(kernel, space, vma, part);
                 return Errno.None;
             case Advice.DontNeed or Advice.DontNeedLocked or Advice.Free:
@@ -90,8 +93,8 @@ internal static class MadviseCall
     }
 
     /// <summary>
-    /// can_madvise_modify: anonymous memory that a program could not overwrite, because it is sealed and not writable, it may not
-    /// discard either. File mappings it may.
+    /// can_madvise_modify: anonymous memory that a program could not overwrite, because it is sealed and not writable,
+    /// it may not discard either. File mappings it may.
     /// </summary>
     private static bool IsRefusedBySeal(Vma vma, Advice advice) =>
         vma.Has(VmFlags.Sealed) && !vma.Has(VmFlags.Write) && vma.IsAnonymous
@@ -123,7 +126,8 @@ internal static class MadviseCall
                     error = Errno.EINVAL;
                 return flags & ~VmFlags.DontDump;
             case Advice.Mergeable:
-                return vma.HasAny(VmFlags.Special | VmFlags.Shared | VmFlags.MayShare | VmFlags.HugeTlb | VmFlags.Droppable)
+                return vma.HasAny(
+                    VmFlags.Special | VmFlags.Shared | VmFlags.MayShare | VmFlags.HugeTlb | VmFlags.Droppable)
                 ? flags : flags | VmFlags.Mergeable;
             case Advice.Unmergeable: return flags & ~VmFlags.Mergeable;
             case Advice.HugePage:
@@ -215,7 +219,9 @@ internal static class MadviseCall
         return walked.Error == Errno.None ? SyscallResult.Ok() : SyscallResult.Fail(walked.Error, walked.Pages > 0);
     }
 
-    /// <summary>MADV_HWPOISON: faults each page in and declares it broken; its mappings become poison markers.</summary>
+    /// <summary>
+    /// MADV_HWPOISON: faults each page in and declares it broken; its mappings become poison markers.
+    /// </summary>
     private static SyscallResult Poison(KernelState kernel, AddressSpace space, ulong start, ulong end)
     {
         if (!space.Task.IsAdmin) return Errno.EPERM;

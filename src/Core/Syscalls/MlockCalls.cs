@@ -17,7 +17,8 @@ internal static class MlockCalls
     private const uint MclOnFault = 4;
 
     /// <summary>can_do_mlock and mlock_future_ok for a new mapping.</summary>
-    public static Errno CheckNewMapping(AddressSpace space, VmFlags flags, ulong length, bool isAsked, TaskState? actor = null)
+    public static Errno CheckNewMapping(
+        AddressSpace space, VmFlags flags, ulong length, bool isAsked, TaskState? actor = null)
     {
         var task = actor ?? space.Task;
         if (isAsked && !task.CanLockMemory && task.RlimitMemlock == 0) return Errno.EPERM;
@@ -65,7 +66,8 @@ internal static class MlockCalls
 
     public static SyscallResult LockAll(KernelState kernel, AddressSpace space, uint flags)
     {
-        if (flags == 0 || (flags & ~(MclCurrent | MclFuture | MclOnFault)) != 0 || flags == MclOnFault) return Errno.EINVAL;
+        if (flags == 0 || (flags & ~(MclCurrent | MclFuture | MclOnFault)) != 0 || flags == MclOnFault)
+            return Errno.EINVAL;
         var task = space.Task;
         if (!task.CanLockMemory && task.RlimitMemlock == 0) return Errno.EPERM;
         var isCurrent = (flags & MclCurrent) != 0;
@@ -98,7 +100,8 @@ internal static class MlockCalls
             var flags = GupFlags.Touch;
             if ((vma.Flags & (VmFlags.Write | VmFlags.Shared)) == VmFlags.Write) flags |= GupFlags.Write;
             if (vma.HasAny(VmFlags.AccessMask)) flags |= GupFlags.Force;
-            var walked = GupWalk.Populate(kernel, space, part.Start, (long)(part.Length >> PageGeometry.PageShift), flags);
+            var walked = GupWalk.Populate(
+                kernel, space, part.Start, (long)(part.Length >> PageGeometry.PageShift), flags);
             if (walked.Error != Errno.None) return walked.Error;
         }
 
@@ -113,7 +116,8 @@ internal static class MlockCalls
     }
 
     /// <summary>apply_vma_lock_flags: a hole ends it with -ENOMEM, what came before stays changed.</summary>
-    private static Errno Apply(KernelState kernel, AddressSpace space, AddressRange range, VmFlags lockFlags, out bool isPartial)
+    private static Errno Apply(
+        KernelState kernel, AddressSpace space, AddressRange range, VmFlags lockFlags, out bool isPartial)
     {
         isPartial = false;
         if (range.IsEmpty) return Errno.None;
@@ -130,7 +134,9 @@ internal static class MlockCalls
         return Errno.None;
     }
 
-    /// <summary>mlock_fixup: special, hugetlb, secret and droppable areas are passed over in silence (row 129).</summary>
+    /// <summary>
+    /// mlock_fixup: special, hugetlb, secret and droppable areas are passed over in silence (row 129).
+    /// </summary>
     private static Errno LockOne(KernelState kernel, AddressSpace space, Vma vma, AddressRange part, VmFlags lockFlags)
     {
         if (vma.HasAny(VmFlags.Special | VmFlags.HugeTlb | VmFlags.Droppable)) return Errno.None;

@@ -28,13 +28,17 @@ public sealed record MmapRequest
     /// <summary>The descriptor was opened for writing (FMODE_WRITE).</summary>
     public bool OpenedForWrite { get; init; } = true;
 
-    /// <summary>Number of the opening of the file (struct file), the caller's own; areas of two openings do not merge.</summary>
+    /// <summary>
+    /// Number of the opening of the file (struct file), the caller's own; areas of two openings do not merge.
+    /// </summary>
     public int Opening { get; init; }
 
     public ulong Offset { get; init; }
 }
 
-/// <summary>mmap (mm/mmap.c: do_mmap; mm/vma.c: mmap_region; kernel-semantics 4.2). Checks stand in the kernel's order.</summary>
+/// <summary>
+/// mmap (mm/mmap.c: do_mmap; mm/vma.c: mmap_region; kernel-semantics 4.2). Checks stand in the kernel's order.
+/// </summary>
 internal static class MmapCall
 {
     private const VmFlags StackLike = VmFlags.GrowsDown | VmFlags.Shared;
@@ -94,7 +98,8 @@ internal static class MmapCall
     }
 
     private static SyscallResult Place(
-        KernelState kernel, AddressSpace space, MmapRequest request, ulong address, ulong length, MapFlags flags, int hugeOrder)
+        KernelState kernel, AddressSpace space, MmapRequest request, ulong address, ulong length, MapFlags flags,
+        int hugeOrder)
     {
         if (length > PageGeometry.TaskSize) return Errno.ENOMEM;
         if ((flags & MapFlags.Fixed) == 0)
@@ -170,7 +175,8 @@ internal static class MmapCall
     }
 
     private static SyscallResult MapRegion(
-        KernelState kernel, AddressSpace space, MmapRequest request, AddressRange range, MapFlags flags, VmFlags vmFlags,
+        KernelState kernel, AddressSpace space, MmapRequest request, AddressRange range, MapFlags flags,
+        VmFlags vmFlags,
         ulong pageOffset, int hugeOrder)
     {
         if (space.DeniesWriteExec(vmFlags, vmFlags)) return Errno.EACCES;
@@ -181,7 +187,8 @@ internal static class MmapCall
         if ((flags & MapFlags.NoReserve) != 0) vmFlags |= VmFlags.NoReserve;
         var file = request.File;
         if (hugeOrder > 0) vmFlags |= VmFlags.HugeTlb | VmFlags.DontExpand;
-        else if ((vmFlags & (VmFlags.NoReserve | VmFlags.Shared | VmFlags.Write)) == VmFlags.Write) vmFlags |= VmFlags.Account;
+        else if ((vmFlags & (VmFlags.NoReserve | VmFlags.Shared | VmFlags.Write)) == VmFlags.Write)
+            vmFlags |= VmFlags.Account;
         var isPartial = false;
         if (space.Vmas.Intersects(range))
         {
@@ -262,7 +269,9 @@ internal static class MmapCall
         return error;
     }
 
-    /// <summary>MAP_HUGETLB: an anonymous mapping gets a hugetlb file of its own, of the size that the flags name.</summary>
+    /// <summary>
+    /// MAP_HUGETLB: an anonymous mapping gets a hugetlb file of its own, of the size that the flags name.
+    /// </summary>
     private static Errno PrepareHuge(KernelState kernel, ref MmapRequest request, out int order)
     {
         order = 0;
@@ -280,14 +289,16 @@ internal static class MmapCall
         if (!kernel.HugePools.ContainsKey(order)) return Errno.ENOMEM;
         var length = PageGeometry.AlignUp(request.Length, PageGeometry.PageSize << order);
         if (length == 0) return request.Length == 0 ? Errno.EINVAL : Errno.ENOMEM;
-        if (kernel.CreateFile("/anon_hugepage (deleted)", FileKind.HugeTlb, length, order) is not { } file) return Errno.ENOMEM;
+        if (kernel.CreateFile("/anon_hugepage (deleted)", FileKind.HugeTlb, length, order) is not { } file)
+            return Errno.ENOMEM;
         file.Unlinked = true;
         request = request with { File = file, Offset = 0 };
         return Errno.None;
     }
 
     /// <summary>hugetlb_reserve_pages: what may be faulted in later must be there now.</summary>
-    private static Errno ReserveHuge(KernelState kernel, MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
+    private static Errno ReserveHuge(
+        KernelState kernel, MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
     {
         if ((vmFlags & VmFlags.NoReserve) != 0)
         {
@@ -310,7 +321,9 @@ internal static class MmapCall
         return Errno.None;
     }
 
-    /// <summary>hugetlbfs_file_mmap: a writable mapping, private ones too, makes the file as long as it reaches.</summary>
+    /// <summary>
+    /// hugetlbfs_file_mmap: a writable mapping, private ones too, makes the file as long as it reaches.
+    /// </summary>
     private static void Extend(MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
     {
         if ((vmFlags & VmFlags.Write) != 0)

@@ -6,7 +6,9 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>mprotect (mm/mprotect.c: do_mprotect_pkey; kernel-semantics 4.5): what was changed before an error stays changed.</summary>
+/// <summary>
+/// mprotect (mm/mprotect.c: do_mprotect_pkey; kernel-semantics 4.5): what was changed before an error stays changed.
+/// </summary>
 internal static class MprotectCall
 {
     public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, Prot prot)
@@ -42,7 +44,8 @@ internal static class MprotectCall
             var upTo = Math.Min(end, area.End);
             var flags = (area.Flags & ~VmFlags.AccessMask) | (VmFlags)(prot & Prot.AccessMask);
             // Each access bit has its MAY bit four places higher.
-            if ((flags & (VmFlags)~((ulong)flags >> 4) & VmFlags.AccessMask) != 0) return SyscallResult.Fail(Errno.EACCES, isPartial);
+            if ((flags & (VmFlags)~((ulong)flags >> 4) & VmFlags.AccessMask) != 0)
+                return SyscallResult.Fail(Errno.EACCES, isPartial);
             if (space.DeniesWriteExec(area.Flags, flags)) return SyscallResult.Fail(Errno.EACCES, isPartial);
             var error = Change(kernel, space, area, start, upTo, flags);
             if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
@@ -65,10 +68,12 @@ internal static class MprotectCall
                 && Limits.CheckExpansion(space, vma.Flags, end - start) == Errno.None)
                 return Errno.ENOMEM;
 
-            const VmFlags accounted = VmFlags.Account | VmFlags.Write | VmFlags.HugeTlb | VmFlags.Shared | VmFlags.NoReserve;
+            const VmFlags accounted = VmFlags.Account | VmFlags.Write | VmFlags.HugeTlb | VmFlags.Shared
+                | VmFlags.NoReserve;
             if (!vma.HasAny(accounted)) flags |= VmFlags.Account;
         }
-        else if (kernel.Profile.MprotectUnaccounts && (flags & VmFlags.Write) == 0 && vma.Has(VmFlags.Account) && vma.IsAnonymous
+        else if (kernel.Profile.MprotectUnaccounts && (flags & VmFlags.Write) == 0 && vma.Has(VmFlags.Account)
+            && vma.IsAnonymous
             && vma.AnonVma is null)
         {
             flags &= ~VmFlags.Account;
@@ -80,7 +85,8 @@ internal static class MprotectCall
         if (error != Errno.None) return error;
         if (!Mapping.ChangeProtection(kernel, space, vma, start, end)) return Errno.ENOMEM;
         // Locked private memory that becomes writable is copied now rather than at a later fault.
-        if (wasLockedPrivate && (flags & VmFlags.Write) != 0) MlockCalls.Populate(kernel, space, new AddressRange(start, end));
+        if (wasLockedPrivate && (flags & VmFlags.Write) != 0)
+            MlockCalls.Populate(kernel, space, new AddressRange(start, end));
         return Errno.None;
     }
 }

@@ -26,7 +26,8 @@ internal static class MremapCall
     }
 
     public static SyscallResult Run(
-        KernelState kernel, AddressSpace space, ulong address, ulong oldLength, ulong newLength, MremapFlags flags, ulong newAddress)
+        KernelState kernel, AddressSpace space, ulong address, ulong oldLength, ulong newLength, MremapFlags flags,
+        ulong newAddress)
     {
         if ((flags & ~MremapFlags.Known) != 0 || !IsPageAligned(address)) return Errno.EINVAL;
         oldLength = PageGeometry.AlignUp(oldLength, PageGeometry.PageSize);
@@ -35,13 +36,14 @@ internal static class MremapCall
         var error = CheckArguments(space, request);
         if (error != Errno.None) return error;
 
-        if (kernel.Profile.MovesSeveralAreas && request.IsFixed && oldLength == newLength) return MoveAll(kernel, space, request);
+        if (kernel.Profile.MovesSeveralAreas && request.IsFixed && oldLength == newLength)
+            return MoveAll(kernel, space, request);
         return space.Vmas.Find(address) is { } vma ? RunOn(kernel, space, vma, request) : Errno.EFAULT;
     }
 
     /// <summary>
-    /// remap_move: every area of the range moves, with the gaps between them; a gap at the start is -EFAULT. What was moved
-    /// before an error stays moved.
+    /// remap_move: every area of the range moves, with the gaps between them; a gap at the start is -EFAULT. What was
+    /// moved before an error stays moved.
     /// </summary>
     private static SyscallResult MoveAll(KernelState kernel, AddressSpace space, Request request)
     {
@@ -50,12 +52,14 @@ internal static class MremapCall
         var result = (SyscallResult)Errno.EFAULT;
         var isFirst = true;
         // The area behind may be the one that was moved, which its copy has joined.
-        for (var vma = space.Vmas.FindFrom(from); from < end && vma is not null && vma.Start < end; vma = space.Vmas.FindFrom(from))
+        for (var vma = space.Vmas.FindFrom(from); from < end && vma is not null
+            && vma.Start < end; vma = space.Vmas.FindFrom(from))
         {
             var address = Math.Max(vma.Start, request.Address);
             if (isFirst && address > request.Address) return Errno.EFAULT;
             from = vma.End;
-            if ((vma.Device is not null || vma.Uffd is not null) && (!isFirst || vma.End < end)) return SyscallResult.Fail(Errno.EFAULT, !isFirst);
+            if ((vma.Device is not null || vma.Uffd is not null) && (!isFirst || vma.End < end))
+                return SyscallResult.Fail(Errno.EFAULT, !isFirst);
             var length = Math.Min(end, vma.End) - address;
             var moved = RunOn(kernel, space, vma, request with
             {
@@ -84,7 +88,8 @@ internal static class MremapCall
                 OldLength = PageGeometry.AlignUp(oldLength, size),
                 NewLength = PageGeometry.AlignUp(newLength, size),
             };
-            if (!PageGeometry.IsAligned(address, size) || (request.IsFixed && !PageGeometry.IsAligned(request.NewAddress, size)))
+            if (!PageGeometry.IsAligned(address, size)
+                || (request.IsFixed && !PageGeometry.IsAligned(request.NewAddress, size)))
                 return Errno.EINVAL;
             if (request.NewLength > request.OldLength) return Errno.EINVAL;
         }
@@ -136,7 +141,8 @@ internal static class MremapCall
     private static SyscallResult ShrinkInPlace(KernelState kernel, AddressSpace space, Request request)
     {
         // By the checks of munmap itself: the old length is the caller's word and may run past the end of user space.
-        var unmapped = MunmapCall.Run(kernel, space, request.Address + request.NewLength, request.OldLength - request.NewLength);
+        var unmapped = MunmapCall.Run(
+            kernel, space, request.Address + request.NewLength, request.OldLength - request.NewLength);
         return unmapped.IsOk ? SyscallResult.Ok(request.Address) : unmapped;
     }
 
@@ -158,12 +164,16 @@ internal static class MremapCall
 
         if (!request.MayMove) return Errno.ENOMEM;
         var placed = Placement.Choose(
-            space, kernel.Profile, 0, request.NewLength, vma.File, vma.IndexOf(request.Address) << PageGeometry.PageShift,
+            space, kernel.Profile, 0, request.NewLength, vma.File, vma.IndexOf(
+                request.Address) << PageGeometry.PageShift,
             vma.HugeOrder, isMove: vma.Device is not null);
         return placed.IsOk ? Move(kernel, space, vma, request, placed.Value) : placed;
     }
 
-    /// <summary>vma_expandable: the bytes behind the area are free and below the end of user space; a stack's guard gap does not count.</summary>
+    /// <summary>
+    /// vma_expandable: the bytes behind the area are free and below the end of user space; a stack's guard gap does not
+    /// count.
+    /// </summary>
     private static bool CanGrow(AddressSpace space, Vma vma, ulong growth)
     {
         var end = vma.End + growth;
@@ -214,7 +224,8 @@ internal static class MremapCall
     private static SyscallResult Move(KernelState kernel, AddressSpace space, Vma vma, Request request, ulong target)
     {
         if (space.MapCount >= PageGeometry.MaxMapCount - HeadRoom) return Errno.ENOMEM;
-        if (!Mapping.SplitAt(kernel, space, request.Address) || !Mapping.SplitAt(kernel, space, request.Old.End)) return Errno.ENOMEM;
+        if (!Mapping.SplitAt(kernel, space, request.Address) || !Mapping.SplitAt(kernel, space, request.Old.End))
+            return Errno.ENOMEM;
         var offset = vma.IndexOf(request.Address);
         // An anonymous area that was never touched is numbered anew, so that it can merge at its new place.
         if (vma.IsAnonymous && vma.AnonVma is null) offset = target >> PageGeometry.PageShift;
@@ -236,7 +247,8 @@ internal static class MremapCall
             HugeOrder = vma.HugeOrder,
         };
         var merged = VmaMerge.InsertOrMerge(space, copy);
-        // Nobody asked to hear of moves (UFFD_FEATURE_EVENT_REMAP): the area that the copy has become is registered no more, all of it.
+        // Nobody asked to hear of moves (UFFD_FEATURE_EVENT_REMAP): the area that the copy has become is registered no
+        // more, all of it.
         merged.Flags &= ~(VmFlags.UffdMissing | VmFlags.UffdWp);
         merged.Uffd = null;
         if (!MoveEntries(kernel, space, request, target))
@@ -246,12 +258,15 @@ internal static class MremapCall
             return Errno.ENOMEM;
         }
 
-        if (vma.Uffd is null) DropMovedTables(space, vma, merged, request.Address, target, Math.Min(request.OldLength, request.NewLength));
+        if (vma.Uffd is null)
+            DropMovedTables(
+                space, vma, merged, request.Address, target, Math.Min(request.OldLength, request.NewLength));
         if (request.KeepsOld) LeaveOld(space, request);
         else if (request.OldLength > 0) MunmapCall.Unmap(kernel, space, request.Old);
         // Only what the move added is filled.
         if (merged.Has(VmFlags.Locked) && request.NewLength > request.OldLength)
-            MlockCalls.Populate(kernel, space, new AddressRange(target + request.OldLength, target + request.NewLength));
+            MlockCalls.Populate(
+                kernel, space, new AddressRange(target + request.OldLength, target + request.NewLength));
         return SyscallResult.Ok(target);
     }
 
@@ -268,8 +283,8 @@ internal static class MremapCall
     }
 
     /// <summary>
-    /// move_normal_pmd: where both ends of the move lie alike over whole tables, these themselves go along, and nothing is left in their
-    /// place. The first may begin before the areas do, where nothing else is in it (try_realign_addr).
+    /// move_normal_pmd: where both ends of the move lie alike over whole tables, these themselves go along, and nothing
+    /// is left in their place. The first may begin before the areas do, where nothing else is in it (try_realign_addr).
     /// </summary>
     private static void DropMovedTables(AddressSpace space, Vma from, Vma to, ulong address, ulong target, ulong length)
     {
@@ -283,20 +298,25 @@ internal static class MremapCall
         if (start < end) space.PageTable.Prune(start, end);
     }
 
-    /// <summary>A page table goes along wherever there is one, though nothing in it may be moved (move_page_tables: pte_alloc).</summary>
+    /// <summary>
+    /// A page table goes along wherever there is one, though nothing in it may be moved (move_page_tables: pte_alloc).
+    /// </summary>
     private static bool MakeTables(PageTable table, ulong start, ulong end, ulong target)
     {
         for (var at = start; at < end;)
         {
             var to = target + (at - start);
             if (table.Find(at) is { Exists: true, Order: 0 } && !table.Ensure(to, 0).Exists) return false;
-            at += Math.Min(PageGeometry.PmdSize - (at % PageGeometry.PmdSize), PageGeometry.PmdSize - (to % PageGeometry.PmdSize));
+            at += Math.Min(
+                PageGeometry.PmdSize - (at % PageGeometry.PmdSize), PageGeometry.PmdSize - (to % PageGeometry.PmdSize));
         }
 
         return true;
     }
 
-    /// <summary>move_page_tables: the same entries at the new address; pins on the frames stay valid. False: no table left.</summary>
+    /// <summary>
+    /// move_page_tables: the same entries at the new address; pins on the frames stay valid. False: no table left.
+    /// </summary>
     private static bool MoveEntries(KernelState kernel, AddressSpace space, Request request, ulong target)
     {
         var table = space.PageTable;
@@ -317,7 +337,8 @@ internal static class MremapCall
             if (!into.Exists) return false;
             if (slot.Order > 0 && table[into] != 0)
             {
-                // A table of small entries is there already, empty: a huge leaf does not go in its place (move_huge_pmd).
+                // A table of small entries is there already, empty: a huge leaf does not go in its place
+                // (move_huge_pmd).
                 if (!Mapping.SplitLeaf(kernel, space, address, slot)) return false;
                 continue;
             }

@@ -24,7 +24,8 @@ internal static class MunmapCall
     {
         var error = Gather(space, range);
         if (error != Errno.None) return error;
-        if (!Mapping.SplitAt(kernel, space, range.Start) || !Mapping.SplitAt(kernel, space, range.End)) return Errno.ENOMEM;
+        if (!Mapping.SplitAt(kernel, space, range.Start) || !Mapping.SplitAt(kernel, space, range.End))
+            return Errno.ENOMEM;
         foreach (var vma in space.Vmas.Overlapping(range))
         {
             Mapping.Zap(kernel, space, vma, vma.Start, vma.End);
@@ -41,8 +42,8 @@ internal static class MunmapCall
     }
 
     /// <summary>
-    /// vms_gather_munmap_vmas: cuts the areas at the ends of the range and sees whether all of it may go. Cuts stay when it may
-    /// not.
+    /// vms_gather_munmap_vmas: cuts the areas at the ends of the range and sees whether all of it may go. Cuts stay
+    /// when it may not.
     /// </summary>
     public static Errno Gather(AddressSpace space, AddressRange range)
     {

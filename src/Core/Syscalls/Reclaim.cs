@@ -10,14 +10,14 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>
-/// MADV_PAGEOUT, and MADV_FREE and MADV_WILLNEED beside it: reclaim of the pages of one area (mm/madvise.c, mm/vmscan.c: shrink_folio_list).
-/// Under the turn.
+/// MADV_PAGEOUT, and MADV_FREE and MADV_WILLNEED beside it: reclaim of the pages of one area (mm/madvise.c,
+/// mm/vmscan.c: shrink_folio_list). Under the turn.
 /// </summary>
 internal static class Reclaim
 {
     /// <summary>
-    /// MADV_FREE: anonymous pages may be dropped from now on until somebody stores to them (madvise_free_pte_range). They keep their
-    /// contents until then. What is in swap is dropped at once.
+    /// MADV_FREE: anonymous pages may be dropped from now on until somebody stores to them (madvise_free_pte_range).
+    /// They keep their contents until then. What is in swap is dropped at once.
     /// </summary>
     public static void MarkLazyFree(KernelState kernel, AddressSpace space, Vma vma, AddressRange part) =>
         ForEachFolio(kernel, space, part, (slot, pages) =>
@@ -36,7 +36,9 @@ internal static class Reclaim
             if ((info.Flags & FrameFlags.Mlocked) == 0) info.Flags |= FrameFlags.LazyFree;
         }, onSwap: (ref ulong entry) => Drop(kernel, space, vma, ref entry));
 
-    /// <summary>madvise_pageout for one area: pages that nobody else maps are unmapped, and go where nothing is lost by that.</summary>
+    /// <summary>
+    /// madvise_pageout for one area: pages that nobody else maps are unmapped, and go where nothing is lost by that.
+    /// </summary>
     public static void PageOut(KernelState kernel, AddressSpace space, Vma vma, AddressRange part)
     {
         // can_do_file_pageout: else it would tell who has the file cached.
@@ -51,12 +53,15 @@ internal static class Reclaim
             if ((entry & Pte.Anon) == 0 && !mayPageOutFile) return;
             if (Mlock.IsLocked(kernel, head)) Mlock.PutBack(kernel, head);
             else if ((entry & Pte.Anon) == 0) PageOutFile(kernel, space, vma, slot);
-            else if ((info.Flags & FrameFlags.LazyFree) != 0 || vma.Has(VmFlags.Droppable)) Discard(kernel, space, vma, slot, pages);
+            else if ((info.Flags & FrameFlags.LazyFree) != 0 || vma.Has(VmFlags.Droppable))
+                Discard(kernel, space, vma, slot, pages);
             else PageOutAnonymous(kernel, space, vma, slot, pages);
         });
     }
 
-    /// <summary>madvise_willneed without a disk file: what is in swap is read back into the swap cache, and not mapped.</summary>
+    /// <summary>
+    /// madvise_willneed without a disk file: what is in swap is read back into the swap cache, and not mapped.
+    /// </summary>
     public static void ReadBack(KernelState kernel, AddressSpace space, Vma vma, AddressRange part)
     {
         if (kernel.Swap is not { } swap) return;
@@ -70,24 +75,32 @@ internal static class Reclaim
         ForEachFolio(kernel, space, part, act: null, onSwap: (ref ulong entry) =>
         {
             var slot = Pte.SlotOf(entry);
-            if (swap.Cached(slot) is not null || kernel.Memory.Allocate(0, AllocationContext.Movable, FrameFlags.Anon) is not { } pfn) return;
+            if (swap.Cached(slot) is not null
+                || kernel.Memory.Allocate(0, AllocationContext.Movable, FrameFlags.Anon) is not { } pfn)
+                return;
             swap.Read(slot, pfn);
             swap.AddToCache(slot, pfn);
             kernel.Memory.Put(pfn);
         });
     }
 
-    /// <summary>MADV_COLD: nothing ages here, but a large folio that the range cuts is split as for the others.</summary>
-    public static void Cool(KernelState kernel, AddressSpace space, AddressRange part) => ForEachFolio(kernel, space, part, static (_, _) => { });
+    /// <summary>
+    /// MADV_COLD: nothing ages here, but a large folio that the range cuts is split as for the others.
+    /// </summary>
+    public static void Cool(KernelState kernel, AddressSpace space, AddressRange part) =>
+        ForEachFolio(kernel, space, part, static (_, _) => { });
 
-    /// <summary>What MADV_FREE gave away, and droppable memory: gone, unless it was stored to since or somebody else uses it.</summary>
+    /// <summary>
+    /// What MADV_FREE gave away, and droppable memory: gone, unless it was stored to since or somebody else uses it.
+    /// </summary>
     private static void Discard(KernelState kernel, AddressSpace space, Vma vma, LeafSlot slot, int pages)
     {
         var head = kernel.Memory.Frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
         var info = kernel.Memory.Frames[head];
         var isDroppable = vma.Has(VmFlags.Droppable);
         var isDirty = (info.Flags & FrameFlags.Dirty) != 0;
-        for (var i = 0; i < pages; i++) isDirty |= (space.PageTable[slot with { Index = slot.Index + i }] & Pte.Dirty) != 0;
+        for (var i = 0; i < pages; i++)
+            isDirty |= (space.PageTable[slot with { Index = slot.Index + i }] & Pte.Dirty) != 0;
         var isKept = (isDirty && !isDroppable) || kernel.Memory.Frames.RefCount(head) != info.MapCount;
         if (slot.Order > 0)
         {
@@ -104,19 +117,22 @@ internal static class Reclaim
             return;
         }
 
-        for (var i = 0; i < pages; i++) Drop(kernel, space, vma, ref space.PageTable[slot with { Index = slot.Index + i }]);
+        for (var i = 0; i < pages; i++)
+            Drop(kernel, space, vma, ref space.PageTable[slot with { Index = slot.Index + i }]);
     }
 
     /// <summary>
-    /// Anonymous memory goes to swap: its entries name slots from then on. A page that somebody else holds a reference on stays in the
-    /// swap cache, where the next fault finds it; a pinned one is not touched, nor is a large one that is held.
+    /// Anonymous memory goes to swap: its entries name slots from then on. A page that somebody else holds a reference
+    /// on stays in the swap cache, where the next fault finds it; a pinned one is not touched, nor is a large one that
+    /// is held.
     /// </summary>
     private static void PageOutAnonymous(KernelState kernel, AddressSpace space, Vma vma, LeafSlot slot, int pages)
     {
         var frames = kernel.Memory.Frames;
         var head = frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
         if (frames.MaybeDmaPinned(head)) return;
-        // A large folio goes as it is where it fits; else its pages are tried one by one, of which only the others are kept.
+        // A large folio goes as it is where it fits; else its pages are tried one by one, of which only the others are
+        // kept.
         var fits = kernel.Swap is { } device && device.Used + (ulong)(1 << frames.OrderOf(head)) <= device.Pages;
         if (frames.OrderOf(head) > 0 && !LargeFolio.Split(kernel, head, dropsZeroes: !fits)) return;
         if (kernel.Swap is not { } swap) return;
@@ -173,12 +189,13 @@ internal static class Reclaim
     private delegate void SwapAction(ref ulong entry);
 
     /// <summary>
-    /// Walks the counted entries of a range by folios: a leaf of any size, or as many small leaves in a row as map a whole large folio.
-    /// A large folio that the range or its entries cover in part is split first, where nobody else maps or holds it, and passed over
-    /// where that cannot be. Without an action only entries of swap are looked at.
+    /// Walks the counted entries of a range by folios: a leaf of any size, or as many small leaves in a row as map a
+    /// whole large folio. A large folio that the range or its entries cover in part is split first, where nobody else
+    /// maps or holds it, and passed over where that cannot be. Without an action only entries of swap are looked at.
     /// </summary>
     private static void ForEachFolio(
-        KernelState kernel, AddressSpace space, AddressRange part, Action<LeafSlot, int>? act, SwapAction? onSwap = null)
+        KernelState kernel, AddressSpace space, AddressRange part, Action<LeafSlot, int>? act,
+        SwapAction? onSwap = null)
     {
         var address = part.Start;
         while (space.PageTable.Next(ref address, part.End, out var slot))
@@ -194,7 +211,8 @@ internal static class Reclaim
                 var isWhole = slot.Order > 0 ? address == next - slot.Size && next <= part.End : pages == folio;
                 if (slot.Order == 0) next = address + ((ulong)pages << PageGeometry.PageShift);
                 if (isWhole) act(slot, slot.Order > 0 ? 1 : pages);
-                else if (!LargeFolio.IsMappedShared(kernel, head) && LargeFolio.Split(kernel, head, dropsZeroes: true)) continue;
+                else if (!LargeFolio.IsMappedShared(kernel, head) && LargeFolio.Split(kernel, head, dropsZeroes: true))
+                    continue;
             }
 
             address = next;

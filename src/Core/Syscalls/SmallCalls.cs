@@ -9,7 +9,9 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>brk (mm/mmap.c: brk; kernel-semantics 4.8): the answer is the new break, or the old one when it cannot be had.</summary>
+/// <summary>
+/// brk (mm/mmap.c: brk; kernel-semantics 4.8): the answer is the new break, or the old one when it cannot be had.
+/// </summary>
 internal static class BrkCall
 {
     public static ulong Run(KernelState kernel, AddressSpace space, ulong wanted)
@@ -17,7 +19,9 @@ internal static class BrkCall
         if (wanted < space.Layout.StartBrk) return space.Brk;
         var old = space.Brk;
         var task = space.Task;
-        if (task.RlimitData != TaskState.Unlimited && wanted - space.Layout.StartBrk + space.Layout.DataSize > task.RlimitData) return old;
+        if (task.RlimitData != TaskState.Unlimited
+            && wanted - space.Layout.StartBrk + space.Layout.DataSize > task.RlimitData)
+            return old;
         var from = PageGeometry.AlignUp(old, PageGeometry.PageSize);
         var to = PageGeometry.AlignUp(wanted, PageGeometry.PageSize);
         if (from != to && !Move(kernel, space, from, to)) return old;
@@ -38,7 +42,9 @@ internal static class BrkCall
         if (next is not null && to + PageGeometry.PageSize > Placement.GuardedStart(next)) return false;
         const VmFlags flags = VmFlags.Read | VmFlags.Write | VmFlags.MayRead | VmFlags.MayWrite | VmFlags.MayExec
             | VmFlags.Account;
-        var locked = !space.LocksFuture ? 0 : space.LocksFutureOnFault ? VmFlags.Locked | VmFlags.LockOnFault : VmFlags.Locked;
+        var locked = !space.LocksFuture ? 0 : space.LocksFutureOnFault
+            ? VmFlags.Locked | VmFlags.LockOnFault
+            : VmFlags.Locked;
         if (MlockCalls.CheckNewMapping(space, flags | locked, to - from, isAsked: false) != Errno.None) return false;
         if (Limits.CheckExpansion(space, flags, to - from) != Errno.None) return false;
         if (space.MapCount > PageGeometry.MaxMapCount) return false;
@@ -80,7 +86,9 @@ internal static class MsealCall
     }
 }
 
-/// <summary>msync (mm/msync.c): a hole is -ENOMEM after the rest was done; MS_INVALIDATE on locked memory is -EBUSY.</summary>
+/// <summary>
+/// msync (mm/msync.c): a hole is -ENOMEM after the rest was done; MS_INVALIDATE on locked memory is -EBUSY.
+/// </summary>
 internal static class MsyncCall
 {
     public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, MsyncFlags flags)
@@ -107,8 +115,8 @@ internal static class MsyncCall
     }
 
     /// <summary>
-    /// Write-back of a part of a file: its dirty pages become clean and, in every shared mapping, write-protected, so that the next store
-    /// is noticed (folio_mkclean).
+    /// Write-back of a part of a file: its dirty pages become clean and, in every shared mapping, write-protected, so
+    /// that the next store is noticed (folio_mkclean).
     /// </summary>
     public static void Clean(KernelState kernel, MemoryFile file, ulong first, ulong pages)
     {
@@ -126,10 +134,12 @@ internal static class MsyncCall
         foreach (var space in kernel.Spaces)
             foreach (var vma in space.Vmas.All)
             {
-                if (!ReferenceEquals(vma.File, file) || !vma.Has(VmFlags.Shared) || index < vma.PageOffset || index >= vma.PageOffset + vma.Pages)
+                if (!ReferenceEquals(vma.File, file) || !vma.Has(VmFlags.Shared) || index < vma.PageOffset
+                    || index >= vma.PageOffset + vma.Pages)
                     continue;
                 var slot = space.PageTable.Find(vma.Start + ((index - vma.PageOffset) << PageGeometry.PageShift));
-                if (slot.Exists && Pte.IsMapped(space.PageTable[slot])) space.PageTable[slot] &= ~(Pte.Dirty | Pte.Write);
+                if (slot.Exists && Pte.IsMapped(space.PageTable[slot]))
+                    space.PageTable[slot] &= ~(Pte.Dirty | Pte.Write);
             }
     }
 }
@@ -137,7 +147,8 @@ internal static class MsyncCall
 /// <summary>mincore (mm/mincore.c): one byte a page, 1 where it is resident; -ENOMEM for a hole.</summary>
 internal static class MincoreCall
 {
-    public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, Span<byte> residency)
+    public static SyscallResult Run(
+        KernelState kernel, AddressSpace space, ulong start, ulong length, Span<byte> residency)
     {
         if (!PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
         if (start > PageGeometry.TaskSize || length > PageGeometry.TaskSize - start) return Errno.ENOMEM;
@@ -169,7 +180,8 @@ internal static class MincoreCall
             }
 
             var isResident = entry is not (0 or Pte.GuardMarker or Pte.UffdPoisonMarker)
-                || (vma.File is { } file && (!vma.IsHugeTlb || !space.PageTable.HasPmdTable(address)) && file.IsResident(vma.IndexOf(address)));
+                || (vma.File is { } file && (!vma.IsHugeTlb || !space.PageTable.HasPmdTable(address))
+                    && file.IsResident(vma.IndexOf(address)));
             residency[i] = isResident ? (byte)1 : (byte)0;
         }
 

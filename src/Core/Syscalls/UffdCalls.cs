@@ -15,13 +15,14 @@ internal static class UffdCalls
     private const VmFlags Modes = VmFlags.UffdMissing | VmFlags.UffdWp;
 
     /// <summary>
-    /// UFFDIO_REGISTER. -EINVAL for no mode, a bad range, a hole at its start and memory that cannot be registered; -EPERM where it
-    /// may not be written; -EBUSY where another userfaultfd is.
+    /// UFFDIO_REGISTER. -EINVAL for no mode, a bad range, a hole at its start and memory that cannot be registered;
+    /// -EPERM where it may not be written; -EBUSY where another userfaultfd is.
     /// </summary>
     public static SyscallResult Register(Userfaultfd fd, ulong start, ulong length, UffdModes modes)
     {
         var space = fd.Space;
-        if (modes == UffdModes.None || (modes & ~(UffdModes.Missing | UffdModes.WriteProtect)) != 0) return Errno.EINVAL;
+        if (modes == UffdModes.None || (modes & ~(UffdModes.Missing | UffdModes.WriteProtect)) != 0)
+            return Errno.EINVAL;
         var flags = FlagsOf(modes);
         if (!IsValid(start, length, out var range)) return Errno.EINVAL;
         var areas = space.Vmas.Overlapping(range).ToList();
@@ -47,7 +48,9 @@ internal static class UffdCalls
         return SyscallResult.Ok();
     }
 
-    /// <summary>UFFDIO_UNREGISTER: write protection goes with the registration. -EINVAL over areas of another userfaultfd.</summary>
+    /// <summary>
+    /// UFFDIO_UNREGISTER: write protection goes with the registration. -EINVAL over areas of another userfaultfd.
+    /// </summary>
     public static SyscallResult Unregister(KernelState kernel, Userfaultfd fd, ulong start, ulong length)
     {
         var space = fd.Space;
@@ -83,7 +86,8 @@ internal static class UffdCalls
         foreach (var vma in space.Vmas.Overlapping(range).ToList())
         {
             if (!vma.Has(VmFlags.UffdWp)) return SyscallResult.Fail(Errno.ENOENT, isPartial);
-            if (!Protect(kernel, space, vma, vma.Range.Intersect(range), isOn)) return SyscallResult.Fail(Errno.ENOMEM, isPartial);
+            if (!Protect(kernel, space, vma, vma.Range.Intersect(range), isOn))
+                return SyscallResult.Fail(Errno.ENOMEM, isPartial);
             isPartial = true;
         }
 
@@ -91,8 +95,8 @@ internal static class UffdCalls
     }
 
     /// <summary>
-    /// UFFDIO_COPY of one page, and UFFDIO_ZEROPAGE when there is no <paramref name="content"/>. -ENOENT outside a registered area,
-    /// -EEXIST over a page, -EFAULT behind a file's end.
+    /// UFFDIO_COPY of one page, and UFFDIO_ZEROPAGE when there is no <paramref name="content"/>. -ENOENT outside a
+    /// registered area, -EEXIST over a page, -EFAULT behind a file's end.
     /// </summary>
     public static SyscallResult Fill(KernelState kernel, Userfaultfd fd, ulong address, ReadOnlySpan<byte> content)
     {
@@ -104,7 +108,8 @@ internal static class UffdCalls
         if (!isShared) FaultHandler.PrepareAnonVma(kernel, space, vma);
         if (vma.Uffd is null) return Errno.ENOENT;
         if (vma.IsHugeTlb) return Errno.EINVAL;
-        if (space.PageTable.Find(address) is { Exists: true, Order: > 0 } huge && space.PageTable[huge] != 0) return Errno.EEXIST;
+        if (space.PageTable.Find(address) is { Exists: true, Order: > 0 } huge && space.PageTable[huge] != 0)
+            return Errno.EEXIST;
         var slot = space.PageTable.Ensure(address, 0);
         if (!slot.Exists) return Errno.ENOMEM;
         if (isShared) return FillShared(kernel, space, vma, address, content, slot);
@@ -119,20 +124,25 @@ internal static class UffdCalls
             return SyscallResult.Ok(PageGeometry.PageSize);
         }
 
-        if (kernel.AllocatePage(space, address, AllocationContext.Movable, FrameFlags.Anon) is not { } pfn) return Errno.ENOMEM;
+        if (kernel.AllocatePage(space, address, AllocationContext.Movable, FrameFlags.Anon) is not { } pfn)
+            return Errno.ENOMEM;
         content.CopyTo(kernel.Memory.Bytes.Of(pfn));
-        Mapping.MapPage(kernel, space, vma, address, pfn, Pte.Anon | Pte.Exclusive | Pte.Dirty | kernel.SoftDirty | Mapping.AccessBits(vma, true));
+        Mapping.MapPage(kernel, space, vma, address, pfn,
+            Pte.Anon | Pte.Exclusive | Pte.Dirty | kernel.SoftDirty | Mapping.AccessBits(vma, true));
         return SyscallResult.Ok(PageGeometry.PageSize);
     }
 
-    private static SyscallResult FillShared(KernelState kernel, AddressSpace space, Vma vma, ulong address, ReadOnlySpan<byte> content, LeafSlot slot)
+    private static SyscallResult FillShared(
+        KernelState kernel, AddressSpace space, Vma vma, ulong address, ReadOnlySpan<byte> content, LeafSlot slot)
     {
         var file = vma.File!;
         var index = vma.IndexOf(address);
         if (index >= PageGeometry.PagesOf(file.Size)) return Errno.EFAULT;
         // The page goes into the file first, where one may be already.
-        if (file.Lookup(index) is not null || file.Stored(index) is not null || !IsFillable(space.PageTable[slot])) return Errno.EEXIST;
-        if (FaultHandler.FindOrAddPage(kernel, space, file, index, address, AllocationContext.Movable) is not { } pfn) return Errno.ENOMEM;
+        if (file.Lookup(index) is not null || file.Stored(index) is not null || !IsFillable(space.PageTable[slot]))
+            return Errno.EEXIST;
+        if (FaultHandler.FindOrAddPage(kernel, space, file, index, address, AllocationContext.Movable) is not { } pfn)
+            return Errno.ENOMEM;
         content.CopyTo(kernel.Memory.Bytes.Of(pfn));
         kernel.Memory.Frames.AddRefs(pfn, 1);
         kernel.Memory.MarkDirty(pfn);
@@ -143,7 +153,9 @@ internal static class UffdCalls
     /// <summary>pte_none_mostly: nothing, or a marker, guards included.</summary>
     private static bool IsFillable(ulong entry) => entry == 0 || (entry & Pte.Marker) != 0;
 
-    /// <summary>uffd_wp_range: present entries lose their write permission until it is given back; empty ones stay as they are.</summary>
+    /// <summary>
+    /// uffd_wp_range: present entries lose their write permission until it is given back; empty ones stay as they are.
+    /// </summary>
     private static bool Protect(KernelState kernel, AddressSpace space, Vma vma, AddressRange part, bool isOn)
     {
         if (!Mapping.SplitAt(kernel, space, part.Start) || !Mapping.SplitAt(kernel, space, part.End)) return false;
@@ -169,10 +181,12 @@ internal static class UffdCalls
     }
 
     private static VmFlags FlagsOf(UffdModes modes) =>
-        ((modes & UffdModes.Missing) != 0 ? VmFlags.UffdMissing : 0) | ((modes & UffdModes.WriteProtect) != 0 ? VmFlags.UffdWp : 0);
+        ((modes & UffdModes.Missing) != 0 ? VmFlags.UffdMissing : 0)
+            | ((modes & UffdModes.WriteProtect) != 0 ? VmFlags.UffdWp : 0);
 
     /// <summary>
-    /// vma_can_userfault, as of a kernel without page-table markers for write protection: that is for private anonymous memory only.
+    /// vma_can_userfault, as of a kernel without page-table markers for write protection: that is for private anonymous
+    /// memory only.
     /// </summary>
     private static bool CanRegister(Vma vma, VmFlags flags)
     {

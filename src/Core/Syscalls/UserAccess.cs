@@ -8,19 +8,22 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>What a program's own loads and stores do: permission checks, stack growth, faults, signals. Under the turn.</summary>
+/// <summary>
+/// What a program's own loads and stores do: permission checks, stack growth, faults, signals. Under the turn.
+/// </summary>
 internal static class UserAccess
 {
     private const int RetryLimit = 64;
 
     /// <summary>
-    /// Makes the page at <paramref name="address"/> accessible as a load or store would and returns its frame; the signal says
-    /// why not.
+    /// Makes the page at <paramref name="address"/> accessible as a load or store would and returns its frame; the
+    /// signal says why not.
     /// </summary>
     public static UserSignal Touch(KernelState kernel, AddressSpace space, ulong address, bool isWrite, out Pfn pfn)
     {
         pfn = Pfn.Invalid;
-        if (address >= PageGeometry.TaskSize) return IsCanonical(address) ? UserSignal.SigSegvMapErr : UserSignal.SigSegvNonCanonical;
+        if (address >= PageGeometry.TaskSize)
+            return IsCanonical(address) ? UserSignal.SigSegvMapErr : UserSignal.SigSegvNonCanonical;
         var vma = space.Vmas.FindFrom(address);
         if (vma is null) return UserSignal.SigSegvMapErr;
         if (vma.Start > address && (!vma.Has(VmFlags.GrowsDown) || !StackGrowth.Expand(kernel, space, vma, address)))
@@ -40,7 +43,8 @@ internal static class UserAccess
                 return UserSignal.None;
             }
 
-            var flags = FaultFlags.User | FaultFlags.AllowRetry | FaultFlags.Killable | (isWrite ? FaultFlags.Write : 0);
+            var flags = FaultFlags.User | FaultFlags.AllowRetry | FaultFlags.Killable
+                | (isWrite ? FaultFlags.Write : 0);
             var request = new FaultRequest(space, vma, address, flags, AllocationContext.Movable);
             var result = FaultHandler.Handle(kernel, request, out var parks);
             if ((result & VmFault.ErrorMask) != 0) return SignalOf(kernel, result);
@@ -52,8 +56,8 @@ internal static class UserAccess
     }
 
     /// <summary>
-    /// Copies between the address space and a buffer, page by page. Returns the bytes done; fewer than asked for came with a
-    /// signal. MMIO without memory behind it reads as ones and swallows stores.
+    /// Copies between the address space and a buffer, page by page. Returns the bytes done; fewer than asked for came
+    /// with a signal. MMIO without memory behind it reads as ones and swallows stores.
     /// </summary>
     public static int Copy(
         KernelState kernel, AddressSpace space, ulong address, Span<byte> buffer, bool isWrite, out UserSignal signal)
@@ -89,8 +93,8 @@ internal static class UserAccess
         Pte.Has(space.PageTable.Read(address), Pte.Present | Pte.Write);
 
     /// <summary>
-    /// fixup_user_fault (mm/gup.c; kernel-semantics 3.5): faults one page in for somebody who holds mmap_lock and holds it again
-    /// afterwards; <paramref name="unlocked"/> says that it was dropped. Grows no stack.
+    /// fixup_user_fault (mm/gup.c; kernel-semantics 3.5): faults one page in for somebody who holds mmap_lock and holds
+    /// it again afterwards; <paramref name="unlocked"/> says that it was dropped. Grows no stack.
     /// </summary>
     public static Errno FixupFault(
         KernelState kernel, AddressSpace space, ulong address, bool isWrite, bool mayDropLock, out bool unlocked)
@@ -102,7 +106,8 @@ internal static class UserAccess
             if (space.Vmas.Find(address) is not { } vma) return Errno.EFAULT;
             if (!vma.Has(isWrite ? VmFlags.Write : VmFlags.Read)) return Errno.EFAULT;
             if (mayDropLock && space.Task.Pending == PendingSignal.Fatal) return Errno.EINTR;
-            var result = FaultHandler.Handle(kernel, new FaultRequest(space, vma, address, flags, AllocationContext.Movable), out var parks);
+            var result = FaultHandler.Handle(
+                kernel, new FaultRequest(space, vma, address, flags, AllocationContext.Movable), out var parks);
             if ((result & VmFault.ErrorMask) != 0)
             {
                 if ((result & VmFault.Oom) != 0) return Errno.ENOMEM;
@@ -124,13 +129,15 @@ internal static class UserAccess
     {
         if ((fault & VmFault.Oom) != 0) return UserSignal.OutOfMemory;
         if ((fault & VmFault.SigSegv) != 0) return UserSignal.SigSegvMapErr;
-        return kernel.HandlesMemoryFailure && (fault & (VmFault.HwPoison | VmFault.HwPoisonLarge)) != 0 ? UserSignal.SigBusPoison : UserSignal.SigBus;
+        return kernel.HandlesMemoryFailure && (fault & (VmFault.HwPoison | VmFault.HwPoisonLarge)) != 0
+            ? UserSignal.SigBusPoison
+            : UserSignal.SigBus;
     }
 }
 
 /// <summary>
-/// Growth of a VM_GROWSDOWN area by a user fault (mm/vma.c: expand_downwards; kernel-semantics 4.8). The limits are those of who touches
-/// it, which through /proc/PID/mem is another process.
+/// Growth of a VM_GROWSDOWN area by a user fault (mm/vma.c: expand_downwards; kernel-semantics 4.8). The limits are
+/// those of who touches it, which through /proc/PID/mem is another process.
 /// </summary>
 internal static class StackGrowth
 {

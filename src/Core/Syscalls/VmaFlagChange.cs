@@ -3,10 +3,15 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>Gives a part of an area other flags: split where needed, merged where possible (mm/vma.c: vma_modify_flags).</summary>
+/// <summary>
+/// Gives a part of an area other flags: split where needed, merged where possible (mm/vma.c: vma_modify_flags).
+/// </summary>
 internal static class VmaFlagChange
 {
-    /// <summary>On return <paramref name="vma"/> is the area that covers [start, end). -ENOMEM at the map limit, -EINVAL unsplittable.</summary>
+    /// <summary>
+    /// On return <paramref name="vma"/> is the area that covers [start, end). -ENOMEM at the map limit, -EINVAL
+    /// unsplittable.
+    /// </summary>
     public static Errno Apply(AddressSpace space, ref Vma vma, ulong start, ulong end, VmFlags flags) =>
         flags == vma.Flags ? Errno.None : Apply(space, ref vma, start, end, flags, vma.Uffd);
 

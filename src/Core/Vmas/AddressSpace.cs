@@ -12,7 +12,9 @@ public sealed record AddressSpaceLayout
     /// <summary>Start of the heap.</summary>
     public ulong StartBrk { get; init; } = 0x5555_5555_9000;
 
-    /// <summary>Bytes of the program's own data (end_data - start_data), which RLIMIT_DATA counts when the heap grows.</summary>
+    /// <summary>
+    /// Bytes of the program's own data (end_data - start_data), which RLIMIT_DATA counts when the heap grows.
+    /// </summary>
     public ulong DataSize { get; init; }
 
     /// <summary>First byte behind the initial stack; 0 when there is none.</summary>
@@ -46,7 +48,9 @@ public sealed class AddressSpace
 
     internal PageTable PageTable { get; }
 
-    /// <summary>Splits a huge leaf that an address would cut in two; false without room for a table. Given by the machine.</summary>
+    /// <summary>
+    /// Splits a huge leaf that an address would cut in two; false without room for a table. Given by the machine.
+    /// </summary>
     internal Func<ulong, bool> CutLeaf { get; set; } = static _ => true;
 
     public AddressSpaceLayout Layout { get; }
@@ -90,10 +94,12 @@ public sealed class AddressSpace
 
     public int MapCount => Vmas.Count;
 
-    /// <summary>Mapped pages whose VMA has all of <paramref name="wanted"/> and none of <paramref name="unwanted"/>.</summary>
+    /// <summary>
+    /// Mapped pages whose VMA has all of <paramref name="wanted"/> and none of <paramref name="unwanted"/>.
+    /// </summary>
     /// <remarks>
-    /// total_vm, data_vm and locked_vm, counted when a limit asks for them: a running count would be cheaper there and one
-    /// more thing to keep right everywhere.
+    /// total_vm, data_vm and locked_vm, counted when a limit asks for them: a running count would be cheaper there and
+    /// one more thing to keep right everywhere.
     /// </remarks>
     public ulong CountPages(Abi.VmFlags wanted = 0, Abi.VmFlags unwanted = 0)
     {
@@ -108,7 +114,9 @@ public sealed class AddressSpace
     /// </summary>
     internal ulong LockedPages => CountPages(Abi.VmFlags.Locked) + UncountedUnlocks;
 
-    /// <summary>Pages of areas that MREMAP_DONTUNMAP unlocked without taking them off locked_vm, as the kernel does.</summary>
+    /// <summary>
+    /// Pages of areas that MREMAP_DONTUNMAP unlocked without taking them off locked_vm, as the kernel does.
+    /// </summary>
     internal ulong UncountedUnlocks { get; set; }
 
     public override string ToString() => Name;

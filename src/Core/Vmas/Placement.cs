@@ -4,7 +4,9 @@ using FramePin.Core.Backing;
 
 namespace FramePin.Core.Vmas;
 
-/// <summary>Chooses addresses (mm/mmap.c: get_unmapped_area; mm/huge_memory.c: thp_get_unmapped_area; section 0).</summary>
+/// <summary>
+/// Chooses addresses (mm/mmap.c: get_unmapped_area; mm/huge_memory.c: thp_get_unmapped_area; section 0).
+/// </summary>
 internal static class Placement
 {
     /// <summary>Start of a VMA with the guard gap that a growing stack keeps below it (vm_start_gap).</summary>
@@ -33,8 +35,10 @@ internal static class Placement
         if (hugeOrder == 0 && !isMove && WantsHugeAlignment(profile, hint, length, file, fileOffset))
         {
             // __thp_get_unmapped_area asks for room to align first, with the hint too; a hint taken is left as it is.
-            if (hint != 0 && TakeHint(space, hint, length + PageGeometry.PmdSize) is { } roomy) return SyscallResult.Ok(roomy);
-            if (SearchAligned(space, length, file is null ? 0 : fileOffset) is { } aligned) return SyscallResult.Ok(aligned);
+            if (hint != 0 && TakeHint(space, hint, length + PageGeometry.PmdSize) is { } roomy)
+                return SyscallResult.Ok(roomy);
+            if (SearchAligned(space, length, file is null ? 0 : fileOffset) is { } aligned)
+                return SyscallResult.Ok(aligned);
         }
 
         if (hint != 0 && TakeHint(space, PageGeometry.AlignUp(hint, alignment), length) is { } taken)

@@ -1,8 +1,9 @@
 namespace FramePin.Core.Vmas;
 
 /// <summary>
-/// A userfaultfd: the ranges of one address space that are registered with it answer missing and write-protect faults with SIGBUS, as
-/// with UFFD_FEATURE_SIGBUS. One that a handler serves (Machine.Serve) is asked about missing small pages instead.
+/// A userfaultfd: the ranges of one address space that are registered with it answer missing and write-protect faults
+/// with SIGBUS, as with UFFD_FEATURE_SIGBUS. One that a handler serves (Machine.Serve) is asked about missing small
+/// pages instead.
 /// </summary>
 /// <remarks>Made by Machine.CreateUserfaultfd. Areas refer to it; guarded by the turn.</remarks>
 public sealed class Userfaultfd

@@ -5,8 +5,8 @@ using FramePin.Core.Backing;
 namespace FramePin.Core.Vmas;
 
 /// <summary>
-/// Identity of an anon_vma: VMAs that share one may merge. Frames do not point at it; an exclusive page is found through
-/// the address at hand.
+/// Identity of an anon_vma: VMAs that share one may merge. Frames do not point at it; an exclusive page is found
+/// through the address at hand.
 /// </summary>
 internal sealed class AnonVma(int id)
 {
@@ -14,7 +14,9 @@ internal sealed class AnonVma(int id)
     public int Id { get; } = id;
 }
 
-/// <summary>A virtual memory area (vm_area_struct). Guarded by the turn; pins do not look at it on the fast path.</summary>
+/// <summary>
+/// A virtual memory area (vm_area_struct). Guarded by the turn; pins do not look at it on the fast path.
+/// </summary>
 internal sealed class Vma
 {
     public required ulong Start { get; set; }
@@ -47,7 +49,9 @@ internal sealed class Vma
     /// <summary>log2 of the frames of a huge page for hugetlb areas; 0 otherwise.</summary>
     public int HugeOrder { get; init; }
 
-    /// <summary>A private hugetlb area that made its reservation itself; one that came by fork did not (HPAGE_RESV_OWNER).</summary>
+    /// <summary>
+    /// A private hugetlb area that made its reservation itself; one that came by fork did not (HPAGE_RESV_OWNER).
+    /// </summary>
     public bool OwnsHugeReserve { get; set; }
 
     /// <summary>The owner of the reservation took a page away from this area (HPAGE_RESV_UNMAPPED).</summary>

@@ -4,8 +4,8 @@ namespace FramePin.Core.Vmas;
 
 /// <summary>The VMAs of an address space, by address, never overlapping. Guarded by the turn.</summary>
 /// <remarks>
-/// A sorted array: a look-up is a binary search over what fits a few cache lines, and a change moves at most max_map_count
-/// references. A tree of nodes would cost a miss a level for the same answers.
+/// A sorted array: a look-up is a binary search over what fits a few cache lines, and a change moves at most
+/// max_map_count references. A tree of nodes would cost a miss a level for the same answers.
 /// </remarks>
 internal sealed class VmaList
 {
@@ -52,7 +52,8 @@ internal sealed class VmaList
     public List<Vma> Overlapping(AddressRange range)
     {
         var found = new List<Vma>();
-        for (var i = LowerIndex(range.Start); i < _items.Count && _items[i].Start < range.End; i++) found.Add(_items[i]);
+        for (var i = LowerIndex(range.Start); i < _items.Count && _items[i].Start < range.End; i++)
+            found.Add(_items[i]);
         return found;
     }
 

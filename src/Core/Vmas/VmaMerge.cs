@@ -7,8 +7,8 @@ namespace FramePin.Core.Vmas;
 internal static class VmaMerge
 {
     /// <summary>
-    /// Cuts <paramref name="vma"/> at <paramref name="address"/> and returns the upper part. -ENOMEM at the map limit, -EINVAL
-    /// when the mapping refuses (vm_ops->may_split).
+    /// Cuts <paramref name="vma"/> at <paramref name="address"/> and returns the upper part. -ENOMEM at the map limit,
+    /// -EINVAL when the mapping refuses (vm_ops->may_split).
     /// </summary>
     /// <param name="space">Where.</param>
     /// <param name="vma">The area.</param>
@@ -19,7 +19,8 @@ internal static class VmaMerge
     {
         upper = vma;
         if (vma.NeverSplit) return Errno.EINVAL;
-        if (vma.IsHugeTlb && !PageGeometry.IsAligned(address, PageGeometry.PageSize << vma.HugeOrder)) return Errno.EINVAL;
+        if (vma.IsHugeTlb && !PageGeometry.IsAligned(address, PageGeometry.PageSize << vma.HugeOrder))
+            return Errno.EINVAL;
         if (checksLimit && space.MapCount >= PageGeometry.MaxMapCount) return Errno.ENOMEM;
         // vma_adjust_trans_huge: no huge leaf reaches over the border of two areas.
         if (!space.CutLeaf(address)) return Errno.ENOMEM;
@@ -31,8 +32,8 @@ internal static class VmaMerge
     }
 
     /// <summary>
-    /// Puts a new area into the tree, joined with its neighbours where the kernel would join it. Returns the area that covers
-    /// it now.
+    /// Puts a new area into the tree, joined with its neighbours where the kernel would join it. Returns the area that
+    /// covers it now.
     /// </summary>
     public static Vma InsertOrMerge(AddressSpace space, Vma fresh)
     {
@@ -45,8 +46,8 @@ internal static class VmaMerge
     }
 
     /// <summary>
-    /// After <paramref name="vma"/>'s flags changed: joins it with its neighbours where that is possible now. Returns the area
-    /// that covers it.
+    /// After <paramref name="vma"/>'s flags changed: joins it with its neighbours where that is possible now. Returns
+    /// the area that covers it.
     /// </summary>
     public static Vma MergeChanged(AddressSpace space, Vma vma)
     {
@@ -72,7 +73,9 @@ internal static class VmaMerge
         if (vma.Device is { } device) device.MappingCount--;
     }
 
-    /// <summary>True when two areas that touch could be one, but for their addresses (is_mergeable_vma and its like).</summary>
+    /// <summary>
+    /// True when two areas that touch could be one, but for their addresses (is_mergeable_vma and its like).
+    /// </summary>
     public static bool CanJoin(Vma lower, Vma upper) =>
         ((lower.Flags ^ upper.Flags) & ~VmFlags.IgnoreMerge) == 0
         && !lower.HasAny(VmFlags.Special) && !upper.HasAny(VmFlags.Special)
@@ -84,12 +87,13 @@ internal static class VmaMerge
         && CompatibleAnon(lower, upper);
 
     /// <summary>
-    /// The anon_vma that a first fault in <paramref name="vma"/> may share with a neighbour (find_mergeable_anon_vma); null
-    /// for none.
+    /// The anon_vma that a first fault in <paramref name="vma"/> may share with a neighbour (find_mergeable_anon_vma);
+    /// null for none.
     /// </summary>
     public static AnonVma? Reusable(AddressSpace space, Vma vma)
     {
-        if (space.Vmas.FindFrom(vma.End) is { } after && after.Start == vma.End && Reuses(after, vma, after)) return after.AnonVma;
+        if (space.Vmas.FindFrom(vma.End) is { } after && after.Start == vma.End && Reuses(after, vma, after))
+            return after.AnonVma;
         if (space.Vmas.Before(vma.Start) is { } before && before.End == vma.Start && Reuses(before, before, vma))
             return before.AnonVma;
         return null;

@@ -24,7 +24,10 @@ public sealed record DaemonLimits
     /// <summary>vector_pages_max: 8 bytes a slot, so 8 MiB a vector (4 GiB pinned).</summary>
     public ulong VectorPagesMax { get; init; } = 1UL << 20;
 
-    /// <summary>reply_runs_max: runs in one answer, about 3 MiB on the wire; with more, ask without frames and read struct pages in chunks by GetPages.</summary>
+    /// <summary>
+    /// reply_runs_max: runs in one answer, about 3 MiB on the wire; with more, ask without frames and read struct pages
+    /// in chunks by GetPages.
+    /// </summary>
     public int ReplyRunsMax { get; init; } = 262_144;
 
     /// <summary>batch_operations_max, per message of a stream or a batch of calls.</summary>
@@ -33,7 +36,9 @@ public sealed record DaemonLimits
     /// <summary>stream_sessions_max: sessions remembered, the one longest unused forgotten first.</summary>
     public int StreamSessionsMax { get; init; } = 1024;
 
-    /// <summary>unacknowledged_max: results of a session kept for a repeat. More are a client that never acknowledges.</summary>
+    /// <summary>
+    /// unacknowledged_max: results of a session kept for a repeat. More are a client that never acknowledges.
+    /// </summary>
     public int UnacknowledgedMax { get; init; } = 64;
 
     /// <summary>touch_pages_max, per touch: it holds the machine's turn.</summary>
@@ -87,7 +92,10 @@ public sealed record DaemonLimits
     /// <summary>How long a ticket is good, and a connection to the attach socket may take to show one.</summary>
     public TimeSpan AttachTicketLife { get; init; } = TimeSpan.FromSeconds(10);
 
-    /// <summary>quarantine_bytes_max, per machine that names none: free memory kept back because local processes may have it mapped.</summary>
+    /// <summary>
+    /// quarantine_bytes_max, per machine that names none: free memory kept back because local processes may have it
+    /// mapped.
+    /// </summary>
     public ulong QuarantineBytesMax { get; init; } = 256UL << 20;
 
     /// <summary>How long a process that was killed for what it held may take to be dead.</summary>
@@ -114,13 +122,20 @@ public sealed record DaemonLimits
     /// <summary>driver_files_max, per driver: open files of a node.</summary>
     public int DriverFilesMax { get; init; } = 1024;
 
-    /// <summary>driver_calls_max, per driver: calls that it has not answered. More, and it has stopped answering.</summary>
+    /// <summary>
+    /// driver_calls_max, per driver: calls that it has not answered. More, and it has stopped answering.
+    /// </summary>
     public int DriverCallsMax { get; init; } = 1024;
 
-    /// <summary>local_connections_max: connections of local calls, each with a thread that sleeps between messages.</summary>
+    /// <summary>
+    /// local_connections_max: connections of local calls, each with a thread that sleeps between messages.
+    /// </summary>
     public int LocalConnectionsMax { get; init; } = 4096;
 
-    /// <summary>How long a client of local calls may leave the daemon's answers unread, with the socket's buffer full, before it is taken for gone.</summary>
+    /// <summary>
+    /// How long a client of local calls may leave the daemon's answers unread, with the socket's buffer full, before it
+    /// is taken for gone.
+    /// </summary>
     public TimeSpan LocalPatience { get; init; } = TimeSpan.FromSeconds(5);
 
     /// <summary>Deadline of a call that came without one.</summary>

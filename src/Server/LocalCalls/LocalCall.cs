@@ -5,7 +5,10 @@ using Grpc.Core;
 
 namespace FramePin.Server.LocalCalls;
 
-/// <summary>A call on a connection. Its handler runs on the connection's thread whenever a message is there, and nowhere else if it waits for nothing else.</summary>
+/// <summary>
+/// A call on a connection. Its handler runs on the connection's thread whenever a message is there, and nowhere else if
+/// it waits for nothing else.
+/// </summary>
 internal abstract class LocalCall(LocalConnection connection)
 {
     protected LocalConnection Connection { get; } = connection;
@@ -24,7 +27,8 @@ internal abstract class LocalCall(LocalConnection connection)
 
 /// <summary>One message, one answer.</summary>
 internal sealed class LocalUnaryCall<TRequest, TResponse>(
-    LocalConnection connection, Method<TRequest, TResponse> method, Func<TRequest, Task<TResponse>> handler) : LocalCall(connection)
+    LocalConnection connection, Method<TRequest, TResponse> method, Func<TRequest, Task<TResponse>> handler)
+        : LocalCall(connection)
     where TRequest : class
     where TResponse : class
 {
@@ -36,7 +40,8 @@ internal sealed class LocalUnaryCall<TRequest, TResponse>(
 
     public override void Take(PacketReader packet)
     {
-        if (_isBegun) throw Refusals.Explain(StatusCode.InvalidArgument, $"{method.FullName} takes one message").ToRpcException();
+        if (_isBegun)
+            throw Refusals.Explain(StatusCode.InvalidArgument, $"{method.FullName} takes one message").ToRpcException();
         _isBegun = true;
         _ = AnswerAsync(packet.Read(method.RequestMarshaller));
     }
@@ -93,7 +98,8 @@ internal sealed class LocalDuplexCall<TRequest, TResponse>(
             }
             else
             {
-                // The handler waits for something else. HTTP/2 would make the client wait by now; here its memory is bounded.
+                // The handler waits for something else. HTTP/2 would make the client wait by now; here its memory is
+                // bounded.
                 _unreadBytes += packet.PayloadLength;
                 Connection.CheckUnread(_unreadBytes);
                 _unread.Enqueue((message, packet.PayloadLength));
@@ -142,7 +148,8 @@ internal sealed class LocalDuplexCall<TRequest, TResponse>(
     public Task WriteAsync(TResponse message, CancellationToken cancellationToken)
     {
         if (cancellationToken.IsCancellationRequested) return Task.FromCanceled(cancellationToken);
-        if (!Connection.IsOwnThread && Connection.MightWait((message as IMessage)?.CalculateSize() ?? 0)) return Task.Run(() => Send(message), CancellationToken.None);
+        if (!Connection.IsOwnThread && Connection.MightWait((message as IMessage)?.CalculateSize() ?? 0))
+            return Task.Run(() => Send(message), CancellationToken.None);
         try
         {
             Send(message);
@@ -156,7 +163,8 @@ internal sealed class LocalDuplexCall<TRequest, TResponse>(
 
     private void Send(TResponse message)
     {
-        if (!Connection.Send(method.ResponseMarshaller, message)) throw new IOException("the client is gone, or does not read");
+        if (!Connection.Send(method.ResponseMarshaller, message))
+            throw new IOException("the client is gone, or does not read");
     }
 
     private async Task RunAsync()

@@ -3,7 +3,9 @@ using Grpc.Core;
 namespace FramePin.Server.LocalCalls;
 
 /// <summary>What a handler learns about a local call: the same as of one over HTTP/2.</summary>
-/// <remarks>The client counts its deadline itself and closes the connection, which <paramref name="cancelled"/> tells.</remarks>
+/// <remarks>
+/// The client counts its deadline itself and closes the connection, which <paramref name="cancelled"/> tells.
+/// </remarks>
 internal sealed class LocalCallContext(string method, Metadata headers, CancellationToken cancelled) : ServerCallContext
 {
     protected override string MethodCore => method;

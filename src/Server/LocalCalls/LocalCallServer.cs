@@ -7,11 +7,12 @@ using FramePin.V1.Local;
 namespace FramePin.Server.LocalCalls;
 
 /// <summary>
-/// Serves the calls on a frame's way to processes on this host without HTTP/2 (framepin/v1/local.proto): a message then costs the daemon three
-/// system calls and one thread woken, where HTTP/2 wakes half a dozen. Beside every Unix socket PATH it listens on PATH.calls, made with
-/// the same permissions.
+/// Serves the calls on a frame's way to processes on this host without HTTP/2 (framepin/v1/local.proto): a message then
+/// costs the daemon three system calls and one thread woken, where HTTP/2 wakes half a dozen. Beside every Unix socket
+/// PATH it listens on PATH.calls, made with the same permissions.
 /// </summary>
-internal sealed partial class LocalCallServer(DaemonOptions options, LocalMethods methods, TimeProvider time, ILogger<LocalCallServer> log) : BackgroundService
+internal sealed partial class LocalCallServer(
+    DaemonOptions options, LocalMethods methods, TimeProvider time, ILogger<LocalCallServer> log) : BackgroundService
 {
     private const int StackBytes = 1 << 20;
 
@@ -87,7 +88,8 @@ internal sealed partial class LocalCallServer(DaemonOptions options, LocalMethod
         var isTooMany = _connections.Count > options.Limits.LocalConnectionsMax;
         try
         {
-            new Thread(() => Run(connection, ended, isTooMany), StackBytes) { IsBackground = true, Name = "local calls" }.Start();
+            new Thread(() => Run(connection, ended, isTooMany), StackBytes) { IsBackground = true,
+                Name = "local calls" }.Start();
         }
         catch
         {

@@ -8,8 +8,8 @@ using Grpc.Core;
 namespace FramePin.Server.LocalCalls;
 
 /// <summary>
-/// A connection of a process on this host, and the thread that reads it: two system calls bring a message, the handler runs behind them at
-/// once, and one more takes the answer away. Nobody else is woken.
+/// A connection of a process on this host, and the thread that reads it: two system calls bring a message, the handler
+/// runs behind them at once, and one more takes the answer away. Nobody else is woken.
 /// </summary>
 /// <remarks>Reads on its own thread; sends from any. Owns the socket.</remarks>
 internal sealed class LocalConnection(Socket socket, LocalMethods methods, DaemonLimits limits) : IDisposable
@@ -41,7 +41,8 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         {
             // The client is gone.
         }
-        catch (Exception exception) when (exception is RpcException or InvalidDataException or Google.Protobuf.InvalidProtocolBufferException)
+        catch (Exception exception) when (exception is RpcException or InvalidDataException
+            or Google.Protobuf.InvalidProtocolBufferException)
         {
             // What comes behind cannot be understood, or is too much.
             SendStatus(Explain(exception));
@@ -73,7 +74,10 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         }
     }
 
-    /// <summary>Cancels the call that is under way, and ends the connection when its status has gone out; at once when there is none.</summary>
+    /// <summary>
+    /// Cancels the call that is under way, and ends the connection when its status has gone out; at once when there is
+    /// none.
+    /// </summary>
     public void Stop()
     {
         _isStopping = true;
@@ -137,7 +141,8 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     /// <summary>Refuses a client that sends on and on while its call waits for something else.</summary>
     public void CheckUnread(int bytes)
     {
-        if (bytes > limits.MessageBytesMax) throw Refusals.Limit("message_bytes_max", (ulong)limits.MessageBytesMax, (ulong)bytes);
+        if (bytes > limits.MessageBytesMax)
+            throw Refusals.Limit("message_bytes_max", (ulong)limits.MessageBytesMax, (ulong)bytes);
     }
 
     public void Dispose() => socket.Dispose();
@@ -146,27 +151,33 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     {
         InvalidDataException => Refusals.Explain(StatusCode.ResourceExhausted, exception.Message).ToRpcException(),
         Google.Protobuf.InvalidProtocolBufferException =>
-            Refusals.Explain(StatusCode.InvalidArgument, "the bytes received are no message of this method").ToRpcException(),
+            Refusals.Explain(StatusCode.InvalidArgument, "the bytes received are no message of this method")
+                .ToRpcException(),
         _ => Refusals.From(exception),
     };
 
     private bool Receive()
     {
-        // A receive that sleeps is woken too when the client has read what was sent to it (net/unix/af_unix.c: unix_write_space); a poll is not.
+        // A receive that sleeps is woken too when the client has read what was sent to it (net/unix/af_unix.c:
+        // unix_write_space); a poll is not.
         socket.Poll(Timeout.Infinite, SelectMode.SelectRead);
         var count = socket.Receive(_reader.Free.Span);
         _reader.Received(count);
         return count > 0;
     }
 
-    /// <summary>The call that is under way finds nobody to answer. What its handler waits for ends by this, perhaps later.</summary>
+    /// <summary>
+    /// The call that is under way finds nobody to answer. What its handler waits for ends by this, perhaps later.
+    /// </summary>
     private void Abandon()
     {
         lock (_sending) _isBroken = true;
         _cancelled.Cancel();
     }
 
-    /// <summary>Reads on for a while: a connection that is closed over unread bytes is reset, and the status on it lost.</summary>
+    /// <summary>
+    /// Reads on for a while: a connection that is closed over unread bytes is reset, and the status on it lost.
+    /// </summary>
     private void Drain()
     {
         try
@@ -202,13 +213,15 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
                 if (_isBusy) _call.End();
                 break;
             default:
-                throw Refusals.Explain(StatusCode.InvalidArgument, $"a packet of kind {(int)kind} does not belong here").ToRpcException();
+                throw Refusals.Explain(StatusCode.InvalidArgument, $"a packet of kind {(int)kind} does not belong here")
+                    .ToRpcException();
         }
     }
 
     private void Begin(LocalCallHeader call)
     {
-        // Without the lock: the thread that sent the status before may hold it still, and was overtaken by the client's next call.
+        // Without the lock: the thread that sent the status before may hold it still, and was overtaken by the client's
+        // next call.
         _cancelled = new CancellationTokenSource();
         _isBusy = true;
         if (_isStopping) throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending");
@@ -224,18 +237,20 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
 
         var context = new LocalCallContext(call.Method, headers, _cancelled.Token);
         _call = methods.Make(call.Method, this, context)
-            ?? throw Refusals.Explain(StatusCode.Unimplemented, $"{call.Method} is no method of local calls").ToRpcException();
+            ?? throw Refusals.Explain(
+                StatusCode.Unimplemented, $"{call.Method} is no method of local calls").ToRpcException();
         _call.Begin();
     }
 
     /// <summary>
-    /// Sends what ends a call. The thread may be another connection's, that of the driver who answered: it does not wait for this client to
-    /// read. Under the lock.
+    /// Sends what ends a call. The thread may be another connection's, that of the driver who answered: it does not
+    /// wait for this client to read. Under the lock.
     /// </summary>
     private void FlushLast()
     {
         if (IsOwnThread || !MightWait(_writer.Packets.Length)) EndCall();
-        else ThreadPool.UnsafeQueueUserWorkItem(static connection => connection.EndCallLater(), this, preferLocal: false);
+        else ThreadPool.UnsafeQueueUserWorkItem(
+            static connection => connection.EndCallLater(), this, preferLocal: false);
     }
 
     private void EndCallLater()
@@ -265,7 +280,9 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         }
     }
 
-    /// <summary>One system call. A client that does not read for as long as limits say is taken for gone. Under the lock.</summary>
+    /// <summary>
+    /// One system call. A client that does not read for as long as limits say is taken for gone. Under the lock.
+    /// </summary>
     private bool Flush()
     {
         if (_isBroken) return false;

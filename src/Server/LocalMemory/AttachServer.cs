@@ -6,11 +6,12 @@ using FramePin.Server.Native;
 namespace FramePin.Server.LocalMemory;
 
 /// <summary>
-/// The socket where local processes get a machine's memory as a descriptor: one connection is one attachment, and lasts as long as it.
+/// The socket where local processes get a machine's memory as a descriptor: one connection is one attachment, and lasts
+/// as long as it.
 /// </summary>
 /// <remarks>
-/// The client sends its ticket of 32 bytes; the answer is a byte 0 with the descriptor, or a byte 1 and a sentence. Then nothing more is
-/// sent: the end of the connection is the end of the attachment, on either side.
+/// The client sends its ticket of 32 bytes; the answer is a byte 0 with the descriptor, or a byte 1 and a sentence.
+/// Then nothing more is sent: the end of the connection is the end of the attachment, on either side.
 /// </remarks>
 internal sealed partial class AttachServer(
     DaemonOptions options, AttachTickets tickets, Attachments attachments, TimeProvider time, ILogger<AttachServer> log)
@@ -70,7 +71,8 @@ internal sealed partial class AttachServer(
             attachments.Add(attachment);
             try
             {
-                using (var memory = attachment.Host.Machine.OpenMemory(attachment.IsReadOnly)) DescriptorPassing.Send(socket, Granted, memory);
+                using (var memory = attachment.Host.Machine.OpenMemory(attachment.IsReadOnly))
+                    DescriptorPassing.Send(socket, Granted, memory);
                 await UntilEndAsync(socket, attachment, stopping).ConfigureAwait(false);
             }
             finally
@@ -82,7 +84,8 @@ internal sealed partial class AttachServer(
                 attachment.Dispose();
             }
         }
-        catch (Exception exception) when (exception is SocketException or OperationCanceledException or ObjectDisposedException
+        catch (Exception exception) when (exception is SocketException or OperationCanceledException
+            or ObjectDisposedException
             or System.ComponentModel.Win32Exception or IOException)
         {
             LogBroken(exception.Message);
@@ -108,7 +111,8 @@ internal sealed partial class AttachServer(
         if (!isOwn && !(options.AttachGroup is { } group && peer.IsIn(group)))
         {
             LogDenied(peer.Pid, peer.User);
-            await DenyAsync(socket, $"user {peer.User} is not in the group that may attach (--attach-group)", stopping).ConfigureAwait(false);
+            await DenyAsync(socket, $"user {peer.User} is not in the group that may attach (--attach-group)", stopping)
+                .ConfigureAwait(false);
             return null;
         }
 
@@ -117,7 +121,8 @@ internal sealed partial class AttachServer(
         if (tickets.Redeem(token) is not { } attachment)
         {
             process.Dispose();
-            await DenyAsync(socket, "the ticket is unknown, used or too old: ask AttachMemory for another", stopping).ConfigureAwait(false);
+            await DenyAsync(socket, "the ticket is unknown, used or too old: ask AttachMemory for another", stopping)
+                .ConfigureAwait(false);
             return null;
         }
 
@@ -127,8 +132,9 @@ internal sealed partial class AttachServer(
     }
 
     /// <summary>
-    /// Waits until the process has nothing mapped any more: it said so, or is dead. A process that closed its connection, or lost its lease,
-    /// may go on storing through what it has mapped, and its frames stay out of everybody else's hands meanwhile.
+    /// Waits until the process has nothing mapped any more: it said so, or is dead. A process that closed its
+    /// connection, or lost its lease, may go on storing through what it has mapped, and its frames stay out of
+    /// everybody else's hands meanwhile.
     /// </summary>
     private static async Task UntilGoneAsync(Attachment attachment, CancellationToken stopping)
     {
@@ -137,7 +143,8 @@ internal sealed partial class AttachServer(
         var dead = Task.Factory.StartNew(
             () =>
             {
-                while (!stopping.IsCancellationRequested && !attachment.Emptied.IsCompleted && !attachment.Process!.WaitForEnd(PollTime))
+                while (!stopping.IsCancellationRequested && !attachment.Emptied.IsCompleted
+                    && !attachment.Process!.WaitForEnd(PollTime))
                 {
                 }
             },
@@ -146,10 +153,13 @@ internal sealed partial class AttachServer(
         await dead.ConfigureAwait(false);
     }
 
-    /// <summary>Waits for the end of the attachment: the process closed it or died, its lease ended, or the daemon stops.</summary>
+    /// <summary>
+    /// Waits for the end of the attachment: the process closed it or died, its lease ended, or the daemon stops.
+    /// </summary>
     private static async Task UntilEndAsync(Socket socket, Attachment attachment, CancellationToken stopping)
     {
-        using var either = CancellationTokenSource.CreateLinkedTokenSource(stopping, attachment.Fenced, attachment.Lease?.Ended ?? default);
+        using var either = CancellationTokenSource.CreateLinkedTokenSource(
+            stopping, attachment.Fenced, attachment.Lease?.Ended ?? default);
         var nothing = new byte[1];
         while (await socket.ReceiveAsync(nothing, either.Token).ConfigureAwait(false) > 0)
         {

@@ -10,8 +10,8 @@ namespace FramePin.Server.LocalMemory;
 internal sealed record AttachTicket(Attachment Attachment, long IssuedAt);
 
 /// <summary>
-/// Tickets from gRPC for the attach socket: whoever may speak to the daemon asks for one there, and shows it here, once, within
-/// <see cref="DaemonLimits.AttachTicketLife"/>. Any thread.
+/// Tickets from gRPC for the attach socket: whoever may speak to the daemon asks for one there, and shows it here,
+/// once, within <see cref="DaemonLimits.AttachTicketLife"/>. Any thread.
 /// </summary>
 internal sealed class AttachTickets(DaemonOptions options, TimeProvider time)
 {
@@ -28,19 +28,25 @@ internal sealed class AttachTickets(DaemonOptions options, TimeProvider time)
             foreach (var (key, old) in _issued)
                 if (IsExpired(old)) _issued.Remove(key);
             if (_issued.Count >= options.Limits.AttachTicketsMax)
-                throw Refusals.Limit("attach_tickets_max", (ulong)options.Limits.AttachTicketsMax, (ulong)_issued.Count + 1);
+                throw Refusals.Limit(
+                    "attach_tickets_max", (ulong)options.Limits.AttachTicketsMax, (ulong)_issued.Count + 1);
             _issued.Add(Convert.ToHexString(token), new AttachTicket(attachment, time.GetTimestamp()));
         }
 
         return token;
     }
 
-    /// <summary>Takes a ticket back and gives the attachment; null for one that was never issued, used before, or is too old.</summary>
+    /// <summary>
+    /// Takes a ticket back and gives the attachment; null for one that was never issued, used before, or is too old.
+    /// </summary>
     public Attachment? Redeem(ReadOnlySpan<byte> token)
     {
         lock (_lock)
-            return _issued.Remove(Convert.ToHexString(token), out var ticket) && !IsExpired(ticket) ? ticket.Attachment : null;
+            return _issued.Remove(Convert.ToHexString(token), out var ticket) && !IsExpired(ticket)
+                ? ticket.Attachment
+                : null;
     }
 
-    private bool IsExpired(AttachTicket ticket) => time.GetElapsedTime(ticket.IssuedAt) > options.Limits.AttachTicketLife;
+    private bool IsExpired(AttachTicket ticket) =>
+        time.GetElapsedTime(ticket.IssuedAt) > options.Limits.AttachTicketLife;
 }

@@ -7,8 +7,8 @@ using FramePin.Server.Sessions;
 namespace FramePin.Server.LocalMemory;
 
 /// <summary>
-/// A local process that has a machine's memory, and the frames that it said it maps. Nothing more can be mapped once its connection or its
-/// lease has ended; what it may have mapped still is held until it says so, or is dead.
+/// A local process that has a machine's memory, and the frames that it said it maps. Nothing more can be mapped once
+/// its connection or its lease has ended; what it may have mapped still is held until it says so, or is dead.
 /// </summary>
 /// <remarks>Any thread.</remarks>
 internal sealed class Attachment : IDisposable
@@ -73,7 +73,10 @@ internal sealed class Attachment : IDisposable
         return Hold(hold);
     }
 
-    /// <summary>The attachment holds frames from now on; their number within it. NOT_FOUND, and they are released, when it has ended.</summary>
+    /// <summary>
+    /// The attachment holds frames from now on; their number within it. NOT_FOUND, and they are released, when it has
+    /// ended.
+    /// </summary>
     public ulong Hold(FrameHold hold)
     {
         lock (_lock)

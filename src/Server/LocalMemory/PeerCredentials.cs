@@ -3,7 +3,9 @@ using System.Runtime.InteropServices;
 
 namespace FramePin.Server.LocalMemory;
 
-/// <summary>Who is at the other end of a Unix socket, as the kernel noted it at connect (SO_PEERCRED, SO_PEERGROUPS).</summary>
+/// <summary>
+/// Who is at the other end of a Unix socket, as the kernel noted it at connect (SO_PEERCRED, SO_PEERGROUPS).
+/// </summary>
 internal sealed record PeerCredentials(int Pid, uint User, uint Group, IReadOnlyList<uint> Groups)
 {
     private const int SolSocket = 1;
@@ -17,7 +19,8 @@ internal sealed record PeerCredentials(int Pid, uint User, uint Group, IReadOnly
         socket.GetRawSocketOption(SolSocket, PeerCred, MemoryMarshal.AsBytes(credentials));
         var groups = new uint[MostGroups];
         var length = socket.GetRawSocketOption(SolSocket, PeerGroups, MemoryMarshal.AsBytes(groups.AsSpan()));
-        return new PeerCredentials(credentials[0], (uint)credentials[1], (uint)credentials[2], groups[..(length / sizeof(uint))]);
+        return new PeerCredentials(
+            credentials[0], (uint)credentials[1], (uint)credentials[2], groups[..(length / sizeof(uint))]);
     }
 
     public bool IsIn(uint group) => Group == group || Groups.Contains(group);

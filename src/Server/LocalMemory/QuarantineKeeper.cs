@@ -6,11 +6,12 @@ using FramePin.Server.Sessions;
 namespace FramePin.Server.LocalMemory;
 
 /// <summary>
-/// Keeps the quarantine of each machine in its bound: when more free memory is held back for local processes, those that hold the most are
-/// fenced or killed, as the machine says, until it fits again.
+/// Keeps the quarantine of each machine in its bound: when more free memory is held back for local processes, those
+/// that hold the most are fenced or killed, as the machine says, until it fits again.
 /// </summary>
 /// <remarks>Any thread; one at a time for a machine.</remarks>
-internal sealed partial class QuarantineKeeper(Attachments attachments, DaemonOptions options, ILogger<QuarantineKeeper> log)
+internal sealed partial class QuarantineKeeper(
+    Attachments attachments, DaemonOptions options, ILogger<QuarantineKeeper> log)
 {
     private readonly ConcurrentDictionary<MachineHost, Lock> _gates = new();
 
@@ -27,7 +28,8 @@ internal sealed partial class QuarantineKeeper(Attachments attachments, DaemonOp
             {
                 while (host.Machine.Statistics().QuarantinedFrames > host.QuarantineBytesMax >> PageGeometry.PageShift)
                 {
-                    var holder = attachments.Of(host).Select(attachment => (Attachment: attachment, Frames: attachment.QuarantinedFrames))
+                    var holder = attachments.Of(host).Select(
+                        attachment => (Attachment: attachment, Frames: attachment.QuarantinedFrames))
                         .OrderByDescending(pair => pair.Frames).FirstOrDefault();
                     if (holder.Attachment is null || holder.Frames == 0) return;
                     End(holder.Attachment, holder.Frames, host.KillsHolders);
@@ -50,9 +52,13 @@ internal sealed partial class QuarantineKeeper(Attachments attachments, DaemonOp
         attachment.Fence();
     }
 
-    [LoggerMessage(32, LogLevel.Warning, "process {Pid} (attachment {Attachment}) was killed: it kept {Frames} free frames from the allocator, past the bound")]
+    [LoggerMessage(
+        32, LogLevel.Warning,
+        "process {Pid} (attachment {Attachment}) was killed: it kept {Frames} free frames from the allocator, past the bound")]
     private partial void LogKilled(int pid, string attachment, ulong frames);
 
-    [LoggerMessage(33, LogLevel.Warning, "process {Pid} (attachment {Attachment}) is fenced: it kept {Frames} free frames from the allocator, past the bound; what it stores to them now lands in others' memory")]
+    [LoggerMessage(
+        33, LogLevel.Warning,
+        "process {Pid} (attachment {Attachment}) is fenced: it kept {Frames} free frames from the allocator, past the bound; what it stores to them now lands in others' memory")]
     private partial void LogFenced(int pid, string attachment, ulong frames);
 }

@@ -18,7 +18,8 @@ internal static class Names
 
     public static string Machine(string id) => $"{Machines}/{id}";
 
-    public static string Child(string machine, string collection, string id) => $"{Machines}/{machine}/{collection}/{id}";
+    public static string Child(string machine, string collection, string id) =>
+        $"{Machines}/{machine}/{collection}/{id}";
 
     public static string Lease(string id) => $"{Leases}/{id}";
 
@@ -26,11 +27,15 @@ internal static class Names
 
     /// <summary>The id in "attachments/{id}".</summary>
     public static string AttachmentId(string name, string field) =>
-        name.Split('/') is [Attachments, { Length: > 0 } id] ? id : throw Refusals.Bad(field, $"expected attachments/{{attachment}}, got '{Short(name)}'");
+        name.Split('/') is [Attachments, { Length: > 0 } id]
+            ? id
+            : throw Refusals.Bad(field, $"expected attachments/{{attachment}}, got '{Short(name)}'");
 
     /// <summary>The id in "leases/{id}".</summary>
     public static string LeaseId(string name, string field) =>
-        name.Split('/') is [Leases, { Length: > 0 } id] ? id : throw Refusals.Bad(field, $"expected leases/{{lease}}, got '{Short(name)}'");
+        name.Split('/') is [Leases, { Length: > 0 } id]
+            ? id
+            : throw Refusals.Bad(field, $"expected leases/{{lease}}, got '{Short(name)}'");
 
     /// <summary>The id in "machines/{id}"; "default" for an empty name.</summary>
     public static string MachineId(string name, string field)
@@ -46,18 +51,21 @@ internal static class Names
     public static (string Machine, string Id) ChildIds(string name, string collection, string field)
     {
         var parts = name.Split('/');
-        return parts.Length == 4 && parts[0] == Machines && parts[2] == collection && parts[1].Length > 0 && parts[3].Length > 0
+        return parts.Length == 4 && parts[0] == Machines && parts[2] == collection && parts[1].Length > 0
+            && parts[3].Length > 0
             ? (parts[1], parts[3])
             : throw Refusals.Bad(field, $"expected machines/{{machine}}/{collection}/{{id}}, got '{Short(name)}'");
     }
 
     /// <summary>The collection that a child's name says it belongs to; empty when it is no child's name.</summary>
-    public static string CollectionOf(string name) => name.Split('/') is [Machines, _, var collection, _] ? collection : "";
+    public static string CollectionOf(string name) =>
+        name.Split('/') is [Machines, _, var collection, _] ? collection : "";
 
     /// <summary>Refuses an id that cannot be the last segment of a name.</summary>
     public static void CheckId(string id, DaemonLimits limits, string field)
     {
-        if (id.Length > limits.NameLengthMax) throw Refusals.Limit("name_length_max", (ulong)limits.NameLengthMax, (ulong)id.Length);
+        if (id.Length > limits.NameLengthMax)
+            throw Refusals.Limit("name_length_max", (ulong)limits.NameLengthMax, (ulong)id.Length);
         var isSound = char.IsAsciiLetter(id[0]) && id.All(c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_');
         if (!isSound) throw Refusals.Bad(field, "an id is a letter, then letters, digits, '-' and '_'");
     }

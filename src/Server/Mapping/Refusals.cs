@@ -8,8 +8,9 @@ using Status = Google.Rpc.Status;
 namespace FramePin.Server.Mapping;
 
 /// <summary>
-/// The one place where refusals are built: a google.rpc.Status with exactly one ErrorInfo (reason in UPPER_SNAKE, domain
-/// framepin.dev, and in its metadata the errno, the field, the limit and its value) and, where it helps, a standard detail more.
+/// The one place where refusals are built: a google.rpc.Status with exactly one ErrorInfo (reason in UPPER_SNAKE,
+/// domain framepin.dev, and in its metadata the errno, the field, the limit and its value) and, where it helps, a
+/// standard detail more.
 /// </summary>
 internal static class Refusals
 {
@@ -27,7 +28,8 @@ internal static class Refusals
     /// <summary>A named limit would be passed.</summary>
     public static RpcException Limit(string limit, ulong value, ulong asked)
     {
-        var violation = new QuotaFailure.Types.Violation { Subject = limit, Description = $"{asked} asked, {value} allowed" };
+        var violation = new QuotaFailure.Types.Violation { Subject = limit,
+            Description = $"{asked} asked, {value} allowed" };
         return Build(
             StatusCode.ResourceExhausted, "LIMIT_EXCEEDED", $"{limit} is {value}, the request needs {asked}",
             [("limit", limit), ("limit_value", Text(value)), ("asked", Text(asked))],
@@ -45,7 +47,8 @@ internal static class Refusals
     {
         var violation = new PreconditionFailure.Types.Violation { Type = reason, Description = message };
         return Build(
-            StatusCode.FailedPrecondition, reason, message, metadata, new PreconditionFailure { Violations = { violation } });
+            StatusCode.FailedPrecondition, reason, message, metadata,
+            new PreconditionFailure { Violations = { violation } });
     }
 
     /// <summary>What Linux answers with an errno.</summary>
@@ -53,16 +56,19 @@ internal static class Refusals
     {
         (string, string)[] all =
         [
-            ("errno", ((int)errno).ToString(CultureInfo.InvariantCulture)), ("errno_name", errno.ToString()), ("call", call),
+            ("errno", ((int)errno).ToString(CultureInfo.InvariantCulture)), ("errno_name", errno.ToString()),
+            ("call", call),
             .. metadata,
         ];
         var details = string.Join(", ", metadata.Select(pair => $"{pair.Key} {pair.Value}"));
-        return Build(CodeOf(errno), errno.ToString(), $"{call}: {errno}{(details.Length > 0 ? $" ({details})" : "")}", all);
+        return Build(
+            CodeOf(errno), errno.ToString(), $"{call}: {errno}{(details.Length > 0 ? $" ({details})" : "")}", all);
     }
 
     public static RpcException Reused(string requestId) =>
         Build(
-            StatusCode.InvalidArgument, "REQUEST_ID_REUSED", "request_id was used before with other content: use a fresh one",
+            StatusCode.InvalidArgument, "REQUEST_ID_REUSED",
+            "request_id was used before with other content: use a fresh one",
             [("request_id", requestId)]);
 
     public static RpcException Unavailable(string reason, string message) =>
@@ -70,15 +76,20 @@ internal static class Refusals
             StatusCode.Unavailable, reason, message, [],
             new RetryInfo { RetryDelay = Duration.FromTimeSpan(TimeSpan.FromSeconds(1)) });
 
-    /// <summary>The status with its ErrorInfo; anything thrown in a handler that is not one already becomes INTERNAL.</summary>
+    /// <summary>
+    /// The status with its ErrorInfo; anything thrown in a handler that is not one already becomes INTERNAL.
+    /// </summary>
     public static RpcException From(Exception exception) => exception switch
     {
         RpcException already when already.GetRpcStatus() is not null => already,
-        RpcException bare => Build(bare.StatusCode, bare.StatusCode.ToString().ToUpperInvariant(), bare.Status.Detail, []),
+        RpcException bare =>
+            Build(bare.StatusCode, bare.StatusCode.ToString().ToUpperInvariant(), bare.Status.Detail, []),
         // The client reset its stream: nobody reads this answer.
         IOException => Build(StatusCode.Cancelled, "CLIENT_GONE", "the client ended the call", []),
-        OperationCanceledException => Build(StatusCode.Cancelled, "CANCELLED", "the call was cancelled or its deadline passed", []),
-        ObjectDisposedException => Build(StatusCode.NotFound, "MACHINE_NOT_FOUND", "the machine was deleted meanwhile", []),
+        OperationCanceledException =>
+            Build(StatusCode.Cancelled, "CANCELLED", "the call was cancelled or its deadline passed", []),
+        ObjectDisposedException =>
+            Build(StatusCode.NotFound, "MACHINE_NOT_FOUND", "the machine was deleted meanwhile", []),
         _ => Build(StatusCode.Internal, "INTERNAL", "the daemon failed: please report it with the trace id", []),
     };
 
@@ -118,7 +129,8 @@ internal static class Refusals
         Make(code, reason, message, metadata, details).ToRpcException();
 
     private static Status Make(
-        StatusCode code, string reason, string message, (string Key, string Value)[] metadata, Google.Protobuf.IMessage[] details)
+        StatusCode code, string reason, string message, (string Key, string Value)[] metadata,
+        Google.Protobuf.IMessage[] details)
     {
         var info = new ErrorInfo { Reason = reason, Domain = Domain };
         foreach (var (key, value) in metadata) info.Metadata[key] = value;

@@ -11,14 +11,17 @@ using FramePin.Server.Sessions;
 
 namespace FramePin.Server.Mapping;
 
-/// <summary>Messages to values of Core and back. Enumerations share their order with the wire, which begins with UNSPECIFIED.</summary>
+/// <summary>
+/// Messages to values of Core and back. Enumerations share their order with the wire, which begins with UNSPECIFIED.
+/// </summary>
 internal static class WireMapping
 {
     public static MachineOptions ToOptions(V1.MachineSpec? spec)
     {
         spec ??= new V1.MachineSpec();
         var profile = spec.Profile.Length == 0 ? KernelProfile.Default : KernelProfile.Find(spec.Profile)
-            ?? throw Refusals.Bad("spec.profile", "known profiles: " + string.Join(", ", KernelProfile.All.Select(p => p.Name)));
+            ?? throw Refusals.Bad(
+                "spec.profile", "known profiles: " + string.Join(", ", KernelProfile.All.Select(p => p.Name)));
         var options = new MachineOptions
         {
             Profile = profile,
@@ -36,7 +39,8 @@ internal static class WireMapping
                 _ => throw Refusals.Bad("spec.thp", "unknown value"),
             },
         };
-        if (spec.QuarantinePolicy > V1.QuarantinePolicy.Kill) throw Refusals.Bad("spec.quarantine_policy", "unknown value");
+        if (spec.QuarantinePolicy > V1.QuarantinePolicy.Kill)
+            throw Refusals.Bad("spec.quarantine_policy", "unknown value");
         return options.Validate() is { } problem ? throw Refusals.Bad("spec", problem) : options;
     }
 
@@ -93,7 +97,8 @@ internal static class WireMapping
                 throw Refusals.Bad($"layout.{field}", $"must be a multiple of 4096 up to 0x{top:x}");
         }
 
-        if (layout.StackTop != 0 && (layout.StackBytes & 0xfff) != 0) throw Refusals.Bad("layout.stack_bytes", "must be a multiple of 4096");
+        if (layout.StackTop != 0 && (layout.StackBytes & 0xfff) != 0)
+            throw Refusals.Bad("layout.stack_bytes", "must be a multiple of 4096");
         result = result with
         {
             MmapBase = layout.MmapBase == 0 ? result.MmapBase : layout.MmapBase,
@@ -180,7 +185,8 @@ internal static class WireMapping
         return runs;
     }
 
-    public static GupFlags PinFlags(bool write, bool force) => (write ? GupFlags.Write : 0) | (force ? GupFlags.Force : 0);
+    public static GupFlags PinFlags(bool write, bool force) =>
+        (write ? GupFlags.Write : 0) | (force ? GupFlags.Force : 0);
 
     public static FileKind ToKind(V1.FileKind kind) =>
         kind is > V1.FileKind.Unspecified and <= V1.FileKind.Fsdax

@@ -44,7 +44,10 @@ internal static unsafe partial class DescriptorPassing
     [LibraryImport("libc", SetLastError = true)]
     private static partial nint sendmsg(int fd, MessageHeader* message, int flags);
 
-    /// <summary>Sends one byte and, with it, a descriptor; the receiver gets one of its own. Throws <see cref="Win32Exception"/>.</summary>
+    /// <summary>
+    /// Sends one byte and, with it, a descriptor; the receiver gets one of its own. Throws
+    /// <see cref="Win32Exception"/>.
+    /// </summary>
     public static void Send(Socket socket, byte status, SafeHandle descriptor)
     {
         var held = false;
@@ -58,9 +61,11 @@ internal static unsafe partial class DescriptorPassing
                 Type = ScmRights,
                 Descriptor = (int)descriptor.DangerousGetHandle(),
             };
-            // SAFETY: everything that the header points to lies on this stack frame, which outlives the call; the descriptor is held open.
+            // SAFETY: everything that the header points to lies on this stack frame, which outlives the call; the
+            // descriptor is held open.
             var part = new IoVector { Base = &status, Length = 1 };
-            var message = new MessageHeader { Parts = &part, PartCount = 1, Control = &control, ControlLength = (nuint)sizeof(OneDescriptor) };
+            var message = new MessageHeader { Parts = &part, PartCount = 1, Control = &control,
+                ControlLength = (nuint)sizeof(OneDescriptor) };
             if (sendmsg((int)socket.Handle, &message, NoSignal) != 1)
                 throw new Win32Exception(Marshal.GetLastPInvokeError(), "sending the machine's memory");
         }

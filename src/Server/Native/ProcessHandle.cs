@@ -29,8 +29,8 @@ internal sealed unsafe partial class ProcessHandle : IDisposable
     }
 
     /// <summary>
-    /// The process at the other end of a Unix socket: as the kernel noted it at connect where it can (SO_PEERPIDFD, since 6.5), else by its
-    /// number. Null when it is dead.
+    /// The process at the other end of a Unix socket: as the kernel noted it at connect where it can (SO_PEERPIDFD,
+    /// since 6.5), else by its number. Null when it is dead.
     /// </summary>
     public static ProcessHandle? OfPeer(Socket socket, int pid)
     {
@@ -48,7 +48,9 @@ internal sealed unsafe partial class ProcessHandle : IDisposable
         }
     }
 
-    /// <summary>Waits until the process is dead, at most <paramref name="time"/>. True: it is. Blocks the thread.</summary>
+    /// <summary>
+    /// Waits until the process is dead, at most <paramref name="time"/>. True: it is. Blocks the thread.
+    /// </summary>
     public bool WaitForEnd(TimeSpan time)
     {
         var held = false;

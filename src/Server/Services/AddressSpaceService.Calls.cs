@@ -29,7 +29,8 @@ internal sealed partial class AddressSpaceService
             var space = host.Space(id);
             var call = request.Call ?? throw Refusals.Bad("call", "must be set");
             Check(call, "call");
-            var (result, residency, isPartial) = await RunWatchedAsync(host, space, call, context.CancellationToken).ConfigureAwait(false);
+            var (result, residency, isPartial) = await RunWatchedAsync(
+                host, space, call, context.CancellationToken).ConfigureAwait(false);
             if (result.Errno > 0 && !isPartial)
                 throw Refusals.Errno(call.CallCase.ToString().ToLowerInvariant(), (Errno)result.Errno);
             var response = new CallResponse { Value = result.Value, Errno = result.Errno };
@@ -45,7 +46,8 @@ internal sealed partial class AddressSpaceService
         {
             var space = host.Space(id);
             var most = options.Limits.BatchOperationsMax;
-            if (request.Calls.Count > most) throw Refusals.Limit("batch_operations_max", (ulong)most, (ulong)request.Calls.Count);
+            if (request.Calls.Count > most)
+                throw Refusals.Limit("batch_operations_max", (ulong)most, (ulong)request.Calls.Count);
             // All are checked before the first runs: a malformed batch changes nothing.
             for (var i = 0; i < request.Calls.Count; i++) Check(request.Calls[i], $"calls[{i}]");
             var response = new CallBatchResponse();
@@ -54,7 +56,8 @@ internal sealed partial class AddressSpaceService
             {
                 var answer = IsTouchOfFailed(call, previous)
                     ? new CallResult()
-                    : (await RunWatchedAsync(host, space, Resolve(call, previous), context.CancellationToken).ConfigureAwait(false)).Result;
+                    : (await RunWatchedAsync(
+                        host, space, Resolve(call, previous), context.CancellationToken).ConfigureAwait(false)).Result;
                 response.Results.Add(answer);
                 if (call.CallCase != MemoryCall.CallOneofCase.Touch) previous = answer;
             }
@@ -74,20 +77,28 @@ internal sealed partial class AddressSpaceService
         (ulong Start, ulong Length, InvalidationCause Cause) taken = call.CallCase switch
         {
             MemoryCall.CallOneofCase.Munmap => (call.Munmap.Address, call.Munmap.Length, InvalidationCause.Munmap),
-            MemoryCall.CallOneofCase.Mmap when (call.Mmap.Flags & mapFixed) != 0 => (call.Mmap.Address, call.Mmap.Length, InvalidationCause.Mmap),
+            MemoryCall.CallOneofCase.Mmap when (call.Mmap.Flags & mapFixed) != 0 =>
+                (call.Mmap.Address, call.Mmap.Length, InvalidationCause.Mmap),
             MemoryCall.CallOneofCase.Mremap => (call.Mremap.Address, call.Mremap.OldLength, InvalidationCause.Mremap),
-            MemoryCall.CallOneofCase.Mprotect => (call.Mprotect.Address, call.Mprotect.Length, InvalidationCause.Mprotect),
+            MemoryCall.CallOneofCase.Mprotect =>
+                (call.Mprotect.Address, call.Mprotect.Length, InvalidationCause.Mprotect),
             MemoryCall.CallOneofCase.Madvise when TakesAway((Advice)call.Madvise.Advice) =>
                 (call.Madvise.Address, call.Madvise.Length, InvalidationCause.Madvise),
-            MemoryCall.CallOneofCase.Brk when call.Brk.Address < space.Brk => (call.Brk.Address, space.Brk - call.Brk.Address, InvalidationCause.Brk),
+            MemoryCall.CallOneofCase.Brk when call.Brk.Address < space.Brk =>
+                (call.Brk.Address, space.Brk - call.Brk.Address, InvalidationCause.Brk),
             _ => default,
         };
         var ranges = new List<(AddressSpace, AddressRange)>();
         if (taken.Length > 0 && taken.Start + taken.Length > taken.Start)
-            ranges.Add((space, new AddressRange(taken.Start, PageGeometry.AlignUp(taken.Start + taken.Length, PageGeometry.PageSize))));
+            ranges.Add(
+                (space, new AddressRange(
+                    taken.Start, PageGeometry.AlignUp(taken.Start + taken.Length, PageGeometry.PageSize))));
         // What is moved to a fixed place takes what was there.
-        if (call.CallCase == MemoryCall.CallOneofCase.Mremap && ((MremapFlags)call.Mremap.Flags & MremapFlags.Fixed) != 0 && call.Mremap.NewLength > 0)
-            ranges.Add((space, new AddressRange(call.Mremap.NewAddress, unchecked(call.Mremap.NewAddress + call.Mremap.NewLength))));
+        if (call.CallCase == MemoryCall.CallOneofCase.Mremap
+            && ((MremapFlags)call.Mremap.Flags & MremapFlags.Fixed) != 0 && call.Mremap.NewLength > 0)
+            ranges.Add(
+                (space, new AddressRange(
+                    call.Mremap.NewAddress, unchecked(call.Mremap.NewAddress + call.Mremap.NewLength))));
         return await host.Watches.RunAsync(ranges, taken.Cause, () =>
         {
             var result = RunCall(host, space, call, out var residency, out var isPartial);
@@ -96,8 +107,10 @@ internal sealed partial class AddressSpaceService
     }
 
     private static bool TakesAway(Advice advice) => advice is not (
-        Advice.Normal or Advice.Random or Advice.Sequential or Advice.WillNeed or Advice.DontFork or Advice.DoFork or Advice.DontDump
-        or Advice.DoDump or Advice.HugePage or Advice.NoHugePage or Advice.PopulateRead or Advice.PopulateWrite or Advice.Mergeable
+        Advice.Normal or Advice.Random or Advice.Sequential or Advice.WillNeed or Advice.DontFork or Advice.DoFork
+            or Advice.DontDump
+        or Advice.DoDump or Advice.HugePage or Advice.NoHugePage or Advice.PopulateRead or Advice.PopulateWrite
+            or Advice.Mergeable
         or Advice.Unmergeable or Advice.WipeOnFork or Advice.KeepOnFork or Advice.Cold);
 
     private static bool IsTouchOfFailed(MemoryCall call, CallResult previous) =>
@@ -126,7 +139,8 @@ internal sealed partial class AddressSpaceService
         }
     }
 
-    private CallResult RunCall(MachineHost host, AddressSpace space, MemoryCall call, out byte[]? residency, out bool isPartial)
+    private CallResult RunCall(
+        MachineHost host, AddressSpace space, MemoryCall call, out byte[]? residency, out bool isPartial)
     {
         residency = null;
         var machine = host.Machine;
@@ -163,7 +177,8 @@ internal sealed partial class AddressSpaceService
                 result = machine.MunlockAll(space);
                 break;
             case MemoryCall.CallOneofCase.ClearRefs:
-                if (call.ClearRefs.Value != 4) throw Refusals.Bad("clear_refs.value", "only 4 (soft-dirty) is emulated");
+                if (call.ClearRefs.Value != 4)
+                    throw Refusals.Bad("clear_refs.value", "only 4 (soft-dirty) is emulated");
                 result = machine.ClearSoftDirty(space);
                 break;
             case MemoryCall.CallOneofCase.Brk:
@@ -215,7 +230,8 @@ internal sealed partial class AddressSpaceService
     }
 
     /// <summary>Touches page by page, waiting where a handler outside is asked.</summary>
-    private static async Task<CallResult> TouchAsync(MachineHost host, AddressSpace space, TouchCall call, CancellationToken cancelled)
+    private static async Task<CallResult> TouchAsync(
+        MachineHost host, AddressSpace space, TouchCall call, CancellationToken cancelled)
     {
         var done = 0UL;
         UserSignal signal;
@@ -224,7 +240,8 @@ internal sealed partial class AddressSpaceService
             var address = call.Address + (done << PageGeometry.PageShift);
             done += (ulong)host.Machine.TouchRange(space, address, (long)(call.Pages - done), call.Write, out signal);
             if (signal != UserSignal.WaitsForHandler) break;
-            await host.Faults.WaitAsync(space, call.Address + (done << PageGeometry.PageShift), cancelled).ConfigureAwait(false);
+            await host.Faults.WaitAsync(
+                space, call.Address + (done << PageGeometry.PageShift), cancelled).ConfigureAwait(false);
         }
 
         var number = signal switch

@@ -13,7 +13,9 @@ using MapsEntry = FramePin.V1.MapsEntry;
 
 namespace FramePin.Server.Services;
 
-/// <summary>Address spaces: making, forking, ending, and looks at them. The memory calls stand in a file of their own.</summary>
+/// <summary>
+/// Address spaces: making, forking, ending, and looks at them. The memory calls stand in a file of their own.
+/// </summary>
 internal sealed partial class AddressSpaceService(MachineRegistry machines, LeaseRegistry leases, DaemonOptions options)
     : V1.AddressSpaceService.AddressSpaceServiceBase
 {
@@ -41,7 +43,8 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
             var task = WireMapping.ToTask(request.Task);
             var lease = leases.Find(request.Lease);
             var space = host.AddSpace(request.AddressSpaceId, id => host.Machine.CreateAddressSpace(id, layout, task));
-            host.HangOn(lease, space, () => _ = host.Watches.RunAsync([(space, Everything)], InvalidationCause.Exit, () => host.ExitSpace(space)));
+            host.HangOn(lease, space, () => _ = host.Watches.RunAsync(
+                [(space, Everything)], InvalidationCause.Exit, () => host.ExitSpace(space)));
             return Task.FromResult(WireMapping.ToWire(host, space));
         });
     }
@@ -52,7 +55,8 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         return Task.FromResult(WireMapping.ToWire(host, host.Space(id)));
     }
 
-    public override Task<ListAddressSpacesResponse> ListAddressSpaces(ListAddressSpacesRequest request, ServerCallContext context)
+    public override Task<ListAddressSpacesResponse> ListAddressSpaces(
+        ListAddressSpacesRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         var response = new ListAddressSpacesResponse();
@@ -80,25 +84,29 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         });
     }
 
-    public override Task<ExitAddressSpaceResponse> ExitAddressSpace(ExitAddressSpaceRequest request, ServerCallContext context)
+    public override Task<ExitAddressSpaceResponse> ExitAddressSpace(
+        ExitAddressSpaceRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.Name, Names.AddressSpaces, "name");
         return host.Requests.Run(nameof(ExitAddressSpace), request.RequestId, request, () =>
         {
             var space = host.Space(id);
             return host.Watches.RunAsync([(space, Everything)], InvalidationCause.Exit, () =>
-                host.ExitSpace(space) ? new ExitAddressSpaceResponse() : throw Refusals.NotFound("ADDRESS_SPACE", request.Name));
+                host.ExitSpace(space) ? new ExitAddressSpaceResponse()
+                    : throw Refusals.NotFound("ADDRESS_SPACE", request.Name));
         });
     }
 
-    public override Task<InstallMappingsResponse> InstallMappings(InstallMappingsRequest request, ServerCallContext context)
+    public override Task<InstallMappingsResponse> InstallMappings(
+        InstallMappingsRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
         return host.Requests.Run(nameof(InstallMappings), request.RequestId, request, () =>
         {
             var space = host.Space(id);
             var most = options.Limits.BatchOperationsMax;
-            if (request.Mappings.Count > most) throw Refusals.Limit("batch_operations_max", (ulong)most, (ulong)request.Mappings.Count);
+            if (request.Mappings.Count > most)
+                throw Refusals.Limit("batch_operations_max", (ulong)most, (ulong)request.Mappings.Count);
             foreach (var mapping in request.Mappings.Select(mapping => ToInstalled(host, mapping)).ToList())
             {
                 var error = host.Machine.InstallMapping(space, mapping);
@@ -115,7 +123,9 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         return host.Requests.Run(nameof(SetTask), request.RequestId, request, () =>
         {
             var error = host.Machine.SetTask(host.Space(id), WireMapping.ToTask(request.Task));
-            return error == Errno.None ? Task.FromResult(new SetTaskResponse()) : throw Refusals.Errno("set_task", error);
+            return error == Errno.None
+                ? Task.FromResult(new SetTaskResponse())
+                : throw Refusals.Errno("set_task", error);
         });
     }
 
@@ -162,12 +172,15 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
     private Core.Machines.InstalledMapping ToInstalled(MachineHost host, InstalledMapping mapping)
     {
         if (!Enum.IsDefined(mapping.Kind)) throw Refusals.Bad("mappings.kind", "unknown value");
-        if ((mapping.Prot & ~(uint)Prot.AccessMask) != 0) throw Refusals.Bad("mappings.prot", "knows PROT_READ, PROT_WRITE, PROT_EXEC");
+        if ((mapping.Prot & ~(uint)Prot.AccessMask) != 0)
+            throw Refusals.Bad("mappings.prot", "knows PROT_READ, PROT_WRITE, PROT_EXEC");
         if (mapping.Shared && mapping.File.Length == 0)
             throw Refusals.Bad("mappings.file", "a shared mapping needs the file that it shares");
         var extra = VmFlags.None;
         foreach (var letters in mapping.VmFlags)
-            extra |= ExtraFlags.TryGetValue(letters, out var flag) ? flag : throw Refusals.Bad("mappings.vm_flags", $"'{letters}' cannot be set");
+            extra |= ExtraFlags.TryGetValue(letters, out var flag)
+                ? flag
+                : throw Refusals.Bad("mappings.vm_flags", $"'{letters}' cannot be set");
         return new Core.Machines.InstalledMapping
         {
             Range = new AddressRange(mapping.Start, mapping.End),

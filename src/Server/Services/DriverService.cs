@@ -12,16 +12,20 @@ namespace FramePin.Server.Services;
 
 /// <summary>Driver processes and the files that they serve: carries calls between applications and drivers.</summary>
 internal sealed class DriverService(
-    MachineRegistry machines, DriverRegistry drivers, LeaseRegistry leases, IHostApplicationLifetime lifetime) : V1.DriverService.DriverServiceBase
+    MachineRegistry machines, DriverRegistry drivers, LeaseRegistry leases, IHostApplicationLifetime lifetime)
+        : V1.DriverService.DriverServiceBase
 {
     public override async Task ServeDriver(
-        IAsyncStreamReader<DriverReply> requestStream, IServerStreamWriter<DriverCall> responseStream, ServerCallContext context)
+        IAsyncStreamReader<DriverReply> requestStream, IServerStreamWriter<DriverCall> responseStream,
+        ServerCallContext context)
     {
         if (!await requestStream.MoveNext(context.CancellationToken).ConfigureAwait(false)) return;
-        if (requestStream.Current.Register is not { } register) throw Refusals.Bad("register", "the first message registers the driver");
+        if (requestStream.Current.Register is not { } register)
+            throw Refusals.Bad("register", "the first message registers the driver");
         var host = machines.Get(Names.MachineId(register.Machine, "register.machine"));
         var driver = drivers.Register(host, register.Node, register.Driver);
-        using var either = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, lifetime.ApplicationStopping, host.Deleted);
+        using var either = CancellationTokenSource.CreateLinkedTokenSource(
+            context.CancellationToken, lifetime.ApplicationStopping, host.Deleted);
         var sending = Task.CompletedTask;
         try
         {
@@ -29,7 +33,8 @@ internal sealed class DriverService(
             sending = SendAsync(driver, responseStream, either.Token);
             while (await requestStream.MoveNext(either.Token).ConfigureAwait(false))
             {
-                if (requestStream.Current.Answer is not { } answer) throw Refusals.Bad("answer", "every message but the first answers a call");
+                if (requestStream.Current.Answer is not { } answer)
+                    throw Refusals.Bad("answer", "every message but the first answers a call");
                 driver.Answer(answer);
             }
         }
@@ -64,11 +69,13 @@ internal sealed class DriverService(
         return Task.FromResult(response);
     }
 
-    public override async Task<OpenDriverFileResponse> OpenDriverFile(OpenDriverFileRequest request, ServerCallContext context)
+    public override async Task<OpenDriverFileResponse> OpenDriverFile(
+        OpenDriverFileRequest request, ServerCallContext context)
     {
         var (host, node) = machines.Resolve(request.Driver, Names.Drivers, "driver");
         var driver = drivers.Get(host, node);
-        var (errno, file) = await drivers.OpenAsync(driver, leases.Find(request.Lease), request.NonBlocking, context.CancellationToken)
+        var (errno, file) = await drivers.OpenAsync(
+            driver, leases.Find(request.Lease), request.NonBlocking, context.CancellationToken)
             .ConfigureAwait(false);
         return new OpenDriverFileResponse { Errno = errno, File = file is null ? "" : DriverRegistry.NameOf(file) };
     }
@@ -85,12 +92,14 @@ internal sealed class DriverService(
             AddressSpace = request.AddressSpace,
             NonBlocking = request.NonBlocking || file.IsNonBlocking,
         };
-        var answer = await file.Driver.CallAsync(new DriverCall { File = file.Number, Ioctl = ioctl }, context.CancellationToken)
+        var answer = await file.Driver.CallAsync(
+            new DriverCall { File = file.Number, Ioctl = ioctl }, context.CancellationToken)
             .ConfigureAwait(false);
         return new IoctlResponse { Errno = answer.Errno, Argument = answer.Argument };
     }
 
-    public override async Task<TransferDriverFileResponse> TransferDriverFile(TransferDriverFileRequest request, ServerCallContext context)
+    public override async Task<TransferDriverFileResponse> TransferDriverFile(
+        TransferDriverFileRequest request, ServerCallContext context)
     {
         var (host, file) = Find(request.File);
         if (file is null) return new TransferDriverFileResponse { Errno = (uint)Errno.ENODEV };
@@ -103,18 +112,22 @@ internal sealed class DriverService(
             Length = request.Length,
             NonBlocking = request.NonBlocking || file.IsNonBlocking,
         };
-        var answer = await file.Driver.CallAsync(new DriverCall { File = file.Number, Transfer = transfer }, context.CancellationToken)
+        var answer = await file.Driver.CallAsync(
+            new DriverCall { File = file.Number, Transfer = transfer }, context.CancellationToken)
             .ConfigureAwait(false);
         return new TransferDriverFileResponse { Errno = answer.Errno, Bytes = answer.Bytes };
     }
 
-    public override async Task<MapDriverFileResponse> MapDriverFile(MapDriverFileRequest request, ServerCallContext context)
+    public override async Task<MapDriverFileResponse> MapDriverFile(
+        MapDriverFileRequest request, ServerCallContext context)
     {
         var (host, file) = Find(request.File);
         if (file is null) return new MapDriverFileResponse { Errno = (uint)Errno.ENODEV };
         var space = CheckSpace(host, request.AddressSpace);
-        var map = new MapCall { Length = request.Length, Prot = request.Prot, Flags = request.Flags, Offset = request.Offset };
-        var answer = await file.Driver.CallAsync(new DriverCall { File = file.Number, Map = map }, context.CancellationToken).ConfigureAwait(false);
+        var map = new MapCall { Length = request.Length, Prot = request.Prot, Flags = request.Flags,
+            Offset = request.Offset };
+        var answer = await file.Driver.CallAsync(
+            new DriverCall { File = file.Number, Map = map }, context.CancellationToken).ConfigureAwait(false);
         if (answer.Errno != 0) return new MapDriverFileResponse { Errno = answer.Errno };
         var (owner, id) = machines.Resolve(answer.Device, Names.Devices, "device");
         if (owner != host) throw Refusals.Bad("device", "the driver named a device of another machine");
@@ -126,17 +139,21 @@ internal sealed class DriverService(
             Flags = (MapFlags)request.Flags,
             Device = host.Device(id),
         });
-        return new MapDriverFileResponse { Errno = (uint)result.Error, Address = result.Error == Errno.None ? result.Value : 0 };
+        return new MapDriverFileResponse { Errno = (uint)result.Error, Address = result.Error == Errno.None
+            ? result.Value
+            : 0 };
     }
 
-    public override async Task<CloseDriverFileResponse> CloseDriverFile(CloseDriverFileRequest request, ServerCallContext context)
+    public override async Task<CloseDriverFileResponse> CloseDriverFile(
+        CloseDriverFileRequest request, ServerCallContext context)
     {
         var (_, file) = Find(request.File);
         if (file is not null) await drivers.Close(file).WaitAsync(context.CancellationToken).ConfigureAwait(false);
         return new CloseDriverFileResponse();
     }
 
-    private static async Task SendAsync(ServedDriver driver, IServerStreamWriter<DriverCall> stream, CancellationToken cancelled)
+    private static async Task SendAsync(
+        ServedDriver driver, IServerStreamWriter<DriverCall> stream, CancellationToken cancelled)
     {
         await foreach (var call in driver.Outgoing.ReadAllAsync(cancelled).ConfigureAwait(false))
             await stream.WriteAsync(call, cancelled).ConfigureAwait(false);
@@ -153,6 +170,7 @@ internal sealed class DriverService(
     private Core.Vmas.AddressSpace CheckSpace(MachineHost host, string name)
     {
         var (owner, id) = machines.Resolve(name, Names.AddressSpaces, "address_space");
-        return owner == host ? owner.Space(id) : throw Refusals.Bad("address_space", "belongs to another machine than the file");
+        return owner == host ? owner.Space(id)
+            : throw Refusals.Bad("address_space", "belongs to another machine than the file");
     }
 }

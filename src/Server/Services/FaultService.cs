@@ -6,13 +6,16 @@ using Grpc.Core;
 namespace FramePin.Server.Services;
 
 /// <summary>Fault handlers over the wire.</summary>
-internal sealed class FaultService(MachineRegistry machines, LeaseRegistry leases, IHostApplicationLifetime lifetime) : V1.FaultService.FaultServiceBase
+internal sealed class FaultService(MachineRegistry machines, LeaseRegistry leases, IHostApplicationLifetime lifetime)
+    : V1.FaultService.FaultServiceBase
 {
     public override async Task ServeFaults(
-        IAsyncStreamReader<FaultReply> requestStream, IServerStreamWriter<FaultEvent> responseStream, ServerCallContext context)
+        IAsyncStreamReader<FaultReply> requestStream, IServerStreamWriter<FaultEvent> responseStream,
+        ServerCallContext context)
     {
         if (!await requestStream.MoveNext(context.CancellationToken).ConfigureAwait(false)) return;
-        if (requestStream.Current.Register is not { } register) throw Refusals.Bad("register", "the first message registers the handler");
+        if (requestStream.Current.Register is not { } register)
+            throw Refusals.Bad("register", "the first message registers the handler");
         var lease = leases.Find(register.Lease);
         var (host, handler) = Register(register);
         using var ends = CancellationTokenSource.CreateLinkedTokenSource(
@@ -24,7 +27,8 @@ internal sealed class FaultService(MachineRegistry machines, LeaseRegistry lease
             sending = SendAsync(handler, responseStream, ends.Token);
             while (await requestStream.MoveNext(ends.Token).ConfigureAwait(false))
             {
-                if (requestStream.Current.Answer is not { } answer) throw Refusals.Bad("answer", "every message but the first answers a fault");
+                if (requestStream.Current.Answer is not { } answer)
+                    throw Refusals.Bad("answer", "every message but the first answers a fault");
                 host.Faults.Answer(handler, answer);
             }
         }
@@ -60,7 +64,8 @@ internal sealed class FaultService(MachineRegistry machines, LeaseRegistry lease
         return (host, host.Faults.Register(host.Space(id), register.Start, register.Length));
     }
 
-    private static async Task SendAsync(FaultHandler handler, IServerStreamWriter<FaultEvent> stream, CancellationToken cancelled)
+    private static async Task SendAsync(
+        FaultHandler handler, IServerStreamWriter<FaultEvent> stream, CancellationToken cancelled)
     {
         await foreach (var happened in handler.Outgoing.ReadAllAsync(cancelled).ConfigureAwait(false))
             await stream.WriteAsync(happened, cancelled).ConfigureAwait(false);

@@ -23,8 +23,10 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
             var kind = WireMapping.ToKind(request.Kind);
             CheckSize(request.SizeBytes);
             if (request.Path.Length > options.Limits.PathLengthMax)
-                throw Refusals.Limit("path_length_max", (ulong)options.Limits.PathLengthMax, (ulong)request.Path.Length);
-            if (request.Path.Contains('\n', StringComparison.Ordinal)) throw Refusals.Bad("path", "must not hold a line break");
+                throw Refusals.Limit(
+                    "path_length_max", (ulong)options.Limits.PathLengthMax, (ulong)request.Path.Length);
+            if (request.Path.Contains('\n', StringComparison.Ordinal))
+                throw Refusals.Bad("path", "must not hold a line break");
             var order = request.HugePageBytes switch
             {
                 0 or PageGeometry.PmdSize => PageGeometry.PmdOrder,
@@ -95,9 +97,13 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
     }
 
     /// <summary>Where a file is mapped, in any address space.</summary>
-    private static List<(Core.Vmas.AddressSpace, Core.Addressing.AddressRange)> Mappings(MachineHost host, MemoryFile file) => file.MappingCount == 0
+    private static List<(Core.Vmas.AddressSpace, Core.Addressing.AddressRange)> Mappings(
+        MachineHost host, MemoryFile file) => file.MappingCount == 0
         ? []
-        : [.. host.Spaces.SelectMany(space => host.Machine.Maps(space).Where(entry => entry.Inode == file.Inode && entry.Name.StartsWith(file.Name, StringComparison.Ordinal))
+        : [
+            .. host.Spaces.SelectMany(
+                space => host.Machine.Maps(space).Where(
+                entry => entry.Inode == file.Inode && entry.Name.StartsWith(file.Name, StringComparison.Ordinal))
             .Select(entry => (space, entry.Range)))];
 
     private static void CheckSize(ulong size)
@@ -120,7 +126,8 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
 }
 
 /// <summary>Devices.</summary>
-internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leases, TimeProvider time, DaemonOptions options) : V1.DeviceService.DeviceServiceBase
+internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leases, TimeProvider time,
+    DaemonOptions options) : V1.DeviceService.DeviceServiceBase
 {
     public override Task<Device> CreateDevice(CreateDeviceRequest request, ServerCallContext context)
     {
@@ -132,12 +139,16 @@ internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leas
             if (request.Pages == 0) throw Refusals.Bad("pages", "must be at least 1");
             if (request.Pages > options.Limits.DevicePagesMax)
                 throw Refusals.Limit("device_pages_max", options.Limits.DevicePagesMax, request.Pages);
-            var needsRam = request.Mapping is DeviceMapping.IoPages or DeviceMapping.MixedPages or DeviceMapping.FaultPages
+            var needsRam = request.Mapping is DeviceMapping.IoPages or DeviceMapping.MixedPages
+                or DeviceMapping.FaultPages
                 or DeviceMapping.P2PPages or DeviceMapping.ServedPages;
-            if (needsRam && !request.Ram) throw Refusals.Bad("ram", $"{request.Mapping} maps pages, which only RAM has");
+            if (needsRam && !request.Ram)
+                throw Refusals.Bad("ram", $"{request.Mapping} maps pages, which only RAM has");
             var lease = leases.Find(request.Lease);
             var (id, device) = host.AddDevice(request.DeviceId, chosen => host.Machine.CreateDevice(
-                request.Path.Length == 0 ? $"/dev/{chosen}" : request.Path, (Core.Backing.DeviceMapping)(request.Mapping - 1),
+                request.Path.Length == 0
+                    ? $"/dev/{chosen}"
+                    : request.Path, (Core.Backing.DeviceMapping)(request.Mapping - 1),
                 request.Pages, request.Ram, request.HasClose, !request.ReadOnly, request.RemapsInParts));
             host.HangOn(lease, device, () => host.RemoveDevice(id, device));
             return Task.FromResult(ToWire(host, id, device));
@@ -168,7 +179,8 @@ internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leas
         return host.Requests.Run(nameof(ExportDevice), request.RequestId, request, () =>
         {
             var lease = leases.Find(request.Lease);
-            if (!host.Device(id).IsRam) throw Refusals.State("NO_PAGES", "the device's range is MMIO, which has no pages to hold");
+            if (!host.Device(id).IsRam)
+                throw Refusals.State("NO_PAGES", "the device's range is MMIO, which has no pages to hold");
             var record = host.ExportDevice(host.Device(id));
             record.Lease = lease;
             record.PinnedAt = time.GetUtcNow();

@@ -6,7 +6,8 @@ using Grpc.Core;
 namespace FramePin.Server.Services;
 
 /// <summary>Leases over the wire.</summary>
-internal sealed class LeaseService(LeaseRegistry leases, IHostApplicationLifetime lifetime) : V1.LeaseService.LeaseServiceBase
+internal sealed class LeaseService(LeaseRegistry leases, IHostApplicationLifetime lifetime)
+    : V1.LeaseService.LeaseServiceBase
 {
     public override Task<V1.Lease> OpenLease(OpenLeaseRequest request, ServerCallContext context) =>
         leases.Requests.Run(nameof(OpenLease), request.RequestId, request, () =>
@@ -17,12 +18,14 @@ internal sealed class LeaseService(LeaseRegistry leases, IHostApplicationLifetim
         });
 
     public override async Task KeepAlive(
-        IAsyncStreamReader<KeepAliveRequest> requestStream, IServerStreamWriter<KeepAliveResponse> responseStream, ServerCallContext context)
+        IAsyncStreamReader<KeepAliveRequest> requestStream, IServerStreamWriter<KeepAliveResponse> responseStream,
+        ServerCallContext context)
     {
         if (!await requestStream.MoveNext(context.CancellationToken).ConfigureAwait(false)) return;
         var name = requestStream.Current.Lease;
         var lease = leases.Get(Names.LeaseId(name, "lease"));
-        using var either = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, lease.Ended, lifetime.ApplicationStopping);
+        using var either = CancellationTokenSource.CreateLinkedTokenSource(
+            context.CancellationToken, lease.Ended, lifetime.ApplicationStopping);
         try
         {
             do
@@ -30,7 +33,8 @@ internal sealed class LeaseService(LeaseRegistry leases, IHostApplicationLifetim
                 if (requestStream.Current.Lease != name) throw Refusals.Bad("lease", "stays the same within a stream");
                 if (!lease.Renew()) throw LeaseRegistry.Gone(lease.Id);
                 await responseStream.WriteAsync(
-                    new KeepAliveResponse { LeftMs = (ulong)lease.Left.TotalMilliseconds }, either.Token).ConfigureAwait(false);
+                    new KeepAliveResponse { LeftMs = (ulong)lease.Left.TotalMilliseconds }, either.Token)
+                        .ConfigureAwait(false);
             }
             while (await requestStream.MoveNext(either.Token).ConfigureAwait(false));
         }
@@ -38,7 +42,8 @@ internal sealed class LeaseService(LeaseRegistry leases, IHostApplicationLifetim
         {
             throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending");
         }
-        catch (Exception exception) when (exception is OperationCanceledException or RpcException && lease.Ended.IsCancellationRequested)
+        catch (Exception exception) when (exception is OperationCanceledException or RpcException
+            && lease.Ended.IsCancellationRequested)
         {
             throw LeaseRegistry.Gone(lease.Id);
         }

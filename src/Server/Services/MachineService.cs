@@ -10,7 +10,8 @@ using Grpc.Core;
 namespace FramePin.Server.Services;
 
 /// <summary>Machines, their audit and their fault plan.</summary>
-internal sealed class MachineService(MachineRegistry machines, DaemonOptions options) : V1.MachineService.MachineServiceBase
+internal sealed class MachineService(MachineRegistry machines, DaemonOptions options)
+    : V1.MachineService.MachineServiceBase
 {
     public override Task<Machine> CreateMachine(CreateMachineRequest request, ServerCallContext context) =>
         machines.Requests.Run(nameof(CreateMachine), request.RequestId, request, () =>
@@ -29,7 +30,8 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
         return Task.FromResult(response);
     }
 
-    public override Task<DeleteMachineResponse> DeleteMachine(DeleteMachineRequest request, ServerCallContext context) =>
+    public override Task<DeleteMachineResponse> DeleteMachine(
+        DeleteMachineRequest request, ServerCallContext context) =>
         machines.Requests.Run(nameof(DeleteMachine), request.RequestId, request, () =>
         {
             machines.Delete(Names.MachineId(request.Name, "name"), request.Force);
@@ -50,14 +52,16 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
         return host.Requests.Run(nameof(AddFaultRules), request.RequestId, request, () =>
         {
             var most = options.Limits.FaultRulesMax;
-            if (request.Rules.Count > most) throw Refusals.Limit("fault_rules_max", (ulong)most, (ulong)request.Rules.Count);
+            if (request.Rules.Count > most)
+                throw Refusals.Limit("fault_rules_max", (ulong)most, (ulong)request.Rules.Count);
             var rules = request.Rules.Select(rule => ToRule(host, rule)).ToList();
             foreach (var rule in rules) host.Machine.AddFaultRule(rule);
             return Task.FromResult(new AddFaultRulesResponse());
         });
     }
 
-    public override Task<ClearFaultRulesResponse> ClearFaultRules(ClearFaultRulesRequest request, ServerCallContext context)
+    public override Task<ClearFaultRulesResponse> ClearFaultRules(
+        ClearFaultRulesRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Machine, "machine"));
         return host.Requests.Run(nameof(ClearFaultRules), request.RequestId, request, () =>
@@ -69,8 +73,10 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
 
     private Core.Kernel.FaultRule ToRule(MachineHost host, V1.FaultRule rule)
     {
-        if (rule.Point is V1.ChoicePoint.Unspecified or > V1.ChoicePoint.LongTermCheck) throw Refusals.Bad("rules.point", "must be set");
-        if (rule.Action is V1.FaultAction.Unspecified or > V1.FaultAction.Signal) throw Refusals.Bad("rules.action", "must be set");
+        if (rule.Point is V1.ChoicePoint.Unspecified or > V1.ChoicePoint.LongTermCheck)
+            throw Refusals.Bad("rules.point", "must be set");
+        if (rule.Action is V1.FaultAction.Unspecified or > V1.FaultAction.Signal)
+            throw Refusals.Bad("rules.action", "must be set");
         if (rule.End < rule.Start) throw Refusals.Bad("rules.end", "must not lie before start");
         string? space = null;
         if (rule.AddressSpace.Length > 0)

@@ -12,17 +12,20 @@ using Errno = FramePin.Core.Abi.Errno;
 namespace FramePin.Server.Services;
 
 /// <summary>Bytes, in chunks: through an address space, by frames, of a file.</summary>
-internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leases, AttachTickets tickets, Attachments attachments, DaemonOptions options)
+internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leases, AttachTickets tickets,
+    Attachments attachments, DaemonOptions options)
     : V1.MemoryService.MemoryServiceBase
 {
     /// <summary>Reads or writes one chunk at a position; fewer bytes than asked come with a refusal.</summary>
-    private delegate ValueTask<(int Done, RpcException? Refusal)> ChunkCopy(ulong position, Memory<byte> buffer, bool isWrite);
+    private delegate ValueTask<(int Done, RpcException? Refusal)> ChunkCopy(
+        ulong position, Memory<byte> buffer, bool isWrite);
 
     public override Task<AttachMemoryResponse> AttachMemory(AttachMemoryRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Machine, "machine"));
         if (options.AttachSocketPath is not { } path)
-            throw Refusals.State("NO_ATTACH_SOCKET", "the daemon has no socket for local memory: start it with --attach-socket");
+            throw Refusals.State(
+                "NO_ATTACH_SOCKET", "the daemon has no socket for local memory: start it with --attach-socket");
         var attachment = new Attachment(attachments.NextId(), host, leases.Find(request.Lease), request.ReadOnly);
         var ticket = tickets.Issue(attachment);
         return Task.FromResult(new AttachMemoryResponse
@@ -38,8 +41,11 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
     {
         var attachment = attachments.Get(Names.AttachmentId(request.Attachment, "attachment"));
         var (host, id) = machines.Resolve(request.FrameVector, Names.FrameVectors, "frame_vector");
-        if (host != attachment.Host) throw Refusals.Bad("frame_vector", "belongs to another machine than the attachment");
-        var record = ulong.TryParse(id, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? host.TryVector(number) : null;
+        if (host != attachment.Host)
+            throw Refusals.Bad("frame_vector", "belongs to another machine than the attachment");
+        var record = ulong.TryParse(id, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
+            ? host.TryVector(number)
+            : null;
         if (record is null) throw Refusals.NotFound("FRAME_VECTOR", request.FrameVector);
         var hold = attachment.Hold(record);
         try
@@ -47,7 +53,8 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
             lock (record.Gate)
             {
                 if (record.IsDestroyed) throw Refusals.NotFound("FRAME_VECTOR", request.FrameVector);
-                return Task.FromResult(new MapFramesResponse { Hold = hold, Runs = WireMapping.ToRuns(record.Vector, options.Limits) });
+                return Task.FromResult(
+                    new MapFramesResponse { Hold = hold, Runs = WireMapping.ToRuns(record.Vector, options.Limits) });
             }
         }
         catch
@@ -61,20 +68,24 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
     {
         var attachment = attachments.Get(Names.AttachmentId(request.Attachment, "attachment"));
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
-        if (host != attachment.Host) throw Refusals.Bad("address_space", "belongs to another machine than the attachment");
+        if (host != attachment.Host)
+            throw Refusals.Bad("address_space", "belongs to another machine than the attachment");
         if ((request.Start & 4095) != 0) throw Refusals.Bad("start", "must be a multiple of 4096");
         if (request.Pages == 0) throw Refusals.Bad("pages", "must be at least 1");
-        if (request.Pages > options.Limits.TouchPagesMax) throw Refusals.Limit("touch_pages_max", options.Limits.TouchPagesMax, request.Pages);
+        if (request.Pages > options.Limits.TouchPagesMax)
+            throw Refusals.Limit("touch_pages_max", options.Limits.TouchPagesMax, request.Pages);
         var space = host.Space(id);
         Core.Machines.FrameHold? hold;
         UserSignal signal;
         ulong failedAt;
-        while ((hold = host.Machine.HoldRange(space, request.Start, (long)request.Pages, request.Write, out signal, out failedAt)) is null
+        while ((hold = host.Machine.HoldRange(
+            space, request.Start, (long)request.Pages, request.Write, out signal, out failedAt)) is null
             && signal == UserSignal.WaitsForHandler)
             await host.Faults.WaitAsync(space, failedAt, context.CancellationToken).ConfigureAwait(false);
         if (hold is null)
             throw Refusals.State(
-                signal.ToString().ToUpperInvariant(), $"the page at 0x{failedAt:x} cannot be mapped: touching it ends in {signal}",
+                signal.ToString().ToUpperInvariant(),
+                $"the page at 0x{failedAt:x} cannot be mapped: touching it ends in {signal}",
                 ("address", $"0x{failedAt:x}"));
         return new MapFramesResponse { Hold = attachment.Hold(hold), Runs = WireMapping.ToRuns(hold.Runs) };
     }
@@ -82,7 +93,8 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
     public override Task<UnmapFramesResponse> UnmapFrames(UnmapFramesRequest request, ServerCallContext context)
     {
         var attachment = attachments.Get(Names.AttachmentId(request.Attachment, "attachment"));
-        if (!attachment.Release(request.Hold)) throw Refusals.NotFound("HOLD", $"{request.Attachment}/holds/{request.Hold}");
+        if (!attachment.Release(request.Hold))
+            throw Refusals.NotFound("HOLD", $"{request.Attachment}/holds/{request.Hold}");
         return Task.FromResult(new UnmapFramesResponse());
     }
 
@@ -102,7 +114,8 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
             {
                 var data = UnsafeByteOperations.UnsafeWrap(buffer.AsMemory(0, done));
                 await responseStream.WriteAsync(
-                    new ReadMemoryResponse { Data = data, Stale = isStale }, context.CancellationToken).ConfigureAwait(false);
+                    new ReadMemoryResponse { Data = data, Stale = isStale }, context.CancellationToken)
+                        .ConfigureAwait(false);
             }
 
             if (refusal is not null) throw refusal;
@@ -131,8 +144,10 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
             }
 
             if (message.Data.Length > options.Limits.ChunkBytesMax)
-                throw Refusals.Limit("chunk_bytes_max", (ulong)options.Limits.ChunkBytesMax, (ulong)message.Data.Length);
-            var (done, refusal) = await copy(position + written, message.Data.ToByteArray(), true).ConfigureAwait(false);
+                throw Refusals.Limit(
+                    "chunk_bytes_max", (ulong)options.Limits.ChunkBytesMax, (ulong)message.Data.Length);
+            var (done, refusal) = await copy(
+                position + written, message.Data.ToByteArray(), true).ConfigureAwait(false);
             written += (ulong)done;
             if (refusal is not null) throw refusal;
         }
@@ -166,7 +181,9 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         }
     }
 
-    /// <summary>A bare PFN of RAM in the vector was freed: what is read belongs to somebody else now, which is the bug emulated.</summary>
+    /// <summary>
+    /// A bare PFN of RAM in the vector was freed: what is read belongs to somebody else now, which is the bug emulated.
+    /// </summary>
     private static bool IsStale(MachineHost host, VectorRecord record)
     {
         lock (record.Gate)
@@ -178,8 +195,11 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         }
     }
 
-    /// <summary>As the process's own loads and stores: where a handler outside is asked about a fault, the copy waits for it.</summary>
-    private static ChunkCopy ThroughSpace(MachineHost host, Core.Vmas.AddressSpace space, CancellationToken cancelled) =>
+    /// <summary>
+    /// As the process's own loads and stores: where a handler outside is asked about a fault, the copy waits for it.
+    /// </summary>
+    private static ChunkCopy ThroughSpace(
+        MachineHost host, Core.Vmas.AddressSpace space, CancellationToken cancelled) =>
         async (position, buffer, isWrite) =>
         {
             var done = 0;
@@ -187,7 +207,8 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
             {
                 var at = position + (ulong)done;
                 var rest = buffer.Span[done..];
-                done += isWrite ? host.Machine.Write(space, at, rest, out var signal) : host.Machine.Read(space, at, rest, out signal);
+                done += isWrite ? host.Machine.Write(space, at, rest, out var signal)
+                    : host.Machine.Read(space, at, rest, out signal);
                 at = position + (ulong)done;
                 if (signal == UserSignal.WaitsForHandler)
                 {
@@ -197,7 +218,8 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
 
                 if (signal == UserSignal.None) return (done, null);
                 var refusal = Refusals.State(
-                    signal.ToString().ToUpperInvariant(), $"{signal} at 0x{at:x}", ("address", $"0x{at:x}"), ("written", Text(done)));
+                    signal.ToString().ToUpperInvariant(), $"{signal} at 0x{at:x}", ("address", $"0x{at:x}"),
+                    ("written", Text(done)));
                 return (done, refusal);
             }
         };
@@ -209,11 +231,15 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
             {
                 RpcException? refusal = null;
                 var error = Errno.None;
-                var done = record.IsDestroyed ? 0 : machine.CopyFrames(record.Vector, position, buffer.Span, isWrite, out error);
+                var done = record.IsDestroyed
+                    ? 0
+                    : machine.CopyFrames(record.Vector, position, buffer.Span, isWrite, out error);
                 if (error != Errno.None)
-                    refusal = Refusals.Errno("dma", error, ("offset", Text(position + (ulong)done)), ("written", Text(done)));
+                    refusal = Refusals.Errno(
+                        "dma", error, ("offset", Text(position + (ulong)done)), ("written", Text(done)));
                 else if (done < buffer.Length && isWrite)
-                    refusal = Refusals.State("END_OF_FRAMES", "the vector's frames end before the bytes do", ("written", Text(done)));
+                    refusal = Refusals.State(
+                        "END_OF_FRAMES", "the vector's frames end before the bytes do", ("written", Text(done)));
                 else if (record.IsDestroyed)
                     refusal = Refusals.State("FRAME_VECTOR_GONE", "the vector was unpinned meanwhile");
                 return ValueTask.FromResult((done, refusal));
@@ -223,7 +249,8 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
     private static ChunkCopy OfFile(Core.Machines.Machine machine, Core.Backing.MemoryFile file) =>
         (position, buffer, isWrite) =>
         {
-            if (!isWrite) return ValueTask.FromResult((machine.ReadFile(file, position, buffer.Span), (RpcException?)null));
+            if (!isWrite)
+                return ValueTask.FromResult((machine.ReadFile(file, position, buffer.Span), (RpcException?)null));
             var done = machine.WriteFile(file, position, buffer.Span, out var error);
             var refusal = error == Errno.None ? null : Refusals.Errno("pwrite", error, ("written", Text(done)));
             return ValueTask.FromResult((done, refusal));

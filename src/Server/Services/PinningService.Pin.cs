@@ -21,7 +21,8 @@ internal sealed partial class PinningService
         return host.Requests.Run(nameof(Pin), request.RequestId, request, () => PinOnce(host, id, request, context));
     }
 
-    private async Task<PinResponse> PinOnce(MachineHost host, string spaceId, PinRequest request, ServerCallContext context)
+    private async Task<PinResponse> PinOnce(
+        MachineHost host, string spaceId, PinRequest request, ServerCallContext context)
     {
         var span = Activity.Current;
         var trace = PinTrace.Begin(span);
@@ -35,7 +36,8 @@ internal sealed partial class PinningService
         PinOutcome outcome;
         try
         {
-            outcome = await Fill(host, record, space, request.Start, request.Pages, flags, trace, context.CancellationToken)
+            outcome = await Fill(
+                host, record, space, request.Start, request.Pages, flags, trace, context.CancellationToken)
                 .ConfigureAwait(false);
         }
         catch
@@ -89,7 +91,10 @@ internal sealed partial class PinningService
         return attachment.Host == host ? attachment : throw Refusals.Bad("attachment", "belongs to another machine");
     }
 
-    /// <summary>Refuses what cannot be pinned whole before a page is faulted in for it, so that the refusal leaves nothing behind.</summary>
+    /// <summary>
+    /// Refuses what cannot be pinned whole before a page is faulted in for it, so that the refusal leaves nothing
+    /// behind.
+    /// </summary>
     private void CheckWhole(MachineHost host, AddressSpace space, PinRequest request, Core.Abi.GupFlags flags)
     {
         if (request.Pages > options.Limits.VectorPagesMax) return;
@@ -116,7 +121,8 @@ internal sealed partial class PinningService
             record.IsFilling = true;
             // A call without a deadline of its own does not wait for ever: the daemon's default ends it.
             using var expiry = new CancellationTokenSource(options.Limits.DefaultDeadline, time);
-            using var either = CancellationTokenSource.CreateLinkedTokenSource(cancelled, expiry.Token, record.Lease?.Ended ?? default);
+            using var either = CancellationTokenSource.CreateLinkedTokenSource(
+                cancelled, expiry.Token, record.Lease?.Ended ?? default);
             outcome = await host.WaitAsync(parked, either.Token).ConfigureAwait(false);
             record.IsFilling = false;
             // Whoever gave the call up learns of no vector: what it has by now is given back.
@@ -158,14 +164,16 @@ internal sealed partial class PinningService
         ];
         if (outcome.Result.Error == Core.Abi.Errno.None)
             return Refusals.State(
-                "PARTIAL_PIN", $"only {outcome.Result.Pages} of {asked} pages could be pinned: {outcome.Reason} at 0x{stoppedAt:x}",
+                "PARTIAL_PIN",
+                $"only {outcome.Result.Pages} of {asked} pages could be pinned: {outcome.Reason} at 0x{stoppedAt:x}",
                 metadata);
         CountRefused(outcome);
         return Refusals.Errno("get_vaddr_frames", outcome.Result.Error, metadata);
     }
 
     private static void CountRefused(PinOutcome outcome) =>
-        TelemetryNames.RefusedPins.Add(1, new KeyValuePair<string, object?>(TelemetryNames.Errno, outcome.Result.Error.ToString()));
+        TelemetryNames.RefusedPins.Add(
+            1, new KeyValuePair<string, object?>(TelemetryNames.Errno, outcome.Result.Error.ToString()));
 
     private PinResponse Answer(MachineHost host, VectorRecord record, PinOutcome outcome, bool omitFrames) => new()
     {

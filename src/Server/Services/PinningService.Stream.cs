@@ -16,7 +16,8 @@ internal sealed partial class PinningService
 {
     /// <summary>Batches of pin, unpin and convert: one span a message, each operation answers for itself.</summary>
     public override async Task PinStream(
-        IAsyncStreamReader<PinBatch> requestStream, IServerStreamWriter<PinBatchResult> responseStream, ServerCallContext context)
+        IAsyncStreamReader<PinBatch> requestStream, IServerStreamWriter<PinBatchResult> responseStream,
+        ServerCallContext context)
     {
         var parent = Activity.Current?.Context ?? default;
         StreamSession? session = null;
@@ -67,7 +68,8 @@ internal sealed partial class PinningService
         }
     }
 
-    private async Task<PinBatchResult> RunNext(PinBatch batch, ulong last, ActivityContext parent, CancellationToken cancelled)
+    private async Task<PinBatchResult> RunNext(
+        PinBatch batch, ulong last, ActivityContext parent, CancellationToken cancelled)
     {
         if (batch.Sequence != last + 1)
             throw Refusals.Bad("sequence", $"messages count up by one: expected {last + 1}, got {batch.Sequence}");
@@ -114,16 +116,22 @@ internal sealed partial class PinningService
         return result;
     }
 
-    /// <summary>What the operations of a batch have in common. Throws where the batch names what is not there.</summary>
+    /// <summary>
+    /// What the operations of a batch have in common. Throws where the batch names what is not there.
+    /// </summary>
     private BatchScope ScopeOf(PinBatch batch)
     {
-        if (batch.AddressSpace.Length == 0) return new BatchScope(batch, machines.Get(Names.MachineId(batch.Machine, "machine")), null);
+        if (batch.AddressSpace.Length == 0)
+            return new BatchScope(batch, machines.Get(Names.MachineId(batch.Machine, "machine")), null);
         var (host, id) = machines.Resolve(batch.AddressSpace, Names.AddressSpaces, "address_space");
         return new BatchScope(batch, host, host.Space(id));
     }
 
-    /// <summary>Pins, and answers with the errno or the refusal where that fails. What was held by then is given back.</summary>
-    private async ValueTask PinInBatch(BatchScope scope, PinRange range, PinOperationResult answer, CancellationToken cancelled)
+    /// <summary>
+    /// Pins, and answers with the errno or the refusal where that fails. What was held by then is given back.
+    /// </summary>
+    private async ValueTask PinInBatch(
+        BatchScope scope, PinRange range, PinOperationResult answer, CancellationToken cancelled)
     {
         using var span = StartOperation("Pin", range.Traceparent);
         VectorRecord? record = null;
@@ -136,8 +144,10 @@ internal sealed partial class PinningService
             record = scope.Host.CreateVector(range.Pages);
             record.Lease = lease;
             var flags = WireMapping.PinFlags(range.Write, range.Force);
-            var outcome = await Fill(scope.Host, record, space, range.Start, range.Pages, flags, null, cancelled).ConfigureAwait(false);
-            if (span is null && ActivityContext.TryParse(range.Traceparent, null, isRemote: true, out var own)) record.Trace = own;
+            var outcome = await Fill(
+                scope.Host, record, space, range.Start, range.Pages, flags, null, cancelled).ConfigureAwait(false);
+            if (span is null && ActivityContext.TryParse(range.Traceparent, null, isRemote: true, out var own))
+                record.Trace = own;
             Tag(span, scope.Host, space, range.Pages, record, outcome);
             answer.StopReason = WireMapping.ToWire(outcome.Reason);
             answer.Errno = (uint)outcome.Result.Error;
@@ -173,18 +183,23 @@ internal sealed partial class PinningService
 
     private AddressSpace SpaceOf(BatchScope scope, PinRange range)
     {
-        if (range.AddressSpace.Length == 0) return scope.Space ?? throw Refusals.Bad("address_space", "neither the batch nor the pin names one");
+        if (range.AddressSpace.Length == 0)
+            return scope.Space ?? throw Refusals.Bad("address_space", "neither the batch nor the pin names one");
         var (host, id) = machines.Resolve(range.AddressSpace, Names.AddressSpaces, "address_space");
-        return host == scope.Host ? host.Space(id) : throw Refusals.Bad("address_space", "belongs to another machine than the batch");
+        return host == scope.Host
+            ? host.Space(id)
+            : throw Refusals.Bad("address_space", "belongs to another machine than the batch");
     }
 
     private void UnpinInBatch(BatchScope scope, UnpinVector unpin, PinOperationResult answer)
     {
         using var span = StartOperation("Unpin", unpin.Traceparent);
         // Given back whatever becomes of the vector: it is unmapped.
-        if (unpin.Hold != 0) attachments.Find(Names.AttachmentId(scope.Batch.Attachment, "attachment"))?.Release(unpin.Hold);
+        if (unpin.Hold != 0)
+            attachments.Find(Names.AttachmentId(scope.Batch.Attachment, "attachment"))?.Release(unpin.Hold);
         answer.FrameVector = unpin.FrameVector;
-        if (scope.Host.TryVector(unpin.FrameVector) is { } record && scope.Host.Release(record, unpin.Dirty, out var frames))
+        if (scope.Host.TryVector(unpin.FrameVector) is { } record
+            && scope.Host.Release(record, unpin.Dirty, out var frames))
         {
             LinkTo(record);
             answer.Frames = (ulong)frames;

@@ -12,7 +12,8 @@ namespace FramePin.Server.Services;
 
 /// <summary>The frame helper over the wire; one file a call.</summary>
 internal sealed partial class PinningService(
-    MachineRegistry machines, LeaseRegistry leases, StreamSessions sessions, Attachments attachments, DaemonOptions options, TimeProvider time)
+    MachineRegistry machines, LeaseRegistry leases, StreamSessions sessions, Attachments attachments,
+    DaemonOptions options, TimeProvider time)
     : V1.PinningService.PinningServiceBase
 {
     /// <summary>put_vaddr_frames and frame_vector_destroy (Core/Pinning/FrameVectors.cs).</summary>
@@ -22,7 +23,8 @@ internal sealed partial class PinningService(
         return host.Requests.Run(nameof(Unpin), request.RequestId, request, () =>
         {
             // Given back whatever becomes of the vector: it is unmapped.
-            if (request.Hold != 0) attachments.Find(Names.AttachmentId(request.Attachment, "attachment"))?.Release(request.Hold);
+            if (request.Hold != 0)
+                attachments.Find(Names.AttachmentId(request.Attachment, "attachment"))?.Release(request.Hold);
             var record = Find(host, number);
             LinkTo(record);
             if (!host.Release(record, request.Dirty, out var frames)) throw host.NotReady(record);

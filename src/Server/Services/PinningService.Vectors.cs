@@ -40,7 +40,8 @@ internal sealed partial class PinningService
             {
                 if (record.IsDestroyed || record.IsFilling) throw host.NotReady(record);
                 if (record.Vector.Count > 0 && request.Pages > 0)
-                    throw Refusals.State("VECTOR_NOT_EMPTY", "the vector holds frames, which a second get would leak: put them first");
+                    throw Refusals.State(
+                        "VECTOR_NOT_EMPTY", "the vector holds frames, which a second get would leak: put them first");
                 record.IsFilling = true;
             }
 
@@ -93,7 +94,8 @@ internal sealed partial class PinningService
             lock (record.Gate)
             {
                 if (record.Vector.Count > 0)
-                    throw Refusals.State("VECTOR_NOT_EMPTY", "frame_vector_destroy wants an empty vector: put its frames first");
+                    throw Refusals.State(
+                        "VECTOR_NOT_EMPTY", "frame_vector_destroy wants an empty vector: put its frames first");
             }
 
             if (!host.Release(record, dirty: false, out _)) throw host.NotReady(record);
@@ -107,7 +109,8 @@ internal sealed partial class PinningService
         return Task.FromResult(WireMapping.ToWire(host, Find(host, number), !request.OmitFrames, options.Limits));
     }
 
-    public override Task<ListFrameVectorsResponse> ListFrameVectors(ListFrameVectorsRequest request, ServerCallContext context)
+    public override Task<ListFrameVectorsResponse> ListFrameVectors(
+        ListFrameVectorsRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         if (request.PageSize > 1000) throw Refusals.Limit("page_size", 1000, request.PageSize);
@@ -137,11 +140,13 @@ internal sealed partial class PinningService
             record.Lease = lease;
             var call = (GupCall)(request.Function - 1);
             var outcome = host.Machine.Gup(
-                space, call, request.Start, (long)request.Pages, (Core.Abi.GupFlags)request.Flags, LockedArgument.Held, record.Vector);
+                space, call, request.Start, (long)request.Pages, (Core.Abi.GupFlags)request.Flags, LockedArgument.Held,
+                record.Vector);
             if (outcome.Parked is { } parked)
             {
                 using var expiry = new CancellationTokenSource(options.Limits.DefaultDeadline, time);
-                using var either = CancellationTokenSource.CreateLinkedTokenSource(context.CancellationToken, expiry.Token, lease?.Ended ?? default);
+                using var either = CancellationTokenSource.CreateLinkedTokenSource(
+                    context.CancellationToken, expiry.Token, lease?.Ended ?? default);
                 outcome = await host.WaitAsync(parked, either.Token).ConfigureAwait(false);
                 if (context.CancellationToken.IsCancellationRequested)
                 {
@@ -158,7 +163,8 @@ internal sealed partial class PinningService
             if (outcome.Result.Error != Errno.None)
             {
                 host.Release(record, dirty: false, out _);
-                throw Refusals.Errno(request.Function.ToString(), outcome.Result.Error, ("stop_reason", outcome.Reason.ToString()));
+                throw Refusals.Errno(
+                    request.Function.ToString(), outcome.Result.Error, ("stop_reason", outcome.Reason.ToString()));
             }
 
             host.Publish(record);

@@ -10,18 +10,21 @@ namespace FramePin.Server.Services;
 
 /// <summary>Watches over the wire.</summary>
 internal sealed class WatchService(
-    MachineRegistry machines, LeaseRegistry leases, DaemonOptions options, TimeProvider time, IHostApplicationLifetime lifetime)
+    MachineRegistry machines, LeaseRegistry leases, DaemonOptions options, TimeProvider time,
+    IHostApplicationLifetime lifetime)
     : V1.WatchService.WatchServiceBase
 {
     public override async Task WatchInvalidations(
-        IAsyncStreamReader<WatchRequest> requestStream, IServerStreamWriter<InvalidationEvent> responseStream, ServerCallContext context)
+        IAsyncStreamReader<WatchRequest> requestStream, IServerStreamWriter<InvalidationEvent> responseStream,
+        ServerCallContext context)
     {
         if (!await requestStream.MoveNext(context.CancellationToken).ConfigureAwait(false)) return;
         if (requestStream.Current.Open is not { } open) throw Refusals.Bad("open", "the first message opens the watch");
         var lease = leases.Find(open.Lease);
         var (host, watch) = Open(open);
         using var ends = CancellationTokenSource.CreateLinkedTokenSource(
-            context.CancellationToken, watch.Fenced, lifetime.ApplicationStopping, host.Deleted, lease?.Ended ?? default);
+            context.CancellationToken, watch.Fenced, lifetime.ApplicationStopping, host.Deleted, lease?.Ended
+                ?? default);
         var hearing = HearAsync(requestStream, watch, ends);
         try
         {
@@ -30,10 +33,13 @@ internal sealed class WatchService(
         catch (OperationCanceledException)
         {
             if (watch.Fenced.IsCancellationRequested)
-                throw Refusals.State("WATCH_FENCED", "no acknowledgement came in time, or events were not read: take everything for changed and watch anew");
+                throw Refusals.State(
+                    "WATCH_FENCED",
+                    "no acknowledgement came in time, or events were not read: take everything for changed and watch anew");
             if (lease is { Ended.IsCancellationRequested: true }) throw LeaseRegistry.Gone(lease.Id);
             if (host.Deleted.IsCancellationRequested) throw Refusals.NotFound("MACHINE", Names.Machine(host.Id));
-            if (lifetime.ApplicationStopping.IsCancellationRequested) throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending");
+            if (lifetime.ApplicationStopping.IsCancellationRequested)
+                throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending");
             // The subscriber has gone, or sent what no watch takes.
             await hearing.ConfigureAwait(false);
         }
@@ -48,12 +54,15 @@ internal sealed class WatchService(
     private (MachineHost Host, InvalidationWatch Watch) Open(OpenWatch open)
     {
         var most = options.Limits.WatchPatienceMax;
-        if (open.PatienceMs > most.TotalMilliseconds) throw Refusals.Limit("watch_patience_max", (ulong)most.TotalMilliseconds, open.PatienceMs);
+        if (open.PatienceMs > most.TotalMilliseconds)
+            throw Refusals.Limit("watch_patience_max", (ulong)most.TotalMilliseconds, open.PatienceMs);
         var patience = open.PatienceMs == 0 ? most : TimeSpan.FromMilliseconds(open.PatienceMs);
         if (open.FrameVector.Length > 0)
         {
             var (owner, text) = machines.Resolve(open.FrameVector, Names.FrameVectors, "open.frame_vector");
-            var record = ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? owner.TryVector(number) : null;
+            var record = ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
+                ? owner.TryVector(number)
+                : null;
             if (record is not { Space: { } pinned }) throw Refusals.NotFound("FRAME_VECTOR", open.FrameVector);
             var first = record.Start & PageGeometry.PageMask;
             var range = new AddressRange(first, first + ((ulong)record.Vector.Count << PageGeometry.PageShift));
@@ -68,7 +77,8 @@ internal sealed class WatchService(
 
     /// <summary>Sends what happens; the present revision when nothing did for a while.</summary>
     private async Task SendAsync(
-        InvalidationWatches watches, InvalidationWatch watch, IServerStreamWriter<InvalidationEvent> stream, CancellationToken ends)
+        InvalidationWatches watches, InvalidationWatch watch, IServerStreamWriter<InvalidationEvent> stream,
+        CancellationToken ends)
     {
         var more = watch.Events.WaitToReadAsync(ends).AsTask();
         while (true)
@@ -83,13 +93,15 @@ internal sealed class WatchService(
                 continue;
             }
 
-            while (watch.Events.TryRead(out var happened)) await stream.WriteAsync(happened, ends).ConfigureAwait(false);
+            while (watch.Events.TryRead(out var happened))
+                await stream.WriteAsync(happened, ends).ConfigureAwait(false);
             more = watch.Events.WaitToReadAsync(ends).AsTask();
         }
     }
 
     /// <summary>Takes acknowledgements until the subscriber goes, which ends the watch.</summary>
-    private static async Task HearAsync(IAsyncStreamReader<WatchRequest> stream, InvalidationWatch watch, CancellationTokenSource ends)
+    private static async Task HearAsync(
+        IAsyncStreamReader<WatchRequest> stream, InvalidationWatch watch, CancellationTokenSource ends)
     {
         try
         {

@@ -14,21 +14,26 @@ internal sealed class DriverRegistry(DaemonOptions options)
 
     public static string NameOf(ServedDriver driver) => Names.Child(driver.Host.Id, Names.Drivers, driver.Node);
 
-    public static string NameOf(OpenDriverFile file) => $"{Names.Machine(file.Driver.Host.Id)}/{Names.DriverFiles}/{file.Number}";
+    public static string NameOf(OpenDriverFile file) =>
+        $"{Names.Machine(file.Driver.Host.Id)}/{Names.DriverFiles}/{file.Number}";
 
     public IEnumerable<ServedDriver> Of(MachineHost host) =>
         _drivers.Values.Where(driver => driver.Host == host).OrderBy(driver => driver.Node, StringComparer.Ordinal);
 
     public ServedDriver Get(MachineHost host, string node) =>
-        _drivers.TryGetValue((host, node), out var driver) ? driver : throw Refusals.NotFound("DRIVER", Names.Child(host.Id, Names.Drivers, node));
+        _drivers.TryGetValue((host, node), out var driver)
+            ? driver
+            : throw Refusals.NotFound("DRIVER", Names.Child(host.Id, Names.Drivers, node));
 
     public ServedDriver Register(MachineHost host, string node, string driver)
     {
         var limits = options.Limits;
         if (node.Length == 0) throw Refusals.Bad("register.node", "must name the node, such as video0");
         Names.CheckId(node, limits, "register.node");
-        if (driver.Length > limits.OwnerLengthMax) throw Refusals.Limit("owner_length_max", (ulong)limits.OwnerLengthMax, (ulong)driver.Length);
-        if (_drivers.Count >= limits.DriversMax) throw Refusals.Limit("drivers_max", (ulong)limits.DriversMax, (ulong)_drivers.Count + 1);
+        if (driver.Length > limits.OwnerLengthMax)
+            throw Refusals.Limit("owner_length_max", (ulong)limits.OwnerLengthMax, (ulong)driver.Length);
+        if (_drivers.Count >= limits.DriversMax)
+            throw Refusals.Limit("drivers_max", (ulong)limits.DriversMax, (ulong)_drivers.Count + 1);
         var served = new ServedDriver(host, node, driver, limits.DriverCallsMax);
         return _drivers.TryAdd((host, node), served) ? served : throw Refusals.Exists(NameOf(served));
     }
@@ -46,7 +51,8 @@ internal sealed class DriverRegistry(DaemonOptions options)
         ServedDriver driver, Lease? lease, bool isNonBlocking, CancellationToken cancelled)
     {
         if (driver.Files.Count >= options.Limits.DriverFilesMax)
-            throw Refusals.Limit("driver_files_max", (ulong)options.Limits.DriverFilesMax, (ulong)driver.Files.Count + 1);
+            throw Refusals.Limit(
+                "driver_files_max", (ulong)options.Limits.DriverFilesMax, (ulong)driver.Files.Count + 1);
         var file = new OpenDriverFile(Interlocked.Increment(ref _nextFile), driver, lease, isNonBlocking);
         // Known before the driver answers, so that a caller who goes meanwhile leaves a file that can be closed.
         driver.Files[file.Number] = file;
@@ -54,7 +60,8 @@ internal sealed class DriverRegistry(DaemonOptions options)
         try
         {
             var open = new OpenCall { NonBlocking = isNonBlocking, Lease = lease is null ? "" : Names.Lease(lease.Id) };
-            var answer = await driver.CallAsync(new DriverCall { File = file.Number, Open = open }, cancelled).ConfigureAwait(false);
+            var answer = await driver.CallAsync(
+                new DriverCall { File = file.Number, Open = open }, cancelled).ConfigureAwait(false);
             if (answer.Errno != 0)
             {
                 Remove(file);
@@ -79,7 +86,8 @@ internal sealed class DriverRegistry(DaemonOptions options)
     public Task Close(OpenDriverFile file)
     {
         if (!Remove(file)) return Task.CompletedTask;
-        return file.Driver.CallAsync(new DriverCall { File = file.Number, Release = new ReleaseCall() }, CancellationToken.None);
+        return file.Driver.CallAsync(
+            new DriverCall { File = file.Number, Release = new ReleaseCall() }, CancellationToken.None);
     }
 
     private bool Remove(OpenDriverFile file)

@@ -21,7 +21,8 @@ namespace FramePin.Server.Sessions;
 /// <param name="owner">The <see cref="Device"/> or <see cref="Userfaultfd"/> that it serves.</param>
 internal sealed class FaultHandler(object owner)
 {
-    private readonly Channel<FaultEvent> _outgoing = Channel.CreateUnbounded<FaultEvent>(new UnboundedChannelOptions { SingleReader = true });
+    private readonly Channel<FaultEvent> _outgoing = Channel.CreateUnbounded<FaultEvent>(
+        new UnboundedChannelOptions { SingleReader = true });
 
     public object Owner { get; } = owner;
 
@@ -31,7 +32,10 @@ internal sealed class FaultHandler(object owner)
 }
 
 /// <summary>The fault handlers of a machine, and whoever waits for them. Any thread.</summary>
-/// <remarks>A fault is open from the moment when it is asked about until its answer is taken, its handler ends or its address space exits.</remarks>
+/// <remarks>
+/// A fault is open from the moment when it is asked about until its answer is taken, its handler ends or its address
+/// space exits.
+/// </remarks>
 internal sealed class FaultHandlers
 {
     private readonly Machine _machine;
@@ -49,7 +53,8 @@ internal sealed class FaultHandlers
     /// <param name="resume">Takes a parked pin up.</param>
     /// <param name="limits">How long a touch waits at most.</param>
     /// <param name="time">What that is measured by.</param>
-    public FaultHandlers(Machine machine, Func<AddressSpace, string> nameOf, Action<ParkedPin> resume, DaemonLimits limits, TimeProvider time)
+    public FaultHandlers(Machine machine, Func<AddressSpace, string> nameOf, Action<ParkedPin> resume,
+        DaemonLimits limits, TimeProvider time)
     {
         _machine = machine;
         _nameOf = nameOf;
@@ -128,14 +133,15 @@ internal sealed class FaultHandlers
     }
 
     /// <summary>
-    /// Waits until the fault at an address may be tried anew. FAILED_PRECONDITION (HANDLER_SILENT) when the handler takes longer than a call
-    /// without a deadline may.
+    /// Waits until the fault at an address may be tried anew. FAILED_PRECONDITION (HANDLER_SILENT) when the handler
+    /// takes longer than a call without a deadline may.
     /// </summary>
     public async Task WaitAsync(AddressSpace space, ulong address, CancellationToken cancelled)
     {
         // Answered meanwhile.
         if (_machine.WaitingFault(space, address) is not { } fault) return;
-        var waiting = _waiting.GetOrAdd(fault, static _ => new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously));
+        var waiting = _waiting.GetOrAdd(
+            fault, static _ => new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously));
         if (!_open.ContainsKey(fault.Number)) Finish(fault);
         if (_isStopping) waiting.TrySetResult();
         try
@@ -145,10 +151,13 @@ internal sealed class FaultHandlers
         catch (TimeoutException)
         {
             throw Refusals.State(
-                "HANDLER_SILENT", $"the handler of the fault at 0x{address:x} has not answered for {_patience.TotalSeconds:f0} s", ("address", $"0x{address:x}"));
+                "HANDLER_SILENT",
+                $"the handler of the fault at 0x{address:x} has not answered for {_patience.TotalSeconds:f0} s",
+                ("address", $"0x{address:x}"));
         }
 
-        if (_isStopping) throw Refusals.Unavailable("SHUTTING_DOWN", "the machine is going and nobody will answer this fault");
+        if (_isStopping)
+            throw Refusals.Unavailable("SHUTTING_DOWN", "the machine is going and nobody will answer this fault");
     }
 
     /// <summary>Under the machine's turn: takes note.</summary>
@@ -190,7 +199,8 @@ internal sealed class FaultHandlers
         if (answer.Kind == FaultAnswerKind.Copy && answer.Data.Length != page) return Errno.EINVAL;
         if (isFilled)
         {
-            var error = _machine.FillUffd(fd, fault.Address, answer.Kind == FaultAnswerKind.Copy ? answer.Data.Span : default).Error;
+            var error = _machine.FillUffd(
+                fd, fault.Address, answer.Kind == FaultAnswerKind.Copy ? answer.Data.Span : default).Error;
             if (error != Errno.None) return error == Errno.ESRCH ? Errno.ENOENT : error;
         }
 

@@ -5,9 +5,12 @@ using AddressSpace = FramePin.Core.Vmas.AddressSpace;
 
 namespace FramePin.Server.Sessions;
 
-/// <summary>A subscriber's range, the events on their way to it, and the acknowledgements that calls wait for.</summary>
+/// <summary>
+/// A subscriber's range, the events on their way to it, and the acknowledgements that calls wait for.
+/// </summary>
 /// <remarks>Any thread.</remarks>
-internal sealed class InvalidationWatch(AddressSpace space, AddressRange range, TimeSpan patience, int eventsMax) : IDisposable
+internal sealed class InvalidationWatch(AddressSpace space, AddressRange range, TimeSpan patience, int eventsMax)
+    : IDisposable
 {
     private readonly Channel<InvalidationEvent> _events = Channel.CreateBounded<InvalidationEvent>(eventsMax);
     private readonly Lock _lock = new();

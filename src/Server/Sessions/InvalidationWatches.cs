@@ -7,32 +7,42 @@ using AddressSpace = FramePin.Core.Vmas.AddressSpace;
 namespace FramePin.Server.Sessions;
 
 /// <summary>
-/// Who is asked before memory of a machine goes (include/linux/mmu_notifier.h): invalidations are announced to the watches that they concern,
-/// run when those have acknowledged or their patience is over, and are told to be over.
+/// Who is asked before memory of a machine goes (include/linux/mmu_notifier.h): invalidations are announced to the
+/// watches that they concern, run when those have acknowledged or their patience is over, and are told to be over.
 /// </summary>
 /// <remarks>
-/// Any thread. No lock is held while somebody is waited for. Counts and remembers from the first watch on; a machine that nobody watches pays
-/// one look at a list. Calls through gRPC are announced; what a fault changes (a copy made by a store, reclaim by a pin) is not.
+/// Any thread. No lock is held while somebody is waited for. Counts and remembers from the first watch on; a machine
+/// that nobody watches pays one look at a list. Calls through gRPC are announced; what a fault changes (a copy made by
+/// a store, reclaim by a pin) is not.
 /// </remarks>
 internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time)
 {
     private readonly Lock _lock = new();
     private readonly List<InvalidationWatch> _watches = [];
-    private readonly Queue<(ulong Revision, AddressSpace Space, AddressRange Range, InvalidationCause Cause)> _history = new();
+    private readonly Queue<(ulong Revision, AddressSpace Space, AddressRange Range,
+        InvalidationCause Cause)> _history = new();
     private ulong _revision;
     private bool _isUsed;
 
-    /// <summary>Watches a range. What happened after <paramref name="resumeAfter"/> is told first, when that is not 0.</summary>
+    /// <summary>
+    /// Watches a range. What happened after <paramref name="resumeAfter"/> is told first, when that is not 0.
+    /// </summary>
     public InvalidationWatch Open(AddressSpace space, AddressRange range, TimeSpan patience, ulong resumeAfter)
     {
         var watch = new InvalidationWatch(space, range, patience, limits.WatchEventsMax);
         lock (_lock)
         {
-            if (_watches.Count >= limits.WatchesMax) throw Refusals.Limit("watches_max", (ulong)limits.WatchesMax, (ulong)_watches.Count + 1);
-            if (resumeAfter > _revision) throw Refusals.Bad("open.resume_after", $"revision {resumeAfter} has not been: the last is {_revision}");
+            if (_watches.Count >= limits.WatchesMax)
+                throw Refusals.Limit("watches_max", (ulong)limits.WatchesMax, (ulong)_watches.Count + 1);
+            if (resumeAfter > _revision)
+                throw Refusals.Bad(
+                    "open.resume_after", $"revision {resumeAfter} has not been: the last is {_revision}");
             _isUsed = true;
             _watches.Add(watch);
-            watch.Tell(new InvalidationEvent { Kind = InvalidationKind.Opened, Revision = resumeAfter > 0 ? resumeAfter : _revision });
+            watch.Tell(
+                new InvalidationEvent { Kind = InvalidationKind.Opened, Revision = resumeAfter > 0
+                    ? resumeAfter
+                    : _revision });
             if (resumeAfter > 0) TellMissed(watch, resumeAfter);
         }
 
@@ -53,8 +63,8 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
     }
 
     /// <summary>
-    /// Announces that memory of <paramref name="ranges"/> is about to go, waits for those whom it concerns, runs <paramref name="call"/>, and
-    /// tells that it is over, also when the call throws.
+    /// Announces that memory of <paramref name="ranges"/> is about to go, waits for those whom it concerns, runs
+    /// <paramref name="call"/>, and tells that it is over, also when the call throws.
     /// </summary>
     public async Task<T> RunAsync<T>(
         IReadOnlyList<(AddressSpace Space, AddressRange Range)> ranges, InvalidationCause cause, Func<T> call)
@@ -80,13 +90,15 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
     }
 
     private void Note(
-        AddressSpace space, AddressRange range, InvalidationCause cause, List<(InvalidationWatch Watch, InvalidationEvent Event)> told)
+        AddressSpace space, AddressRange range, InvalidationCause cause,
+        List<(InvalidationWatch Watch, InvalidationEvent Event)> told)
     {
         _revision++;
         _history.Enqueue((_revision, space, range, cause));
         if (_history.Count > limits.WatchHistoryMax) _history.Dequeue();
         foreach (var watch in _watches)
-            if (Describe(watch, _revision, space, range, cause, InvalidationKind.Start) is { } happened) told.Add((watch, happened));
+            if (Describe(watch, _revision, space, range, cause, InvalidationKind.Start) is { } happened)
+                told.Add((watch, happened));
     }
 
     private async Task AskAsync((InvalidationWatch Watch, InvalidationEvent Event) one)
@@ -104,20 +116,24 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
     private void TellMissed(InvalidationWatch watch, ulong after)
     {
         if (_history.Count > 0 && _history.Peek().Revision > after + 1)
-            watch.Tell(new InvalidationEvent { Kind = InvalidationKind.Dropped, Revision = _history.Peek().Revision - 1 });
+            watch.Tell(
+                new InvalidationEvent { Kind = InvalidationKind.Dropped, Revision = _history.Peek().Revision - 1 });
         foreach (var (revision, space, range, cause) in _history)
         {
             if (revision <= after) continue;
-            if (Describe(watch, revision, space, range, cause, InvalidationKind.Missed) is { } happened) watch.Tell(happened);
+            if (Describe(watch, revision, space, range, cause, InvalidationKind.Missed) is { } happened)
+                watch.Tell(happened);
         }
     }
 
     private static InvalidationEvent? Describe(
-        InvalidationWatch watch, ulong revision, AddressSpace space, AddressRange range, InvalidationCause cause, InvalidationKind kind)
+        InvalidationWatch watch, ulong revision, AddressSpace space, AddressRange range, InvalidationCause cause,
+        InvalidationKind kind)
     {
         var start = Math.Max(watch.Range.Start, range.Start);
         var end = Math.Min(watch.Range.End, range.End);
         if (watch.Space != space || start >= end) return null;
-        return new InvalidationEvent { Kind = kind, Revision = revision, Cause = cause, Start = start, Length = end - start };
+        return new InvalidationEvent { Kind = kind, Revision = revision, Cause = cause, Start = start,
+            Length = end - start };
     }
 }

@@ -2,10 +2,12 @@ using System.Diagnostics;
 
 namespace FramePin.Server.Sessions;
 
-/// <summary>A client's life, and what it acquired in its name. Everything is released once, the latest first, when it ends.</summary>
+/// <summary>
+/// A client's life, and what it acquired in its name. Everything is released once, the latest first, when it ends.
+/// </summary>
 /// <remarks>
-/// Any thread. What is released takes its own gate while the lease holds none of its locks: <see cref="VectorRecord.Gate"/> comes before
-/// the lease's.
+/// Any thread. What is released takes its own gate while the lease holds none of its locks:
+/// <see cref="VectorRecord.Gate"/> comes before the lease's.
 /// </remarks>
 internal sealed class Lease : IDisposable
 {
@@ -84,8 +86,8 @@ internal sealed class Lease : IDisposable
     }
 
     /// <summary>
-    /// Hangs something else on the lease: <paramref name="release"/> runs at the end, before the vectors go, the latest first. False: the
-    /// lease has ended, and the caller releases it itself.
+    /// Hangs something else on the lease: <paramref name="release"/> runs at the end, before the vectors go, the latest
+    /// first. False: the lease has ended, and the caller releases it itself.
     /// </summary>
     public bool TryAdd(object owned, Action release)
     {
@@ -118,8 +120,9 @@ internal sealed class Lease : IDisposable
     }
 
     /// <summary>
-    /// Ends the lease: nothing can be acquired from now on, what is under way is given up, what hangs on it is released. Only the first
-    /// call does anything. A vector that a pin is filling is released by that pin, which sees the end.
+    /// Ends the lease: nothing can be acquired from now on, what is under way is given up, what hangs on it is
+    /// released. Only the first call does anything. A vector that a pin is filling is released by that pin, which sees
+    /// the end.
     /// </summary>
     public (int Vectors, long Pages) End()
     {

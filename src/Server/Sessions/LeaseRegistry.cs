@@ -6,7 +6,8 @@ using FramePin.Server.Telemetry;
 namespace FramePin.Server.Sessions;
 
 /// <summary>The leases of all clients. Any thread.</summary>
-internal sealed partial class LeaseRegistry(DaemonOptions options, TimeProvider time, ILogger<LeaseRegistry> log) : IDisposable
+internal sealed partial class LeaseRegistry(DaemonOptions options, TimeProvider time, ILogger<LeaseRegistry> log)
+    : IDisposable
 {
     private readonly ConcurrentDictionary<string, Lease> _leases = new(StringComparer.Ordinal);
     private readonly Lock _naming = new();
@@ -15,7 +16,8 @@ internal sealed partial class LeaseRegistry(DaemonOptions options, TimeProvider 
     /// <summary>Requests that open and close leases.</summary>
     public RequestLog Requests { get; } = new(options.Limits);
 
-    public IEnumerable<Lease> All => _leases.Values.OrderBy(lease => lease.OpenedAt).ThenBy(lease => lease.Id, StringComparer.Ordinal);
+    public IEnumerable<Lease> All =>
+        _leases.Values.OrderBy(lease => lease.OpenedAt).ThenBy(lease => lease.Id, StringComparer.Ordinal);
 
     public Lease Get(string id) => _leases.TryGetValue(id, out var lease) ? lease : throw Gone(id);
 
@@ -25,13 +27,16 @@ internal sealed partial class LeaseRegistry(DaemonOptions options, TimeProvider 
     public Lease Open(string wantedId, string owner, TimeSpan ttl)
     {
         var limits = options.Limits;
-        if (owner.Length > limits.OwnerLengthMax) throw Refusals.Limit("owner_length_max", (ulong)limits.OwnerLengthMax, (ulong)owner.Length);
+        if (owner.Length > limits.OwnerLengthMax)
+            throw Refusals.Limit("owner_length_max", (ulong)limits.OwnerLengthMax, (ulong)owner.Length);
         if (ttl == TimeSpan.Zero) ttl = limits.LeaseTtlDefault;
         if (ttl < limits.LeaseTtlMin || ttl > limits.LeaseTtlMax)
-            throw Refusals.Bad("ttl_ms", $"must be {limits.LeaseTtlMin.TotalMilliseconds:0} to {limits.LeaseTtlMax.TotalMilliseconds:0}");
+            throw Refusals.Bad("ttl_ms",
+                $"must be {limits.LeaseTtlMin.TotalMilliseconds:0} to {limits.LeaseTtlMax.TotalMilliseconds:0}");
         lock (_naming)
         {
-            if (_leases.Count >= limits.LeasesMax) throw Refusals.Limit("leases_max", (ulong)limits.LeasesMax, (ulong)_leases.Count + 1);
+            if (_leases.Count >= limits.LeasesMax)
+                throw Refusals.Limit("leases_max", (ulong)limits.LeasesMax, (ulong)_leases.Count + 1);
             var id = wantedId;
             if (id.Length == 0)
             {
@@ -74,6 +79,8 @@ internal sealed partial class LeaseRegistry(DaemonOptions options, TimeProvider 
         LogExpiry(lease.Id, lease.Owner, lease.Ttl.TotalSeconds, vectors, pages);
     }
 
-    [LoggerMessage(20, LogLevel.Warning, "lease {Lease} ({Owner}) ended: nothing was heard of it for {Seconds} s; {Vectors} vectors with {Pages} pages released")]
+    [LoggerMessage(
+        20, LogLevel.Warning,
+        "lease {Lease} ({Owner}) ended: nothing was heard of it for {Seconds} s; {Vectors} vectors with {Pages} pages released")]
     private partial void LogExpiry(string lease, string owner, double seconds, int vectors, long pages);
 }

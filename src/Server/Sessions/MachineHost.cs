@@ -26,7 +26,8 @@ internal sealed class MachineHost : IDisposable
     private ulong _nextVector;
     private int _nextName;
 
-    public MachineHost(string id, MachineOptions options, DaemonLimits limits, TimeProvider time, V1.MachineSpec? spec = null)
+    public MachineHost(
+        string id, MachineOptions options, DaemonLimits limits, TimeProvider time, V1.MachineSpec? spec = null)
     {
         Watches = new InvalidationWatches(limits, time);
         QuarantineBytesMax = spec is { QuarantineBytesMax: > 0 and var most } ? most : limits.QuarantineBytesMax;
@@ -101,11 +102,15 @@ internal sealed class MachineHost : IDisposable
     public (string Id, Device Device) AddDevice(string wantedId, Func<string, Device?> make)
     {
         var id = "";
-        var device = Add(_devices, wantedId, "d", Names.Devices, "devices_max", _limits.DevicesMax, chosen => make(id = chosen));
+        var device = Add(
+            _devices, wantedId, "d", Names.Devices, "devices_max", _limits.DevicesMax, chosen => make(id = chosen));
         return (id, device);
     }
 
-    /// <summary>A device or an address space goes with its lease, if it has one. A lease that has ended meanwhile takes it along: NOT_FOUND.</summary>
+    /// <summary>
+    /// A device or an address space goes with its lease, if it has one. A lease that has ended meanwhile takes it
+    /// along: NOT_FOUND.
+    /// </summary>
     public void HangOn(Lease? lease, object owned, Action remove)
     {
         if (lease is null) return;
@@ -130,16 +135,21 @@ internal sealed class MachineHost : IDisposable
         }
     }
 
-    /// <summary>A vector that holds a device's pages, not published yet. NOT_FOUND when the device was deleted meanwhile.</summary>
+    /// <summary>
+    /// A vector that holds a device's pages, not published yet. NOT_FOUND when the device was deleted meanwhile.
+    /// </summary>
     public VectorRecord ExportDevice(Device device)
     {
         Reserve();
-        if (Machine.CreateVector(device) is { } vector) return new VectorRecord(Interlocked.Increment(ref _nextVector), vector);
+        if (Machine.CreateVector(device) is { } vector)
+            return new VectorRecord(Interlocked.Increment(ref _nextVector), vector);
         Interlocked.Decrement(ref _vectorCount);
         throw Refusals.NotFound("DEVICE", device.Name);
     }
 
-    /// <summary>The process ends (exit_mmap), and its address space loses its name. False: it has exited before.</summary>
+    /// <summary>
+    /// The process ends (exit_mmap), and its address space loses its name. False: it has exited before.
+    /// </summary>
     public bool ExitSpace(AddressSpace space)
     {
         if (_leases.TryRemove(space, out var lease)) lease.Forget(space);
@@ -177,8 +187,8 @@ internal sealed class MachineHost : IDisposable
     }
 
     /// <summary>
-    /// Gives a vector its name and hangs it on its lease. A lease that has ended meanwhile takes the vector along: NOT_FOUND, and nothing
-    /// is held.
+    /// Gives a vector its name and hangs it on its lease. A lease that has ended meanwhile takes the vector along:
+    /// NOT_FOUND, and nothing is held.
     /// </summary>
     public void Publish(VectorRecord record)
     {
@@ -213,7 +223,9 @@ internal sealed class MachineHost : IDisposable
         return true;
     }
 
-    /// <summary>Up to <paramref name="most"/> vectors with numbers above <paramref name="after"/>, oldest first.</summary>
+    /// <summary>
+    /// Up to <paramref name="most"/> vectors with numbers above <paramref name="after"/>, oldest first.
+    /// </summary>
     public List<VectorRecord> VectorsAfter(ulong after, int most) =>
         [.. _vectors.Values.Where(record => record.Number > after).OrderBy(record => record.Number).Take(most)];
 
@@ -238,9 +250,12 @@ internal sealed class MachineHost : IDisposable
         Faults.StopWaiting();
     }
 
-    /// <summary>Whoever comes first, the pin that waits or the one who resumes it, makes the place where they meet.</summary>
+    /// <summary>
+    /// Whoever comes first, the pin that waits or the one who resumes it, makes the place where they meet.
+    /// </summary>
     private TaskCompletionSource<PinOutcome> Waiting(ParkedPin parked) =>
-        _waiting.GetOrAdd(parked, static _ => new TaskCompletionSource<PinOutcome>(TaskCreationOptions.RunContinuationsAsynchronously));
+        _waiting.GetOrAdd(parked,
+            static _ => new TaskCompletionSource<PinOutcome>(TaskCreationOptions.RunContinuationsAsynchronously));
 
     private bool TakeUp(ParkedPin parked, bool isKilled)
     {
@@ -258,7 +273,8 @@ internal sealed class MachineHost : IDisposable
     }
 
     private T Add<T>(
-        ConcurrentDictionary<string, T> table, string wantedId, string prefix, string collection, string limit, int most,
+        ConcurrentDictionary<string, T> table, string wantedId, string prefix, string collection, string limit,
+        int most,
         Func<string, T?> make)
         where T : class
     {

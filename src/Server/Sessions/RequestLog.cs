@@ -6,8 +6,8 @@ using Google.Protobuf;
 namespace FramePin.Server.Sessions;
 
 /// <summary>
-/// Remembers what requests with a request_id were answered, so that a repeat gets the first answer, refusals included, and runs
-/// nothing. Repeats that come while the first still runs wait for it.
+/// Remembers what requests with a request_id were answered, so that a repeat gets the first answer, refusals included,
+/// and runs nothing. Repeats that come while the first still runs wait for it.
 /// </summary>
 /// <remarks>Bounded by request_ids_max, oldest forgotten first. Any thread.</remarks>
 internal sealed class RequestLog(DaemonLimits limits)
@@ -16,14 +16,17 @@ internal sealed class RequestLog(DaemonLimits limits)
     private readonly Dictionary<(string Method, string Id), (byte[] Content, Task<object> Answer)> _answers = [];
     private readonly Queue<(string Method, string Id)> _order = new();
 
-    /// <summary>Runs <paramref name="handler"/>, or returns what an earlier request with the same id was answered.</summary>
+    /// <summary>
+    /// Runs <paramref name="handler"/>, or returns what an earlier request with the same id was answered.
+    /// </summary>
     public Task<TResponse> Run<TResponse>(string method, string id, IMessage request, Func<Task<TResponse>> handler)
         where TResponse : class
     {
         return id.Length == 0 ? handler() : Remembered(method, id, request, handler);
     }
 
-    private async Task<TResponse> Remembered<TResponse>(string method, string id, IMessage request, Func<Task<TResponse>> handler)
+    private async Task<TResponse> Remembered<TResponse>(
+        string method, string id, IMessage request, Func<Task<TResponse>> handler)
         where TResponse : class
     {
         if (id.Length > limits.RequestIdLengthMax)

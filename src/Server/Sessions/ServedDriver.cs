@@ -7,8 +7,12 @@ using Errno = FramePin.Core.Abi.Errno;
 
 namespace FramePin.Server.Sessions;
 
-/// <summary>A driver process that serves a node: the calls on their way to it, and the files that applications opened.</summary>
-/// <remarks>Any thread. Ends with the driver's stream; what waits then, and what comes later, is answered ENODEV.</remarks>
+/// <summary>
+/// A driver process that serves a node: the calls on their way to it, and the files that applications opened.
+/// </summary>
+/// <remarks>
+/// Any thread. Ends with the driver's stream; what waits then, and what comes later, is answered ENODEV.
+/// </remarks>
 internal sealed class ServedDriver(MachineHost host, string node, string driver, int callsMax)
 {
     /// <summary>What writes to it sends it too: nobody else is woken for that.</summary>
@@ -37,8 +41,8 @@ internal sealed class ServedDriver(MachineHost host, string node, string driver,
     public ChannelReader<DriverCall> Outgoing => _outgoing.Reader;
 
     /// <summary>
-    /// Asks the driver and waits for its answer; ENODEV when it is gone, or goes meanwhile. A cancelled caller leaves at once, and the driver
-    /// is told by an interrupt.
+    /// Asks the driver and waits for its answer; ENODEV when it is gone, or goes meanwhile. A cancelled caller leaves
+    /// at once, and the driver is told by an interrupt.
     /// </summary>
     public async Task<DriverAnswer> CallAsync(DriverCall call, CancellationToken cancelled)
     {
@@ -66,7 +70,8 @@ internal sealed class ServedDriver(MachineHost host, string node, string driver,
         lock (_lock) _isGone = true;
         _outgoing.Writer.TryComplete();
         foreach (var (number, waiting) in _pending)
-            if (_pending.TryRemove(number, out _)) waiting.TrySetResult(new DriverAnswer { Errno = (uint)Errno.ENODEV });
+            if (_pending.TryRemove(number, out _))
+                waiting.TrySetResult(new DriverAnswer { Errno = (uint)Errno.ENODEV });
     }
 
     private TaskCompletionSource<DriverAnswer>? Send(DriverCall call)
@@ -76,7 +81,8 @@ internal sealed class ServedDriver(MachineHost host, string node, string driver,
         lock (_lock)
         {
             if (_isGone) return null;
-            if (_pending.Count >= callsMax) throw Refusals.Limit("driver_calls_max", (ulong)callsMax, (ulong)_pending.Count + 1);
+            if (_pending.Count >= callsMax)
+                throw Refusals.Limit("driver_calls_max", (ulong)callsMax, (ulong)_pending.Count + 1);
             call.Call = ++_nextCall;
             call.Traceparent = Activity.Current?.Id ?? "";
             _pending[call.Call] = answer;

@@ -15,7 +15,9 @@ internal sealed class StreamSession : IDisposable
     /// <summary>Sequence of the last message worked off.</summary>
     public ulong Last { get; private set; }
 
-    /// <summary>The result of a message that was worked off before; null when it was acknowledged and is gone.</summary>
+    /// <summary>
+    /// The result of a message that was worked off before; null when it was acknowledged and is gone.
+    /// </summary>
     public PinBatchResult? Remembered(ulong sequence) => _results.FirstOrDefault(result => result.Sequence == sequence);
 
     /// <summary>Refuses a message whose result could not be kept.</summary>
@@ -43,7 +45,8 @@ internal sealed class StreamSession : IDisposable
 internal sealed class StreamSessions(DaemonOptions options)
 {
     private readonly Lock _lock = new();
-    private readonly Dictionary<string, LinkedListNode<(string Name, StreamSession Session)>> _byName = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, LinkedListNode<(string Name, StreamSession Session)>> _byName = new(
+        StringComparer.Ordinal);
     private readonly LinkedList<(string Name, StreamSession Session)> _byUse = new();
 
     public StreamSession Get(string name)

@@ -5,7 +5,9 @@ using FramePin.Core.Vmas;
 namespace FramePin.Server.Sessions;
 
 /// <summary>A frame vector under its name, and who filled it, when and from which trace.</summary>
-/// <remarks>The vector itself is used under <see cref="Gate"/> only; the rest is written before the record is published.</remarks>
+/// <remarks>
+/// The vector itself is used under <see cref="Gate"/> only; the rest is written before the record is published.
+/// </remarks>
 internal sealed class VectorRecord(ulong number, FrameVector vector)
 {
     public ulong Number { get; } = number;

@@ -4,8 +4,8 @@ using FramePin.Core.Machines;
 namespace FramePin.Server.Telemetry;
 
 /// <summary>
-/// Turns the phases of one pin into child spans of the call's span. Made only when the span is recorded, so that a pin that
-/// nobody traces pays nothing.
+/// Turns the phases of one pin into child spans of the call's span. Made only when the span is recorded, so that a pin
+/// that nobody traces pays nothing.
 /// </summary>
 internal sealed class PinTrace : IPinObserver
 {

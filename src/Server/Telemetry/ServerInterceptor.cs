@@ -7,8 +7,8 @@ using Grpc.Core.Interceptors;
 namespace FramePin.Server.Telemetry;
 
 /// <summary>
-/// Around every call: its span (child of the client's, by the W3C headers), its duration, and the last word on errors, so that
-/// none leaves without an ErrorInfo.
+/// Around every call: its span (child of the client's, by the W3C headers), its duration, and the last word on errors,
+/// so that none leaves without an ErrorInfo.
 /// </summary>
 internal sealed partial class ServerInterceptor(ILogger<ServerInterceptor> log, TimeProvider time) : Interceptor
 {
@@ -31,7 +31,8 @@ internal sealed partial class ServerInterceptor(ILogger<ServerInterceptor> log, 
         });
 
     public override Task DuplexStreamingServerHandler<TRequest, TResponse>(
-        IAsyncStreamReader<TRequest> requestStream, IServerStreamWriter<TResponse> responseStream, ServerCallContext context,
+        IAsyncStreamReader<TRequest> requestStream, IServerStreamWriter<TResponse> responseStream,
+        ServerCallContext context,
         DuplexStreamingServerMethod<TRequest, TResponse> continuation) =>
         Around(context, async () =>
         {
@@ -64,7 +65,8 @@ internal sealed partial class ServerInterceptor(ILogger<ServerInterceptor> log, 
             span?.SetTag(TelemetryNames.RpcStatus, status.ToString());
             if (TelemetryNames.CallDuration.Enabled)
                 TelemetryNames.CallDuration.Record(
-                    time.GetElapsedTime(started).TotalSeconds, new KeyValuePair<string, object?>(TelemetryNames.RpcMethod, method));
+                    time.GetElapsedTime(started).TotalSeconds, new KeyValuePair<string, object?>(
+                        TelemetryNames.RpcMethod, method));
         }
     }
 
@@ -73,7 +75,8 @@ internal sealed partial class ServerInterceptor(ILogger<ServerInterceptor> log, 
         if (!TelemetryNames.Activities.HasListeners()) return null;
         var headers = context.RequestHeaders;
         // The client's context itself, and not the span that the web server may have made of it.
-        ActivityContext.TryParse(headers.GetValue("traceparent"), headers.GetValue("tracestate"), isRemote: true, out var parent);
+        ActivityContext.TryParse(
+            headers.GetValue("traceparent"), headers.GetValue("tracestate"), isRemote: true, out var parent);
         var before = Activity.Current;
         Activity.Current = null;
         var span = TelemetryNames.Activities.StartActivity(method, ActivityKind.Server, parent);

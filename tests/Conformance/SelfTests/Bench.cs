@@ -5,8 +5,8 @@ using FramePin.Core.Abi;
 namespace FramePin.Tests.Conformance.SelfTests;
 
 /// <summary>
-/// A case of a kernel self test (tools/testing/selftests/mm) on one memory system: FramePin, or the running kernel. Addresses in bytes,
-/// lengths in pages.
+/// A case of a kernel self test (tools/testing/selftests/mm) on one memory system: FramePin, or the running kernel.
+/// Addresses in bytes, lengths in pages.
 /// </summary>
 internal sealed class Bench(IMemorySystem system, string name)
 {
@@ -34,10 +34,12 @@ internal sealed class Bench(IMemorySystem system, string name)
     public void Is(string expected, string answer)
     {
         if (expected == answer) return;
-        throw new InvalidOperationException($"{name}: expected {expected}, not {answer}, of the last of:\n  {string.Join("\n  ", _log)}");
+        throw new InvalidOperationException(
+            $"{name}: expected {expected}, not {answer}, of the last of:\n  {string.Join("\n  ", _log)}");
     }
 
-    public void IsAreas(ulong from, ulong to, params string[] expected) => Is(string.Join(' ', expected), Areas(from, to));
+    public void IsAreas(ulong from, ulong to, params string[] expected) =>
+        Is(string.Join(' ', expected), Areas(from, to));
 
     public string Mmap(ulong at, int pages, Prot prot, MapFlags flags, int file = -1, int offset = 0) =>
         Run(StepKind.Mmap, at, (ulong)pages * Page, (ulong)prot, (ulong)flags, (ulong)(file + 1), (ulong)offset * Page);
@@ -48,18 +50,21 @@ internal sealed class Bench(IMemorySystem system, string name)
 
     public string Munmap(ulong at, int pages) => Run(StepKind.Munmap, at, (ulong)pages * Page);
 
-    public string Mprotect(ulong at, int pages, Prot prot) => Run(StepKind.Mprotect, at, (ulong)pages * Page, (ulong)prot);
+    public string Mprotect(ulong at, int pages, Prot prot) =>
+        Run(StepKind.Mprotect, at, (ulong)pages * Page, (ulong)prot);
 
     public string Mremap(ulong at, int old, int fresh, MremapFlags flags = 0, ulong to = 0) =>
         Run(StepKind.Mremap, at, (ulong)old * Page, (ulong)fresh * Page, (ulong)flags, to);
 
-    public string Madvise(ulong at, int pages, Advice advice) => Run(StepKind.Madvise, at, (ulong)pages * Page, (ulong)advice);
+    public string Madvise(ulong at, int pages, Advice advice) =>
+        Run(StepKind.Madvise, at, (ulong)pages * Page, (ulong)advice);
 
     public string Mseal(ulong at, int pages) => Run(StepKind.Mseal, at, (ulong)pages * Page);
 
     public string MsealBytes(ulong at, ulong bytes) => Run(StepKind.Mseal, at, bytes);
 
-    public string Mlock(ulong at, int pages, bool onFault = false) => Run(StepKind.Mlock, at, (ulong)pages * Page, onFault ? 1UL : 0);
+    public string Mlock(ulong at, int pages, bool onFault = false) =>
+        Run(StepKind.Mlock, at, (ulong)pages * Page, onFault ? 1UL : 0);
 
     public string Munlock(ulong at, int pages) => Run(StepKind.Munlock, at, (ulong)pages * Page);
 
@@ -100,9 +105,12 @@ internal sealed class Bench(IMemorySystem system, string name)
         return answer;
     }
 
-    /// <summary>The areas between two addresses as "START-END PERMISSIONS", pages from <see cref="At"/> or hex outside of it.</summary>
+    /// <summary>
+    /// The areas between two addresses as "START-END PERMISSIONS", pages from <see cref="At"/> or hex outside of it.
+    /// </summary>
     public string Areas(ulong from, ulong to) =>
-        string.Join(' ', Lines(from, to).Select(line => $"{(line.Start - from) / Page}-{(line.End - from) / Page}:{line.Permissions}"));
+        string.Join(' ', Lines(from, to).Select(
+            line => $"{(line.Start - from) / Page}-{(line.End - from) / Page}:{line.Permissions}"));
 
     /// <summary>VmFlags of the area at an address, as smaps shows them.</summary>
     public string Flags(ulong at) => Lines(at, at + Page).Single().Flags;
@@ -110,10 +118,12 @@ internal sealed class Bench(IMemorySystem system, string name)
     /// <summary>What is known of the present pages of a range: "PAGE:NAME..." words of the snapshot.</summary>
     public string Present(ulong at, int pages)
     {
-        var words = Snapshot().Where(line => line.StartsWith("   ", StringComparison.Ordinal)).SelectMany(line => line.Trim().Split(' '));
+        var words = Snapshot().Where(line => line.StartsWith("   ", StringComparison.Ordinal)).SelectMany(
+            line => line.Trim().Split(' '));
         var first = at / Page;
         return string.Concat(Enumerable.Range(0, pages).Select(page =>
-            words.Any(word => word.StartsWith(string.Create(CultureInfo.InvariantCulture, $"{first + (ulong)page:x}:"), StringComparison.Ordinal))
+            words.Any(word => word.StartsWith(
+                string.Create(CultureInfo.InvariantCulture, $"{first + (ulong)page:x}:"), StringComparison.Ordinal))
                 ? '1'
                 : '0'));
     }
@@ -125,7 +135,8 @@ internal sealed class Bench(IMemorySystem system, string name)
             if (line.StartsWith(' ')) continue;
             var parts = line.Split(' ', 5);
             var range = parts[0].Split('-');
-            var (start, end) = (ulong.Parse(range[0], NumberStyles.HexNumber, CultureInfo.InvariantCulture), ulong.Parse(range[1], NumberStyles.HexNumber, CultureInfo.InvariantCulture));
+            var (start, end) = (ulong.Parse(range[0], NumberStyles.HexNumber, CultureInfo.InvariantCulture),
+                ulong.Parse(range[1], NumberStyles.HexNumber, CultureInfo.InvariantCulture));
             if (end <= from || start >= to) continue;
             yield return (start, end, parts[1], parts.Length > 4 ? parts[4].Trim() : "");
         }

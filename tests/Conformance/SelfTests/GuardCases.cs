@@ -4,7 +4,9 @@ using static FramePin.Tests.Conformance.SelfTests.Bench;
 
 namespace FramePin.Tests.Conformance.SelfTests;
 
-/// <summary>guard-regions, each case over anonymous memory, a shared memory file and a shared and a private disk file.</summary>
+/// <summary>
+/// guard-regions, each case over anonymous memory, a shared memory file and a shared and a private disk file.
+/// </summary>
 internal static class GuardCases
 {
     private const string Hit = "SigSegvMapErr";
@@ -12,7 +14,8 @@ internal static class GuardCases
 
     private static readonly (string Name, int File, MapFlags Type)[] Backings =
     [
-        ("anonymous", -1, MapFlags.Private | MapFlags.Anonymous), ("shmem", 0, MapFlags.Shared), ("disk", 2, MapFlags.Shared),
+        ("anonymous", -1, MapFlags.Private | MapFlags.Anonymous), ("shmem", 0, MapFlags.Shared),
+        ("disk", 2, MapFlags.Shared),
         ("private disk", 2, MapFlags.Private),
     ];
 
@@ -20,7 +23,8 @@ internal static class GuardCases
         from entry in Cases
         from backing in Backings
         where IsOn(entry.Value.On, backing.File)
-        select ($"guard regions {entry.Key}, {backing.Name}", (Action<Bench>)(b => entry.Value.Run(b, new Memory(b, backing.File, backing.Type))));
+        select ($"guard regions {entry.Key}, {backing.Name}",
+            (Action<Bench>)(b => entry.Value.Run(b, new Memory(b, backing.File, backing.Type))));
 
     /// <summary>Which backings a case is about.</summary>
     private enum Kinds

@@ -140,8 +140,10 @@ internal static class LockAndMapCases
             b.LoadsEach(At, 8, 0);
             b.Process = 0;
             b.LoadsEach(At, 8, 7);
-            b.Is("-EINVAL", b.Mmap(Other, 1, Rw, MapFlags.Anonymous | MapFlags.Droppable | MapFlags.Fixed | MapFlags.Locked));
-            b.Is("-EINVAL", b.Mmap(Other, 1, Rw, MapFlags.Anonymous | MapFlags.Droppable | MapFlags.Fixed | MapFlags.GrowsDown));
+            b.Is("-EINVAL",
+                b.Mmap(Other, 1, Rw, MapFlags.Anonymous | MapFlags.Droppable | MapFlags.Fixed | MapFlags.Locked));
+            b.Is("-EINVAL",
+                b.Mmap(Other, 1, Rw, MapFlags.Anonymous | MapFlags.Droppable | MapFlags.Fixed | MapFlags.GrowsDown));
             // A lock is passed over in silence, and what advice may not undo is refused.
             b.Is(Done, b.Mlock(At, 8));
             Holds(b, !HasFlag(b, At, "lo"));

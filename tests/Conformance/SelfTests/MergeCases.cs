@@ -3,13 +3,16 @@ using static FramePin.Tests.Conformance.SelfTests.Bench;
 
 namespace FramePin.Tests.Conformance.SelfTests;
 
-/// <summary>merge: which neighbours join, by who has been touched (has an anon_vma), who was forked, and where memory was moved.</summary>
+/// <summary>
+/// merge: which neighbours join, by who has been touched (has an anon_vma), who was forked, and where memory was moved.
+/// </summary>
 internal static class MergeCases
 {
     private const Prot R = Prot.Read;
     private const MremapFlags To = MremapFlags.MayMove | MremapFlags.Fixed;
 
-    public static IEnumerable<(string Name, Action<Bench> Run)> All => Cases.Select(entry => ("merge " + entry.Key, entry.Value));
+    public static IEnumerable<(string Name, Action<Bench> Run)> All =>
+        Cases.Select(entry => ("merge " + entry.Key, entry.Value));
 
     private static readonly Dictionary<string, Action<Bench>> Cases = new()
     {

@@ -4,7 +4,9 @@ using static FramePin.Tests.Conformance.SelfTests.Bench;
 
 namespace FramePin.Tests.Conformance.SelfTests;
 
-/// <summary>mremap_test and mremap_dontunmap: where memory goes, what it holds there, and what is left behind.</summary>
+/// <summary>
+/// mremap_test and mremap_dontunmap: where memory goes, what it holds there, and what is left behind.
+/// </summary>
 internal static class MremapCases
 {
     private const MremapFlags May = MremapFlags.MayMove;
@@ -14,9 +16,12 @@ internal static class MremapCases
 
     public static IEnumerable<(string Name, Action<Bench> Run)> All =>
         Cases.Select(entry => ("mremap " + entry.Key, entry.Value)).Concat(Alignments.Select(entry =>
-            ($"mremap from page {entry.From} to page {entry.To}, {entry.Pages} pages", (Action<Bench>)(b => Aligned(b, entry.From, entry.To, entry.Pages)))));
+            ($"mremap from page {entry.From} to page {entry.To}, {entry.Pages} pages",
+                (Action<Bench>)(b => Aligned(b, entry.From, entry.To, entry.Pages)))));
 
-    /// <summary>Source, destination (pages within 2 MiB) and length: moves by entries, by whole tables, and mixed.</summary>
+    /// <summary>
+    /// Source, destination (pages within 2 MiB) and length: moves by entries, by whole tables, and mixed.
+    /// </summary>
     private static readonly (int From, int To, int Pages)[] Alignments =
     [
         (0, 0, 1), (0, 1, 2), (1, 0, 2), (1, 1, 510), (0, 0, 512), (0, 1, 512), (1, 0, 512), (1, 1, 512),
@@ -157,7 +162,9 @@ internal static class MremapCases
         if (keepsOld) b.Loads(At, 0);
     }
 
-    /// <summary>A pattern at the ends of each table and of the range arrives where it belongs; a page before the target stays.</summary>
+    /// <summary>
+    /// A pattern at the ends of each table and of the range arrives where it belongs; a page before the target stays.
+    /// </summary>
     private static void Aligned(Bench b, int from, int to, int pages)
     {
         const ulong source = 0x4000_0000;

@@ -3,7 +3,10 @@ using static FramePin.Tests.Conformance.SelfTests.Bench;
 
 namespace FramePin.Tests.Conformance.SelfTests;
 
-/// <summary>mseal_test: what may and may not be done to a sealed range. Each case runs sealed and, where that says something, unsealed.</summary>
+/// <summary>
+/// mseal_test: what may and may not be done to a sealed range. Each case runs sealed and, where that says something,
+/// unsealed.
+/// </summary>
 internal static class MsealCases
 {
     private const MremapFlags Moves = MremapFlags.MayMove | MremapFlags.Fixed;
@@ -12,7 +15,8 @@ internal static class MsealCases
     public static IEnumerable<(string Name, Action<Bench> Run)> All =>
         Once.Select(entry => ("mseal " + entry.Key, entry.Value))
             .Concat(Twice.SelectMany(entry => new[] { true, false }.Select(seal =>
-                ($"mseal {entry.Key}, {(seal ? "sealed" : "not sealed")}", (Action<Bench>)(b => entry.Value(b, seal))))));
+                ($"mseal {entry.Key}, {(seal ? "sealed" : "not sealed")}",
+                    (Action<Bench>)(b => entry.Value(b, seal))))));
 
     private static readonly Dictionary<string, Action<Bench>> Once = new()
     {
@@ -288,7 +292,8 @@ internal static class MsealCases
         ["mremap_move_dontunmap_anyaddr"] = (b, seal) =>
         {
             const ulong hint = 0xdead_0000;
-            Sealed(b, seal, 4, () => b.Mremap(At, 4, 4, MremapFlags.MayMove | MremapFlags.DontUnmap, hint), done: Text(hint));
+            Sealed(b, seal, 4, () => b.Mremap(At, 4, 4, MremapFlags.MayMove | MremapFlags.DontUnmap, hint),
+                done: Text(hint));
         },
         ["discard_ro_anon_on_rw"] = (b, seal) =>
         {
@@ -319,7 +324,8 @@ internal static class MsealCases
             b.StoreEach(At, 4, 7);
             b.Is(Done, b.Mprotect(At, 4, R));
             if (seal) b.Is(Done, b.Mseal(At, 4));
-            foreach (var advice in new[] { Advice.DontNeed, Advice.Free, Advice.DontNeedLocked, Advice.DontFork, Advice.WipeOnFork })
+            foreach (var advice in new[] { Advice.DontNeed, Advice.Free, Advice.DontNeedLocked, Advice.DontFork,
+                Advice.WipeOnFork })
                 b.Is(seal ? Denied : Done, b.Madvise(At, 4, advice));
             if (seal) b.LoadsEach(At, 4, 7);
             b.Is(seal ? Denied : Done, b.Munmap(At, 4));
@@ -343,7 +349,8 @@ internal static class MsealCases
     };
 
     private static void Sealed(
-        Bench b, bool seal, int pages, Func<string> change, int sealPages = 0, string done = Done, string refused = Denied)
+        Bench b, bool seal, int pages, Func<string> change, int sealPages = 0, string done = Done,
+        string refused = Denied)
     {
         b.Anon(At, pages, R);
         if (seal) b.Is(Done, b.Mseal(At, sealPages == 0 ? pages : sealPages));

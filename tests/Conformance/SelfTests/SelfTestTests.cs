@@ -8,8 +8,8 @@ using Xunit;
 namespace FramePin.Tests.Conformance.SelfTests;
 
 /// <summary>
-/// The kernel's self tests of section 7, re-expressed as steps: each case runs on FramePin, and all of them run on the kernel that runs the
-/// tests, which shows that the cases expect what a kernel does.
+/// The kernel's self tests of section 7, re-expressed as steps: each case runs on FramePin, and all of them run on the
+/// kernel that runs the tests, which shows that the cases expect what a kernel does.
 /// </summary>
 public sealed class SelfTestTests(ITestOutputHelper output)
 {
@@ -23,10 +23,12 @@ public sealed class SelfTestTests(ITestOutputHelper output)
     private static readonly InitialProcess Process = new(
         [
             new(0x400000, 0x401000, "r-xp", 0, "exe"), new(0x7ffff7ff7000, 0x7ffff7ffb000, "r--p", 0, "[vvar]"),
-            new(0x7ffff7ffb000, 0x7ffff7ffd000, "r--p", 0, "[vvar_vclock]"), new(0x7ffff7ffd000, 0x7ffff7fff000, "r-xp", 0, "[vdso]"),
+            new(0x7ffff7ffb000, 0x7ffff7ffd000, "r--p", 0, "[vvar_vclock]"), new(
+                0x7ffff7ffd000, 0x7ffff7fff000, "r-xp", 0, "[vdso]"),
             new(0x7ffffffdb000, 0x7ffffffff000, "rw-p", 0, "[stack]"),
         ],
-        MmapBase: 0x7ffff7fff000, StartBrk: 0x401000, HugePages: 8, ThpMode.MAdvise, UsesZeroPage: true, IsPrivileged: true, MissingFiles: []);
+        MmapBase: 0x7ffff7fff000, StartBrk: 0x401000, HugePages: 8, ThpMode.MAdvise, UsesZeroPage: true,
+        IsPrivileged: true, MissingFiles: []);
 
     [Theory]
     [MemberData(nameof(Names))]
@@ -75,9 +77,12 @@ public sealed class SelfTestTests(ITestOutputHelper output)
         if (name.StartsWith("guard", StringComparison.Ordinal) && !profile.HasGuardRegions) return "no guard regions";
         if (name.StartsWith("droppable", StringComparison.Ordinal) && !profile.HasDroppable) return "no MAP_DROPPABLE";
         if (name.StartsWith("mdwe", StringComparison.Ordinal) && !profile.HasMdwe) return "no PR_SET_MDWE";
-        if (name.Contains("multiple", StringComparison.Ordinal) && !profile.MovesSeveralAreas) return "moves one area at a time";
-        if (name.Contains("secret", StringComparison.Ordinal) && process.MissingFiles.Contains(5)) return "no secret memory";
-        if (name.Contains("hugetlb", StringComparison.Ordinal) && process.MissingFiles.Contains(6)) return "no huge pages to be had";
+        if (name.Contains("multiple", StringComparison.Ordinal) && !profile.MovesSeveralAreas)
+            return "moves one area at a time";
+        if (name.Contains("secret", StringComparison.Ordinal) && process.MissingFiles.Contains(5))
+            return "no secret memory";
+        if (name.Contains("hugetlb", StringComparison.Ordinal) && process.MissingFiles.Contains(6))
+            return "no huge pages to be had";
         return name.Contains("zero_address", StringComparison.Ordinal) && !process.IsPrivileged ? "not root" : null;
     }
 }

@@ -8,7 +8,9 @@ using Errno = FramePin.Client.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 
-/// <summary>Calls between applications and drivers: who serves a node, what reaches it, and what happens when either side goes.</summary>
+/// <summary>
+/// Calls between applications and drivers: who serves a node, what reaches it, and what happens when either side goes.
+/// </summary>
 public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
@@ -20,9 +22,12 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
         await Refused(StatusCode.NotFound, "DRIVER_NOT_FOUND", () => OpenAsync(machine));
         using var stop = new CancellationTokenSource();
         var serving = await ServeAsync(machine, new Scripted(), stop.Token);
-        await Refused(StatusCode.AlreadyExists, "NAME_TAKEN", () => DriverServer.RunAsync(daemon.Client, machine, "dev0", new Scripted()));
+        await Refused(StatusCode.AlreadyExists, "NAME_TAKEN",
+            () => DriverServer.RunAsync(daemon.Client, machine, "dev0", new Scripted()));
         var file = await OpenAsync(machine);
-        Assert.Equal(1U, (await daemon.Client.Drivers.ListDriversAsync(new ListDriversRequest { Parent = machine })).Drivers.Single().OpenFiles);
+        Assert.Equal(
+            1U, (await daemon.Client.Drivers.ListDriversAsync(
+                new ListDriversRequest { Parent = machine })).Drivers.Single().OpenFiles);
         await stop.CancelAsync();
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() => serving);
         // The file outlives the driver as a file of a device that is gone.
@@ -65,8 +70,10 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
         Assert.Equal((uint)Errno.EFAULT, garbage.Errno);
         var (_, other) = await daemon.CreateAsync();
         await Refused(StatusCode.InvalidArgument, "BAD_FIELD", () => file.IoctlAsync(other, "ECHO", new V4l2Control()));
-        await Refused(StatusCode.InvalidArgument, "BAD_FIELD", () => new DriverHandle(daemon.Client, $"{machine}/driverFiles/x").IoctlAsync(space, "ECHO", new V4l2Control()));
-        Assert.Equal(Errno.ENODEV, (await CallAsync(new DriverHandle(daemon.Client, $"{machine}/driverFiles/999999"), "ECHO")).Errno);
+        await Refused(StatusCode.InvalidArgument, "BAD_FIELD", () => new DriverHandle(
+            daemon.Client, $"{machine}/driverFiles/x").IoctlAsync(space, "ECHO", new V4l2Control()));
+        Assert.Equal(Errno.ENODEV,
+            (await CallAsync(new DriverHandle(daemon.Client, $"{machine}/driverFiles/999999"), "ECHO")).Errno);
         // A bug of the driver's: the caller is answered, and whoever runs the driver is told.
         Assert.Equal(Errno.EIO, (await CallAsync(file, "BUG")).Errno);
         await Assert.ThrowsAsync<InvalidOperationException>(() => serving.WaitAsync(Patience));
@@ -107,7 +114,8 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
         var lease = await daemon.Client.Leases.OpenLeaseAsync(new OpenLeaseRequest { Owner = "test" });
         var (_, file) = await DriverHandle.OpenAsync(daemon.Client, $"{machine}/drivers/dev0", lease.Name);
         // Who waits in it when it is released leaves first.
-        var waiting = byLease ? file!.IoctlAsync("", "WAIT", new V4l2Control()) : Task.FromResult((Errno.ERESTARTSYS, new V4l2Control()));
+        var waiting = byLease ? file!.IoctlAsync("", "WAIT", new V4l2Control())
+            : Task.FromResult((Errno.ERESTARTSYS, new V4l2Control()));
         if (byLease) await driver.Waiting.WaitAsync(Patience);
         else await file!.DisposeAsync();
         await daemon.Client.Leases.CloseLeaseAsync(new CloseLeaseRequest { Name = lease.Name });
@@ -132,12 +140,14 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
             Ram = true,
             Lease = lease.Name,
         });
-        var space = await daemon.Client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest { Parent = machine, Lease = lease.Name });
+        var space = await daemon.Client.AddressSpaces.CreateAddressSpaceAsync(
+            new CreateAddressSpaceRequest { Parent = machine, Lease = lease.Name });
         await daemon.MapAsync(space.Name, 0x10_0000, 4);
         await daemon.Client.Leases.CloseLeaseAsync(new CloseLeaseRequest { Name = lease.Name });
         var left = daemon.MachineOf(machine).Statistics();
         Assert.Equal((free, 0, 1), (left.FreeFrames, left.Devices, left.AddressSpaces));
-        await Refused(StatusCode.NotFound, "DEVICE_NOT_FOUND", () => daemon.Client.Devices.DeleteDeviceAsync(new DeleteDeviceRequest { Name = device.Name }).ResponseAsync);
+        await Refused(StatusCode.NotFound, "DEVICE_NOT_FOUND", () => daemon.Client.Devices.DeleteDeviceAsync(
+            new DeleteDeviceRequest { Name = device.Name }).ResponseAsync);
         await daemon.DigestAsync(machine);
     }
 
@@ -149,7 +159,8 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
         return serving;
     }
 
-    private async Task<DriverHandle> OpenAsync(string machine) => (await DriverHandle.OpenAsync(daemon.Client, $"{machine}/drivers/dev0")).File!;
+    private async Task<DriverHandle> OpenAsync(string machine) =>
+        (await DriverHandle.OpenAsync(daemon.Client, $"{machine}/drivers/dev0")).File!;
 
     private static Task<(Errno Errno, V4l2Control Answer)> CallAsync(DriverHandle file, string command) =>
         file.IoctlAsync("", command, new V4l2Control());
@@ -177,7 +188,8 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
 
         public int Releases => _releases;
 
-        public override ValueTask<(Errno Errno, DriverFile? File)> OpenAsync() => new((Errno.None, new ScriptedFile(this)));
+        public override ValueTask<(Errno Errno, DriverFile? File)> OpenAsync() =>
+            new((Errno.None, new ScriptedFile(this)));
 
         private sealed class ScriptedFile(Scripted driver) : DriverFile
         {

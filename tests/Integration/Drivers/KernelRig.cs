@@ -7,7 +7,10 @@ using Machine = FramePin.Core.Machines.Machine;
 
 namespace FramePin.Tests.Integration.Drivers;
 
-/// <summary>A machine with an application's address space, and a driver's kernel on it. Checks at the end that nothing was left behind.</summary>
+/// <summary>
+/// A machine with an application's address space, and a driver's kernel on it. Checks at the end that nothing was left
+/// behind.
+/// </summary>
 internal class KernelRig : IAsyncDisposable
 {
     private readonly CancellationTokenSource _stop = new();
@@ -41,10 +44,12 @@ internal class KernelRig : IAsyncDisposable
     /// <summary>Vectors that are open: what drivers hold, in the eras that take plain references too.</summary>
     public int Vectors => Machine.Statistics().Vectors;
 
-    public static async Task<KernelRig> CreateAsync(DaemonFixture daemon, string profile, bool isLocal = true, ulong memoryBytes = 64UL << 20)
+    public static async Task<KernelRig> CreateAsync(
+        DaemonFixture daemon, string profile, bool isLocal = true, ulong memoryBytes = 64UL << 20)
     {
         var (machine, space) = await daemon.CreateAsync(profile, memoryBytes, hugePages: 2, tracksSoftDirty: true);
-        return new KernelRig(daemon, machine, space, await DriverKernel.OpenAsync(daemon.Client, machine, "test", isLocal));
+        return new KernelRig(
+            daemon, machine, space, await DriverKernel.OpenAsync(daemon.Client, machine, "test", isLocal));
     }
 
     /// <summary>Serves a driver until the rig is disposed, which disposes the driver too.</summary>
@@ -86,10 +91,12 @@ internal class KernelRig : IAsyncDisposable
 
     /// <summary>Frames of a range that are mapped now.</summary>
     public List<Pfn> Frames(ulong address, int pages) =>
-        [.. Enumerable.Range(0, pages).Select(i => Machine.Translate(Lab.Space, address + ((ulong)i * Lab.Page))).OfType<Pfn>()];
+        [.. Enumerable.Range(0, pages).Select(
+            i => Machine.Translate(Lab.Space, address + ((ulong)i * Lab.Page))).OfType<Pfn>()];
 
     /// <summary>How many of these frames are dirty by their flag.</summary>
-    public int Dirty(IEnumerable<Pfn> frames) => frames.Count(pfn => (Machine.ViewPage(pfn).Flags & FrameFlags.Dirty) != 0);
+    public int Dirty(IEnumerable<Pfn> frames) =>
+        frames.Count(pfn => (Machine.ViewPage(pfn).Flags & FrameFlags.Dirty) != 0);
 
     public async ValueTask DisposeAsync()
     {

@@ -12,8 +12,8 @@ using File = System.IO.File;
 namespace FramePin.Tests.Integration.Drivers;
 
 /// <summary>
-/// Processes that are killed in the middle of a transfer: what they held is gone with their lease, the others go on, and nothing is left of
-/// them. Each moment comes from a seed that is printed.
+/// Processes that are killed in the middle of a transfer: what they held is gone with their lease, the others go on,
+/// and nothing is left of them. Each moment comes from a seed that is printed.
 /// </summary>
 public sealed class KillTests(ITestOutputHelper output)
 {
@@ -32,7 +32,8 @@ public sealed class KillTests(ITestOutputHelper output)
         await using var daemon = await DaemonProcess.StartAsync();
         using var client = FramePinClient.Connect(daemon.Endpoint);
         var space = (await client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest())).Name;
-        var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = Buffers * Step, Prot = 3, Flags = 0x32 } };
+        var map =
+            new MemoryCall { Mmap = new MmapCall { Address = At, Length = Buffers * Step, Prot = 3, Flags = 0x32 } };
         await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = map });
         using var machine = await LocalMachine.AttachAsync(client, "machines/default");
         using var mirror = await machine.MapSpaceAsync(space, At, Buffers * Step);
@@ -54,7 +55,8 @@ public sealed class KillTests(ITestOutputHelper output)
             if (kill % 20 == 19) await DrainedAsync(client);
         }
 
-        output.WriteLine($"{kills} kills, {frames} frames checked between them; {withoutDriver} fell before the first frame");
+        output.WriteLine(
+            $"{kills} kills, {frames} frames checked between them; {withoutDriver} fell before the first frame");
         mirror.Dispose();
         await DrainedAsync(client);
         await CheckCleanAsync(client);
@@ -73,13 +75,15 @@ public sealed class KillTests(ITestOutputHelper output)
             await using var driver = new VividDriver(kernel, new VividOptions { FramesPerSecond = 0 });
             using var stop = new CancellationTokenSource();
             var ready = new TaskCompletionSource();
-            var serving = DriverServer.RunAsync(client, "machines/default", "video0", driver, ready.SetResult, stop.Token);
+            var serving = DriverServer.RunAsync(
+                client, "machines/default", "video0", driver, ready.SetResult, stop.Token);
             await ready.Task.WaitAsync(Patience);
             var before = Resources(daemon.Id);
             for (var kill = 0; kill < kills; kill++)
             {
                 using var application = daemon.StartCommand(
-                    "v4l2", "capture", "video0", "--frames", "1000000", "--width", "320", "--height", "360", "--check", "--ttl", "0.5");
+                    "v4l2", "capture", "video0", "--frames", "1000000", "--width", "320", "--height", "360", "--check",
+                    "--ttl", "0.5");
                 Assert.Equal("streaming", await application.StandardError.ReadLineAsync());
                 var target = driver.Frames + (ulong)random.Next(200);
                 await UntilAsync(() => driver.Frames >= target, "the stream goes on");
@@ -91,7 +95,8 @@ public sealed class KillTests(ITestOutputHelper output)
             }
 
             output.WriteLine($"{kills} kills, {driver.Frames} frames between them");
-            await UntilAsync(() => client.AddressSpaces.ListAddressSpaces(new ListAddressSpacesRequest()).AddressSpaces.Count == 0, "the process's memory is gone");
+            await UntilAsync(() => client.AddressSpaces.ListAddressSpaces(
+                new ListAddressSpacesRequest()).AddressSpaces.Count == 0, "the process's memory is gone");
             await CheckCleanAsync(client);
             Assert.Equal(before, Resources(daemon.Id));
             await stop.CancelAsync();
@@ -99,7 +104,10 @@ public sealed class KillTests(ITestOutputHelper output)
         }
     }
 
-    /// <summary>Streams, and kills the driver while the ioctl number <paramref name="moment"/> is under way. Frames that were right before.</summary>
+    /// <summary>
+    /// Streams, and kills the driver while the ioctl number <paramref name="moment"/> is under way. Frames that were
+    /// right before.
+    /// </summary>
     private static async Task<int> RunUntilKilledAsync(
         FramePinClient client, string space, MappedFrames mirror, TestPattern pattern, Process driver, int moment)
     {
@@ -118,7 +126,8 @@ public sealed class KillTests(ITestOutputHelper output)
         {
             var (errno, _) = await Call(device.SetFormatAsync("YUYV", 320, 360));
             if (errno != Errno.None) return errno;
-            (errno, _) = await Call(device.Call(V4l2.SetControl, new V4l2Control { Id = "horizontal_movement", Value = 2 }));
+            (errno, _) = await Call(
+                device.Call(V4l2.SetControl, new V4l2Control { Id = "horizontal_movement", Value = 2 }));
             if (errno != Errno.None) return errno;
             (errno, _) = await Call(device.RequestBuffersAsync(Buffers, UserPtr));
             for (var i = 0U; i < Buffers && errno == Errno.None; i++)
@@ -132,7 +141,8 @@ public sealed class KillTests(ITestOutputHelper output)
                 var bytes = mirror.Bytes.Slice((int)(buffer.Index * Step), 230_400);
                 Assert.Equal(-1, pattern.FirstWrongRow(0, buffer.Sequence, bytes));
                 frames++;
-                (errno, _) = await Call(device.QueueUserPtrAsync(buffer.Index, At + (buffer.Index * Step), Pages * 4096));
+                (errno, _) = await Call(
+                    device.QueueUserPtrAsync(buffer.Index, At + (buffer.Index * Step), Pages * 4096));
             }
 
             return errno;
@@ -146,27 +156,32 @@ public sealed class KillTests(ITestOutputHelper output)
     /// <summary>Waits until no driver's lease is left; then nothing may be pinned any more.</summary>
     private static async Task DrainedAsync(FramePinClient client)
     {
-        await UntilAsync(() => client.Leases.ListLeases(new ListLeasesRequest()).Leases.Count == 0, "the leases of dead drivers end");
+        await UntilAsync(() => client.Leases.ListLeases(new ListLeasesRequest()).Leases.Count == 0,
+            "the leases of dead drivers end");
         var statistics = (await client.Machines.GetMachineAsync(new GetMachineRequest())).Statistics;
         Assert.Equal((statistics.PinsAcquired, 0U), (statistics.PinsReleased, statistics.FrameVectors));
     }
 
     private static async Task CheckCleanAsync(FramePinClient client)
     {
-        await UntilAsync(() => client.Machines.GetMachine(new GetMachineRequest()).Statistics.QuarantinedFrames == 0, "the quarantine is empty");
+        await UntilAsync(() => client.Machines.GetMachine(new GetMachineRequest()).Statistics.QuarantinedFrames == 0,
+            "the quarantine is empty");
         var statistics = (await client.Machines.GetMachineAsync(new GetMachineRequest())).Statistics;
         Assert.Equal(statistics.PinsAcquired, statistics.PinsReleased);
         Assert.Equal((0U, 0U), (statistics.FrameVectors, statistics.Devices));
         Assert.Empty((await client.Machines.AuditMachineAsync(new AuditMachineRequest())).Findings);
-        Assert.DoesNotContain((await client.Drivers.ListDriversAsync(new ListDriversRequest())).Drivers, driver => driver.OpenFiles > 0);
+        Assert.DoesNotContain(
+            (await client.Drivers.ListDriversAsync(new ListDriversRequest())).Drivers, driver => driver.OpenFiles > 0);
     }
 
     /// <summary>What the daemon has of memory files: descriptors, mappings, and files in shared memory.</summary>
     private static (int Descriptors, int Mappings, int Files) Resources(int daemon)
     {
         var folder = $"/proc/{daemon.ToString(CultureInfo.InvariantCulture)}";
-        var descriptors = new DirectoryInfo($"{folder}/fd").GetFiles().Count(file => file.LinkTarget?.Contains("memfd:framepin", StringComparison.Ordinal) == true);
-        var mappings = File.ReadLines($"{folder}/maps").Count(line => line.Contains("memfd:framepin", StringComparison.Ordinal));
+        var descriptors = new DirectoryInfo($"{folder}/fd").GetFiles().Count(
+            file => file.LinkTarget?.Contains("memfd:framepin", StringComparison.Ordinal) == true);
+        var mappings = File.ReadLines($"{folder}/maps").Count(
+            line => line.Contains("memfd:framepin", StringComparison.Ordinal));
         return (descriptors, mappings, Directory.GetFiles("/dev/shm", "framepin*").Length);
     }
 
@@ -182,7 +197,8 @@ public sealed class KillTests(ITestOutputHelper output)
 
     private Random Seeded()
     {
-        var seed = int.TryParse(Environment.GetEnvironmentVariable("FRAMEPIN_SEED"), CultureInfo.InvariantCulture, out var given) ? given : Random.Shared.Next();
+        var seed = int.TryParse(Environment.GetEnvironmentVariable("FRAMEPIN_SEED"), CultureInfo.InvariantCulture,
+            out var given) ? given : Random.Shared.Next();
         output.WriteLine($"seed {seed}; FRAMEPIN_SEED={seed} repeats it");
         return new Random(seed);
     }

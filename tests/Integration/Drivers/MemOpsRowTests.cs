@@ -8,7 +8,9 @@ using Errno = FramePin.Client.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 
-/// <summary>The three allocators on top of the frame helper: rows 78 to 86, 102 and the table of kernel-semantics 6.2.</summary>
+/// <summary>
+/// The three allocators on top of the frame helper: rows 78 to 86, 102 and the table of kernel-semantics 6.2.
+/// </summary>
 public sealed class MemOpsRowTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
     private const ulong At = 0x1000_0000;
@@ -48,7 +50,8 @@ public sealed class MemOpsRowTests(DaemonFixture daemon) : IClassFixture<DaemonF
         // The other two do not mind, nor does dma-contig behind an IOMMU, or for what lies in one page.
         Assert.Equal(Errno.None, await GetAsync(rig, new DmaSgMemOps(rig.Kernel), At, Pages * 4096));
         Assert.Equal(Errno.None, await GetAsync(rig, new VmallocMemOps(rig.Kernel), At, Pages * 4096));
-        Assert.Equal(Errno.None, await GetAsync(rig, new DmaContigMemOps(rig.Kernel, hasIommu: true), At, Pages * 4096));
+        Assert.Equal(
+            Errno.None, await GetAsync(rig, new DmaContigMemOps(rig.Kernel, hasIommu: true), At, Pages * 4096));
         Assert.Equal(Errno.None, await GetAsync(rig, ops, At, 4096));
     }
 
@@ -76,7 +79,8 @@ public sealed class MemOpsRowTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.Equal(Errno.EINVAL, await GetAsync(rig, ops, At + 1, 4096));
         Assert.Equal(Errno.EINVAL, await GetAsync(rig, ops, At, 4095));
         Assert.Equal(Errno.EINVAL, await GetAsync(rig, ops, At, 0));
-        Assert.Equal(["user data must be aligned to 64 bytes", "user data must be aligned to 64 bytes", "size is zero"], said);
+        Assert.Equal(
+            ["user data must be aligned to 64 bytes", "user data must be aligned to 64 bytes", "size is zero"], said);
         Assert.Equal(before, rig.Pins);
         Assert.Equal(Errno.None, await GetAsync(rig, ops, At + 64, 1024));
     }
@@ -110,7 +114,8 @@ public sealed class MemOpsRowTests(DaemonFixture daemon) : IClassFixture<DaemonF
         await using var rig = await KernelRig.CreateAsync(daemon, profile);
         MakeHuge(rig);
         (Vb2MemOps Ops, bool IsContig)[] all =
-            [(new VmallocMemOps(rig.Kernel), false), (new DmaSgMemOps(rig.Kernel), false), (new DmaContigMemOps(rig.Kernel), true)];
+            [(new VmallocMemOps(rig.Kernel), false), (new DmaSgMemOps(rig.Kernel), false),
+                (new DmaContigMemOps(rig.Kernel), true)];
         var place = 0UL;
         foreach (var (ops, isContig) in all)
         {
@@ -133,7 +138,8 @@ public sealed class MemOpsRowTests(DaemonFixture daemon) : IClassFixture<DaemonF
     [InlineData("4.3", true)]
     [InlineData("6.1", false)]
     [InlineData("6.12", false)]
-    public async Task Row_102_another_devices_buffer_is_pages_or_bare_PFNs_by_its_allocator(string profile, bool takesPfns)
+    public async Task Row_102_another_devices_buffer_is_pages_or_bare_PFNs_by_its_allocator(
+        string profile, bool takesPfns)
     {
         await using var rig = await KernelRig.CreateAsync(daemon, profile);
         rig.Lab.Device(At, Pages, DeviceMapping.PfnMap, isRam: true);
@@ -152,7 +158,8 @@ public sealed class MemOpsRowTests(DaemonFixture daemon) : IClassFixture<DaemonF
     {
         await using var rig = await KernelRig.CreateAsync(daemon, "6.12", isLocal);
         rig.Lab.Anon(At, 3);
-        var (_, memory) = await new VmallocMemOps(rig.Kernel).GetUserPtrAsync(rig.SpaceName, At + 100, 2 * 4096, DmaDirection.FromDevice);
+        var (_, memory) = await new VmallocMemOps(rig.Kernel).GetUserPtrAsync(
+            rig.SpaceName, At + 100, 2 * 4096, DmaDirection.FromDevice);
         await memory!.Mapping!.WriteAsync(memory.Offset, new byte[] { 1, 2, 3 });
         Assert.Equal(isLocal, memory.Mapping.TryGetBytes(out _));
         Assert.Equal((1, 3), (rig.Lab.Peek(At + 100), rig.Lab.Peek(At + 102)));

@@ -12,7 +12,9 @@ using Errno = FramePin.Client.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 
-/// <summary>The other drivers that the series converted: omap_vout (rows 103, 104) and exynos g2d (rows 105 to 110).</summary>
+/// <summary>
+/// The other drivers that the series converted: omap_vout (rows 103, 104) and exynos g2d (rows 105 to 110).
+/// </summary>
 public sealed class OldDriverRowTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
     private const ulong At = 0x1000_0000;
@@ -83,7 +85,8 @@ public sealed class OldDriverRowTests(DaemonFixture daemon) : IClassFixture<Daem
     {
         await using var rig = await KernelRig.CreateAsync(daemon, "6.1");
         await rig.ServeAsync("video1", new OmapVoutDriver(rig.Kernel));
-        Assert.Equal(Errno.ENODEV, (await DriverHandle.OpenAsync(daemon.Client, $"{rig.MachineName}/drivers/video1")).Errno);
+        Assert.Equal(
+            Errno.ENODEV, (await DriverHandle.OpenAsync(daemon.Client, $"{rig.MachineName}/drivers/video1")).Errno);
     }
 
     [Theory]
@@ -185,7 +188,8 @@ public sealed class OldDriverRowTests(DaemonFixture daemon) : IClassFixture<Daem
         var big = new G2dCommandList();
         for (var i = 0; i < 509; i++) big.Commands.Add(new G2dRegister { Offset = G2dRegisters.ForegroundColor });
         Assert.Equal(Errno.EINVAL, (await file.IoctlAsync(rig.SpaceName, G2dDriver.SetCommandList, big)).Errno);
-        for (var i = 0; i < G2dDriver.MaxLists; i++) Assert.Equal(Errno.None, await SetAsync(rig, file, At, Picture, At, Picture));
+        for (var i = 0; i < G2dDriver.MaxLists; i++)
+            Assert.Equal(Errno.None, await SetAsync(rig, file, At, Picture, At, Picture));
         Assert.Equal(Errno.ENOMEM, await SetAsync(rig, file, At, Picture, At, Picture));
     }
 
@@ -216,9 +220,11 @@ public sealed class OldDriverRowTests(DaemonFixture daemon) : IClassFixture<Daem
 
     private static async Task SetUpAsync(KernelRig rig, DriverHandle file)
     {
-        var format = new V4l2Format { Type = V4l2.BufferType.Output, Width = 64, Height = 64, PixelFormat = V4l2.FourCc("YUYV") };
+        var format = new V4l2Format { Type = V4l2.BufferType.Output, Width = 64, Height = 64,
+            PixelFormat = V4l2.FourCc("YUYV") };
         Assert.Equal(Errno.None, (await file.IoctlAsync(rig.SpaceName, V4l2.SetFormat, format)).Errno);
-        var request = new V4l2RequestBuffers { Count = 3, Type = V4l2.BufferType.Output, Memory = (uint)Vb2Memory.UserPtr };
+        var request = new V4l2RequestBuffers { Count = 3, Type = V4l2.BufferType.Output,
+            Memory = (uint)Vb2Memory.UserPtr };
         Assert.Equal(3U, (await file.IoctlAsync(rig.SpaceName, V4l2.RequestBuffers, request)).Answer.Count);
     }
 
@@ -249,12 +255,15 @@ public sealed class OldDriverRowTests(DaemonFixture daemon) : IClassFixture<Daem
     }
 
     private static async Task<Errno> SetAsync(
-        KernelRig rig, DriverHandle file, ulong source, ulong sourceSize, ulong destination, ulong destinationSize, int side = 64, int left = 0) =>
+        KernelRig rig, DriverHandle file, ulong source, ulong sourceSize, ulong destination, ulong destinationSize,
+        int side = 64, int left = 0) =>
         (await file.IoctlAsync(
-            rig.SpaceName, G2dDriver.SetCommandList, List(source, sourceSize, destination, destinationSize, side, left))).Errno;
+            rig.SpaceName, G2dDriver.SetCommandList, List(
+                source, sourceSize, destination, destinationSize, side, left))).Errno;
 
     /// <summary>A square of 16-bit pixels from one buffer to another, from column <paramref name="left"/> on.</summary>
-    private static G2dCommandList List(ulong source, ulong sourceSize, ulong destination, ulong destinationSize, int side, int left)
+    private static G2dCommandList List(
+        ulong source, ulong sourceSize, ulong destination, ulong destinationSize, int side, int left)
     {
         var list = new G2dCommandList();
         foreach (var first in new[] { G2dRegisters.SourceBase, G2dRegisters.DestinationBase })
@@ -265,7 +274,9 @@ public sealed class OldDriverRowTests(DaemonFixture daemon) : IClassFixture<Daem
             list.Commands.Add(new G2dRegister { Offset = first + 0x10, Value = G2dRegisters.Point(side, side) });
         }
 
-        list.Buffers.Add(new G2dBufferRegister { Offset = G2dRegisters.SourceBase | G2dRegisters.UserPointer, UserPointer = source, Size = sourceSize });
+        list.Buffers.Add(
+            new G2dBufferRegister { Offset = G2dRegisters.SourceBase | G2dRegisters.UserPointer, UserPointer = source,
+                Size = sourceSize });
         list.Buffers.Add(new G2dBufferRegister
         {
             Offset = G2dRegisters.DestinationBase | G2dRegisters.UserPointer,

@@ -8,7 +8,10 @@ using Errno = FramePin.Client.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 
-/// <summary>The stream over which a driver pins and puts: what it says of single operations, and what happens when it is taken or breaks.</summary>
+/// <summary>
+/// The stream over which a driver pins and puts: what it says of single operations, and what happens when it is taken
+/// or breaks.
+/// </summary>
 public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
     private const ulong At = 0x1000_0000;
@@ -21,8 +24,11 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         await daemon.MapAsync(space, At, 4);
         using var stream = daemon.Client.Pinning.PinStream();
         var pins = new PinBatch { Sequence = 1, Machine = machine };
-        foreach (var (name, pages) in new[] { (space, 4UL), (space, 0UL), ($"{machine}/addressSpaces/none", 1UL), ("", 1UL), (space, 2UL) })
-            pins.Operations.Add(new PinOperation { Pin = new PinRange { AddressSpace = name, Start = At, Pages = pages, Write = true, WithFrames = true } });
+        foreach (var (name, pages) in new[] { (space, 4UL), (space, 0UL), ($"{machine}/addressSpaces/none", 1UL),
+            ("", 1UL), (space, 2UL) })
+            pins.Operations.Add(
+                new PinOperation { Pin = new PinRange { AddressSpace = name, Start = At, Pages = pages, Write = true,
+                    WithFrames = true } });
         var answers = await AskAsync(stream, pins);
         Assert.Equal(
             [StatusCode.OK, StatusCode.InvalidArgument, StatusCode.NotFound, StatusCode.InvalidArgument, StatusCode.OK],
@@ -30,8 +36,10 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         Assert.All(answers.Where(answer => answer.StatusCode != 0), answer => Assert.NotEqual("", answer.Message));
         var puts = new PinBatch { Sequence = 2, Machine = machine };
         foreach (var number in new[] { answers[0].FrameVector, answers[0].FrameVector, answers[4].FrameVector })
-            puts.Operations.Add(new PinOperation { UnpinVector = new UnpinVector { FrameVector = number, Dirty = true } });
-        Assert.Equal([(0U, 4UL), (2U, 0UL), (0U, 2UL)], (await AskAsync(stream, puts)).Select(answer => (answer.Errno, answer.Frames)));
+            puts.Operations.Add(
+                new PinOperation { UnpinVector = new UnpinVector { FrameVector = number, Dirty = true } });
+        Assert.Equal([(0U, 4UL), (2U, 0UL), (0U, 2UL)],
+            (await AskAsync(stream, puts)).Select(answer => (answer.Errno, answer.Frames)));
         await daemon.DigestAsync(machine);
     }
 
@@ -42,13 +50,16 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         await daemon.MapAsync(space, At, 1);
         using var stream = daemon.Client.Pinning.PinStream();
         var pin = new PinOperation { Pin = new PinRange { AddressSpace = space, Start = At, Pages = 1 } };
-        var held = (await AskAsync(stream, new PinBatch { Sequence = 1, Machine = machine, Operations = { pin } }))[0].FrameVector;
+        var held = (await AskAsync(
+            stream, new PinBatch { Sequence = 1, Machine = machine, Operations = { pin } }))[0].FrameVector;
         var unpin = new PinOperation { UnpinVector = new UnpinVector { FrameVector = held, Hold = 7 } };
         var answers = await AskAsync(
-            stream, new PinBatch { Sequence = 2, Machine = machine, Attachment = "attachments/gone", Operations = { pin, unpin } });
+            stream, new PinBatch { Sequence = 2, Machine = machine, Attachment = "attachments/gone",
+                Operations = { pin, unpin } });
         Assert.Equal((uint)StatusCode.NotFound, answers[0].StatusCode);
         Assert.Equal((0U, 1UL), (answers[1].Errno, answers[1].Frames));
-        answers = await AskAsync(stream, new PinBatch { Sequence = 3, Machine = machine, Lease = "leases/gone", Operations = { pin } });
+        answers = await AskAsync(
+            stream, new PinBatch { Sequence = 3, Machine = machine, Lease = "leases/gone", Operations = { pin } });
         Assert.Equal((uint)StatusCode.NotFound, answers[0].StatusCode);
         Assert.Equal(0, daemon.MachineOf(machine).Statistics().Vectors);
     }
@@ -60,14 +71,17 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         rig.Lab.Anon(At, 1, written: false);
         rig.Lab.Anon(2 * At, 2);
         var rule = new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Times = 1 };
-        await daemon.Client.Machines.AddFaultRulesAsync(new AddFaultRulesRequest { Machine = rig.MachineName, Rules = { rule } });
+        await daemon.Client.Machines.AddFaultRulesAsync(
+            new AddFaultRulesRequest { Machine = rig.MachineName, Rules = { rule } });
         var waiting = rig.Kernel.GetVaddrFramesAsync(rig.SpaceName, At, 1, isWrite: true, isForce: false);
         while (rig.Machine.ParkedPins().Count == 0) await Task.Yield();
-        var (errno, frames) = await rig.Kernel.GetVaddrFramesAsync(rig.SpaceName, 2 * At, 2, isWrite: true, isForce: false).WaitAsync(Patience);
+        var (errno, frames) = await rig.Kernel.GetVaddrFramesAsync(
+            rig.SpaceName, 2 * At, 2, isWrite: true, isForce: false).WaitAsync(Patience);
         Assert.Equal((Errno.None, 2UL), (errno, frames!.Count));
         // In place of another one too: put first, then pinned, by two calls.
         (errno, var second) = await rig.Kernel.GetVaddrFramesAsync(
-            rig.SpaceName, 2 * At, 1, isWrite: true, isForce: false, new PutFrames(frames, IsDirty: true)).WaitAsync(Patience);
+            rig.SpaceName, 2 * At, 1, isWrite: true, isForce: false, new PutFrames(frames, IsDirty: true))
+                .WaitAsync(Patience);
         Assert.Equal((Errno.None, 2), (errno, rig.Vectors));
         await rig.Kernel.PutAsync(second!, isDirty: false).WaitAsync(Patience);
         Assert.False(waiting.IsCompleted);
@@ -119,10 +133,12 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         await daemon.MapAsync(space, At, 1);
         using var relay = new SocketRelay(daemon.Endpoint["unix:".Length..]);
         using var client = FramePinClient.Connect($"unix:{relay.Path}");
-        await using var kernel = await DriverKernel.OpenAsync(client, machine, "test", isLocal: false, TimeSpan.FromMinutes(5));
+        await using var kernel = await DriverKernel.OpenAsync(
+            client, machine, "test", isLocal: false, TimeSpan.FromMinutes(5));
         for (var i = 0; i < 3; i++)
         {
-            var (errno, frames) = await kernel.GetVaddrFramesAsync(space, At, 1, isWrite: true, isForce: false).WaitAsync(Patience);
+            var (errno, frames) = await kernel.GetVaddrFramesAsync(
+                space, At, 1, isWrite: true, isForce: false).WaitAsync(Patience);
             Assert.Equal((Errno.None, 1UL), (errno, frames!.Count));
             relay.BreakAll();
             await kernel.PutAsync(frames, isDirty: true).WaitAsync(Patience);
@@ -138,16 +154,20 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         await daemon.MapAsync(space, At, 4);
         using var relay = new SocketRelay(daemon.Endpoint["unix:".Length..]);
         using var client = FramePinClient.Connect($"unix:{relay.Path}");
-        await using var kernel = await DriverKernel.OpenAsync(client, machine, "test", isLocal: false, TimeSpan.FromMinutes(5));
+        await using var kernel = await DriverKernel.OpenAsync(
+            client, machine, "test", isLocal: false, TimeSpan.FromMinutes(5));
         // The connection may break before the daemon has read the message, by an answer to something else.
         var lost = 0;
         for (var round = 0; round < 50 && lost < 3; round++)
         {
-            var (_, first) = await kernel.GetVaddrFramesAsync(space, At, 1, isWrite: true, isForce: false).WaitAsync(Patience);
+            var (_, first) = await kernel.GetVaddrFramesAsync(
+                space, At, 1, isWrite: true, isForce: false).WaitAsync(Patience);
             relay.LosesAnswers = true;
-            await Assert.ThrowsAsync<RpcException>(() => kernel.GetVaddrFramesAsync(space, At, 2, isWrite: true, isForce: false).WaitAsync(Patience));
+            await Assert.ThrowsAsync<RpcException>(
+                () => kernel.GetVaddrFramesAsync(space, At, 2, isWrite: true, isForce: false).WaitAsync(Patience));
             relay.LosesAnswers = false;
-            var (errno, third) = await kernel.GetVaddrFramesAsync(space, At, 3, isWrite: true, isForce: false).WaitAsync(Patience);
+            var (errno, third) = await kernel.GetVaddrFramesAsync(
+                space, At, 3, isWrite: true, isForce: false).WaitAsync(Patience);
             Assert.Equal((Errno.None, 3UL), (errno, third!.Count));
             await kernel.PutAsync(first!, isDirty: false).WaitAsync(Patience);
             await kernel.PutAsync(third, isDirty: false).WaitAsync(Patience);
@@ -173,7 +193,8 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         Assert.Empty(daemon.MachineOf(machine).ParkedPins());
     }
 
-    private static async Task<IList<PinOperationResult>> AskAsync(AsyncDuplexStreamingCall<PinBatch, PinBatchResult> stream, PinBatch batch)
+    private static async Task<IList<PinOperationResult>> AskAsync(
+        AsyncDuplexStreamingCall<PinBatch, PinBatchResult> stream, PinBatch batch)
     {
         await stream.RequestStream.WriteAsync(batch);
         Assert.True(await stream.ResponseStream.MoveNext(CancellationToken.None).WaitAsync(Patience));

@@ -8,14 +8,18 @@ using Errno = FramePin.Client.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 
-/// <summary>Random ioctls on a vivid node, by two files: each is answered with an errno that V4L2 knows, and at the end nothing is left pinned.</summary>
+/// <summary>
+/// Random ioctls on a vivid node, by two files: each is answered with an errno that V4L2 knows, and at the end nothing
+/// is left pinned.
+/// </summary>
 public sealed class QueueFuzzTests(DaemonFixture daemon, ITestOutputHelper output) : IClassFixture<DaemonFixture>
 {
     private const ulong At = 0x1000_0000;
     private const uint Size = 230_400;
     private const int Pages = 57;
     private static readonly string[] Injections =
-        ["inject_queue_setup_error", "inject_buf_prepare_error", "inject_start_streaming_error", "inject_dqbuf_error", "inject_fatal_error"];
+        ["inject_queue_setup_error", "inject_buf_prepare_error", "inject_start_streaming_error", "inject_dqbuf_error",
+            "inject_fatal_error"];
 
     private static readonly Errno[] Known =
         [Errno.None, Errno.EINVAL, Errno.EBUSY, Errno.EFAULT, Errno.EAGAIN, Errno.EIO, Errno.ENOBUFS, Errno.ENOTTY];
@@ -27,17 +31,20 @@ public sealed class QueueFuzzTests(DaemonFixture daemon, ITestOutputHelper outpu
     public async Task Random_ioctls_are_answered_and_leave_nothing(string profile, bool isOutput)
     {
         const int steps = 3000;
-        var seed = int.TryParse(Environment.GetEnvironmentVariable("FRAMEPIN_SEED"), CultureInfo.InvariantCulture, out var given) ? given : Random.Shared.Next();
+        var seed = int.TryParse(Environment.GetEnvironmentVariable("FRAMEPIN_SEED"), CultureInfo.InvariantCulture,
+            out var given) ? given : Random.Shared.Next();
         output.WriteLine($"seed {seed}; FRAMEPIN_SEED={seed} repeats it");
         var random = new Random(seed);
-        await using var rig = await VividRig.CreateAsync(daemon, profile, new VividOptions { IsOutput = isOutput, FramesPerSecond = 0 });
+        await using var rig = await VividRig.CreateAsync(
+            daemon, profile, new VividOptions { IsOutput = isOutput, FramesPerSecond = 0 });
         await rig.Device.SetFormatAsync("YUYV", 320, 360);
         for (var i = 0UL; i < 4; i++) rig.Lab.Anon(At + (i * 0x10_0000), Pages);
         await using var second = await rig.OpenAsync("video0", rig.SpaceName);
         var exported = new List<string>();
         var seen = new SortedDictionary<string, int>(StringComparer.Ordinal);
         // Longer where the other file owned the queue for so long that nothing came to stream.
-        bool HasStreamed() => seen.ContainsKey("QBUF None") && seen.ContainsKey("DQBUF None") && seen.ContainsKey("STREAMON None");
+        bool HasStreamed() =>
+            seen.ContainsKey("QBUF None") && seen.ContainsKey("DQBUF None") && seen.ContainsKey("STREAMON None");
         for (var step = 0; step < steps || (step < 10 * steps && !HasStreamed()); step++)
         {
             var device = random.Next(8) == 0 ? second : rig.Device;
@@ -52,9 +59,11 @@ public sealed class QueueFuzzTests(DaemonFixture daemon, ITestOutputHelper outpu
         Assert.True(HasStreamed());
     }
 
-    private static async Task<(string What, Errno Errno)> StepAsync(V4l2Device device, VividRig rig, Random random, List<string> exported)
+    private static async Task<(string What, Errno Errno)> StepAsync(
+        V4l2Device device, VividRig rig, Random random, List<string> exported)
     {
-        var memory = random.Next(10) switch { 0 => 77U, 1 => (uint)Vb2Memory.Mmap, 2 => (uint)Vb2Memory.DmaBuf, _ => (uint)Vb2Memory.UserPtr };
+        var memory = random.Next(10) switch { 0 => 77U, 1 => (uint)Vb2Memory.Mmap, 2 => (uint)Vb2Memory.DmaBuf,
+            _ => (uint)Vb2Memory.UserPtr };
         var index = (uint)random.Next(6);
         switch (random.Next(24))
         {
@@ -63,9 +72,13 @@ public sealed class QueueFuzzTests(DaemonFixture daemon, ITestOutputHelper outpu
             case 2:
                 var format = (await device.GetFormatAsync()).Format;
                 if (random.Next(4) == 0) format.Planes[0].SizeImage--;
-                return ("CREATE_BUFS", (await device.Call(V4l2.CreateBuffers, new V4l2CreateBuffers { Count = (uint)random.Next(4), Memory = memory, Format = format })).Errno);
+                return ("CREATE_BUFS",
+                    (await device.Call(V4l2.CreateBuffers,
+                    new V4l2CreateBuffers { Count = (uint)random.Next(4), Memory = memory, Format = format })).Errno);
             case 3:
-                return ("REMOVE_BUFS", (await device.Call(V4l2.RemoveBuffers, new V4l2RemoveBuffers { Index = index, Count = (uint)random.Next(3), Type = device.Type })).Errno);
+                return ("REMOVE_BUFS",
+                    (await device.Call(V4l2.RemoveBuffers,
+                    new V4l2RemoveBuffers { Index = index, Count = (uint)random.Next(3), Type = device.Type })).Errno);
             case 4 or 5 or 6:
                 return ("STREAMON", await device.StreamOnAsync());
             case 7:
@@ -79,7 +92,8 @@ public sealed class QueueFuzzTests(DaemonFixture daemon, ITestOutputHelper outpu
                 if (errno == Errno.None) exported.Add(export.DmaBuf);
                 return ("EXPBUF", errno);
             case 11:
-                var (failed, address) = await device.File.MapAsync(rig.SpaceName, Size, 3, (uint)random.Next(1, 3), index << 15);
+                var (failed, address) = await device.File.MapAsync(
+                    rig.SpaceName, Size, 3, (uint)random.Next(1, 3), index << 15);
                 if (failed == Errno.None && random.Next(2) == 0) rig.Machine.Munmap(rig.Lab.Space, address, Size);
                 return ("mmap", failed);
             case 12 when random.Next(4) == 0:
@@ -101,8 +115,10 @@ public sealed class QueueFuzzTests(DaemonFixture daemon, ITestOutputHelper outpu
         {
             new V4l2Plane
             {
-                UserPointer = random.Next(8) switch { 0 => 0, 1 => 0x5000_0000, 2 => At + 4096, var place => At + ((ulong)(place & 3) * 0x10_0000) },
-                Length = random.Next(8) switch { 0 => 0, 1 => Size - 1, 2 => Pages * 4096, 3 => (Pages + 1) * 4096, _ => Size },
+                UserPointer = random.Next(8) switch { 0 => 0, 1 => 0x5000_0000, 2 => At + 4096,
+                    var place => At + ((ulong)(place & 3) * 0x10_0000) },
+                Length = random.Next(8) switch { 0 => 0, 1 => Size - 1, 2 => Pages * 4096, 3 => (Pages + 1) * 4096,
+                    _ => Size },
                 BytesUsed = random.Next(6) == 0 ? Size + 1 : 0,
             },
         },

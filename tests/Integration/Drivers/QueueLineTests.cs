@@ -10,7 +10,10 @@ using Errno = FramePin.Client.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 
-/// <summary>Lines of kernel-semantics 6.1 and 6.5 that have no row of their own: states, requests, read and write, shared attachments, limits.</summary>
+/// <summary>
+/// Lines of kernel-semantics 6.1 and 6.5 that have no row of their own: states, requests, read and write, shared
+/// attachments, limits.
+/// </summary>
 public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
     private const ulong At = 0x1000_0000;
@@ -30,7 +33,9 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
     {
         await using var rig = await CreateAsync();
         Assert.Equal(Errno.EINVAL, (await rig.Device.RequestBuffersAsync(2, memory)).Errno);
-        Assert.Equal(Errno.EINVAL, (await rig.Device.Call(V4l2.RequestBuffers, new V4l2RequestBuffers { Count = 2, Memory = Mmap, Type = 2 })).Errno);
+        Assert.Equal(
+            Errno.EINVAL, (await rig.Device.Call(
+                V4l2.RequestBuffers, new V4l2RequestBuffers { Count = 2, Memory = Mmap, Type = 2 })).Errno);
     }
 
     // 6.1: buffer states.
@@ -56,7 +61,8 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.False(queue.BufferDone(second, Vb2State.Done));
         var (errno, taken) = await RunAsync(queue, V4l2.DequeueBuffer, new V4l2Buffer { Type = 1, Memory = Mmap });
         Assert.Equal((Errno.None, 0U, V4l2.FlagError), (errno, taken.Index, taken.Flags));
-        Assert.Equal(Errno.EAGAIN, (await RunAsync(queue, V4l2.DequeueBuffer, new V4l2Buffer { Type = 1, Memory = Mmap })).Errno);
+        Assert.Equal(Errno.EAGAIN,
+            (await RunAsync(queue, V4l2.DequeueBuffer, new V4l2Buffer { Type = 1, Memory = Mmap })).Errno);
         // Streamoff returns everything.
         await RunAsync(queue, V4l2.StreamOff, new V4l2Stream { Type = 1 });
         Assert.Equal([Vb2State.Dequeued, Vb2State.Dequeued], driver.Queued.Select(buffer => buffer.State));
@@ -104,12 +110,16 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         await using var rig = await KernelRig.CreateAsync(daemon, "6.12");
         foreach (var (requires, supports, flags, wanted) in new[]
         {
-            (true, true, 0U, Errno.EBADR), (false, false, V4l2.FlagRequestFd, Errno.EBADR), (true, true, V4l2.FlagRequestFd, Errno.EINVAL),
+            (true, true, 0U, Errno.EBADR), (false, false, V4l2.FlagRequestFd, Errno.EBADR),
+            (true, true, V4l2.FlagRequestFd, Errno.EINVAL),
         })
         {
             using var queue = CreateQueue(rig, new IdleDriver(), requires, supports);
             await RunAsync(queue, V4l2.RequestBuffers, new V4l2RequestBuffers { Count = 2, Type = 1, Memory = Mmap });
-            Assert.Equal(wanted, (await RunAsync(queue, V4l2.QueueBuffer, new V4l2Buffer { Type = 1, Memory = Mmap, Flags = flags, RequestFd = 9 })).Errno);
+            Assert.Equal(
+                wanted,
+                (await RunAsync(queue, V4l2.QueueBuffer,
+                new V4l2Buffer { Type = 1, Memory = Mmap, Flags = flags, RequestFd = 9 })).Errno);
             await queue.ReleaseAsync(this);
         }
     }
@@ -125,7 +135,8 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.Equal(Errno.EINVAL, await QueueAsync(rig, new MediaRequest { Fd = 99 }));
         Assert.Equal(Errno.EINVAL, (await rig.Device.PrepareAsync(User(0, At, request))).Errno);
         var (errno, bound) = await rig.Device.QueueAsync(User(0, At, request));
-        Assert.Equal((Errno.None, V4l2.FlagInRequest | V4l2.FlagRequestFd, request.Fd), (errno, bound.Flags, bound.RequestFd));
+        Assert.Equal(
+            (Errno.None, V4l2.FlagInRequest | V4l2.FlagRequestFd, request.Fd), (errno, bound.Flags, bound.RequestFd));
         // Nothing is pinned before the request is queued.
         Assert.Equal((0, 0), Counts(rig));
         Assert.Equal(Errno.EINVAL, (await rig.Device.QueueAsync(User(0, At, request))).Errno);
@@ -137,7 +148,8 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.Equal(Errno.EBUSY, await ReinitAsync(rig, request));
         Assert.Equal(Errno.EBUSY, (await rig.Device.QueueAsync(User(2, At, request))).Errno);
         await rig.Device.StreamOnAsync();
-        for (var i = 0U; i < 2; i++) Assert.Equal(i, (await rig.Device.DequeueAsync(UserPtr).WaitAsync(Patience)).Buffer.Index);
+        for (var i = 0U; i < 2; i++)
+            Assert.Equal(i, (await rig.Device.DequeueAsync(UserPtr).WaitAsync(Patience)).Buffer.Index);
         Assert.Equal(Errno.None, await ReinitAsync(rig, request));
         // Used again, then undone before it is queued.
         Assert.Equal(Errno.None, (await rig.Device.QueueAsync(User(0, At, request))).Errno);
@@ -173,8 +185,10 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         // A frame and a half: the second read begins the next frame only when the first one is read to its end.
         Assert.Equal((Errno.None, 1000UL), await rig.Device.File.ReadAsync(rig.SpaceName, At, 1000));
         Assert.Equal(9824, rig.Sum(At));
-        Assert.Equal((Errno.None, Size - 1000UL), await rig.Device.File.ReadAsync(rig.SpaceName, At + 1000, Size).WaitAsync(Patience));
-        Assert.Equal((Errno.None, (ulong)Size), await rig.Device.File.ReadAsync(rig.SpaceName, At, Size + 1).WaitAsync(Patience));
+        Assert.Equal((Errno.None, Size - 1000UL),
+            await rig.Device.File.ReadAsync(rig.SpaceName, At + 1000, Size).WaitAsync(Patience));
+        Assert.Equal((Errno.None, (ulong)Size),
+            await rig.Device.File.ReadAsync(rig.SpaceName, At, Size + 1).WaitAsync(Patience));
         Assert.Equal(Errno.EBUSY, (await rig.Device.RequestBuffersAsync(2, UserPtr)).Errno);
         Assert.Equal(Errno.EBUSY, (await rig.Device.QueueUserPtrAsync(0, At, Size)).Errno);
         Assert.Equal(Errno.EBUSY, (await rig.Device.PrepareAsync(User(0, At))).Errno);
@@ -188,7 +202,8 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.Equal((Errno.EBUSY, 0UL), await second.File.ReadAsync(rig.SpaceName, At, Size));
         Assert.Equal(Errno.EINVAL, (await rig.Device.RequestBuffersAsync(2, 9)).Errno);
         // Nowhere to put it: the frame is not lost.
-        Assert.Equal((Errno.EFAULT, 0UL), await rig.Device.File.ReadAsync(rig.SpaceName, 0x7000_0000, 16).WaitAsync(Patience));
+        Assert.Equal(
+            (Errno.EFAULT, 0UL), await rig.Device.File.ReadAsync(rig.SpaceName, 0x7000_0000, 16).WaitAsync(Patience));
         Assert.Equal((Errno.EINVAL, 0UL), await rig.Device.File.ReadAsync(rig.SpaceName, 0, 16));
         Assert.Equal((0, 0), Counts(rig));
     }
@@ -224,12 +239,14 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         {
             var (errno, bytes) = await output.File.WriteAsync(rig.SpaceName, At, 100_000).WaitAsync(Patience);
             Assert.Equal((Errno.None, 100_000UL), (errno, bytes));
-            Assert.Equal((Errno.None, Size - 100_000UL), await output.File.WriteAsync(rig.SpaceName, At, Size).WaitAsync(Patience));
+            Assert.Equal((Errno.None, Size - 100_000UL),
+                await output.File.WriteAsync(rig.SpaceName, At, Size).WaitAsync(Patience));
         }
 
         Assert.True(shown.Frames >= 3);
         Assert.Equal(Errno.EBUSY, (await output.QueueUserPtrAsync(0, At, Size)).Errno);
-        Assert.Equal((Errno.EFAULT, 0UL), await output.File.WriteAsync(rig.SpaceName, 0x7000_0000, 16).WaitAsync(Patience));
+        Assert.Equal(
+            (Errno.EFAULT, 0UL), await output.File.WriteAsync(rig.SpaceName, 0x7000_0000, 16).WaitAsync(Patience));
     }
 
     [Fact]
@@ -237,11 +254,13 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
     {
         await using var rig = await VividRig.CreateAsync(daemon, "6.12", new VividOptions { FramesPerSecond = 0.001 });
         rig.Lab.Anon(At, Pages);
-        Assert.Equal((Errno.EAGAIN, 0UL), await rig.Device.File.ReadAsync(rig.SpaceName, At, Size, isNonBlocking: true));
+        Assert.Equal(
+            (Errno.EAGAIN, 0UL), await rig.Device.File.ReadAsync(rig.SpaceName, At, Size, isNonBlocking: true));
         using var signal = new CancellationTokenSource();
         var waiting = rig.Device.File.ReadAsync(rig.SpaceName, At, Size, cancelled: signal.Token);
         // Until it waits, another one is told EAGAIN; then it is in the way.
-        while ((await rig.Device.File.ReadAsync(rig.SpaceName, At, Size, isNonBlocking: true)).Errno == Errno.EAGAIN) await Task.Yield();
+        while ((await rig.Device.File.ReadAsync(rig.SpaceName, At, Size, isNonBlocking: true)).Errno == Errno.EAGAIN)
+            await Task.Yield();
         Assert.Equal((Errno.EBUSY, 0UL), await rig.Device.File.ReadAsync(rig.SpaceName, At, Size, isNonBlocking: true));
         await signal.CancelAsync();
         await Assert.ThrowsAsync<Grpc.Core.RpcException>(() => waiting);
@@ -273,12 +292,17 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         await using var rig = await KernelRig.CreateAsync(daemon, "6.12", memoryBytes: 8UL << 20);
         using var queue = CreateQueue(rig, new IdleDriver { PlaneBytes = 2 << 20 }, minQueued: 6);
         // Seven of 2 MiB do not fit into 8 MiB: those that do are given back.
-        Assert.Equal(Errno.ENOMEM, (await RunAsync(queue, V4l2.RequestBuffers, new V4l2RequestBuffers { Count = 1, Type = 1, Memory = Mmap })).Errno);
+        Assert.Equal(
+            Errno.ENOMEM, (await RunAsync(
+                queue, V4l2.RequestBuffers, new V4l2RequestBuffers { Count = 1, Type = 1, Memory = Mmap })).Errno);
         Assert.Equal(0, queue.Count);
         using var huge = CreateQueue(rig, new IdleDriver { PlaneBytes = 64 << 20 });
-        Assert.Equal(Errno.ENOMEM, (await RunAsync(huge, V4l2.RequestBuffers, new V4l2RequestBuffers { Count = 1, Type = 1, Memory = Mmap })).Errno);
+        Assert.Equal(
+            Errno.ENOMEM, (await RunAsync(
+                huge, V4l2.RequestBuffers, new V4l2RequestBuffers { Count = 1, Type = 1, Memory = Mmap })).Errno);
         using var slow = CreateQueue(rig, new IdleDriver(), minQueued: 2);
-        var (_, asked) = await RunAsync(slow, V4l2.RequestBuffers, new V4l2RequestBuffers { Count = 1, Type = 1, Memory = UserPtr });
+        var (_, asked) = await RunAsync(
+            slow, V4l2.RequestBuffers, new V4l2RequestBuffers { Count = 1, Type = 1, Memory = UserPtr });
         Assert.Equal(3U, asked.Count);
         await slow.ReleaseAsync(this);
     }
@@ -292,13 +316,16 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         const uint closeOnExec = 0x8_0000;
         foreach (var (type, index, plane, flags, wanted) in new[]
         {
-            (1U, 0U, 0U, closeOnExec | 2, Errno.None), (2U, 0U, 0U, 0U, Errno.EINVAL), (1U, 2U, 0U, 0U, Errno.EINVAL), (1U, 0U, 1U, 0U, Errno.EINVAL),
+            (1U, 0U, 0U, closeOnExec | 2, Errno.None), (2U, 0U, 0U, 0U, Errno.EINVAL), (1U, 2U, 0U, 0U, Errno.EINVAL),
+            (1U, 0U, 1U, 0U, Errno.EINVAL),
             (1U, 0U, 0U, 0x800U, Errno.EINVAL),
         })
         {
-            var (errno, answer) = await rig.Device.Call(V4l2.ExportBuffer, new V4l2ExportBuffer { Type = type, Index = index, Plane = plane, Flags = flags });
+            var (errno, answer) = await rig.Device.Call(
+                V4l2.ExportBuffer, new V4l2ExportBuffer { Type = type, Index = index, Plane = plane, Flags = flags });
             Assert.Equal(wanted, errno);
-            if (errno == Errno.None) await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = answer.DmaBuf });
+            if (errno == Errno.None)
+                await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = answer.DmaBuf });
         }
 
         await rig.Device.RequestBuffersAsync(0, Mmap);
@@ -338,7 +365,8 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.Equal(Errno.EINVAL, await ImportAsync(first, $"{rig.MachineName}/frameVectors/99999"));
         Assert.Null(planes[0].Memory);
         await queue.ReleaseAsync(this);
-        foreach (var export in new[] { first, second }) await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = export });
+        foreach (var export in new[] { first, second })
+            await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = export });
 
         async Task<Errno> ImportAsync(string one, string two) => (await RunAsync(queue, V4l2.QueueBuffer, new V4l2Buffer
         {
@@ -375,11 +403,14 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         return name;
     }
 
-    private static Task<Errno> QueueAsync(VividRig rig, MediaRequest request) => CallAsync(rig, V4l2.QueueRequest, request);
+    private static Task<Errno> QueueAsync(VividRig rig, MediaRequest request) =>
+        CallAsync(rig, V4l2.QueueRequest, request);
 
-    private static Task<Errno> ReinitAsync(VividRig rig, MediaRequest request) => CallAsync(rig, V4l2.ReinitRequest, request);
+    private static Task<Errno> ReinitAsync(VividRig rig, MediaRequest request) =>
+        CallAsync(rig, V4l2.ReinitRequest, request);
 
-    private static async Task<Errno> CallAsync(VividRig rig, string command, MediaRequest request) => (await rig.Device.Call(command, request)).Errno;
+    private static async Task<Errno> CallAsync(VividRig rig, string command, MediaRequest request) =>
+        (await rig.Device.Call(command, request)).Errno;
 
     private static V4l2Buffer User(uint index, ulong address, MediaRequest? request = null) => new()
     {
@@ -390,10 +421,12 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Planes = { new V4l2Plane { UserPointer = address, Length = Size } },
     };
 
-    private static (int Acquired, int Released) Counts(KernelRig rig) => ((int)rig.Pins.Acquired, (int)rig.Pins.Released);
+    private static (int Acquired, int Released) Counts(KernelRig rig) =>
+        ((int)rig.Pins.Acquired, (int)rig.Pins.Released);
 
     private static Vb2Queue CreateQueue(
-        KernelRig rig, IVb2Driver driver, bool requiresRequests = false, bool supportsRequests = false, uint minQueued = 0, uint type = V4l2.BufferType.Capture)
+        KernelRig rig, IVb2Driver driver, bool requiresRequests = false, bool supportsRequests = false,
+        uint minQueued = 0, uint type = V4l2.BufferType.Capture)
     {
         var options = new Vb2QueueOptions
         {
@@ -409,7 +442,8 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
     private async Task<(Errno Errno, T Answer)> RunAsync<T>(Vb2Queue queue, string command, T argument)
         where T : Google.Protobuf.IMessage<T>
     {
-        var context = new IoctlContext(command, Google.Protobuf.MessageExtensions.ToByteString(argument), "", IsNonBlocking: true);
+        var context = new IoctlContext(
+            command, Google.Protobuf.MessageExtensions.ToByteString(argument), "", IsNonBlocking: true);
         var result = (await queue.TryIoctlAsync(this, context, default))!.Value;
         return (result.Errno, result.Argument is T answer ? answer : argument);
     }

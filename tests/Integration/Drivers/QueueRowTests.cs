@@ -56,7 +56,8 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
     [Fact]
     public async Task Row_91_97_a_bad_second_plane_gives_the_first_one_back_and_the_array_is_checked()
     {
-        await using var rig = await VividRig.CreateAsync(daemon, "6.12", new VividOptions { IsMultiplanar = true, FramesPerSecond = 0 });
+        await using var rig = await VividRig.CreateAsync(
+            daemon, "6.12", new VividOptions { IsMultiplanar = true, FramesPerSecond = 0 });
         var format = (await rig.Device.SetFormatAsync("NM12", 320, 240)).Format;
         Assert.Equal([76_800U, 38_400U], format.Planes.Select(plane => plane.SizeImage));
         rig.Lab.Anon(At, 19);
@@ -125,7 +126,8 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
     [Fact]
     public async Task Row_98_output_cannot_use_more_bytes_than_there_are()
     {
-        await using var rig = await VividRig.CreateAsync(daemon, "6.12", new VividOptions { IsOutput = true, FramesPerSecond = 0 });
+        await using var rig = await VividRig.CreateAsync(
+            daemon, "6.12", new VividOptions { IsOutput = true, FramesPerSecond = 0 });
         await rig.Device.SetFormatAsync("YUYV", 320, 360);
         rig.Lab.Anon(At, Pages);
         await rig.Device.RequestBuffersAsync(2, UserPtr);
@@ -138,9 +140,11 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
     [Theory]
     [InlineData(VividAllocator.Vmalloc)]
     [InlineData(VividAllocator.DmaContig)]
-    public async Task Row_99_100_mmap_wants_a_shared_readable_mapping_of_a_buffer_that_is_there(VividAllocator allocator)
+    public async Task Row_99_100_mmap_wants_a_shared_readable_mapping_of_a_buffer_that_is_there(
+        VividAllocator allocator)
     {
-        await using var rig = await VividRig.CreateAsync(daemon, "6.12", new VividOptions { Allocator = allocator, FramesPerSecond = 0 });
+        await using var rig = await VividRig.CreateAsync(
+            daemon, "6.12", new VividOptions { Allocator = allocator, FramesPerSecond = 0 });
         await rig.Device.SetFormatAsync("YUYV", 320, 360);
         var file = rig.Device.File;
         Assert.Equal(Errno.EINVAL, (await file.MapAsync(rig.SpaceName, Size, ReadWrite, Shared, 0)).Errno);
@@ -173,7 +177,8 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
     [InlineData(VividAllocator.DmaContig)]
     public async Task Row_101_an_exported_buffer_outlives_REQBUFS_0_and_another_queue_fills_it(VividAllocator allocator)
     {
-        await using var rig = await VividRig.CreateAsync(daemon, "6.12", new VividOptions { Allocator = allocator, FramesPerSecond = 0 });
+        await using var rig = await VividRig.CreateAsync(
+            daemon, "6.12", new VividOptions { Allocator = allocator, FramesPerSecond = 0 });
         await rig.Device.SetFormatAsync("YUYV", 320, 360);
         await rig.ServeAsync("video1", new VividOptions { FramesPerSecond = 0 });
         await using var importer = await rig.OpenAsync("video1", rig.SpaceName);
@@ -185,7 +190,8 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
         var (_, export) = await rig.Device.ExportAsync(0);
         Assert.Equal(Errno.None, (await rig.Device.RequestBuffersAsync(0, Mmap)).Errno);
         await importer.RequestBuffersAsync(2, DmaBuf);
-        Assert.Equal(Errno.EINVAL, (await importer.QueueAsync(Import(0, $"{rig.MachineName}/frameVectors/999999", 0))).Errno);
+        Assert.Equal(
+            Errno.EINVAL, (await importer.QueueAsync(Import(0, $"{rig.MachineName}/frameVectors/999999", 0))).Errno);
         Assert.Equal(Errno.EINVAL, (await importer.QueueAsync(Import(0, export.DmaBuf, Size - 1))).Errno);
         Assert.Equal(Errno.EFAULT, (await importer.QueueAsync(Import(0, export.DmaBuf, 1 << 20))).Errno);
         Assert.Equal(Errno.None, (await importer.QueueAsync(Import(0, export.DmaBuf, 0))).Errno);
@@ -264,26 +270,34 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
         await using var rig = await CreateAsync();
         var format = (await rig.Device.GetFormatAsync()).Format;
         await rig.Device.RequestBuffersAsync(2, UserPtr);
-        var (_, created) = await rig.Device.Call(V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 3, Memory = UserPtr, Format = format });
+        var (_, created) = await rig.Device.Call(
+            V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 3, Memory = UserPtr, Format = format });
         Assert.Equal((2U, 3U), (created.Index, created.Count));
-        Assert.Equal(Errno.EINVAL, (await rig.Device.Call(V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 1, Memory = Mmap, Format = format })).Errno);
+        Assert.Equal(
+            Errno.EINVAL, (await rig.Device.Call(
+                V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 1, Memory = Mmap, Format = format })).Errno);
         var small = format.Clone();
         small.Planes[0].SizeImage--;
-        Assert.Equal(Errno.EINVAL, (await rig.Device.Call(V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 1, Memory = UserPtr, Format = small })).Errno);
+        Assert.Equal(
+            Errno.EINVAL, (await rig.Device.Call(
+                V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 1, Memory = UserPtr, Format = small })).Errno);
         await QueueAsync(rig, 4, At, Size);
         Assert.Equal(Errno.EBUSY, await RemoveAsync(rig, 3, 2));
         Assert.Equal(Errno.EINVAL, await RemoveAsync(rig, 4, 2));
         Assert.Equal(Errno.None, await RemoveAsync(rig, 2, 2));
         Assert.Equal(Errno.EINVAL, (await rig.Device.QueryAsync(2)).Errno);
         // The places of removed ones are taken again.
-        (_, created) = await rig.Device.Call(V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 64, Memory = UserPtr, Format = format });
+        (_, created) = await rig.Device.Call(
+            V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 64, Memory = UserPtr, Format = format });
         Assert.Equal((2U, 61U), (created.Index, created.Count));
         Assert.Equal(
-            Errno.ENOBUFS, (await rig.Device.Call(V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 1, Memory = UserPtr, Format = format })).Errno);
+            Errno.ENOBUFS, (await rig.Device.Call(
+                V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 1, Memory = UserPtr, Format = format })).Errno);
     }
 
     private static async Task<Errno> RemoveAsync(VividRig rig, uint index, uint count) =>
-        (await rig.Device.Call(V4l2.RemoveBuffers, new V4l2RemoveBuffers { Index = index, Count = count, Type = rig.Device.Type })).Errno;
+        (await rig.Device.Call(
+            V4l2.RemoveBuffers, new V4l2RemoveBuffers { Index = index, Count = count, Type = rig.Device.Type })).Errno;
 
     private static V4l2Buffer Import(uint index, string dmaBuf, uint length) =>
         new() { Index = index, Memory = DmaBuf, Planes = { new V4l2Plane { DmaBuf = dmaBuf, Length = length } } };
@@ -293,7 +307,8 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
         Index = index,
         Memory = UserPtr,
         Length = 2,
-        Planes = { new V4l2Plane { UserPointer = first, Length = 76_800 }, new V4l2Plane { UserPointer = second, Length = 38_400 } },
+        Planes = { new V4l2Plane { UserPointer = first, Length = 76_800 },
+            new V4l2Plane { UserPointer = second, Length = 38_400 } },
     };
 
     private async Task<VividRig> CreateAsync()
@@ -304,7 +319,8 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
         return rig;
     }
 
-    private static async Task<(Errno Errno, int Acquired, int Released)> QueueAsync(VividRig rig, uint index, ulong address, uint length)
+    private static async Task<(Errno Errno, int Acquired, int Released)> QueueAsync(
+        VividRig rig, uint index, ulong address, uint length)
     {
         var before = rig.Pins;
         var (errno, _) = await rig.Device.QueueUserPtrAsync(index, address, length);

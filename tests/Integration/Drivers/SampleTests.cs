@@ -21,16 +21,22 @@ public sealed class SampleTests
         var cancelled = TestContext.Current.CancellationToken;
         await using var daemon = await DaemonProcess.StartAsync();
         using var stubs = language == "Python" ? await PythonStubs.MakeAsync(cancelled) : null;
-        using var engine = stubs?.Start(Path.Combine(AppContext.BaseDirectory, "samples", "dma_engine.py"), daemon.Endpoint)
+        using var engine = stubs?.Start(
+            Path.Combine(AppContext.BaseDirectory, "samples", "dma_engine.py"), daemon.Endpoint)
             ?? Process.Start(new ProcessStartInfo(
-                Path.Combine(AppContext.BaseDirectory.Replace("FramePin.Tests.Integration", "FramePin.Samples.DmaEngine", StringComparison.Ordinal), "dma-engine"),
+                Path.Combine(
+                    AppContext.BaseDirectory.Replace("FramePin.Tests.Integration", "FramePin.Samples.DmaEngine",
+                        StringComparison.Ordinal), "dma-engine"),
                 [daemon.Endpoint])
             { RedirectStandardOutput = true })!;
-        Assert.Equal("dma-engine serves machines/default/drivers/dma0", await engine.StandardOutput.ReadLineAsync(cancelled));
+        Assert.Equal(
+            "dma-engine serves machines/default/drivers/dma0", await engine.StandardOutput.ReadLineAsync(cancelled));
         using var client = FramePinClient.Connect(daemon.Endpoint);
-        var space = (await client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest(), cancellationToken: cancelled)).Name;
+        var space = (await client.AddressSpaces.CreateAddressSpaceAsync(
+            new CreateAddressSpaceRequest(), cancellationToken: cancelled)).Name;
         var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 256 * 4096, Prot = 3, Flags = 0x32 } };
-        await client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = map }, cancellationToken: cancelled);
+        await client.AddressSpaces.CallAsync(
+            new CallRequest { AddressSpace = space, Call = map }, cancellationToken: cancelled);
         var memory = new RemoteFrameMemory(client);
         var sent = new byte[200_000];
         new Random(1).NextBytes(sent);
@@ -43,12 +49,15 @@ public sealed class SampleTests
         await memory.ReadAsync(space, copy.Destination, got, cancelled);
         Assert.Equal(sent, got);
         copy.Destination = 0x5000_0000;
-        Assert.Equal(Errno.EFAULT, (await file.IoctlAsync(space, DmaEngine.CopyCommand, copy, cancelled: cancelled)).Errno);
+        Assert.Equal(
+            Errno.EFAULT, (await file.IoctlAsync(space, DmaEngine.CopyCommand, copy, cancelled: cancelled)).Errno);
         copy.Length = 0;
-        Assert.Equal(Errno.EINVAL, (await file.IoctlAsync(space, DmaEngine.CopyCommand, copy, cancelled: cancelled)).Errno);
+        Assert.Equal(
+            Errno.EINVAL, (await file.IoctlAsync(space, DmaEngine.CopyCommand, copy, cancelled: cancelled)).Errno);
         Assert.Equal(Errno.ENOTTY, (await file.IoctlAsync(space, "DMA_NOTHING", copy, cancelled: cancelled)).Errno);
         await file.DisposeAsync();
-        var statistics = (await client.Machines.GetMachineAsync(new GetMachineRequest(), cancellationToken: cancelled)).Statistics;
+        var statistics = (await client.Machines.GetMachineAsync(
+            new GetMachineRequest(), cancellationToken: cancelled)).Statistics;
         Assert.Equal((statistics.PinsAcquired, 0U), (statistics.PinsReleased, statistics.FrameVectors));
         engine.Kill();
         await engine.WaitForExitAsync(cancelled);

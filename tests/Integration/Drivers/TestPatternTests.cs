@@ -3,7 +3,9 @@ using Xunit;
 
 namespace FramePin.Tests.Integration.Drivers;
 
-/// <summary>What the test pattern generator stores: the same bytes whichever way they go into memory, and none beside them.</summary>
+/// <summary>
+/// What the test pattern generator stores: the same bytes whichever way they go into memory, and none beside them.
+/// </summary>
 public sealed class TestPatternTests
 {
     [Theory]

@@ -4,7 +4,10 @@ using Xunit;
 
 namespace FramePin.Tests.Integration.Drivers;
 
-/// <summary>Daemon, driver and application, each its own program: frames are drawn into the application's pages, and every byte is checked there.</summary>
+/// <summary>
+/// Daemon, driver and application, each its own program: frames are drawn into the application's pages, and every byte
+/// is checked there.
+/// </summary>
 public sealed class ThreeProcessTests(ITestOutputHelper output)
 {
     [Fact]
@@ -14,9 +17,11 @@ public sealed class ThreeProcessTests(ITestOutputHelper output)
         await using var daemon = await DaemonProcess.StartAsync();
         using var client = FramePinClient.Connect(daemon.Endpoint);
         using var driver = daemon.StartCommand("drive", "vivid", "--fps", "0");
-        Assert.Equal("vivid serves machines/default/drivers/video0, pages mapped", await driver.StandardOutput.ReadLineAsync());
+        Assert.Equal(
+            "vivid serves machines/default/drivers/video0, pages mapped", await driver.StandardOutput.ReadLineAsync());
         using var application = daemon.StartCommand(
-            "v4l2", "capture", "video0", "--frames", $"{frames}", "--width", "1920", "--height", "1080", "--check", "--memory", "local");
+            "v4l2", "capture", "video0", "--frames", $"{frames}", "--width", "1920", "--height", "1080", "--check",
+            "--memory", "local");
         var said = await application.StandardOutput.ReadToEndAsync();
         await application.WaitForExitAsync();
         output.WriteLine(said);
@@ -37,7 +42,8 @@ public sealed class ThreeProcessTests(ITestOutputHelper output)
         using var driver = daemon.StartCommand("drive", "vivid", "--fps", "0");
         await driver.StandardOutput.ReadLineAsync();
         // Told to move, while the checker is told that it stands still: the second frame differs.
-        using var application = daemon.StartCommand("v4l2", "capture", "video0", "--frames", "5", "--check", "--check-movement", "0");
+        using var application = daemon.StartCommand(
+            "v4l2", "capture", "video0", "--frames", "5", "--check", "--check-movement", "0");
         var said = await application.StandardOutput.ReadToEndAsync();
         await application.WaitForExitAsync();
         Assert.Equal(1, application.ExitCode);

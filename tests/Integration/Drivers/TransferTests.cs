@@ -13,8 +13,8 @@ using MemoryFile = FramePin.Core.Backing.MemoryFile;
 namespace FramePin.Tests.Integration.Drivers;
 
 /// <summary>
-/// A device writes all the while as the application's mappings are pulled away under it: what it writes lands in the frames that it pinned,
-/// and in nobody else's. The moments come from a seed that is printed.
+/// A device writes all the while as the application's mappings are pulled away under it: what it writes lands in the
+/// frames that it pinned, and in nobody else's. The moments come from a seed that is printed.
 /// </summary>
 public sealed class TransferTests(DaemonFixture daemon, ITestOutputHelper output) : IClassFixture<DaemonFixture>
 {
@@ -35,7 +35,8 @@ public sealed class TransferTests(DaemonFixture daemon, ITestOutputHelper output
     public async Task Bytes_never_land_in_somebody_elses_frame(string profile)
     {
         const int rounds = 2000;
-        var seed = int.TryParse(Environment.GetEnvironmentVariable("FRAMEPIN_SEED"), CultureInfo.InvariantCulture, out var given) ? given : Random.Shared.Next();
+        var seed = int.TryParse(Environment.GetEnvironmentVariable("FRAMEPIN_SEED"), CultureInfo.InvariantCulture,
+            out var given) ? given : Random.Shared.Next();
         output.WriteLine($"seed {seed}; FRAMEPIN_SEED={seed} repeats it");
         var random = new Random(seed);
         await using var rig = await VividRig.CreateAsync(daemon, profile, new VividOptions { FramesPerSecond = 0 });
@@ -66,16 +67,21 @@ public sealed class TransferTests(DaemonFixture daemon, ITestOutputHelper output
                 if (await QueueAsync(rig, files, buffer.Index, random)) moved++;
             }
 
-            Assert.True(IsAll(rig, Victims, VictimPages, Mark), $"round {round}: after {what} the device wrote into another's memory");
+            Assert.True(IsAll(rig, Victims, VictimPages, Mark),
+                $"round {round}: after {what} the device wrote into another's memory");
             rig.Machine.Munmap(rig.Lab.Space, Victims, VictimPages * Lab.Page);
         }
 
         Assert.Equal(Errno.None, await device.StreamOffAsync());
         await device.RequestBuffersAsync(0, UserPtr);
-        output.WriteLine($"{rounds} rounds, {rig.Driver.Frames} frames, {moved} buffers moved: {string.Join(", ", done.Select(pair => $"{pair.Value} {pair.Key}"))}");
+        output.WriteLine(
+            $"{rounds} rounds, {rig.Driver.Frames} frames, {moved} buffers moved: {string.Join(", ", done.Select(pair => $"{pair.Value} {pair.Key}"))}");
     }
 
-    /// <summary>Queues a buffer: where it was, or at its other place; where nothing can be pinned any more, after mapping it anew.</summary>
+    /// <summary>
+    /// Queues a buffer: where it was, or at its other place; where nothing can be pinned any more, after mapping it
+    /// anew.
+    /// </summary>
     private static async Task<bool> QueueAsync(VividRig rig, MemoryFile?[] files, uint index, Random random)
     {
         var length = random.Next(4) == 0 ? Size + 4096 : Size;
@@ -114,7 +120,8 @@ public sealed class TransferTests(DaemonFixture daemon, ITestOutputHelper output
                 rig.Machine.PunchHole(file, 0, (ulong)random.Next(1, Pages) * Lab.Page);
                 return "fallocate";
             case 6:
-                rig.Machine.Mremap(space, address, length, length, MremapFlags.MayMove | MremapFlags.Fixed, At + (20 * Step));
+                rig.Machine.Mremap(
+                    space, address, length, length, MremapFlags.MayMove | MremapFlags.Fixed, At + (20 * Step));
                 rig.Machine.Munmap(space, At + (20 * Step), length);
                 return "mremap";
             default:
@@ -141,6 +148,7 @@ public sealed class TransferTests(DaemonFixture daemon, ITestOutputHelper output
     private static bool IsAll(VividRig rig, ulong address, int pages, byte value)
     {
         var bytes = new byte[pages * 4096];
-        return rig.Machine.Read(rig.Lab.Space, address, bytes, out _) == bytes.Length && !bytes.AsSpan().ContainsAnyExcept(value);
+        return rig.Machine.Read(rig.Lab.Space, address, bytes, out _) == bytes.Length
+            && !bytes.AsSpan().ContainsAnyExcept(value);
     }
 }

@@ -15,9 +15,10 @@ using FileKind = FramePin.Core.Backing.FileKind;
 namespace FramePin.Tests.Integration.Drivers;
 
 /// <summary>
-/// What happened on kernels 6.1 and 6.12 around a queued buffer of the real vivid driver: munmap, fork, re-queue, protocol errors, close,
-/// mprotect, MADV_DONTNEED, copy-on-write, an inherited file, seals and truncation. Each section's text is made again and compared, but for
-/// frame numbers, of which only "the same" and "another" mean something.
+/// What happened on kernels 6.1 and 6.12 around a queued buffer of the real vivid driver: munmap, fork, re-queue,
+/// protocol errors, close, mprotect, MADV_DONTNEED, copy-on-write, an inherited file, seals and truncation. Each
+/// section's text is made again and compared, but for frame numbers, of which only "the same" and "another" mean
+/// something.
 /// </summary>
 public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
@@ -66,7 +67,8 @@ public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFi
         var letters = new Dictionary<string, string>(StringComparer.Ordinal);
         return FrameNumber().Replace(text, match =>
         {
-            if (!letters.TryGetValue(match.Value, out var letter)) letters[match.Value] = letter = $"<{(char)('a' + letters.Count)}>";
+            if (!letters.TryGetValue(match.Value, out var letter))
+                letters[match.Value] = letter = $"<{(char)('a' + letters.Count)}>";
             return letter;
         });
     }
@@ -78,7 +80,8 @@ public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFi
     {
         var sections = new SortedDictionary<string, string>(StringComparer.Ordinal);
         var section = "";
-        foreach (var line in File.ReadLines(Path.Combine(AppContext.BaseDirectory, "Data", "oracle", $"vivid-lifecycle-{profile}.txt")))
+        foreach (var line in File.ReadLines(
+            Path.Combine(AppContext.BaseDirectory, "Data", "oracle", $"vivid-lifecycle-{profile}.txt")))
         {
             if (line.StartsWith("-- ", StringComparison.Ordinal)) sections[section = line.Split(' ')[1]] = "";
             else sections[section] += line.TrimEnd() + "\n";
@@ -142,7 +145,8 @@ public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFi
     {
         var device = rig.Device;
         rig.Lab.Anon(At, Pages);
-        var text = $"   QBUF before REQBUFS: {await OnlyErrnoAsync(rig, 0, At)} | STREAMON before REQBUFS: {Text(await device.StreamOnAsync())}"
+        var text =
+            $"   QBUF before REQBUFS: {await OnlyErrnoAsync(rig, 0, At)} | STREAMON before REQBUFS: {Text(await device.StreamOnAsync())}"
             + $" | DQBUF before STREAMON: {await DequeueAsync(rig, "")}\n";
         text += $"   REQBUFS(2) -> {(await device.RequestBuffersAsync(2, UserPtr)).Answer.Count} | QBUF idx 7: {await OnlyErrnoAsync(rig, 7, At)}"
             + $" | QBUF idx0: {await OnlyErrnoAsync(rig, 0, At)} | QBUF idx0 again (queued): {await OnlyErrnoAsync(rig, 0, At)}"
@@ -167,7 +171,8 @@ public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFi
         text += $"   PREPARE_BUF good: {await PrepareAsync(rig, 0, At)} | QBUF after PREPARE same ptr: {await QueueAsync(rig, 0, At, Size)}"
             + $" | PREPARE_BUF idx1 hole: {await PrepareAsync(rig, 1, 0x5000_0000)} | PREPARE NULL: {await PrepareAsync(rig, 1, 0)}\n";
         await FreeAsync(rig);
-        var create = new V4l2CreateBuffers { Count = 2, Memory = UserPtr, Format = (await device.GetFormatAsync()).Format };
+        var create = new V4l2CreateBuffers { Count = 2, Memory = UserPtr,
+            Format = (await device.GetFormatAsync()).Format };
         var (errno, created) = await device.Call(V4l2.CreateBuffers, create);
         text += $"   CREATE_BUFS USERPTR 2: {Text(errno)} count {created.Count} index {created.Index}\n";
         await FreeAsync(rig);
@@ -241,7 +246,8 @@ public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFi
         rig.Lab.Anon(At, Pages);
         await rig.Device.RequestBuffersAsync(2, UserPtr);
         await rig.Device.QueueUserPtrAsync(1, At, Size);
-        var child = await rig.Daemon.Client.AddressSpaces.ForkAddressSpaceAsync(new ForkAddressSpaceRequest { Name = rig.SpaceName });
+        var child = await rig.Daemon.Client.AddressSpaces.ForkAddressSpaceAsync(
+            new ForkAddressSpaceRequest { Name = rig.SpaceName });
         var space = rig.Daemon.SpaceOf(child.Name);
         const ulong own = 0x3000_0000;
         var mapped = rig.Machine.Mmap(space, new MmapRequest
@@ -256,14 +262,16 @@ public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFi
         var text = $"   child QBUF own buffer: {Text((await rig.Device.QueueUserPtrAsync(0, own, Size)).Errno)}"
             + $" {await StreamAsync(rig, " ")}; child sum {rig.Sum(own, space)}\n";
         rig.Device.Space = rig.SpaceName;
-        return text + $"   parent STREAMOFF {Text(await rig.Device.StreamOffAsync())} REQBUFS0 {await FreeAsync(rig)}\n";
+        return text
+            + $"   parent STREAMOFF {Text(await rig.Device.StreamOffAsync())} REQBUFS0 {await FreeAsync(rig)}\n";
     }
 
     private static async Task<string> SamePointerAsync(VividRig rig)
     {
         rig.Lab.Anon(At, Pages);
         await rig.Device.RequestBuffersAsync(2, UserPtr);
-        var text = $"   QBUF0 {await QueueAsync(rig, 0, At, Size, "")} QBUF1 same ptr {await QueueAsync(rig, 1, At, Size, "")}   : {await StreamAsync(rig)}\n";
+        var text =
+            $"   QBUF0 {await QueueAsync(rig, 0, At, Size, "")} QBUF1 same ptr {await QueueAsync(rig, 1, At, Size, "")}   : {await StreamAsync(rig)}\n";
         await StopAsync(rig);
         return text;
     }
@@ -276,7 +284,8 @@ public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFi
         await QueueTwoAsync(rig, maps: false);
         // No mapping stands in the way of the seal but the pins.
         rig.Machine.Munmap(rig.Lab.Space, At, Pages * Lab.Page);
-        var text = $"   seal while pinned: {Text((Errno)rig.Machine.SealWrite(file))} | ftruncate(0): {Text((Errno)rig.Machine.Truncate(file, 0))}   : {await StreamAsync(rig)}";
+        var text =
+            $"   seal while pinned: {Text((Errno)rig.Machine.SealWrite(file))} | ftruncate(0): {Text((Errno)rig.Machine.Truncate(file, 0))}   : {await StreamAsync(rig)}";
         await StopAsync(rig);
         return text + $" | seal after release: {Text((Errno)rig.Machine.SealWrite(file))}\n";
     }
@@ -300,10 +309,13 @@ public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFi
     private static async Task<string> DequeueAsync(VividRig rig, string name = "DQBUF ")
     {
         var (errno, buffer) = await rig.Device.DequeueAsync(UserPtr).WaitAsync(TimeSpan.FromSeconds(20));
-        return errno == Errno.None ? $"{name}ok idx{buffer.Index} flags used{buffer.Planes[0].BytesUsed}" : $"{name}{errno}";
+        return errno == Errno.None
+            ? $"{name}ok idx{buffer.Index} flags used{buffer.Planes[0].BytesUsed}"
+            : $"{name}{errno}";
     }
 
-    private static async Task<string> QueueAsync(VividRig rig, uint index, ulong address, uint length, string word = "pin ")
+    private static async Task<string> QueueAsync(
+        VividRig rig, uint index, ulong address, uint length, string word = "pin ")
     {
         var before = rig.Pins;
         return $"{Text((await rig.Device.QueueUserPtrAsync(index, address, length)).Errno)} {word}{Delta(before, rig)}";
@@ -315,7 +327,8 @@ public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFi
     private static async Task<string> PrepareAsync(VividRig rig, uint index, ulong address)
     {
         var before = rig.Pins;
-        var buffer = new V4l2Buffer { Index = index, Memory = UserPtr, Planes = { new V4l2Plane { UserPointer = address, Length = Size } } };
+        var buffer = new V4l2Buffer { Index = index, Memory = UserPtr,
+            Planes = { new V4l2Plane { UserPointer = address, Length = Size } } };
         var (errno, _) = await rig.Device.PrepareAsync(buffer);
         return errno == Errno.None ? $"ok pin {Delta(before, rig)}" : errno.ToString();
     }
@@ -326,13 +339,17 @@ public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFi
         await FreeAsync(rig);
     }
 
-    private static async Task<string> FreeAsync(VividRig rig) => Text((await rig.Device.RequestBuffersAsync(0, UserPtr)).Errno);
+    private static async Task<string> FreeAsync(VividRig rig) =>
+        Text((await rig.Device.RequestBuffersAsync(0, UserPtr)).Errno);
 
     private static string Frame(VividRig rig, FramePin.Core.Vmas.AddressSpace? space = null, ulong address = At) =>
-        rig.Machine.Translate(space ?? rig.Lab.Space, address) is { } pfn ? pfn.Value.ToString("x4", CultureInfo.InvariantCulture) : "none";
+        rig.Machine.Translate(space ?? rig.Lab.Space, address) is { } pfn
+            ? pfn.Value.ToString("x4", CultureInfo.InvariantCulture)
+            : "none";
 
     private static string Text(Errno errno) => errno == Errno.None ? "ok" : errno.ToString();
 
     private static string Delta((long Acquired, long Released) from, VividRig rig) =>
-        string.Create(CultureInfo.InvariantCulture, $"+{rig.Pins.Acquired - from.Acquired}/-{rig.Pins.Released - from.Released}");
+        string.Create(
+            CultureInfo.InvariantCulture, $"+{rig.Pins.Acquired - from.Acquired}/-{rig.Pins.Released - from.Released}");
 }

@@ -16,8 +16,9 @@ using Errno = FramePin.Client.Drivers.Errno;
 namespace FramePin.Tests.Integration.Drivers;
 
 /// <summary>
-/// What the real vivid driver answered on kernels 6.1 and 6.12 when buffers of all kinds of mapping were queued: every ioctl's errno, the pins
-/// taken and dropped, and the first bytes of the picture (kernel-semantics 6.1, 6.2, 6.5). Cells are compared as text.
+/// What the real vivid driver answered on kernels 6.1 and 6.12 when buffers of all kinds of mapping were queued: every
+/// ioctl's errno, the pins taken and dropped, and the first bytes of the picture (kernel-semantics 6.1, 6.2, 6.5).
+/// Cells are compared as text.
 /// </summary>
 public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
@@ -29,8 +30,11 @@ public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<Dae
     private const byte Written = 0x5a;
     private const byte OnDisk = (byte)'f';
 
-    /// <summary>Rows by name: makes the mapping, and says what is queued. The picture has S bytes, in N pages.</summary>
-    private static readonly Dictionary<string, Func<VividRig, uint, int, (ulong Address, uint Length)>> Recipes = new(StringComparer.Ordinal)
+    /// <summary>
+    /// Rows by name: makes the mapping, and says what is queued. The picture has S bytes, in N pages.
+    /// </summary>
+    private static readonly Dictionary<string, Func<VividRig, uint, int, (ulong Address, uint Length)>> Recipes = new(
+        StringComparer.Ordinal)
     {
         ["malloc anon (written)"] = (rig, size, pages) => Anon(rig, size, pages, fill: Written),
         ["anon mmap written"] = (rig, size, pages) => Anon(rig, size, pages, fill: Written),
@@ -39,8 +43,10 @@ public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<Dae
         ["memfd private"] = (rig, size, pages) => (rig.Lab.File(At, pages, FileKind.Shmem, MapFlags.Private, Rw), size),
         ["ext4 file shared RW"] = (rig, size, pages) => (Disk(rig, pages, MapFlags.Shared, Rw), size),
         ["ext4 file private PROT_READ"] = (rig, size, pages) => (Disk(rig, pages, MapFlags.Private, Prot.Read), size),
-        ["ext4 file shared PROT_READ, O_RDONLY fd"] = (rig, size, pages) => (Disk(rig, pages, MapFlags.Shared, Prot.Read, openWrite: false), size),
-        ["ext4 shared, past EOF after page 0"] = (rig, size, pages) => (Disk(rig, pages, MapFlags.Shared, Rw, filePages: 1), size),
+        ["ext4 file shared PROT_READ, O_RDONLY fd"] = (rig, size, pages) =>
+            (Disk(rig, pages, MapFlags.Shared, Prot.Read, openWrite: false), size),
+        ["ext4 shared, past EOF after page 0"] = (rig, size, pages) =>
+            (Disk(rig, pages, MapFlags.Shared, Rw, filePages: 1), size),
         ["anon PROT_READ untouched"] = (rig, size, pages) => (rig.Lab.Anon(At, pages, Prot.Read, written: false), size),
         ["anon PROT_NONE written"] = (rig, size, pages) => Protected(rig, size, pages),
         ["anon PROT_NONE untouched"] = (rig, size, pages) => (rig.Lab.Anon(At, pages, Prot.None, written: false), size),
@@ -55,7 +61,8 @@ public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<Dae
         ["crosses TASK_SIZE"] = (_, size, _) => (PageGeometry.TaskSize - (3 * Lab.Page), size),
         ["misaligned +1"] = (rig, size, pages) => Shifted(rig, size, pages + 1, 1),
         ["misaligned +100"] = (rig, size, pages) => Shifted(rig, size, pages + 1, 100),
-        ["misaligned, end fits exactly not"] = (rig, size, pages) => Shifted(rig, size, pages, ((ulong)pages * Lab.Page) - size + 1),
+        ["misaligned, end fits exactly not"] = (rig, size, pages) =>
+            Shifted(rig, size, pages, ((ulong)pages * Lab.Page) - size + 1),
         ["length S-1"] = (rig, size, pages) => (Anon(rig, size, pages).Address, size - 1),
         ["length 0"] = (rig, size, pages) => (Anon(rig, size, pages).Address, 0),
         ["length 1"] = (rig, size, pages) => (Anon(rig, size, pages).Address, 1),
@@ -87,7 +94,8 @@ public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<Dae
             rig.Lab.Map(Huge, 512, Rw, MapFlags.Private | MapFlags.Anonymous | MapFlags.HugeTlb | MapFlags.Fixed);
             return (Huge, size);
         },
-        ["/dev/mem PFNMAP shared"] = (rig, size, pages) => (rig.Lab.Device(At, pages, DeviceMapping.PfnMap, isRam: true), size),
+        ["/dev/mem PFNMAP shared"] = (rig, size, pages) =>
+            (rig.Lab.Device(At, pages, DeviceMapping.PfnMap, isRam: true), size),
         ["/dev/mem PFNMAP private"] = (rig, size, pages) =>
             (rig.Lab.Device(At, pages, DeviceMapping.PfnMap, isRam: true, isPrivate: true), size),
         ["[vvar]"] = (rig, size, _) =>
@@ -139,7 +147,8 @@ public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<Dae
 
     [Fact]
     public void Every_row_has_a_recipe() =>
-        Assert.DoesNotContain(Lines().Skip(1).Select(line => line[0]), row => !Recipes.ContainsKey(row) && !IsOtherNode(row));
+        Assert.DoesNotContain(
+            Lines().Skip(1).Select(line => line[0]), row => !Recipes.ContainsKey(row) && !IsOtherNode(row));
 
     [Theory]
     [MemberData(nameof(Cells))]
@@ -148,14 +157,17 @@ public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<Dae
         var lines = Lines();
         var expected = lines.Single(line => line[0] == row)[Array.IndexOf(lines[0], column)];
         var (profile, isOutput) = (column.Split(' ')[0], column.EndsWith("output", StringComparison.Ordinal));
-        await using var rig = await VividRig.CreateAsync(daemon, profile, new VividOptions { IsOutput = isOutput, FramesPerSecond = 0 });
+        await using var rig = await VividRig.CreateAsync(
+            daemon, profile, new VividOptions { IsOutput = isOutput, FramesPerSecond = 0 });
         Assert.Equal(expected, await RunAsync(rig, row, isOutput));
     }
 
-    private static bool IsOtherNode(string row) => row.EndsWith("vb2 MMAP buffer of other node", StringComparison.Ordinal);
+    private static bool IsOtherNode(string row) =>
+        row.EndsWith("vb2 MMAP buffer of other node", StringComparison.Ordinal);
 
     private static string[][] Lines() =>
-        [.. File.ReadAllLines(Path.Combine(AppContext.BaseDirectory, "Data", "oracle", "vivid-userptr.tsv")).Select(line => line.Split('\t'))];
+        [.. File.ReadAllLines(Path.Combine(AppContext.BaseDirectory, "Data", "oracle", "vivid-userptr.tsv")).Select(
+            line => line.Split('\t'))];
 
     private static async Task<string> RunAsync(VividRig rig, string row, bool isOutput)
     {
@@ -165,7 +177,9 @@ public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<Dae
         var size = (await device.GetFormatAsync()).Format.Planes[0].SizeImage;
         var pages = (int)((size + 4095) / 4096);
         for (var i = 0UL; i < 2; i++) rig.Lab.Anon(Good + (i * 0x100_0000), pages);
-        var (address, length) = IsOtherNode(row) ? (await OtherNodeAsync(rig, row), size) : Recipes[row](rig, size, pages);
+        var (address, length) = IsOtherNode(row)
+            ? (await OtherNodeAsync(rig, row), size)
+            : Recipes[row](rig, size, pages);
         var said = new List<string>();
         var begin = rig.Pins;
         var (_, requested) = await device.RequestBuffersAsync(3, UserPtr);
@@ -174,35 +188,49 @@ public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<Dae
         var (queued, _) = await device.QueueUserPtrAsync(0, address, length, isOutput ? Math.Min(size, length) : 0);
         said.Add($"QBUF {Text(queued)} (pin {Delta(before, rig.Pins)})");
         for (var i = 1U; i <= (isOutput ? 2U : 1); i++)
-            Assert.Equal(Errno.None, (await device.QueueUserPtrAsync(i, Good + ((i - 1) * 0x100_0000UL), (uint)pages * 4096, isOutput ? size : 0)).Errno);
+            Assert.Equal(
+                Errno.None, (await device.QueueUserPtrAsync(
+                    i, Good + ((i - 1) * 0x100_0000UL), (uint)pages * 4096, isOutput ? size : 0)).Errno);
         said.Add($"STREAMON {Text(await device.StreamOnAsync())}");
         for (var i = 0; i < (queued == Errno.None ? 2 : 1); i++)
         {
             var (errno, buffer) = await device.DequeueAsync(UserPtr).WaitAsync(TimeSpan.FromSeconds(20));
-            said.Add(errno == Errno.None ? $"DQBUF ok idx{buffer.Index} flags used{buffer.Planes[0].BytesUsed}" : $"DQBUF {errno}");
+            said.Add(errno == Errno.None
+                ? $"DQBUF ok idx{buffer.Index} flags used{buffer.Planes[0].BytesUsed}"
+                : $"DQBUF {errno}");
         }
 
         if (!isOutput && queued == Errno.None && rig.Sum(address) is { } head)
             said.Add($"data sum head {head} tail {rig.Sum(address + size)}");
         said.Add($"STREAMOFF {Text(await device.StreamOffAsync())}");
-        said.Add($"REQBUFS0 {Text((await device.RequestBuffersAsync(0, UserPtr)).Errno)} (total pin {Delta(begin, rig.Pins)})");
+        said.Add(
+            $"REQBUFS0 {Text((await device.RequestBuffersAsync(0, UserPtr)).Errno)} (total pin {Delta(begin, rig.Pins)})");
         return string.Join(" | ", said);
     }
 
-    /// <summary>A buffer that another vivid node allocated: dma-contig (PFNMAP, IO) or vmalloc (MIXEDMAP), as the row's VmFlags say.</summary>
+    /// <summary>
+    /// A buffer that another vivid node allocated: dma-contig (PFNMAP, IO) or vmalloc (MIXEDMAP), as the row's VmFlags
+    /// say.
+    /// </summary>
     private static async Task<ulong> OtherNodeAsync(VividRig rig, string row)
     {
         var isContig = row.Contains(" pf ", StringComparison.Ordinal);
-        await rig.ServeAsync("video1", new VividOptions { Allocator = isContig ? VividAllocator.DmaContig : VividAllocator.Vmalloc, FramesPerSecond = 0 });
+        await rig.ServeAsync(
+            "video1", new VividOptions { Allocator = isContig
+                ? VividAllocator.DmaContig
+                : VividAllocator.Vmalloc, FramesPerSecond = 0 });
         await using var other = await rig.OpenAsync("video1", rig.SpaceName);
         Assert.Equal(2U, (await other.RequestBuffersAsync(2, (uint)Vb2Memory.Mmap)).Answer.Count);
         var (_, buffer) = await other.QueryAsync(0);
         Assert.Equal(460_800U, buffer.Planes[0].Length);
-        var (errno, address) = await other.File.MapAsync(rig.SpaceName, buffer.Planes[0].Length, 3, 1, buffer.Planes[0].Offset);
+        var (errno, address) = await other.File.MapAsync(
+            rig.SpaceName, buffer.Planes[0].Length, 3, 1, buffer.Planes[0].Offset);
         Assert.Equal(Errno.None, errno);
         // As the row has them; the order is the kernel's.
-        var maps = await rig.Daemon.Client.AddressSpaces.GetMapsAsync(new V1.GetMapsRequest { AddressSpace = rig.SpaceName });
-        var flags = row[(row.IndexOf("VmFlags: ", StringComparison.Ordinal) + 9)..row.IndexOf("  vb2", StringComparison.Ordinal)];
+        var maps = await rig.Daemon.Client.AddressSpaces.GetMapsAsync(
+            new V1.GetMapsRequest { AddressSpace = rig.SpaceName });
+        var flags = row[(row.IndexOf("VmFlags: ", StringComparison.Ordinal) + 9)..row.IndexOf(
+            "  vb2", StringComparison.Ordinal)];
         Assert.Equal(flags, maps.Entries.Single(entry => entry.Start == address).VmFlags.Trim());
         // Closed here: the mapping keeps the buffer, as an orphan.
         return address;
@@ -236,7 +264,8 @@ public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<Dae
         return (At + shift, size);
     }
 
-    private static ulong Disk(VividRig rig, int pages, MapFlags type, Prot prot, bool openWrite = true, int filePages = -1, byte content = OnDisk)
+    private static ulong Disk(VividRig rig, int pages, MapFlags type, Prot prot, bool openWrite = true,
+        int filePages = -1, byte content = OnDisk)
     {
         var bytes = (filePages < 0 ? pages : filePages) * 4096;
         var file = rig.Machine.CreateFile("/disk", FileKind.Disk, 0)!;

@@ -16,10 +16,12 @@ internal sealed class VividRig : KernelRig
 
     public V4l2Device Device { get; private set; } = null!;
 
-    public static async Task<VividRig> CreateAsync(DaemonFixture daemon, string profile, VividOptions options, bool isLocal = true)
+    public static async Task<VividRig> CreateAsync(
+        DaemonFixture daemon, string profile, VividOptions options, bool isLocal = true)
     {
         var (machine, space) = await daemon.CreateAsync(profile, 64UL << 20, hugePages: 2, tracksSoftDirty: true);
-        var rig = new VividRig(daemon, machine, space, await DriverKernel.OpenAsync(daemon.Client, machine, "vivid", isLocal));
+        var rig = new VividRig(
+            daemon, machine, space, await DriverKernel.OpenAsync(daemon.Client, machine, "vivid", isLocal));
         rig.Driver = await rig.ServeAsync("video0", options);
         rig.Device = await rig.OpenAsync("video0", space);
         return rig;

@@ -5,7 +5,9 @@ using Xunit;
 
 namespace FramePin.Tests.Unit.Pinning;
 
-/// <summary>What the hot path promises: no managed allocation. And what a machine promises: sparse, whatever its size.</summary>
+/// <summary>
+/// What the hot path promises: no managed allocation. And what a machine promises: sparse, whatever its size.
+/// </summary>
 [Collection("alone")]
 public sealed class AllocationTests
 {
@@ -49,13 +51,16 @@ public sealed class AllocationTests
         });
         var took = System.Diagnostics.Stopwatch.GetElapsedTime(started);
         var grown = Resident() - before;
-        TestContext.Current.TestOutputHelper?.WriteLine($"1 TiB machine: {took.TotalMilliseconds:F2} ms, {grown >> 10} KiB resident");
+        TestContext.Current.TestOutputHelper?.WriteLine(
+            $"1 TiB machine: {took.TotalMilliseconds:F2} ms, {grown >> 10} KiB resident");
         Assert.True(grown < 20L << 20, $"{grown} bytes more resident");
-        // ZONE_MOVABLE lies at the top of memory and user pages come from it first: these are the last frames of the terabyte.
+        // ZONE_MOVABLE lies at the top of memory and user pages come from it first: these are the last frames of the
+        // terabyte.
         const ulong farEnd = 0x7FFF_0000_0000;
         lab.Anon(farEnd, 512);
         lab.Poke(farEnd + (511 * Lab.Page), 99);
-        Assert.Equal(512, lab.Gup(Core.Pinning.GupCall.PinUserPagesFast, farEnd, 512, GupFlags.Write, out var vector).Result.Pages);
+        Assert.Equal(512, lab.Gup(
+            Core.Pinning.GupCall.PinUserPagesFast, farEnd, 512, GupFlags.Write, out var vector).Result.Pages);
         Assert.True(vector[511].Value >= (1UL << 28) - 512, $"{vector[511]}");
         Assert.Equal(99, lab.PeekFrame(vector, 511));
         lab.Drop(vector);
@@ -63,8 +68,10 @@ public sealed class AllocationTests
 
     private static long Resident()
     {
-        var line = File.ReadLines("/proc/self/status").First(text => text.StartsWith("VmRSS:", StringComparison.Ordinal));
-        return long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], System.Globalization.CultureInfo.InvariantCulture) << 10;
+        var line = File.ReadLines("/proc/self/status").First(
+            text => text.StartsWith("VmRSS:", StringComparison.Ordinal));
+        return long.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1],
+            System.Globalization.CultureInfo.InvariantCulture) << 10;
     }
 }
 

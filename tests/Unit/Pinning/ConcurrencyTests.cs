@@ -26,7 +26,8 @@ public sealed class ConcurrencyTests
         TestContext.Current.TestOutputHelper?.WriteLine($"seed {seed}");
         using var lab = new Lab(configure: options => options with { AuditsEachCommand = false });
         lab.Anon(At, Pages);
-        var pinners = Enumerable.Range(0, 3).Select(i => Task.Run(() => Pinner(lab, new Random(seed + i)), TestContext.Current.CancellationToken));
+        var pinners = Enumerable.Range(0, 3).Select(
+            i => Task.Run(() => Pinner(lab, new Random(seed + i)), TestContext.Current.CancellationToken));
         var mutator = Task.Run(() => Mutator(lab, new Random(seed - 1)), TestContext.Current.CancellationToken);
         var pinned = (await Task.WhenAll(pinners)).Sum();
         await mutator;
@@ -40,7 +41,8 @@ public sealed class ConcurrencyTests
     {
         for (var round = 0; round < 50; round++)
         {
-            var machine = new Machine("gone", new MachineOptions { Profile = KernelProfile.Recorded, Memory = 16UL << 20 });
+            var machine = new Machine(
+                "gone", new MachineOptions { Profile = KernelProfile.Recorded, Memory = 16UL << 20 });
             var space = machine.CreateAddressSpace("app", new AddressSpaceLayout(), new TaskState())!;
             machine.Mmap(space, new MmapRequest
             {
@@ -52,7 +54,8 @@ public sealed class ConcurrencyTests
             machine.TouchRange(space, At, Pages, isWrite: true, out _);
             using var begun = new CountdownEvent(2);
             var users = Enumerable.Range(0, 2).Select(_ => Task.Run(
-                () => Assert.Throws<ObjectDisposedException>((Action)(() => UseForEver(machine, space, begun))))).ToArray();
+                () => Assert.Throws<ObjectDisposedException>((Action)(() => UseForEver(machine, space, begun)))))
+                    .ToArray();
             begun.Wait(TestContext.Current.CancellationToken);
             machine.Dispose();
             await Task.WhenAll(users);
@@ -73,9 +76,10 @@ public sealed class ConcurrencyTests
     }
 
     /// <summary>
-    /// Section 8's race expectations, one race at a time: three threads pin and unpin while a fourth does nothing but the other thing.
-    /// At the end pins are still held: every one is on a page that lives, an anonymous page that is pinned belongs to one address
-    /// space alone, the counters agree with what is held; after the last put the audit finds mappings and caches only.
+    /// Section 8's race expectations, one race at a time: three threads pin and unpin while a fourth does nothing but
+    /// the other thing. At the end pins are still held: every one is on a page that lives, an anonymous page that is
+    /// pinned belongs to one address space alone, the counters agree with what is held; after the last put the audit
+    /// finds mappings and caches only.
     /// </summary>
     [Theory]
     [InlineData("munmap")]
@@ -98,7 +102,8 @@ public sealed class ConcurrencyTests
         else lab.Anon(At, Pages);
         var children = new List<AddressSpace>();
         using var stop = new CancellationTokenSource();
-        var mutator = Task.Run(() => Mutate(lab, race, file, children, new Random(seed), stop.Token), TestContext.Current.CancellationToken);
+        var mutator = Task.Run(() => Mutate(lab, race, file, children, new Random(seed), stop.Token),
+            TestContext.Current.CancellationToken);
         var pinners = Enumerable.Range(1, 3).Select(i => Task.Run(
             () => PinBesideRace(lab, new Random(seed + i), race), TestContext.Current.CancellationToken)).ToList();
         var held = (await Task.WhenAll(pinners)).SelectMany(vectors => vectors).ToList();
@@ -109,7 +114,8 @@ public sealed class ConcurrencyTests
         Assert.True(views.Count > 0);
         Assert.All(views, view => Assert.True(view.RefCount > 0 && view.MaybeDmaPinned));
         Assert.Equal(views.Count, lab.Machine.PinStatistics.Acquired - lab.Machine.PinStatistics.Released);
-        var pinned = views.Where(view => (view.Flags & FrameFlags.Anon) != 0).Select(view => view.Pfn.Value).ToHashSet();
+        var pinned = views.Where(view => (view.Flags & FrameFlags.Anon) != 0).Select(
+            view => view.Pfn.Value).ToHashSet();
         var mappings = children.Append(lab.Space)
             .SelectMany(space => lab.Machine.Pagemap(space, At, Pages).Select(entry => entry & PfnOfPagemap))
             .Where(pinned.Contains).GroupBy(pfn => pfn);
@@ -130,9 +136,11 @@ public sealed class ConcurrencyTests
             var vector = vectors[random.Next(vectors.Count)];
             lab.Machine.PutVaddrFrames(vector);
             var start = At + ((ulong)random.Next(Pages) * Page);
-            var result = lab.Machine.GetVaddrFrames(lab.Space, start, random.Next(1, 17), GupFlags.Write, vector).Result;
+            var result = lab.Machine.GetVaddrFrames(
+                lab.Space, start, random.Next(1, 17), GupFlags.Write, vector).Result;
             // A folio that another pin holds cannot be moved out of ZONE_MOVABLE: -ENOMEM (row 34).
-            var isExpected = result.Pages > 0 || result.Error == Errno.EFAULT || (race == "migration" && result.Error == Errno.ENOMEM);
+            var isExpected = result.Pages > 0 || result.Error == Errno.EFAULT
+                || (race == "migration" && result.Error == Errno.ENOMEM);
             Assert.True(isExpected, $"{race}: {result}");
             Span<byte> one = [(byte)random.Next(256)];
             if (result.Pages > 0) Assert.Equal(1, lab.Machine.CopyFrames(vector, 0, one, isWrite: true, out _));
@@ -141,7 +149,8 @@ public sealed class ConcurrencyTests
         return vectors;
     }
 
-    private static int Mutate(Lab lab, string race, MemoryFile? file, List<AddressSpace> children, Random random, CancellationToken stop)
+    private static int Mutate(
+        Lab lab, string race, MemoryFile? file, List<AddressSpace> children, Random random, CancellationToken stop)
     {
         var done = 0;
         for (; done < Rounds * 4 && !stop.IsCancellationRequested; done++)
@@ -201,7 +210,8 @@ public sealed class ConcurrencyTests
 
             var count = random.Next(1, 17);
             var start = At + ((ulong)random.Next(Pages) * Page);
-            var result = lab.Machine.GetVaddrFrames(lab.Space, start, count, random.Next(2) == 0 ? GupFlags.Write : 0, vector).Result;
+            var result = lab.Machine.GetVaddrFrames(
+                lab.Space, start, count, random.Next(2) == 0 ? GupFlags.Write : 0, vector).Result;
             Assert.True(result.Pages > 0 || result.Error == Errno.EFAULT, $"{result}");
             // Whatever was pinned is usable, whoever unmapped it meanwhile.
             Span<byte> one = [1];

@@ -8,7 +8,10 @@ using Xunit;
 
 namespace FramePin.Tests.Unit.Pinning;
 
-/// <summary>What a pin meets while it holds no lock: a fork beside the lockless walk, the wait for the lock, the long-term check.</summary>
+/// <summary>
+/// What a pin meets while it holds no lock: a fork beside the lockless walk, the wait for the lock, the long-term
+/// check.
+/// </summary>
 public sealed partial class GupTests
 {
     [Fact]

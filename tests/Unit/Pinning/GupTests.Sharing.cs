@@ -230,7 +230,8 @@ public sealed partial class GupTests
     {
         using var lab = new Lab(configure: options => options with { HugePages2M = 4 });
         const ulong at = 0x4000_0000;
-        Assert.True(lab.Map(at, 512, Rw, MapFlags.Private | MapFlags.Anonymous | MapFlags.HugeTlb | MapFlags.Fixed).IsOk);
+        Assert.True(
+            lab.Map(at, 512, Rw, MapFlags.Private | MapFlags.Anonymous | MapFlags.HugeTlb | MapFlags.Fixed).IsOk);
         lab.Poke(at, 1);
         var child = lab.Fork();
         Assert.Equal(8, lab.Get(at, 8, out var vector).Raw);
@@ -243,7 +244,8 @@ public sealed partial class GupTests
     [Fact]
     public void A_gigantic_page_is_one_folio_and_goes_back_to_its_pool()
     {
-        using var lab = new Lab(configure: options => options with { Memory = 4UL << 30, HugePages1G = 1, AuditsEachCommand = false });
+        using var lab = new Lab(
+            configure: options => options with { Memory = 4UL << 30, HugePages1G = 1, AuditsEachCommand = false });
         const ulong at = 0x1_0000_0000;
         const MapFlags gigantic = (MapFlags)(30u << MapHuge.Shift);
         var flags = MapFlags.Private | MapFlags.Anonymous | MapFlags.HugeTlb | MapFlags.Fixed | gigantic;
@@ -268,7 +270,8 @@ public sealed partial class GupTests
             0x4000_0000, 512, Rw, MapFlags.Private | MapFlags.Anonymous | MapFlags.HugeTlb | MapFlags.Fixed).IsOk);
         lab.Anon(0x8000_0000, 512);
         Assert.Equal(
-            -(long)Errno.EOPNOTSUPP, lab.Gup(GupCall.GetUserPages, 0x4000_0000, 1, GupFlags.SplitPmd, out var hugetlb).Result.Raw);
+            -(long)Errno.EOPNOTSUPP, lab.Gup(
+                GupCall.GetUserPages, 0x4000_0000, 1, GupFlags.SplitPmd, out var hugetlb).Result.Raw);
         Assert.Equal(1, lab.Gup(GupCall.GetUserPages, 0x8000_0000, 1, GupFlags.SplitPmd, out var thp).Result.Raw);
         Assert.Equal(512, lab.View(thp).MapCount);
         lab.Drop(hugetlb, thp);

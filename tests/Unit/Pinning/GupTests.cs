@@ -12,7 +12,9 @@ using Xunit;
 
 namespace FramePin.Tests.Unit.Pinning;
 
-/// <summary>Rows 36 to 73 of kernel-semantics 8: the GUP calls, flags and retries; exclusivity and fork in a part of their own.</summary>
+/// <summary>
+/// Rows 36 to 73 of kernel-semantics 8: the GUP calls, flags and retries; exclusivity and fork in a part of their own.
+/// </summary>
 public sealed partial class GupTests
 {
     private const ulong At = 0x10000;
@@ -21,7 +23,8 @@ public sealed partial class GupTests
     private static readonly long Fault = -(long)Errno.EFAULT;
     private static readonly long Invalid = -(long)Errno.EINVAL;
 
-    private static void Rule(Lab lab, FaultAction action, int times = 1, int skip = 0, ChoicePoint point = ChoicePoint.Fault) =>
+    private static void Rule(
+        Lab lab, FaultAction action, int times = 1, int skip = 0, ChoicePoint point = ChoicePoint.Fault) =>
         lab.Machine.AddFaultRule(new FaultRule { Point = point, Action = action, Times = times, Skip = skip });
 
     [Theory]
@@ -102,7 +105,8 @@ public sealed partial class GupTests
         lab.Anon(At, 2, written: false);
         Rule(lab, FaultAction.Retry);
         Rule(lab, FaultAction.Signal, skip: 1, point: ChoicePoint.LockTake);
-        Assert.Equal(expected, lab.Gup(GupCall.PinUserPagesUnlocked, At, 2, flags | GupFlags.Write, out var vector).Result.Raw);
+        Assert.Equal(
+            expected, lab.Gup(GupCall.PinUserPagesUnlocked, At, 2, flags | GupFlags.Write, out var vector).Result.Raw);
         lab.Drop(vector);
     }
 
@@ -113,7 +117,8 @@ public sealed partial class GupTests
         lab.Anon(At, 4, written: false);
         Rule(lab, FaultAction.Retry, skip: 2);
         Rule(lab, FaultAction.Signal, skip: 1, point: ChoicePoint.LockTake);
-        var outcome = lab.Gup(GupCall.PinUserPagesUnlocked, At, 4, GupFlags.Interruptible | GupFlags.Write, out var vector);
+        var outcome = lab.Gup(
+            GupCall.PinUserPagesUnlocked, At, 4, GupFlags.Interruptible | GupFlags.Write, out var vector);
         Assert.Equal(2, outcome.Result.Raw);
         Assert.Equal(StopReason.Signal, outcome.Reason);
         lab.Drop(vector);
@@ -279,7 +284,9 @@ public sealed partial class GupTests
     public void Row_56_a_stack_does_not_grow_for_gup(string profile)
     {
         using var lab = new Lab(profile);
-        Assert.True(lab.Map(0x4000_0000, 4, Rw, MapFlags.Private | MapFlags.Anonymous | MapFlags.GrowsDown | MapFlags.Fixed).IsOk);
+        Assert.True(
+            lab.Map(
+                0x4000_0000, 4, Rw, MapFlags.Private | MapFlags.Anonymous | MapFlags.GrowsDown | MapFlags.Fixed).IsOk);
         Assert.Equal(Fault, lab.Get(0x4000_0000 - Page, 1, out var vector).Raw);
         Assert.Equal(UserSignal.None, lab.Machine.Touch(lab.Space, 0x4000_0000 - Page, isWrite: true));
         lab.Drop(vector);
@@ -295,7 +302,8 @@ public sealed partial class GupTests
         var force = GupFlags.Force;
         Assert.Equal(1, lab.Gup(GupCall.GetUserPages, At, 1, force | GupFlags.Write, out var row57).Result.Raw);
         Assert.True(lab.View(row57).Flags.HasFlag(FrameFlags.Anon));
-        Assert.Equal(Fault, lab.Gup(GupCall.GetUserPages, 0x20000, 1, force | GupFlags.Write, out var row58).Result.Raw);
+        Assert.Equal(
+            Fault, lab.Gup(GupCall.GetUserPages, 0x20000, 1, force | GupFlags.Write, out var row58).Result.Raw);
         Assert.Equal(1, lab.Gup(GupCall.GetUserPages, 0x30000, 1, force, out var row59).Result.Raw);
         lab.Drop(row57, row58, row59);
     }

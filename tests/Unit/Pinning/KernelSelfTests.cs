@@ -9,7 +9,9 @@ using Xunit;
 
 namespace FramePin.Tests.Unit.Pinning;
 
-/// <summary>The kernel's own self tests of pinning over FramePin (tools/testing/selftests/mm; kernel-semantics 7).</summary>
+/// <summary>
+/// The kernel's own self tests of pinning over FramePin (tools/testing/selftests/mm; kernel-semantics 7).
+/// </summary>
 public sealed class KernelSelfTests
 {
     private const ulong At = 0x4000_0000;
@@ -31,7 +33,9 @@ public sealed class KernelSelfTests
     [Fact]
     public void The_matrix_has_240_runs() => Assert.Equal(240, GupTestMatrix().Count);
 
-    /// <summary>gup_test: -u get fast, -U get, -a pin fast, -b pin, -L pin long-term; over 32 MiB, every page written first.</summary>
+    /// <summary>
+    /// gup_test: -u get fast, -U get, -a pin fast, -b pin, -L pin long-term; over 32 MiB, every page written first.
+    /// </summary>
     [Theory]
     [MemberData(nameof(GupTestMatrix))]
     public void Gup_test(string memory, string call, bool isWrite, bool isShared, int pagesPerCall)
@@ -45,7 +49,8 @@ public sealed class KernelSelfTests
         var type = (isShared ? MapFlags.Shared : MapFlags.Private) | (memory == "hugetlb" ? MapFlags.HugeTlb : 0);
         Assert.True(lab.Map(At, Size, Prot.Read | Prot.Write, type | MapFlags.Anonymous | MapFlags.Fixed).IsOk);
         if (memory != "hugetlb")
-            Assert.True(lab.Machine.Madvise(lab.Space, At, Size * Lab.Page, memory == "thp" ? Advice.HugePage : Advice.NoHugePage).IsOk);
+            Assert.True(lab.Machine.Madvise(
+                lab.Space, At, Size * Lab.Page, memory == "thp" ? Advice.HugePage : Advice.NoHugePage).IsOk);
         lab.Write(At, Size);
         var (kind, flags) = call switch
         {
@@ -120,14 +125,18 @@ public sealed class KernelSelfTests
             using var lab = new Lab("6.18", options => options with { HugePages2M = kind == FileKind.HugeTlb ? 4 : 0 });
             var size = kind == FileKind.HugeTlb ? Huge : Lab.Page;
             var file = lab.Machine.CreateFile("/f", kind, size, kind == FileKind.HugeTlb ? 9 : 0)!;
-            lab.MapFile(At, (int)(size / Lab.Page), file, isShared ? MapFlags.Shared : MapFlags.Private, Prot.Read | Prot.Write);
+            lab.MapFile(At, (int)(size / Lab.Page), file, isShared
+                ? MapFlags.Shared
+                : MapFlags.Private, Prot.Read | Prot.Write);
             var ring = lab.Machine.SetupRing(lab.Space, out _)!;
             var mayFail = kind == FileKind.Disk && isShared;
             Assert.Equal(mayFail ? Errno.EFAULT : Errno.None, ring.Register((At, Lab.Page)).Error);
         }
     }
 
-    /// <summary>gup_longterm: shared writable long-term pins work on memory files and fail on a disk file; all else works.</summary>
+    /// <summary>
+    /// gup_longterm: shared writable long-term pins work on memory files and fail on a disk file; all else works.
+    /// </summary>
     [Theory]
     [InlineData(FileKind.Shmem)]
     [InlineData(FileKind.Disk)]
@@ -138,14 +147,18 @@ public sealed class KernelSelfTests
             foreach (var isWrite in new[] { true, false })
                 foreach (var call in new[] { GupCall.PinUserPages, GupCall.PinUserPagesFast })
                 {
-                    using var lab = new Lab("6.18", options => options with { HugePages2M = kind == FileKind.HugeTlb ? 4 : 0 });
+                    using var lab = new Lab(
+                        "6.18", options => options with { HugePages2M = kind == FileKind.HugeTlb ? 4 : 0 });
                     var size = kind == FileKind.HugeTlb ? Huge : Lab.Page;
                     var file = lab.Machine.CreateFile("/f", kind, size, kind == FileKind.HugeTlb ? 9 : 0)!;
-                    lab.MapFile(At, (int)(size / Lab.Page), file, isShared ? MapFlags.Shared : MapFlags.Private, Prot.Read | Prot.Write);
+                    lab.MapFile(At, (int)(size / Lab.Page), file, isShared
+                        ? MapFlags.Shared
+                        : MapFlags.Private, Prot.Read | Prot.Write);
                     var flags = GupFlags.LongTerm | (isWrite ? GupFlags.Write : 0);
                     var result = lab.Gup(call, At, 1, flags, out var vector).Result;
                     var mayFail = kind == FileKind.Disk && isShared && isWrite;
-                    Assert.True(result.Raw == (mayFail ? -(long)Errno.EFAULT : 1), $"shared {isShared}, write {isWrite}, {call}: {result.Raw}");
+                    Assert.True(result.Raw == (mayFail ? -(long)Errno.EFAULT : 1),
+                        $"shared {isShared}, write {isWrite}, {call}: {result.Raw}");
                     lab.Drop(vector);
                 }
     }
@@ -155,11 +168,13 @@ public sealed class KernelSelfTests
         var runs = new TheoryData<string, string>();
         foreach (var memory in new[]
         {
-            "base page", "THP", "PTE-mapped THP", "single PTE of partially mapped THP", "THP moved by half", "THP shared by half", "hugetlb",
+            "base page", "THP", "PTE-mapped THP", "single PTE of partially mapped THP", "THP moved by half",
+            "THP shared by half", "hugetlb",
         })
         {
             foreach (var test in CowCases.Keys) runs.Add(memory, test);
-            if (memory is not ("base page" or "THP" or "PTE-mapped THP" or "single PTE of partially mapped THP")) continue;
+            if (memory is not ("base page" or "THP" or "PTE-mapped THP" or "single PTE of partially mapped THP"))
+                continue;
             foreach (var test in CowCases.Keys)
             {
                 runs.Add(memory + SwappedOut, test);
@@ -178,9 +193,11 @@ public sealed class KernelSelfTests
     [MemberData(nameof(CowMatrix))]
     public void Cow_of_anonymous_memory(string memory, string test)
     {
-        using var lab = new Lab("6.18", options => options with { HugePages2M = memory == "hugetlb" ? 8 : 0, Swap = 16UL << 20, AuditsEachCommand = true });
+        using var lab = new Lab("6.18", options =>
+            options with { HugePages2M = memory == "hugetlb" ? 8 : 0, Swap = 16UL << 20, AuditsEachCommand = true });
         MapAnonymous(lab, memory.Split(',')[0]);
-        if (memory.Contains(',', StringComparison.Ordinal)) Swap(lab, isBackIn: memory.EndsWith(SwappedIn, StringComparison.Ordinal));
+        if (memory.Contains(',', StringComparison.Ordinal))
+            Swap(lab, isBackIn: memory.EndsWith(SwappedIn, StringComparison.Ordinal));
         CowCases[test](lab, memory == "hugetlb");
     }
 
@@ -192,7 +209,9 @@ public sealed class KernelSelfTests
         return runs;
     }
 
-    /// <summary>cow, what is not anonymous yet: a private mapping of the zero page or a file, beside another view of the same.</summary>
+    /// <summary>
+    /// cow, what is not anonymous yet: a private mapping of the zero page or a file, beside another view of the same.
+    /// </summary>
     [Theory]
     [MemberData(nameof(NonAnonymousCowMatrix))]
     public void Cow_of_other_memory(string memory, string test)
@@ -205,7 +224,8 @@ public sealed class KernelSelfTests
     private const ulong Beside = 0x8000_0000;
 
     /// <summary>
-    /// A private writable mapping that has been read at <see cref="At"/> and another view of what it shows at <see cref="Beside"/>.
+    /// A private writable mapping that has been read at <see cref="At"/> and another view of what it shows at
+    /// <see cref="Beside"/>.
     /// </summary>
     private static int MapBeside(Lab lab, string memory)
     {
@@ -230,9 +250,11 @@ public sealed class KernelSelfTests
                 Assert.Equal(lab.ViewAt(At).Pfn, lab.ViewAt(Beside).Pfn);
                 return 512;
             default:
-                var kind = memory switch { "memfd" => FileKind.Shmem, "tmpfile" => FileKind.Disk, _ => FileKind.HugeTlb };
+                var kind = memory switch { "memfd" => FileKind.Shmem, "tmpfile" => FileKind.Disk,
+                    _ => FileKind.HugeTlb };
                 var pages = kind == FileKind.HugeTlb ? 512 : 1;
-                var file = lab.Machine.CreateFile($"/{memory}", kind, (ulong)pages * Lab.Page, kind == FileKind.HugeTlb ? 9 : 0)!;
+                var file = lab.Machine.CreateFile(
+                    $"/{memory}", kind, (ulong)pages * Lab.Page, kind == FileKind.HugeTlb ? 9 : 0)!;
                 lab.MapFile(Beside, pages, file, MapFlags.Shared, Prot.Read | Prot.Write);
                 lab.Poke(Beside, 7);
                 lab.MapFile(At, pages, file, MapFlags.Private, Prot.Read | Prot.Write);
@@ -272,7 +294,8 @@ public sealed class KernelSelfTests
     private static void MapAnonymous(Lab lab, string memory)
     {
         var isHuge = memory != "base page";
-        var flags = MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed | (memory == "hugetlb" ? MapFlags.HugeTlb : 0);
+        var flags = MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed
+            | (memory == "hugetlb" ? MapFlags.HugeTlb : 0);
         Assert.True(lab.Map(At, isHuge ? 512 : 1, Prot.Read | Prot.Write, flags).IsOk);
         if (isHuge && memory != "hugetlb") Assert.True(lab.Machine.Madvise(lab.Space, At, Huge, Advice.HugePage).IsOk);
         lab.Poke(At, 1);
@@ -284,7 +307,8 @@ public sealed class KernelSelfTests
 
         const ulong half = Huge / 2;
         if (memory == "THP moved by half")
-            Assert.True(lab.Machine.Mremap(lab.Space, At + half, half, half, MremapFlags.MayMove | MremapFlags.Fixed, 2 * At).IsOk);
+            Assert.True(lab.Machine.Mremap(
+                lab.Space, At + half, half, half, MremapFlags.MayMove | MremapFlags.Fixed, 2 * At).IsOk);
         if (memory == "THP shared by half")
         {
             // A child that has one half only, and ends: what it shared is the parent's alone again.
@@ -302,21 +326,25 @@ public sealed class KernelSelfTests
     {
         const ulong swapped = 1UL << 62;
         const ulong present = 1UL << 63;
-        var areas = lab.Machine.Maps(lab.Space).Where(entry => entry.Range.Start >= At && entry.Range.End <= At + Huge).ToList();
+        var areas = lab.Machine.Maps(lab.Space).Where(
+            entry => entry.Range.Start >= At && entry.Range.End <= At + Huge).ToList();
         var resident = areas.SelectMany(area => ResidentPages(lab, area.Range)).ToList();
         Assert.NotEmpty(resident);
         foreach (var area in areas)
             Assert.True(lab.Machine.Madvise(lab.Space, area.Range.Start, area.Range.Length, Advice.PageOut).IsOk);
-        Assert.All(resident, page => Assert.Equal(swapped, lab.Machine.Pagemap(lab.Space, page, 1)[0] & (swapped | present)));
+        Assert.All(
+            resident, page => Assert.Equal(swapped, lab.Machine.Pagemap(lab.Space, page, 1)[0] & (swapped | present)));
         if (!isBackIn) return;
         foreach (var page in resident) lab.Load(page, 1);
-        Assert.All(resident, page => Assert.Equal(present, lab.Machine.Pagemap(lab.Space, page, 1)[0] & (swapped | present)));
+        Assert.All(
+            resident, page => Assert.Equal(present, lab.Machine.Pagemap(lab.Space, page, 1)[0] & (swapped | present)));
     }
 
     private static IEnumerable<ulong> ResidentPages(Lab lab, AddressRange range)
     {
         var entries = lab.Machine.Pagemap(lab.Space, range.Start, (int)(range.Length / Lab.Page));
-        return Enumerable.Range(0, entries.Length).Where(page => entries[page] >> 63 != 0).Select(page => range.Start + ((ulong)page * Lab.Page));
+        return Enumerable.Range(0, entries.Length).Where(page => entries[page] >> 63 != 0).Select(
+            page => range.Start + ((ulong)page * Lab.Page));
     }
 
     private static readonly Dictionary<string, Action<Lab, bool>> CowCases = new(StringComparer.Ordinal)
@@ -325,21 +353,32 @@ public sealed class KernelSelfTests
         ["basic COW after fork with mprotect"] = (lab, _) => ChildKeepsItsByte(lab, protects: true),
         ["vmsplice, unmap in child"] = (lab, isHugeTlb) => SplicedInChild(lab, protects: false, isHugeTlb),
         ["vmsplice, unmap in child with mprotect"] = (lab, isHugeTlb) => SplicedInChild(lab, protects: true, isHugeTlb),
-        ["vmsplice before fork, unmap in parent"] = (lab, isHugeTlb) => SplicedInParent(lab, beforeFork: true, isHugeTlb),
-        ["vmsplice, unmap in parent after fork"] = (lab, isHugeTlb) => SplicedInParent(lab, beforeFork: false, isHugeTlb),
-        ["R/W pin, fork"] = (lab, _) => Pinned(lab, GupCall.PinUserPagesFast, GupFlags.Write, forksFirst: false, childLives: true),
-        ["R/W pin, fork, child ends"] = (lab, _) => Pinned(lab, GupCall.PinUserPagesFast, GupFlags.Write, forksFirst: false, childLives: false),
-        ["R/O pin on shared page"] = (lab, _) => Pinned(lab, GupCall.PinUserPages, GupFlags.None, forksFirst: true, childLives: true),
-        ["R/O fast pin on shared page"] = (lab, _) => Pinned(lab, GupCall.PinUserPagesFast, GupFlags.None, forksFirst: true, childLives: true),
-        ["R/O pin on previously shared page"] = (lab, _) => Pinned(lab, GupCall.PinUserPages, GupFlags.None, forksFirst: true, childLives: false),
-        ["R/O fast pin on previously shared page"] = (lab, _) => Pinned(lab, GupCall.PinUserPagesFast, GupFlags.None, forksFirst: true, childLives: false),
+        ["vmsplice before fork, unmap in parent"] = (lab, isHugeTlb) =>
+            SplicedInParent(lab, beforeFork: true, isHugeTlb),
+        ["vmsplice, unmap in parent after fork"] = (lab, isHugeTlb) =>
+            SplicedInParent(lab, beforeFork: false, isHugeTlb),
+        ["R/W pin, fork"] = (lab, _) =>
+            Pinned(lab, GupCall.PinUserPagesFast, GupFlags.Write, forksFirst: false, childLives: true),
+        ["R/W pin, fork, child ends"] = (lab, _) =>
+            Pinned(lab, GupCall.PinUserPagesFast, GupFlags.Write, forksFirst: false, childLives: false),
+        ["R/O pin on shared page"] = (lab, _) =>
+            Pinned(lab, GupCall.PinUserPages, GupFlags.None, forksFirst: true, childLives: true),
+        ["R/O fast pin on shared page"] = (lab, _) =>
+            Pinned(lab, GupCall.PinUserPagesFast, GupFlags.None, forksFirst: true, childLives: true),
+        ["R/O pin on previously shared page"] = (lab, _) =>
+            Pinned(lab, GupCall.PinUserPages, GupFlags.None, forksFirst: true, childLives: false),
+        ["R/O fast pin on previously shared page"] = (lab, _) =>
+            Pinned(lab, GupCall.PinUserPagesFast, GupFlags.None, forksFirst: true, childLives: false),
         ["R/O pin on exclusive page"] = (lab, _) => PinnedReadOnlyMapped(lab, GupCall.PinUserPages),
         ["R/O fast pin on exclusive page"] = (lab, _) => PinnedReadOnlyMapped(lab, GupCall.PinUserPagesFast),
         ["fixed buffer, then mapped R/O"] = (lab, _) => Registered(lab, MapReadOnly),
         ["fixed buffer, fork"] = (lab, _) => Registered(lab, static lab => lab.Fork()),
     };
 
-    /// <summary>Takes the write permission of the entries away and gives the area's back: the next store faults, or finds it may write.</summary>
+    /// <summary>
+    /// Takes the write permission of the entries away and gives the area's back: the next store faults, or finds it may
+    /// write.
+    /// </summary>
     private static void MapReadOnly(Lab lab)
     {
         var range = lab.Machine.Maps(lab.Space).First(entry => entry.Range.Contains(At)).Range;
@@ -379,7 +418,10 @@ public sealed class KernelSelfTests
         Assert.Equal(2, lab.Peek(At));
     }
 
-    /// <summary>A page that the child spliced before it unmapped it must not show what the parent writes later; hugetlb does (known).</summary>
+    /// <summary>
+    /// A page that the child spliced before it unmapped it must not show what the parent writes later; hugetlb does
+    /// (known).
+    /// </summary>
     private static void SplicedInChild(Lab lab, bool protects, bool isHugeTlb)
     {
         var child = lab.Fork();
@@ -434,14 +476,18 @@ public sealed class KernelSelfTests
         lab.Device(At, 8, DeviceMapping.PfnMap, isRam: false);
         foreach (var advice in new[]
         {
-            Advice.DontNeed, Advice.DontNeedLocked, Advice.Free, Advice.WipeOnFork, Advice.Cold, Advice.PageOut, Advice.PopulateRead,
+            Advice.DontNeed, Advice.DontNeedLocked, Advice.Free, Advice.WipeOnFork, Advice.Cold, Advice.PageOut,
+            Advice.PopulateRead,
             Advice.PopulateWrite,
         })
             Assert.Equal(Errno.EINVAL, lab.Machine.Madvise(lab.Space, At, 8 * Lab.Page, advice).Error);
-        Assert.True(lab.Machine.Mremap(lab.Space, At, 8 * Lab.Page, 8 * Lab.Page, MremapFlags.MayMove | MremapFlags.Fixed, At + (32 * Lab.Page)).IsOk);
+        Assert.True(
+            lab.Machine.Mremap(lab.Space, At, 8 * Lab.Page, 8 * Lab.Page, MremapFlags.MayMove | MremapFlags.Fixed,
+                At + (32 * Lab.Page)).IsOk);
         var moved = At + (32 * Lab.Page);
         Assert.True(lab.Machine.Mremap(lab.Space, moved, 8 * Lab.Page, 4 * Lab.Page, MremapFlags.None).IsOk);
-        Assert.Equal(Errno.EFAULT, lab.Machine.Mremap(lab.Space, moved, 4 * Lab.Page, 8 * Lab.Page, MremapFlags.MayMove).Error);
+        Assert.Equal(
+            Errno.EFAULT, lab.Machine.Mremap(lab.Space, moved, 4 * Lab.Page, 8 * Lab.Page, MremapFlags.MayMove).Error);
         Assert.True(lab.Machine.Munmap(lab.Space, moved + Lab.Page, Lab.Page).IsOk);
         Assert.Equal(UserSignal.None, lab.Machine.Touch(lab.Space, moved, isWrite: false));
         var child = lab.Fork();
@@ -462,13 +508,16 @@ public sealed class KernelSelfTests
         Assert.True(lab.Machine.Munmap(lab.Space, At + (2 * Lab.Page), Lab.Page).IsOk);
         foreach (var advice in new[] { Advice.PopulateRead, Advice.PopulateWrite })
             foreach (var (first, pages) in new[] { (0UL, 4UL), (2UL, 2UL), (0UL, 3UL) })
-                Assert.Equal(Errno.ENOMEM, lab.Machine.Madvise(lab.Space, At + (first * Lab.Page), pages * Lab.Page, advice).Error);
+                Assert.Equal(Errno.ENOMEM,
+                    lab.Machine.Madvise(lab.Space, At + (first * Lab.Page), pages * Lab.Page, advice).Error);
         lab.Anon(At, 4, written: false);
         Assert.True(lab.Machine.Madvise(lab.Space, At, 4 * Lab.Page, Advice.PopulateWrite).IsOk);
         Assert.All(lab.Machine.Pagemap(lab.Space, At, 4), entry => Assert.True(entry >> 63 != 0));
     }
 
-    /// <summary>madv_populate's test_softdirty: reading in leaves pages as not stored to, populating for writes makes them so.</summary>
+    /// <summary>
+    /// madv_populate's test_softdirty: reading in leaves pages as not stored to, populating for writes makes them so.
+    /// </summary>
     [Fact]
     public void Madv_populate_and_soft_dirty()
     {

@@ -17,7 +17,8 @@ public sealed class LayoutTests
     private static readonly string[] EraA = ["4.3", "4.9", "5.8"];
 
     private static void Expect(
-        Action<Lab> layout, long count, long a, long b, long d, bool pfns = false, GupFlags flags = GupFlags.Write, ulong start = At,
+        Action<Lab> layout, long count, long a, long b, long d, bool pfns = false, GupFlags flags = GupFlags.Write,
+        ulong start = At,
         long? earlyB = null)
     {
         foreach (var profile in EraA) Check(profile, layout, start, count, flags, a, pfns);
@@ -122,7 +123,8 @@ public sealed class LayoutTests
 
     [Fact]
     public void Read_only_private_file_with_force_gives_a_copy() => Expect(
-        lab => lab.File(At, 1, FileKind.Disk, MapFlags.Private, Prot.Read), 1, 1, 1, Fault, flags: GupFlags.Write | GupFlags.Force);
+        lab => lab.File(At, 1, FileKind.Disk, MapFlags.Private, Prot.Read), 1, 1, 1, Fault, flags: GupFlags.Write
+            | GupFlags.Force);
 
     [Fact]
     public void Read_only_private_file_without_force() => Expect(
@@ -165,11 +167,13 @@ public sealed class LayoutTests
     [Fact]
     public void Hugetlb_gives_512_subpages_of_one_folio()
     {
-        foreach (var (profile, refs, pins) in new[] { ("4.3", 513, 0), ("5.8", 513, 512), ("5.17", 513, 512), ("6.18", 513, 512) })
+        foreach (var (profile, refs, pins) in new[] { ("4.3", 513, 0), ("5.8", 513, 512), ("5.17", 513, 512),
+            ("6.18", 513, 512) })
         {
             using var lab = new Lab(profile, options => options with { HugePages2M = 2 });
             const ulong at = 0x4000_0000;
-            Assert.True(lab.Map(at, 512, Rw, MapFlags.Private | MapFlags.Anonymous | MapFlags.HugeTlb | MapFlags.Fixed).IsOk);
+            Assert.True(
+                lab.Map(at, 512, Rw, MapFlags.Private | MapFlags.Anonymous | MapFlags.HugeTlb | MapFlags.Fixed).IsOk);
             lab.Write(at, 1);
             Assert.Equal(512, lab.Get(at, 512, out var vector).Raw);
             var page = lab.View(vector, 511);

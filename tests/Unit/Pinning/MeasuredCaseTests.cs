@@ -14,8 +14,8 @@ using Xunit;
 namespace FramePin.Tests.Unit.Pinning;
 
 /// <summary>
-/// The single cases that were measured inside kernels 6.1 and 6.12: references while held, arguments, flags, FORCE, fork, migration,
-/// counters. Each line of the files is made anew and compared as text, without frame numbers.
+/// The single cases that were measured inside kernels 6.1 and 6.12: references while held, arguments, flags, FORCE,
+/// fork, migration, counters. Each line of the files is made anew and compared as text, without frame numbers.
 /// </summary>
 public sealed partial class MeasuredCaseTests
 {
@@ -32,7 +32,8 @@ public sealed partial class MeasuredCaseTests
     public void References_while_held(string profile)
     {
         var lines = Section(profile, "refcounts");
-        using var lab = new Lab(profile, options => options with { HugePages2M = 2, Thp = ThpMode.MAdvise, AuditsEachCommand = false });
+        using var lab = new Lab(
+            profile, options => options with { HugePages2M = 2, Thp = ThpMode.MAdvise, AuditsEachCommand = false });
         var actual = new List<string>();
         lab.Anon(At, Pages);
         Hold(lab, actual, "get_user_pages_fast r x1", At, 1, GupCall.GetUserPagesFast, GupFlags.None);
@@ -44,10 +45,14 @@ public sealed partial class MeasuredCaseTests
         lab.Anon(0x2000_0000, 512, written: false);
         lab.Machine.Madvise(lab.Space, 0x2000_0000, Huge, Advice.HugePage);
         lab.Write(0x2000_0000, 1);
-        Hold(lab, actual, "pin 8 pages of one THP (ref=folio)", 0x2000_5000, Pages, GupCall.PinUserPagesFast, GupFlags.Write | GupFlags.LongTerm);
-        Assert.True(lab.Map(0x3000_0000, 512, Prot.Read | Prot.Write, MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed | MapFlags.HugeTlb).IsOk);
+        Hold(lab, actual, "pin 8 pages of one THP (ref=folio)", 0x2000_5000, Pages, GupCall.PinUserPagesFast,
+            GupFlags.Write | GupFlags.LongTerm);
+        Assert.True(
+            lab.Map(0x3000_0000, 512, Prot.Read | Prot.Write,
+                MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed | MapFlags.HugeTlb).IsOk);
         lab.Write(0x3000_0000, 1);
-        Hold(lab, actual, "pin 8 pages of one hugetlb", 0x3000_0000, Pages, GupCall.PinUserPagesFast, GupFlags.Write | GupFlags.LongTerm);
+        Hold(lab, actual, "pin 8 pages of one hugetlb", 0x3000_0000, Pages, GupCall.PinUserPagesFast,
+            GupFlags.Write | GupFlags.LongTerm);
         lab.Anon(0x5000_0000, 1, written: false);
         lab.Load(0x5000_0000, 1);
         // Eight times the same page: the zero page, until something puts another in its place.
@@ -72,10 +77,13 @@ public sealed partial class MeasuredCaseTests
             using var lab = new Lab(profile);
             lab.Anon(At, Pages);
             var limit = PageGeometry.TaskSize;
-            // The guests had five-level tables: their TASK_SIZE_MAX is only a large address here, where nothing is mapped either.
+            // The guests had five-level tables: their TASK_SIZE_MAX is only a large address here, where nothing is
+            // mapped either.
             var cases = new List<string>
             {
-                name.Contains("_fast", StringComparison.Ordinal) ? "nr=0: (skipped: overruns the array)" : $"nr=0: {Run(lab, name, At, 0)}",
+                name.Contains("_fast", StringComparison.Ordinal)
+                    ? "nr=0: (skipped: overruns the array)"
+                    : $"nr=0: {Run(lab, name, At, 0)}",
                 $"nr=9 of 8: {Run(lab, name, At, 9)}",
                 $"unmapped nr=1: {Run(lab, name, 0x7000_0000, 1)}",
                 $"at TASK_SIZE_MAX: {Run(lab, name, limit, 1)}",
@@ -96,7 +104,8 @@ public sealed partial class MeasuredCaseTests
             var parts = line.Split(' ', StringSplitOptions.RemoveEmptyEntries);
             using var lab = new Lab(profile);
             lab.Anon(At, 4);
-            var result = lab.Gup(CallOf(parts[0]), At, 4, FlagsOf(parts[1]), out var vector, LockedArgument.Held).Result;
+            var result = lab.Gup(
+                CallOf(parts[0]), At, 4, FlagsOf(parts[1]), out var vector, LockedArgument.Held).Result;
             Assert.True(parts[2] == Raw(result), $"{line}: here {Raw(result)}");
             lab.Drop(vector);
         }
@@ -113,9 +122,11 @@ public sealed partial class MeasuredCaseTests
         lab.Machine.Mprotect(lab.Space, At, Lab.Page, Prot.Read);
         lab.File(0x2000_0000, 1, FileKind.Disk, MapFlags.Private, Prot.Read);
         var anon = lab.Gup(GupCall.GetUserPagesRemote, At, 1, GupFlags.Force | GupFlags.Write, out var a).Result;
-        var file = lab.Gup(GupCall.GetUserPagesRemote, 0x2000_0000, 1, GupFlags.Force | GupFlags.Write, out var b).Result;
+        var file = lab.Gup(
+            GupCall.GetUserPagesRemote, 0x2000_0000, 1, GupFlags.Force | GupFlags.Write, out var b).Result;
         var isAnon = (lab.View(b).Flags & FrameFlags.Anon) != 0 ? 1 : 0;
-        Assert.Equal(force.Select(Squeezed), [$"anon RO written: ret {Raw(anon)}", $"ext4 private RO: ret {Raw(file)} anon {isAnon}"]);
+        Assert.Equal(force.Select(Squeezed),
+            [$"anon RO written: ret {Raw(anon)}", $"ext4 private RO: ret {Raw(file)} anon {isAnon}"]);
         lab.Drop(a, b);
 
         var fork = Assert.Single(Section(profile, "pin then fork"));
@@ -142,22 +153,28 @@ public sealed partial class MeasuredCaseTests
         foreach (var line in Section(profile, "ZONE_MOVABLE"))
         {
             var name = line.Split("  ")[0].Trim();
-            using var lab = new Lab(profile, options => options with { MovableMemory = hasMovable ? 32UL << 20 : 0, Thp = ThpMode.MAdvise });
+            using var lab = new Lab(profile,
+                options => options with { MovableMemory = hasMovable ? 32UL << 20 : 0, Thp = ThpMode.MAdvise });
             var start = Migrating(lab, name.Split(',')[0]);
             var before = lab.Machine.Translate(lab.Space, start);
             var (acquired, released) = (lab.Machine.PinStatistics.Acquired, lab.Machine.PinStatistics.Released);
             var vector = lab.Vector(Pages);
-            var result = name.Contains("get_vaddr_frames(w)", StringComparison.Ordinal) || name.EndsWith("gvf(w)", StringComparison.Ordinal)
+            var result = name.Contains("get_vaddr_frames(w)", StringComparison.Ordinal)
+                || name.EndsWith("gvf(w)", StringComparison.Ordinal)
                 ? lab.Machine.GetVaddrFrames(lab.Space, start, Pages, GupFlags.Write, vector).Result
                 : lab.Machine.Gup(
-                    lab.Space, name.Contains("get_fast", StringComparison.Ordinal) ? GupCall.GetUserPagesFast : GupCall.PinUserPagesFast, start, Pages,
-                    (name.Contains(" W", StringComparison.Ordinal) ? GupFlags.Write : 0) | (name.Contains("LT", StringComparison.Ordinal) ? GupFlags.LongTerm : 0),
+                    lab.Space, name.Contains("get_fast", StringComparison.Ordinal)
+                        ? GupCall.GetUserPagesFast
+                        : GupCall.PinUserPagesFast, start, Pages,
+                    (name.Contains(" W", StringComparison.Ordinal) ? GupFlags.Write : 0)
+                        | (name.Contains("LT", StringComparison.Ordinal) ? GupFlags.LongTerm : 0),
                     LockedArgument.Null, vector).Result;
             var moved = before is { } old && old != lab.Machine.Translate(lab.Space, start) ? "MIGRATED " : "";
             var here = string.Create(
                 CultureInfo.InvariantCulture,
                 $"ret {Raw(result)} {moved}+{lab.Machine.PinStatistics.Acquired - acquired}/-{lab.Machine.PinStatistics.Released - released}");
-            var expected = Squeezed(Regex.Replace(line[line.IndexOf("ret ", StringComparison.Ordinal)..], "pfn [0-9a-f]+ -> [0-9a-f]+", ""));
+            var expected = Squeezed(Regex.Replace(
+                line[line.IndexOf("ret ", StringComparison.Ordinal)..], "pfn [0-9a-f]+ -> [0-9a-f]+", ""));
             if (!hasMovable) expected = expected.Replace("MIGRATED +16/-8", "+8/-0", StringComparison.Ordinal);
             Assert.True(expected == here, $"{line}: here {here}");
             lab.Drop(vector);
@@ -179,7 +196,8 @@ public sealed partial class MeasuredCaseTests
             var parts = name.Split(' ', 2);
             var result = name.StartsWith("gvf", StringComparison.Ordinal)
                 ? lab.Machine.GetVaddrFrames(lab.Space, At, Pages, name == "gvf(w)" ? GupFlags.Write : 0, vector).Result
-                : lab.Machine.Gup(lab.Space, CallOf(parts[0]), At, Pages, FlagsOf(parts[1].Replace(' ', '|')), LockedArgument.Held, vector).Result;
+                : lab.Machine.Gup(lab.Space, CallOf(parts[0]), At, Pages, FlagsOf(parts[1].Replace(' ', '|')),
+                    LockedArgument.Held, vector).Result;
             lab.Drop(vector);
             var here = string.Create(
                 CultureInfo.InvariantCulture,
@@ -211,7 +229,8 @@ public sealed partial class MeasuredCaseTests
         }
     }
 
-    private static void Hold(Lab lab, List<string> lines, string name, ulong start, int pages, GupCall call, GupFlags flags) =>
+    private static void Hold(
+        Lab lab, List<string> lines, string name, ulong start, int pages, GupCall call, GupFlags flags) =>
         HoldOver(lab, lines, name, null, start, pages, call, null, flags);
 
     private static void HoldOver(
@@ -247,7 +266,8 @@ public sealed partial class MeasuredCaseTests
             {
                 var view = lab.View(vector);
                 var isZero = (view.Flags & FrameFlags.Zero) != 0;
-                before = isZero ? view.RefCount - (call == GupCall.GetUserPagesFast ? 1 : 0) : view.RefCount - (call == GupCall.GetUserPagesFast ? 1 : 1024);
+                before = isZero ? view.RefCount - (call == GupCall.GetUserPagesFast ? 1 : 0)
+                    : view.RefCount - (call == GupCall.GetUserPagesFast ? 1 : 1024);
                 // Where each page is its own, one of them is looked at.
                 if (!isZero) break;
             }
@@ -263,8 +283,8 @@ public sealed partial class MeasuredCaseTests
         $"{name} n={Raw(result)} held {page.RefCount - before} map {page.MapCount}{(page.MaybeDmaPinned ? " maybe_dma_pinned" : "")}");
 
     /// <summary>
-    /// A line without frame number, with the references that the call itself took: the base varies with the state of the LRU, and a
-    /// hugetlb folio's map count prints as nonsense on 6.12.
+    /// A line without frame number, with the references that the call itself took: the base varies with the state of
+    /// the LRU, and a hugetlb folio's map count prints as nonsense on 6.12.
     /// </summary>
     private static string Normal(string line)
     {
@@ -283,7 +303,8 @@ public sealed partial class MeasuredCaseTests
         var vector = lab.Vector(Pages);
         var result = name == "get_vaddr_frames"
             ? lab.Machine.GetVaddrFrames(lab.Space, start, count, GupFlags.Write, vector).Result
-            : lab.Machine.Gup(lab.Space, CallOf(name), start, count, GupFlags.Write, LockedArgument.Held, vector).Result;
+            : lab.Machine.Gup(
+                lab.Space, CallOf(name), start, count, GupFlags.Write, LockedArgument.Held, vector).Result;
         lab.Drop(vector);
         return Raw(result);
     }
@@ -302,7 +323,8 @@ public sealed partial class MeasuredCaseTests
         _ => throw new FormatException(name),
     };
 
-    private static GupFlags FlagsOf(string names) => names.Split('|').Aggregate(GupFlags.None, (flags, name) => flags | name switch
+    private static GupFlags FlagsOf(string names) =>
+        names.Split('|').Aggregate(GupFlags.None, (flags, name) => flags | name switch
     {
         "W" or "WRITE" => GupFlags.Write,
         "LT" or "LONGTERM" => GupFlags.LongTerm,
@@ -323,8 +345,10 @@ public sealed partial class MeasuredCaseTests
     private static List<string> Section(string profile, string heading)
     {
         var lines = File.ReadAllLines(Path.Combine(AppContext.BaseDirectory, "Data", $"gup-cases-{profile}.txt"));
-        var start = Array.FindIndex(lines, line => line.StartsWith("== ", StringComparison.Ordinal) && line.Contains(heading, StringComparison.Ordinal));
+        var start = Array.FindIndex(lines, line => line.StartsWith("== ", StringComparison.Ordinal)
+            && line.Contains(heading, StringComparison.Ordinal));
         Assert.True(start >= 0, heading);
-        return [.. lines.Skip(start + 1).TakeWhile(line => !line.StartsWith("==", StringComparison.Ordinal)).Where(line => line.Length > 0).Select(line => line.Trim())];
+        return [.. lines.Skip(start + 1).TakeWhile(line => !line.StartsWith("==", StringComparison.Ordinal)).Where(
+            line => line.Length > 0).Select(line => line.Trim())];
     }
 }

@@ -15,8 +15,8 @@ using Xunit;
 namespace FramePin.Tests.Unit.Pinning;
 
 /// <summary>
-/// What kernels 6.1 and 6.12 answered when their GUP calls were made from inside the kernel: counts, errnos and the deltas of the
-/// pin counters over pin and unpin, cell by cell.
+/// What kernels 6.1 and 6.12 answered when their GUP calls were made from inside the kernel: counts, errnos and the
+/// deltas of the pin counters over pin and unpin, cell by cell.
 /// </summary>
 public sealed partial class MeasuredTests
 {
@@ -48,7 +48,8 @@ public sealed partial class MeasuredTests
         ["ext4 private RW untouched"] = lab => lab.File(At, Pages, FileKind.Disk, MapFlags.Private, Rw),
         ["ext4 private RW read-touched"] = lab => Loaded(lab, lab.File(At, Pages, FileKind.Disk, MapFlags.Private, Rw)),
         ["ext4 shared RW untouched"] = lab => lab.File(At, Pages, FileKind.Disk, MapFlags.Shared, Rw),
-        ["ext4 shared PROT_READ O_RDONLY"] = lab => lab.File(At, Pages, FileKind.Disk, MapFlags.Shared, Prot.Read, openWrite: false),
+        ["ext4 shared PROT_READ O_RDONLY"] = lab =>
+            lab.File(At, Pages, FileKind.Disk, MapFlags.Shared, Prot.Read, openWrite: false),
         ["uffd MISSING+SIGBUS"] = lab =>
         {
             lab.Anon(At, Pages, written: false);
@@ -149,9 +150,13 @@ public sealed partial class MeasuredTests
             var cell = Cell().Match(cells[i]);
             Assert.True(cell.Success, $"{row}, {columns[i]}: '{cells[i]}'");
             var actual = Call(profile, row, columns[i]);
-            var count = long.TryParse(cell.Groups["answer"].Value, CultureInfo.InvariantCulture, out var number) ? number : 0;
+            var count = long.TryParse(cell.Groups["answer"].Value, CultureInfo.InvariantCulture, out var number)
+                ? number
+                : 0;
             var pins = columns[i].StartsWith("gvf", StringComparison.Ordinal) || columns[i].StartsWith('p');
-            var acquired = cell.Groups["acquired"].Success ? long.Parse(cell.Groups["acquired"].Value, CultureInfo.InvariantCulture) : pins ? count : 0;
+            var acquired = cell.Groups["acquired"].Success
+                ? long.Parse(cell.Groups["acquired"].Value, CultureInfo.InvariantCulture) : pins ? count
+                : 0;
             var expected = $"{cell.Groups["answer"].Value} +{acquired}";
             if (expected != actual) wrong.Add($"{columns[i]}: the kernel {expected}, here {actual}");
         }
@@ -178,10 +183,14 @@ public sealed partial class MeasuredTests
             _ => Gup(lab, column, start, vector),
         };
         // The tables leave the brackets out where nothing was counted: the zero page.
-        var zeroPages = vector.IsPinned ? lab.Machine.ViewPages(vector, 0, Pages).Count(page => (page.Flags & FrameFlags.Zero) != 0) : 0;
+        var zeroPages = vector.IsPinned
+            ? lab.Machine.ViewPages(vector, 0, Pages).Count(page => (page.Flags & FrameFlags.Zero) != 0)
+            : 0;
         lab.Drop(vector);
         Assert.Equal(lab.Machine.PinStatistics.Acquired, lab.Machine.PinStatistics.Released);
-        var answer = result.Error == Errno.None ? result.Pages.ToString(CultureInfo.InvariantCulture) : result.Error.ToString();
+        var answer = result.Error == Errno.None
+            ? result.Pages.ToString(CultureInfo.InvariantCulture)
+            : result.Error.ToString();
         return $"{answer} +{lab.Machine.PinStatistics.Acquired - before + zeroPages}";
     }
 
@@ -229,5 +238,6 @@ public sealed partial class MeasuredTests
     }
 
     private static List<string[]> Lines(string profile) =>
-        [.. File.ReadLines(Path.Combine(AppContext.BaseDirectory, "Data", $"gup-{profile}.tsv")).Select(line => line.Split('\t'))];
+        [.. File.ReadLines(Path.Combine(AppContext.BaseDirectory, "Data", $"gup-{profile}.tsv")).Select(
+            line => line.Split('\t'))];
 }

@@ -19,7 +19,8 @@ public sealed class QuarantineTests
     public void What_is_held_stays_away_from_the_allocator_until_it_is_let_go(string memory)
     {
         using var lab = new Lab("6.18", options => options with { AuditsEachCommand = true, HugePages2M = 1 });
-        var type = MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed | (memory == "hugetlb" ? MapFlags.HugeTlb : 0);
+        var type = MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed
+            | (memory == "hugetlb" ? MapFlags.HugeTlb : 0);
         Assert.True(lab.Map(At, 512, Prot.Read | Prot.Write, type).IsOk);
         if (memory == "huge") Assert.True(lab.Machine.Madvise(lab.Space, At, Huge, Advice.HugePage).IsOk);
         lab.Poke(At, 7);
@@ -74,7 +75,8 @@ public sealed class QuarantineTests
         using var lab = new Lab("6.18");
         lab.Anon(At, 3);
         Assert.Equal(3, lab.Gup(GupCall.PinUserPagesFast, At, 3, GupFlags.Write, out var vector).Result.Raw);
-        var holds = new[] { lab.Machine.HoldFrames(vector), lab.Machine.HoldFrames(vector), lab.Machine.HoldFrames(vector) };
+        var holds = new[] { lab.Machine.HoldFrames(vector), lab.Machine.HoldFrames(vector),
+            lab.Machine.HoldFrames(vector) };
         Assert.True(lab.Machine.Munmap(lab.Space, At, 3 * PageGeometry.PageSize).IsOk);
         lab.Machine.ReleaseHold(holds[goesFirst]);
         Assert.Equal(0UL, lab.Machine.Statistics().QuarantinedFrames);

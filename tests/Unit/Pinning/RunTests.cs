@@ -13,7 +13,8 @@ public sealed class RunTests
 
     [Fact]
     public void A_packed_run_reads_back_as_it_was() =>
-        Gen.Select(Gen.ULong[0, (1UL << 39) - 1], Gen.ULong[1, FrameRun.MaxCount], Gen.Bool).Sample((first, count, isLarge) =>
+        Gen.Select(Gen.ULong[0, (1UL << 39) - 1], Gen.ULong[1, FrameRun.MaxCount], Gen.Bool).Sample(
+            (first, count, isLarge) =>
         {
             var run = FrameRun.FromPacked(FrameRun.Pack(first, count, isLarge));
             return run.First.Value == first && run.Count == count && run.IsLarge == isLarge;
@@ -23,7 +24,9 @@ public sealed class RunTests
     public void Runs_hold_the_frames_in_the_order_in_which_they_were_appended() =>
         Frames.List[1, 60].Sample(appended =>
         {
-            var expected = appended.SelectMany(item => Enumerable.Range(0, (int)item.Count).Select(i => (item.First + (ulong)i, item.IsLarge))).ToList();
+            var expected = appended.SelectMany(
+                item => Enumerable.Range(0, (int)item.Count).Select(i => (item.First + (ulong)i, item.IsLarge)))
+                    .ToList();
             var vector = new FrameVector(expected.Count);
             foreach (var part in appended.Chunk(7))
             {
@@ -33,7 +36,8 @@ public sealed class RunTests
                 writer.Finish();
             }
 
-            var actual = vector.Runs.ToArray().SelectMany(run => Enumerable.Range(0, (int)run.Count).Select(i => (run.First.Value + (ulong)i, run.IsLarge)));
+            var actual = vector.Runs.ToArray().SelectMany(
+                run => Enumerable.Range(0, (int)run.Count).Select(i => (run.First.Value + (ulong)i, run.IsLarge)));
             return vector.Count == expected.Count && actual.SequenceEqual(expected);
         });
 }

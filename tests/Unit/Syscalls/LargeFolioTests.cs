@@ -8,13 +8,17 @@ using Xunit;
 
 namespace FramePin.Tests.Unit.Syscalls;
 
-/// <summary>Anonymous huge pages that small entries map: who may write to them again after a fork, and what splits them.</summary>
+/// <summary>
+/// Anonymous huge pages that small entries map: who may write to them again after a fork, and what splits them.
+/// </summary>
 public sealed class LargeFolioTests
 {
     private const ulong At = 0x4000_0000;
     private const ulong Page = Lab.Page;
 
-    /// <summary>wp_can_reuse_anon_folio by kernel: with all 512 pages mapped by the writer alone, and with one of them.</summary>
+    /// <summary>
+    /// wp_can_reuse_anon_folio by kernel: with all 512 pages mapped by the writer alone, and with one of them.
+    /// </summary>
     [Theory]
     [InlineData("6.1", 512, false)]
     [InlineData("6.1", 1, true)]
@@ -47,7 +51,9 @@ public sealed class LargeFolioTests
         lab.Drop(held);
     }
 
-    /// <summary>Two address spaces are remembered: a third one that is left over does not know that it is alone.</summary>
+    /// <summary>
+    /// Two address spaces are remembered: a third one that is left over does not know that it is alone.
+    /// </summary>
     [Fact]
     public void The_third_process_copies_though_it_is_alone()
     {
@@ -65,7 +71,8 @@ public sealed class LargeFolioTests
     [Theory]
     [InlineData("6.1", false)]
     [InlineData("6.18", true)]
-    public void Advice_for_a_part_splits_it_and_its_zero_pages_give_way_to_the_zero_page(string profile, bool dropsZeroes)
+    public void Advice_for_a_part_splits_it_and_its_zero_pages_give_way_to_the_zero_page(
+        string profile, bool dropsZeroes)
     {
         foreach (var advice in new[] { Advice.PageOut, Advice.Cold, Advice.Free })
         {

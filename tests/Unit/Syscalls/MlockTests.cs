@@ -10,7 +10,10 @@ using Xunit;
 
 namespace FramePin.Tests.Unit.Syscalls;
 
-/// <summary>PG_mlocked and the count of each folio (mm/mlock.c): what calls, faults, forks, moves and splits make of them, and what reclaim does then.</summary>
+/// <summary>
+/// PG_mlocked and the count of each folio (mm/mlock.c): what calls, faults, forks, moves and splits make of them, and
+/// what reclaim does then.
+/// </summary>
 public sealed class MlockTests
 {
     private const ulong At = 0x4000_0000;
@@ -83,12 +86,14 @@ public sealed class MlockTests
         lab.Machine.Mlock(lab.Space, At, 4 * Page);
         var flags = MremapFlags.MayMove | MremapFlags.DontUnmap;
         Assert.True(lab.Machine.Mremap(lab.Space, At, 2 * Page, 2 * Page, flags, 0).IsOk);
-        Assert.Equal(VmFlags.None, lab.Machine.Maps(lab.Space).Single(entry => entry.Range.Contains(At + (2 * Page))).Flags & VmFlags.Locked);
+        Assert.Equal(VmFlags.None,
+            lab.Machine.Maps(lab.Space).Single(entry => entry.Range.Contains(At + (2 * Page))).Flags & VmFlags.Locked);
         Assert.True(IsLocked(lab, At + (2 * Page)));
         // Reclaim passes over it, and forgets how often it was locked; MADV_FREE gives nothing away.
         Assert.True(lab.Machine.Madvise(lab.Space, At + (2 * Page), 2 * Page, Advice.PageOut).IsOk);
         Assert.True(lab.Machine.Madvise(lab.Space, At + (2 * Page), 2 * Page, Advice.Free).IsOk);
-        Assert.Equal(FrameFlags.Mlocked, lab.ViewAt(At + (2 * Page)).Flags & (FrameFlags.Mlocked | FrameFlags.LazyFree));
+        Assert.Equal(
+            FrameFlags.Mlocked, lab.ViewAt(At + (2 * Page)).Flags & (FrameFlags.Mlocked | FrameFlags.LazyFree));
         // The next one to let it go is the last.
         lab.Machine.Mlock(lab.Space, At + (2 * Page), 2 * Page);
         lab.Machine.Munlock(lab.Space, At + (2 * Page), 2 * Page);

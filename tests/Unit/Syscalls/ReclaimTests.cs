@@ -6,7 +6,10 @@ using Xunit;
 
 namespace FramePin.Tests.Unit.Syscalls;
 
-/// <summary>MADV_PAGEOUT, MADV_FREE and compaction: what goes, what stays for whom, and that nothing is lost (kernel-semantics 3.10).</summary>
+/// <summary>
+/// MADV_PAGEOUT, MADV_FREE and compaction: what goes, what stays for whom, and that nothing is lost (kernel-semantics
+/// 3.10).
+/// </summary>
 public sealed class ReclaimTests
 {
     private const ulong At = 0x10000;
@@ -99,7 +102,8 @@ public sealed class ReclaimTests
         using var lab = new Lab();
         lab.Anon(At, 3);
         for (var page = 0UL; page < 3; page++) lab.Poke(At + (page * Page), 7);
-        Assert.Equal(1, lab.Gup(GupCall.PinUserPagesFast, At + (2 * Page), 1, GupFlags.Write, out var vector).Result.Raw);
+        Assert.Equal(
+            1, lab.Gup(GupCall.PinUserPagesFast, At + (2 * Page), 1, GupFlags.Write, out var vector).Result.Raw);
         Assert.True(lab.Machine.Madvise(lab.Space, At, 3 * Page, Advice.Free).IsOk);
         lab.Poke(At + Page, 8);
         PageOut(lab, At, 3);

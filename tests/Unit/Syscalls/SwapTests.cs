@@ -8,7 +8,10 @@ using Xunit;
 
 namespace FramePin.Tests.Unit.Syscalls;
 
-/// <summary>Swap (mm/memory.c: do_swap_page) and soft-dirty bits: who shares what when it comes back, and who keeps it from going.</summary>
+/// <summary>
+/// Swap (mm/memory.c: do_swap_page) and soft-dirty bits: who shares what when it comes back, and who keeps it from
+/// going.
+/// </summary>
 public sealed class SwapTests
 {
     private const ulong At = 0x4000_0000;
@@ -25,7 +28,8 @@ public sealed class SwapTests
         var free = lab.Machine.Statistics().FreeFrames;
         PageOut(lab, At, 2);
         Assert.Equal(free + 2, lab.Machine.Statistics().FreeFrames);
-        Assert.Equal(2 * Page, lab.Machine.Maps(lab.Space, withUsage: true).Single(entry => entry.Range.Contains(At)).Swap);
+        Assert.Equal(
+            2 * Page, lab.Machine.Maps(lab.Space, withUsage: true).Single(entry => entry.Range.Contains(At)).Swap);
         Assert.Equal([0, 0], Residency(lab, At, 2));
         Assert.Equal(7, lab.Peek(At));
         // Read back for it alone: a read-only pin needs no copy.
@@ -89,7 +93,8 @@ public sealed class SwapTests
         lab.Anon(At, 4);
         for (var page = 0UL; page < 4; page++) lab.Poke(At + (page * Page), (byte)(page + 1));
         PageOut(lab, At, 4);
-        Assert.Equal(4, lab.Gup(GupCall.PinUserPagesFast, At, 4, GupFlags.Write | GupFlags.LongTerm, out var vector).Result.Raw);
+        Assert.Equal(
+            4, lab.Gup(GupCall.PinUserPagesFast, At, 4, GupFlags.Write | GupFlags.LongTerm, out var vector).Result.Raw);
         for (var page = 0; page < 4; page++) Assert.Equal(page + 1, lab.PeekFrame(vector, page));
         lab.Drop(vector);
     }
@@ -139,7 +144,8 @@ public sealed class SwapTests
         lab.Anon(At, 3);
         PageOut(lab, At, 3);
         Assert.Equal([Swapped, Swapped, 0], lab.Machine.Pagemap(lab.Space, At, 3).Select(entry => entry & Swapped));
-        // Both have the first page in memory again; its slot is given up, since swap is short, and the third page gets it.
+        // Both have the first page in memory again; its slot is given up, since swap is short, and the third page gets
+        // it.
         var child = lab.Fork();
         lab.Load(At, 1);
         lab.Peek(At, child);
@@ -159,7 +165,8 @@ public sealed class SwapTests
             lab.Poke(At, 7);
             PageOut(lab, At, 1);
             Assert.True(lab.Machine.Madvise(lab.Space, At, Page, advice).IsOk);
-            if (advice == Advice.GuardInstall) Assert.True(lab.Machine.Madvise(lab.Space, At, Page, Advice.GuardRemove).IsOk);
+            if (advice == Advice.GuardInstall)
+                Assert.True(lab.Machine.Madvise(lab.Space, At, Page, Advice.GuardRemove).IsOk);
             Assert.Equal(0, lab.Peek(At));
         }
     }
@@ -172,7 +179,8 @@ public sealed class SwapTests
         lab.Poke(At, 7);
         PageOut(lab, At, 1);
         Assert.True(lab.Machine.Mprotect(lab.Space, At, Page, Prot.Read).IsOk);
-        Assert.True(lab.Machine.Mremap(lab.Space, At, Page, Page, MremapFlags.MayMove | MremapFlags.Fixed, 2 * At).IsOk);
+        Assert.True(
+            lab.Machine.Mremap(lab.Space, At, Page, Page, MremapFlags.MayMove | MremapFlags.Fixed, 2 * At).IsOk);
         Assert.Equal(7, lab.Peek(2 * At));
         Assert.Equal(UserSignal.SigSegvAccErr, lab.Machine.Touch(lab.Space, 2 * At, isWrite: true));
     }
@@ -194,9 +202,11 @@ public sealed class SwapTests
     [Fact]
     public void Stores_are_noticed_after_the_bits_were_cleared()
     {
-        using var lab = new Lab(configure: options => options with { TracksSoftDirty = true, Swap = 1UL << 20, AuditsEachCommand = true });
+        using var lab = new Lab(
+            configure: options => options with { TracksSoftDirty = true, Swap = 1UL << 20, AuditsEachCommand = true });
         lab.Anon(At, 4);
-        Assert.Contains("sd", lab.Machine.Maps(lab.Space).Single(entry => entry.Range.Contains(At)).VmFlagLetters(), StringComparison.Ordinal);
+        Assert.Contains("sd", lab.Machine.Maps(lab.Space).Single(entry => entry.Range.Contains(At)).VmFlagLetters(),
+            StringComparison.Ordinal);
         Assert.Equal(Errno.None, lab.Machine.ClearSoftDirty(lab.Space));
         lab.Poke(At, 1);
         lab.Load(At + Page, 1);
@@ -219,7 +229,8 @@ public sealed class SwapTests
     [Fact]
     public void A_writable_pin_keeps_its_page_soft_dirty()
     {
-        using var lab = new Lab(configure: options => options with { TracksSoftDirty = true, AuditsEachCommand = true });
+        using var lab = new Lab(
+            configure: options => options with { TracksSoftDirty = true, AuditsEachCommand = true });
         lab.Anon(At, 2);
         Assert.Equal(1, lab.Gup(GupCall.PinUserPagesFast, At, 1, GupFlags.Write, out var vector).Result.Raw);
         Assert.Equal(Errno.None, lab.Machine.ClearSoftDirty(lab.Space));

@@ -49,10 +49,12 @@ public sealed class SyscallRowTests
     {
         using var lab = new Lab();
         var file = lab.Machine.CreateFile("/f", FileKind.Shmem, Page)!;
-        var request = new MmapRequest { Length = Page, Prot = Rw, Flags = MapFlags.Shared, File = file, OpenedForWrite = false };
+        var request = new MmapRequest { Length = Page, Prot = Rw, Flags = MapFlags.Shared, File = file,
+            OpenedForWrite = false };
         Assert.Equal(Errno.EACCES, lab.Machine.Mmap(lab.Space, request).Error);
         Assert.Equal(
-            Errno.EACCES, lab.Machine.Mmap(lab.Space, request with { Flags = MapFlags.Private, OpenedForRead = false }).Error);
+            Errno.EACCES, lab.Machine.Mmap(
+                lab.Space, request with { Flags = MapFlags.Private, OpenedForRead = false }).Error);
     }
 
     [Fact]
@@ -293,7 +295,8 @@ public sealed class SyscallRowTests
     {
         using var lab = new Lab();
         lab.Device(At, 2, DeviceMapping.P2PPages, isRam: true);
-        Assert.Equal(-(long)Errno.EREMOTEIO, lab.Gup(GupCall.PinUserPagesFast, At, 1, GupFlags.None, out var without).Result.Raw);
+        Assert.Equal(-(long)Errno.EREMOTEIO,
+            lab.Gup(GupCall.PinUserPagesFast, At, 1, GupFlags.None, out var without).Result.Raw);
         Assert.Equal(1, lab.Gup(GupCall.PinUserPagesFast, At, 1, GupFlags.PciP2PDma, out var with).Result.Raw);
         lab.Drop(without, with);
     }
@@ -302,7 +305,8 @@ public sealed class SyscallRowTests
     public void Row_135_an_empty_entry_of_a_device_without_fault_method()
     {
         using var lab = new Lab();
-        var device = lab.Machine.CreateDevice("/dev/x", DeviceMapping.MixedPages, 1, isRam: true, hasClose: false, isWritable: true)!;
+        var device = lab.Machine.CreateDevice(
+            "/dev/x", DeviceMapping.MixedPages, 1, isRam: true, hasClose: false, isWritable: true)!;
         Assert.True(lab.MapDevice(At, 1, device).IsOk);
         lab.Write(At, 1);
         Assert.True(lab.Machine.Madvise(lab.Space, At, Page, Advice.DontNeed).IsOk);
@@ -313,23 +317,29 @@ public sealed class SyscallRowTests
     public void Row_136_vm_insert_page_on_a_taken_entry_and_outside()
     {
         using var lab = new Lab();
-        var device = lab.Machine.CreateDevice("/dev/x", DeviceMapping.MixedPages, 2, isRam: true, hasClose: false, isWritable: true)!;
+        var device = lab.Machine.CreateDevice(
+            "/dev/x", DeviceMapping.MixedPages, 2, isRam: true, hasClose: false, isWritable: true)!;
         Assert.True(lab.MapDevice(At, 2, device).IsOk);
         lab.Anon(0x40000, 1);
         var anon = lab.Machine.Translate(lab.Space, 0x40000)!.Value;
         var vma = lab.Space.Vmas.Find(At)!;
-        Assert.Equal(Errno.EBUSY, FramePin.Core.Faults.FaultHandler.InsertPage(lab.Machine.Context, lab.Space, vma, At, device.First));
-        Assert.Equal(Errno.EFAULT, FramePin.Core.Faults.FaultHandler.InsertPage(lab.Machine.Context, lab.Space, vma, vma.End, device.First));
-        Assert.Equal(Errno.EINVAL, FramePin.Core.Faults.FaultHandler.InsertPage(lab.Machine.Context, lab.Space, vma, At, anon));
+        Assert.Equal(Errno.EBUSY,
+            FramePin.Core.Faults.FaultHandler.InsertPage(lab.Machine.Context, lab.Space, vma, At, device.First));
+        Assert.Equal(Errno.EFAULT,
+            FramePin.Core.Faults.FaultHandler.InsertPage(lab.Machine.Context, lab.Space, vma, vma.End, device.First));
+        Assert.Equal(
+            Errno.EINVAL, FramePin.Core.Faults.FaultHandler.InsertPage(lab.Machine.Context, lab.Space, vma, At, anon));
     }
 
     [Fact]
     public void Row_137_remap_pfn_range_of_a_part_of_a_copy_on_write_area()
     {
         using var lab = new Lab();
-        var whole = lab.Machine.CreateDevice("/dev/whole", DeviceMapping.PfnMap, 2, isRam: true, hasClose: false, isWritable: true)!;
+        var whole = lab.Machine.CreateDevice(
+            "/dev/whole", DeviceMapping.PfnMap, 2, isRam: true, hasClose: false, isWritable: true)!;
         var parts = lab.Machine.CreateDevice(
-            "/dev/parts", DeviceMapping.PfnMap, 2, isRam: true, hasClose: false, isWritable: true, remapsInParts: true)!;
+            "/dev/parts", DeviceMapping.PfnMap, 2, isRam: true, hasClose: false, isWritable: true,
+            remapsInParts: true)!;
         Assert.True(lab.MapDevice(At, 2, whole, isPrivate: true).IsOk);
         Assert.Equal(Errno.EINVAL, lab.MapDevice(0x40000, 2, parts, isPrivate: true).Error);
         Assert.Null(lab.Machine.Translate(lab.Space, 0x40000));
@@ -342,7 +352,8 @@ public sealed class SyscallRowTests
     public void Mappings_with_a_close_method_never_merge()
     {
         using var lab = new Lab();
-        var device = lab.Machine.CreateDevice("/dev/v", DeviceMapping.FaultPages, 4, isRam: true, hasClose: true, isWritable: true)!;
+        var device = lab.Machine.CreateDevice(
+            "/dev/v", DeviceMapping.FaultPages, 4, isRam: true, hasClose: true, isWritable: true)!;
         Assert.True(lab.MapDevice(At, 2, device).IsOk);
         Assert.True(lab.Machine.Mmap(lab.Space, new MmapRequest
         {
@@ -358,8 +369,10 @@ public sealed class SyscallRowTests
 
     [Theory]
     [InlineData(0x1000UL, Prot.Read | Prot.Write, MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed, Errno.EPERM)]
-    [InlineData(0x10001UL, Prot.Read | Prot.Write, MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed, Errno.EINVAL)]
-    [InlineData(0x7FFF_FFFF_F000UL, Prot.Read | Prot.Write, MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed, Errno.ENOMEM)]
+    [InlineData(
+        0x10001UL, Prot.Read | Prot.Write, MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed, Errno.EINVAL)]
+    [InlineData(0x7FFF_FFFF_F000UL, Prot.Read | Prot.Write, MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed,
+        Errno.ENOMEM)]
     [InlineData(0UL, Prot.Read, MapFlags.Anonymous, Errno.EINVAL)]
     [InlineData(0UL, Prot.Read, MapFlags.Anonymous | MapFlags.SharedValidate, Errno.EINVAL)]
     [InlineData(0UL, Prot.Read, MapFlags.Anonymous | MapFlags.Shared | MapFlags.GrowsDown, Errno.EINVAL)]

@@ -5,7 +5,8 @@ using FramePin.Conformance.Native;
 namespace FramePin.Conformance.Kernel;
 
 /// <summary>A line of /proc/PID/maps, with the VmFlags of smaps if that was read.</summary>
-internal readonly record struct Area(ulong Start, ulong End, string Permissions, ulong Offset, string Name, string Flags);
+internal readonly record struct Area(
+    ulong Start, ulong End, string Permissions, ulong Offset, string Name, string Flags);
 
 /// <summary>Reads /proc/PID/maps or smaps.</summary>
 internal sealed class AreaReader
@@ -33,7 +34,8 @@ internal sealed class AreaReader
             rest = rest[(newline + 1)..];
             // Lines of smaps begin with a capital letter, those of maps with a hex digit.
             if (line[0] is >= (byte)'0' and <= (byte)'9' or >= (byte)'a' and <= (byte)'f') areas.Add(Parse(line));
-            else if (line.StartsWith("VmFlags: "u8)) areas[^1] = areas[^1] with { Flags = Encoding.ASCII.GetString(line[9..]) };
+            else if (line.StartsWith("VmFlags: "u8))
+                areas[^1] = areas[^1] with { Flags = Encoding.ASCII.GetString(line[9..]) };
         }
 
         return areas;
@@ -59,5 +61,6 @@ internal sealed class AreaReader
         return new Area(start, end, permissions, offset, name, "");
     }
 
-    private static ulong Hex(ReadOnlySpan<byte> digits) => ulong.Parse(digits, NumberStyles.HexNumber, CultureInfo.InvariantCulture);
+    private static ulong Hex(ReadOnlySpan<byte> digits) =>
+        ulong.Parse(digits, NumberStyles.HexNumber, CultureInfo.InvariantCulture);
 }

@@ -3,8 +3,8 @@ using System.Buffers.Binary;
 namespace FramePin.Conformance.Kernel;
 
 /// <summary>
-/// The program that is traced: an ELF file of one page with three gadgets, so that its address space holds next to nothing. It
-/// waits; the tracer sets its registers.
+/// The program that is traced: an ELF file of one page with three gadgets, so that its address space holds next to
+/// nothing. It waits; the tracer sets its registers.
 /// </summary>
 internal static class Executor
 {

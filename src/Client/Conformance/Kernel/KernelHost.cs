@@ -7,8 +7,8 @@ using FramePin.Core.Kernel;
 namespace FramePin.Conformance.Kernel;
 
 /// <summary>
-/// What all scripts on the running kernel share: the executor and its template process, the folders of the test files, huge
-/// pages borrowed from the host, and the counters of pins. One thread creates, uses and disposes it.
+/// What all scripts on the running kernel share: the executor and its template process, the folders of the test files,
+/// huge pages borrowed from the host, and the counters of pins. One thread creates, uses and disposes it.
 /// </summary>
 public sealed class KernelHost : IDisposable
 {
@@ -27,7 +27,8 @@ public sealed class KernelHost : IDisposable
     private ulong _nextUser = 0x5f00_0000;
     private readonly byte[] _statistics = new byte[64 << 10];
 
-    /// <param name="withSwap">Also borrows swap; throws <see cref="SwapUnavailableException"/> where it is not to be had.</param>
+    /// <param name="withSwap">Also borrows swap; throws <see cref="SwapUnavailableException"/> where it is not to be
+    /// had.</param>
     public KernelHost(bool withSwap = false)
     {
         if (withSwap) _swap = SwapSpace.Borrow();
@@ -42,8 +43,8 @@ public sealed class KernelHost : IDisposable
         Thp = ReadThp();
         _collapsePauseBefore = PauseCollapse();
         AppDomain.CurrentDomain.ProcessExit += OnExit;
-        // Tracer and tracees on one processor: the kernel drains only its own batches of fresh pages, and a page in another
-        // processor's batch has one more reference, which makes a write copy it.
+        // Tracer and tracees on one processor: the kernel drains only its own batches of fresh pages, and a page in
+        // another processor's batch has one more reference, which makes a write copy it.
         Native.LibC.KeepOn(0, _processor);
         _template = Tracee.Start(_executor);
         CachesZeroedHoles = ProbeZeroedHoles();
@@ -67,15 +68,16 @@ public sealed class KernelHost : IDisposable
     internal bool CachesZeroedHoles { get; }
 
     /// <summary>
-    /// A file that ended within a page of a hole is extended; then a read beside that page maps it along with its neighbours, unless it is
-    /// in the cache without contents.
+    /// A file that ended within a page of a hole is extended; then a read beside that page maps it along with its
+    /// neighbours, unless it is in the cache without contents.
     /// </summary>
     private bool ProbeZeroedHoles()
     {
         const int size = 8 * 4096;
         const int oldEnd = (2 * 4096) + 2048;
         var path = Path.Combine(DiskFolder, "probe");
-        using (var file = new FileStream(path, FileMode.Create, FileAccess.ReadWrite, FileShare.ReadWrite, bufferSize: 0))
+        using (var file = new FileStream(
+            path, FileMode.Create, FileAccess.ReadWrite, FileShare.ReadWrite, bufferSize: 0))
         {
             file.SetLength(oldEnd);
             file.SetLength(size);
@@ -103,8 +105,8 @@ public sealed class KernelHost : IDisposable
     internal string TmpfsFolder { get; }
 
     /// <summary>
-    /// The profile whose rules the running kernel should follow: the newest that is not newer than it, the oldest measured one
-    /// at least.
+    /// The profile whose rules the running kernel should follow: the newest that is not newer than it, the oldest
+    /// measured one at least.
     /// </summary>
     public KernelProfile Profile
     {
@@ -112,7 +114,8 @@ public sealed class KernelHost : IDisposable
         {
             var parts = Release.Split('.', '-');
             var version = Version(parts[0], parts[1]);
-            return KernelProfile.All.Where(profile => Version(profile) <= version && Version(profile) >= Version("6", "1"))
+            return KernelProfile.All.Where(
+                profile => Version(profile) <= version && Version(profile) >= Version("6", "1"))
                 .DefaultIfEmpty(KernelProfile.Find("6.1")!).Last();
         }
     }
@@ -135,7 +138,9 @@ public sealed class KernelHost : IDisposable
         return (Counter(text, "nr_foll_pin_acquired "), Counter(text, "nr_foll_pin_released "));
     }
 
-    /// <summary>/proc/kpagecount of a frame, without the template's mapping of the executor; 0 where it cannot be read.</summary>
+    /// <summary>
+    /// /proc/kpagecount of a frame, without the template's mapping of the executor; 0 where it cannot be read.
+    /// </summary>
     internal long MapCount(ulong pfn)
     {
         if (!IsRoot) return 0;
@@ -182,7 +187,8 @@ public sealed class KernelHost : IDisposable
     private static int Version(string major, string minor) =>
         (int.Parse(major, CultureInfo.InvariantCulture) * 1000) + int.Parse(minor, CultureInfo.InvariantCulture);
 
-    private static int Version(KernelProfile profile) => profile.Name.Split('.') is [var major, var minor] ? Version(major, minor) : 0;
+    private static int Version(KernelProfile profile) =>
+        profile.Name.Split('.') is [var major, var minor] ? Version(major, minor) : 0;
 
     private int BorrowHugePages()
     {
@@ -191,7 +197,9 @@ public sealed class KernelHost : IDisposable
         return int.Parse(File.ReadAllText(HugePagesFile), CultureInfo.InvariantCulture);
     }
 
-    /// <summary>Keeps khugepaged from joining small pages at a moment of its own; what the file held before, if it is there.</summary>
+    /// <summary>
+    /// Keeps khugepaged from joining small pages at a moment of its own; what the file held before, if it is there.
+    /// </summary>
     private string PauseCollapse()
     {
         if (!IsRoot || !File.Exists(CollapsePauseFile)) return "";

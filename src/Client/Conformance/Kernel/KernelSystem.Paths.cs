@@ -33,7 +33,8 @@ public sealed partial class KernelSystem
         BinaryPrimitives.WriteUInt64LittleEndian(vector, address);
         BinaryPrimitives.WriteUInt64LittleEndian(vector[8..], length);
         tracee.WriteScratch(vector, 0);
-        var result = tracee.Call(SystemCall.IoUringRegister, _rings[process].RemoteFd, registerBuffers, tracee.Scratch, 1);
+        var result = tracee.Call(
+            SystemCall.IoUringRegister, _rings[process].RemoteFd, registerBuffers, tracee.Scratch, 1);
         if (result == 0) _registered[process] = (address, length);
         return Text(result);
     }
@@ -133,7 +134,8 @@ public sealed partial class KernelSystem
         const ulong userfaultfd = 323;
         const ulong api = 0xc018_aa3f;
         const ulong featureSigBus = 1 << 7;
-        const ulong register = 0xc020_aa00, unregister = 0x8010_aa01, copy = 0xc028_aa03, zero = 0xc020_aa04, protect = 0xc018_aa06;
+        const ulong register = 0xc020_aa00, unregister = 0x8010_aa01, copy = 0xc028_aa03, zero = 0xc020_aa04,
+        protect = 0xc018_aa06;
         if (!_uffds.TryGetValue(step.Process, out var fd))
         {
             var made = tracee.Call(userfaultfd, 0);
@@ -167,7 +169,8 @@ public sealed partial class KernelSystem
     {
         var pages = (int)(length / Page);
         var arguments = new byte[pages * 12];
-        for (var i = 0; i < pages; i++) BinaryPrimitives.WriteUInt64LittleEndian(arguments.AsSpan(i * 8), address + ((ulong)i * Page));
+        for (var i = 0; i < pages; i++)
+            BinaryPrimitives.WriteUInt64LittleEndian(arguments.AsSpan(i * 8), address + ((ulong)i * Page));
         tracee.WriteScratch(arguments, 0);
         var result = tracee.Call(
             SystemCall.MovePages, 0, (ulong)pages, tracee.Scratch, 0, tracee.Scratch + (ulong)(pages * 8), 0);

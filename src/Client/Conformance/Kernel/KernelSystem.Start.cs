@@ -62,7 +62,8 @@ public sealed partial class KernelSystem
 
     private static void Fill(string path, int pages, Func<int, byte> firstByte)
     {
-        using var file = new FileStream(path, FileMode.OpenOrCreate, FileAccess.Write, FileShare.ReadWrite, bufferSize: 0);
+        using var file = new FileStream(
+            path, FileMode.OpenOrCreate, FileAccess.Write, FileShare.ReadWrite, bufferSize: 0);
         file.SetLength(0);
         // Page by page, so that the page cache takes single pages: FramePin's does.
         var bytes = new byte[Page];
@@ -123,11 +124,13 @@ public sealed partial class KernelSystem
         var mappings = areas.Select(area => new InitialMapping(
             area.Start, area.End, area.Permissions, area.Offset, ShortName(area.Name))).ToList();
         return new InitialProcess(
-            mappings, areas.Where(area => area.End <= stack).Max(area => area.End), _startBrk, _host.HugePages, _host.Thp, _usesZeroPage, _host.IsRoot,
+            mappings, areas.Where(area => area.End <= stack).Max(
+                area => area.End), _startBrk, _host.HugePages, _host.Thp, _usesZeroPage, _host.IsRoot,
             _missing)
         {
             HasProtectionKeys = File.ReadLines("/proc/cpuinfo").Any(line =>
-                line.StartsWith("flags", StringComparison.Ordinal) && line.Contains(" ospke", StringComparison.Ordinal)),
+                line.StartsWith("flags", StringComparison.Ordinal)
+                    && line.Contains(" ospke", StringComparison.Ordinal)),
             CachesZeroedHoles = _host.CachesZeroedHoles,
             Swap = _host.Swap,
             DataSize = DataSize(tracee),
@@ -141,7 +144,8 @@ public sealed partial class KernelSystem
         // Fields 45 and 46, counted from behind the name in parentheses, which is field 2.
         var text = File.ReadAllText($"/proc/{tracee.Pid}/stat");
         var fields = text[(text.LastIndexOf(')') + 2)..].Split(' ');
-        return ulong.Parse(fields[43], CultureInfo.InvariantCulture) - ulong.Parse(fields[42], CultureInfo.InvariantCulture);
+        return ulong.Parse(fields[43], CultureInfo.InvariantCulture) - ulong.Parse(
+            fields[42], CultureInfo.InvariantCulture);
     }
 
     private static ulong RlimitMemlock(Tracee tracee)
@@ -157,7 +161,8 @@ public sealed partial class KernelSystem
     {
         const string deleted = " (deleted)";
         if (name.StartsWith("/secretmem", StringComparison.Ordinal)) return "secret";
-        if (!name.StartsWith("/memfd:", StringComparison.Ordinal) && !name.StartsWith(_host.DiskFolder, StringComparison.Ordinal)
+        if (!name.StartsWith("/memfd:", StringComparison.Ordinal)
+            && !name.StartsWith(_host.DiskFolder, StringComparison.Ordinal)
             && !name.StartsWith(_host.TmpfsFolder, StringComparison.Ordinal))
             return name;
         var last = name[(name.LastIndexOfAny(['/', ':']) + 1)..];

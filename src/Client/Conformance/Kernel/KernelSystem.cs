@@ -112,7 +112,9 @@ public sealed partial class KernelSystem : IMemorySystem
         _ = LibC.close(_copyFd);
     }
 
-    /// <summary>Contents of the pages that are present; runs by one read, since a call a page costs more than the copy.</summary>
+    /// <summary>
+    /// Contents of the pages that are present; runs by one read, since a call a page costs more than the copy.
+    /// </summary>
     private void ReadContents(Tracee tracee, ulong start, ReadOnlySpan<ulong> entries)
     {
         const int chunk = 64;
@@ -123,14 +125,17 @@ public sealed partial class KernelSystem : IMemorySystem
             var address = start + ((ulong)page * Page);
             if (run > 1 && LibC.Read(tracee.MemFd, _buffer.AsSpan(0, run * (int)Page), address) == run * (long)Page)
             {
-                for (var i = 0; i < run; i++) _contents[page + i] = PageDigest.Of(_buffer.AsSpan(i * (int)Page, (int)Page));
+                for (var i = 0; i < run; i++)
+                    _contents[page + i] = PageDigest.Of(_buffer.AsSpan(i * (int)Page, (int)Page));
                 page += run;
                 continue;
             }
 
             var one = _buffer.AsSpan(0, (int)Page);
             if (run > 0)
-                _contents[page] = LibC.Read(tracee.MemFd, one, address) == (long)Page ? PageDigest.Of(one) : PageDigest.Unreadable;
+                _contents[page] = LibC.Read(tracee.MemFd, one, address) == (long)Page
+                    ? PageDigest.Of(one)
+                    : PageDigest.Unreadable;
             page++;
         }
     }
@@ -174,18 +179,23 @@ public sealed partial class KernelSystem : IMemorySystem
                 tracee.Exit();
                 if (_rings.Remove(step.Process, out var ring)) ring.Dispose();
                 return freed.StartsWith('-') ? "ok" : "ok, unregistered";
-            case StepKind.Truncate: return IsMissing(a) ? "-EBADF" : Text(tracee.Call(SystemCall.Ftruncate, _descriptors[a], b));
+            case StepKind.Truncate: return IsMissing(a)
+                ? "-EBADF"
+                : Text(tracee.Call(SystemCall.Ftruncate, _descriptors[a], b));
             case StepKind.PunchHole:
                 const ulong punchHoleKeepSize = 3;
-                return IsMissing(a) ? "-EBADF" : Text(tracee.Call(SystemCall.Fallocate, _descriptors[a], punchHoleKeepSize, b, c));
+                return IsMissing(a) ? "-EBADF"
+                    : Text(tracee.Call(SystemCall.Fallocate, _descriptors[a], punchHoleKeepSize, b, c));
             case StepKind.FileWrite:
                 tracee.WriteScratch([(byte)c], 0);
-                return IsMissing(a) ? "-EBADF" : Text(tracee.Call(SystemCall.Pwrite, _descriptors[a], tracee.Scratch, 1, b));
+                return IsMissing(a) ? "-EBADF"
+                    : Text(tracee.Call(SystemCall.Pwrite, _descriptors[a], tracee.Scratch, 1, b));
             case StepKind.FileRead: return FileRead(tracee, a, b);
             case StepKind.Seal:
                 const ulong addSeals = 1033;
                 const ulong sealWrite = 8;
-                return IsMissing(a) ? "-EBADF" : Text(tracee.Call(SystemCall.Fcntl, _descriptors[a], addSeals, sealWrite));
+                return IsMissing(a) ? "-EBADF"
+                    : Text(tracee.Call(SystemCall.Fcntl, _descriptors[a], addSeals, sealWrite));
             case StepKind.Register: return Register(step.Process, tracee, a, b);
             case StepKind.RegisteredRead: return RegisteredCopy(step.Process, a, null);
             case StepKind.RegisteredWrite: return RegisteredCopy(step.Process, a, (byte)b);
@@ -205,14 +215,16 @@ public sealed partial class KernelSystem : IMemorySystem
             case StepKind.Clear: return Text(tracee.Call(SystemCall.Read, _zero, a, b));
             case StepKind.Futex: return Text(tracee.Call(SystemCall.Futex, a, 1, 1));
             case StepKind.FutexOp:
-                // FUTEX_WAKE_OP | PRIVATE; FUTEX_OP_ADD of 0, compared with 0: nobody is woken, the word stays as it is.
+                // FUTEX_WAKE_OP | PRIVATE; FUTEX_OP_ADD of 0, compared with 0: nobody is woken, the word stays as it
+                // is.
                 return Text(tracee.Call(SystemCall.Futex, a, 133, 1, 1, a, 1u << 28));
             case StepKind.Limit: return Limit(tracee, a, b);
             case StepKind.DropRights: return DropRights(tracee);
             case StepKind.Mdwe: return Text(tracee.Call(SystemCall.Prctl, 65, a));
             case StepKind.Pagemap: return Pagemap(tracee, a, b);
             case StepKind.Poison: return Poison(tracee, a, b);
-            case StepKind.UffdRegister or StepKind.UffdUnregister or StepKind.UffdCopy or StepKind.UffdZero or StepKind.UffdProtect:
+            case StepKind.UffdRegister or StepKind.UffdUnregister or StepKind.UffdCopy or StepKind.UffdZero
+                or StepKind.UffdProtect:
                 return Uffd(tracee, step);
             case StepKind.MovePages: return MovePages(tracee, a, b);
             default: throw new InvalidOperationException($"no step {step.Kind}");
@@ -230,7 +242,9 @@ public sealed partial class KernelSystem : IMemorySystem
         return Text(tracee.Call(SystemCall.Prlimit, 0, resource, tracee.Scratch, 0));
     }
 
-    /// <summary>A user whom no other script has: what its rings are charged goes away some time after the process has ended.</summary>
+    /// <summary>
+    /// A user whom no other script has: what its rings are charged goes away some time after the process has ended.
+    /// </summary>
     private string DropRights(Tracee tracee)
     {
         if (_user == 0) _user = _host.TakeUser();

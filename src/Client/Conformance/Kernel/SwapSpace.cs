@@ -8,8 +8,8 @@ namespace FramePin.Conformance.Kernel;
 public sealed class SwapUnavailableException(string message) : Exception(message);
 
 /// <summary>
-/// Swap borrowed from the host for a run: the first zram device, which answers at once, without read-ahead. FramePin's swap is like that.
-/// Given back when disposed.
+/// Swap borrowed from the host for a run: the first zram device, which answers at once, without read-ahead. FramePin's
+/// swap is like that. Given back when disposed.
 /// </summary>
 internal sealed class SwapSpace : IDisposable
 {
@@ -25,15 +25,17 @@ internal sealed class SwapSpace : IDisposable
     private SwapSpace(string readAheadBefore) => _readAheadBefore = readAheadBefore;
 
     /// <summary>
-    /// Takes the device and turns swap on. Throws <see cref="SwapUnavailableException"/> with the reason where that cannot be: no root, no
-    /// zram, or swap that somebody else uses.
+    /// Takes the device and turns swap on. Throws <see cref="SwapUnavailableException"/> with the reason where that
+    /// cannot be: no root, no zram, or swap that somebody else uses.
     /// </summary>
     public static SwapSpace Borrow()
     {
         if (LibC.geteuid() != 0) throw new SwapUnavailableException("swap is root's to turn on");
         if (!File.Exists(Settings + "disksize")) throw new SwapUnavailableException($"this kernel has no {Device}");
-        if (File.ReadLines("/proc/swaps").Skip(1).Any()) throw new SwapUnavailableException("the host uses swap of its own: 'swapoff -a' first");
-        if (File.ReadAllText(Settings + "disksize").Trim() != "0") throw new SwapUnavailableException($"{Device} is in use");
+        if (File.ReadLines("/proc/swaps").Skip(1).Any())
+            throw new SwapUnavailableException("the host uses swap of its own: 'swapoff -a' first");
+        if (File.ReadAllText(Settings + "disksize").Trim() != "0")
+            throw new SwapUnavailableException($"{Device} is in use");
         var space = new SwapSpace(File.ReadAllText(ReadAheadFile).Trim());
         try
         {
@@ -63,7 +65,9 @@ internal sealed class SwapSpace : IDisposable
         if (LibC.SwapOff(Device) == 0) File.WriteAllText(Settings + "reset", "1");
     }
 
-    /// <summary>The first page of a swap area (union swap_header): version 1, the last page, the signature at the end.</summary>
+    /// <summary>
+    /// The first page of a swap area (union swap_header): version 1, the last page, the signature at the end.
+    /// </summary>
     private static byte[] Header()
     {
         const int page = 4096;

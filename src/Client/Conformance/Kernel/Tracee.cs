@@ -9,7 +9,8 @@ namespace FramePin.Conformance.Kernel;
 /// A stopped process whose registers the tracer sets: it runs one system call, one load or one store and stops again.
 /// </summary>
 /// <remarks>
-/// All calls on one thread: ptrace belongs to the thread that seized. The kernel kills every tracee when the tracer ends.
+/// All calls on one thread: ptrace belongs to the thread that seized. The kernel kills every tracee when the tracer
+/// ends.
 /// </remarks>
 internal sealed class Tracee : IDisposable
 {
@@ -73,7 +74,8 @@ internal sealed class Tracee : IDisposable
         const ulong query = 0xffff_ffff;
         for (var attempt = 0; tracee.Call(SysPersonality, query) != (long)NoRandomize; attempt++)
         {
-            if (attempt == 3) throw new InvalidOperationException("the executor could not switch address randomisation off");
+            if (attempt == 3)
+                throw new InvalidOperationException("the executor could not switch address randomisation off");
             tracee.Call(SysPersonality, NoRandomize);
         }
 
@@ -86,7 +88,9 @@ internal sealed class Tracee : IDisposable
         return tracee;
     }
 
-    /// <summary>A fresh process of the executor: a fork of this one that calls execve, without address randomisation.</summary>
+    /// <summary>
+    /// A fresh process of the executor: a fork of this one that calls execve, without address randomisation.
+    /// </summary>
     public Tracee Spawn(string executor)
     {
         var child = Fork(out var error) ?? throw new Win32Exception((int)error, "fork");
@@ -108,7 +112,8 @@ internal sealed class Tracee : IDisposable
         child.SetRegisters();
         child.Resume();
         var status = child.WaitStop();
-        if (status >> 16 != EventExec) throw new InvalidOperationException($"execve of the executor: status {status:x}");
+        if (status >> 16 != EventExec)
+            throw new InvalidOperationException($"execve of the executor: status {status:x}");
         Check(LibC.ptrace_registers(LibC.PtraceGetRegisters, child.Pid, 0, ref child._registers), "PTRACE_GETREGS");
         child._registers.OrigRax = ulong.MaxValue;
         child.Scratch = child._registers.Rsp & ~0xfffUL;
@@ -118,7 +123,9 @@ internal sealed class Tracee : IDisposable
         return child;
     }
 
-    /// <summary>Keeps the process on one processor, so that per-processor caches of the kernel answer the same each time.</summary>
+    /// <summary>
+    /// Keeps the process on one processor, so that per-processor caches of the kernel answer the same each time.
+    /// </summary>
     public void KeepOn(int processor) => LibC.KeepOn(Pid, processor);
 
     /// <summary>Runs a system call; the raw return value, negative errno included.</summary>
@@ -274,7 +281,8 @@ internal sealed class Tracee : IDisposable
 
     private static void Expect(int status, int signal)
     {
-        if (((status >> 8) & 0xff) != signal) throw new InvalidOperationException($"a tracee stopped with status {status:x}");
+        if (((status >> 8) & 0xff) != signal)
+            throw new InvalidOperationException($"a tracee stopped with status {status:x}");
     }
 
     private int OpenProc(string name, int flags = 0)

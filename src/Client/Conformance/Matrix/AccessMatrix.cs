@@ -5,8 +5,8 @@ using FramePin.Core.Abi;
 namespace FramePin.Conformance.Matrix;
 
 /// <summary>
-/// Kinds of mapping × the paths by which the kernel reaches user memory: each cell in a fresh process. The same code measures a
-/// kernel and FramePin, in the format of the recorded tables.
+/// Kinds of mapping × the paths by which the kernel reaches user memory: each cell in a fresh process. The same code
+/// measures a kernel and FramePin, in the format of the recorded tables.
 /// </summary>
 public static class AccessMatrix
 {
@@ -21,16 +21,21 @@ public static class AccessMatrix
     [
         new("io_uring REGISTER_BUFFERS (PIN|WRITE|LONGTERM)", Register),
         new("vmsplice (GET, read)", (system, at, pages) => Count(Run(system, StepKind.Vmsplice, at, pages))),
-        new("process_vm_readv (PIN remote, read)", (system, at, pages) => Count(Run(system, StepKind.ProcessRead, at, pages))),
-        new("process_vm_writev (PIN remote, WRITE)", (system, at, pages) => Count(Run(system, StepKind.ProcessWrite, at, pages))),
+        new("process_vm_readv (PIN remote, read)",
+            (system, at, pages) => Count(Run(system, StepKind.ProcessRead, at, pages))),
+        new("process_vm_writev (PIN remote, WRITE)",
+            (system, at, pages) => Count(Run(system, StepKind.ProcessWrite, at, pages))),
         new("/proc/self/mem read (FORCE)", (system, at, pages) => Count(Run(system, StepKind.MemRead, at, pages))),
-        new("/proc/self/mem write (FORCE|WRITE)", (system, at, pages) => Count(Run(system, StepKind.MemWrite, at, pages))),
+        new("/proc/self/mem write (FORCE|WRITE)",
+            (system, at, pages) => Count(Run(system, StepKind.MemWrite, at, pages))),
         new("O_DIRECT write (PIN, read)", (system, at, pages) => Direct(Run(system, StepKind.DirectWrite, at, pages))),
         new("O_DIRECT read (PIN|WRITE)", (system, at, pages) => Direct(Run(system, StepKind.DirectRead, at, pages))),
         new("write(pipe) (copy_from_user)", (system, at, pages) => Count(Run(system, StepKind.CopyFrom, at, pages))),
         new("read(/dev/zero) (clear_user)", (system, at, pages) => Count(Run(system, StepKind.Clear, at, pages))),
-        new("POPULATE_READ", (system, at, pages) => Count(Run(system, StepKind.Madvise, at, pages, (ulong)Advice.PopulateRead))),
-        new("POPULATE_WRITE", (system, at, pages) => Count(Run(system, StepKind.Madvise, at, pages, (ulong)Advice.PopulateWrite))),
+        new("POPULATE_READ", (system, at, pages) => Count(
+            Run(system, StepKind.Madvise, at, pages, (ulong)Advice.PopulateRead))),
+        new("POPULATE_WRITE", (system, at, pages) => Count(
+            Run(system, StepKind.Madvise, at, pages, (ulong)Advice.PopulateWrite))),
         new("mlock", (system, at, pages) => Count(Run(system, StepKind.Mlock, at, pages))),
         new("mincore", (system, at, pages) => Run(system, StepKind.Mincore, at, pages).TrimStart('-')),
         new("move_pages query (follow_page)", (system, at, pages) => Run(system, StepKind.MovePages, at, pages)),
@@ -49,7 +54,8 @@ public static class AccessMatrix
         foreach (var step in steps)
         {
             var answer = system.Run(step);
-            if (step.Kind is StepKind.Mmap or StepKind.Madvise or StepKind.Mseal or StepKind.Seal or StepKind.Poison && answer[0] == '-')
+            if (step.Kind is StepKind.Mmap or StepKind.Madvise or StepKind.Mseal or StepKind.Seal or StepKind.Poison
+                && answer[0] == '-')
                 return "map:" + answer[1..];
         }
 
@@ -75,11 +81,13 @@ public static class AccessMatrix
     }
 
     /// <summary>
-    /// A cell without what no two machines have alike: kpageflags and the kinds of swap-like entries of the last column.
+    /// A cell without what no two machines have alike: kpageflags and the kinds of swap-like entries of the last
+    /// column.
     /// </summary>
     public static string Comparable(string cell)
     {
-        if (!cell.Contains(":f", StringComparison.Ordinal) && !cell.Contains("S:", StringComparison.Ordinal)) return cell;
+        if (!cell.Contains(":f", StringComparison.Ordinal) && !cell.Contains("S:", StringComparison.Ordinal))
+            return cell;
         return string.Join(' ', cell.Split(' ').Select(page =>
         {
             var parts = page.Split(':');
@@ -115,7 +123,8 @@ public static class AccessMatrix
         var first = answer.Split(' ')[0];
         return first[0] == '-'
             ? first[1..]
-            : long.Parse(first.AsSpan(2), NumberStyles.HexNumber, CultureInfo.InvariantCulture).ToString(CultureInfo.InvariantCulture);
+            : long.Parse(first.AsSpan(2), NumberStyles.HexNumber, CultureInfo.InvariantCulture).ToString(
+                CultureInfo.InvariantCulture);
     }
 
     private static string Direct(string answer)

@@ -7,7 +7,8 @@ namespace FramePin.Conformance.Matrix;
 /// <param name="Name">As the recorded tables call it.</param>
 /// <param name="Pages">Pages tried, mostly four.</param>
 /// <param name="Make">From the process as it starts: the address tried, and the steps that make the mapping.</param>
-public sealed record AccessRow(string Name, int Pages, Func<InitialProcess, (ulong Address, IReadOnlyList<Step> Steps)> Make)
+public sealed record AccessRow(
+    string Name, int Pages, Func<InitialProcess, (ulong Address, IReadOnlyList<Step> Steps)> Make)
 {
     private const ulong Page = 4096;
     private const ulong At = 0x1000_0000;
@@ -28,7 +29,8 @@ public sealed record AccessRow(string Name, int Pages, Func<InitialProcess, (ulo
         Of("shared anon RW written", [Map(Rw, SharedAnon), .. Stores()]),
         Of("memfd MAP_SHARED", [.. Emptied(Memfd), Map(Rw, SharedFile, Memfd)]),
         Of("memfd MAP_PRIVATE", [.. Emptied(Memfd), Map(Rw, PrivateFile, Memfd)]),
-        Of("memfd sealed WRITE, PROT_READ shared", [new Step(0, StepKind.Seal, Memfd), Map(Prot.Read, SharedFile, Memfd)]),
+        Of("memfd sealed WRITE, PROT_READ shared",
+            [new Step(0, StepKind.Seal, Memfd), Map(Prot.Read, SharedFile, Memfd)]),
         Of("tmpfs file MAP_SHARED", [.. Emptied(Tmpfs), Map(Rw, SharedFile, Tmpfs)]),
         Of("file private RW read-touched", [Map(Rw, PrivateFile, Disk), .. Loads()]),
         Of("file shared RW untouched", [Map(Rw, SharedFile, Disk)]),
@@ -50,11 +52,13 @@ public sealed record AccessRow(string Name, int Pages, Func<InitialProcess, (ulo
         Of("spans RW + PROT_NONE (p2)", [Map(Rw, Anon), .. Stores(), Protect(2, 2, Prot.None)]),
         Of("spans anon + shared file (p2)", [Map(Rw, Anon, pages: 2), .. Stores(2), Map(Rw, SharedFile, Disk, 2, 2)]),
         Of("file shared past EOF (p1..)", [new Step(0, StepKind.Truncate, Disk, Page), Map(Rw, SharedFile, Disk)]),
-        Of("memfd truncated to 1 page", [Map(Rw, SharedFile, Memfd), .. Stores(), new Step(0, StepKind.Truncate, Memfd, Page)]),
+        Of("memfd truncated to 1 page",
+            [Map(Rw, SharedFile, Memfd), .. Stores(), new Step(0, StepKind.Truncate, Memfd, Page)]),
         new("[vvar]", 4, process => (Named(process, "[vvar]").Start, [])),
         new("[vsyscall] gate", 1, _ => (0xffff_ffff_ff60_0000, [])),
         new("[stack]", 4, process => (Named(process, "[stack]").Start, [])),
-        new("program text (1 page)", 1, process => (Named(process, "exe").Start, RunByTwo(Named(process, "exe").Start))),
+        new("program text (1 page)", 1,
+            process => (Named(process, "exe").Start, RunByTwo(Named(process, "exe").Start))),
         new("8 pages below [stack]", 4, process => (Named(process, "[stack]").Start - (8 * Page), [])),
         Of("memfd_secret", [Map(Rw, SharedFile, Secret), .. Stores()]),
         Of("/dev/mem ROM private RW", [Map(Rw, PrivateFile, Rom)]),

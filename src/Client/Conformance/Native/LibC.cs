@@ -6,7 +6,8 @@ namespace FramePin.Conformance.Native;
 [StructLayout(LayoutKind.Sequential)]
 internal struct UserRegisters
 {
-    public ulong R15, R14, R13, R12, Rbp, Rbx, R11, R10, R9, R8, Rax, Rcx, Rdx, Rsi, Rdi, OrigRax, Rip, Cs, Flags, Rsp, Ss,
+    public ulong R15, R14, R13, R12, Rbp, Rbx, R11, R10, R9, R8, Rax, Rcx, Rdx, Rsi, Rdi, OrigRax, Rip, Cs, Flags, Rsp,
+    Ss,
         FsBase, GsBase, Ds, Es, Fs, Gs;
 }
 
@@ -75,13 +76,15 @@ internal static unsafe partial class LibC
     private static partial long syscall(long number, long a, long b, long c);
 
     /// <summary>
-    /// Makes the calling thread alone an ordinary user (the raw calls change one thread; glibc's would change all). There is no way back.
+    /// Makes the calling thread alone an ordinary user (the raw calls change one thread; glibc's would change all).
+    /// There is no way back.
     /// </summary>
     internal static void BecomeUser(int user)
     {
         const long setGroups = 116, setResUid = 117, setResGid = 119;
         const int setDumpable = 4;
-        if (syscall(setGroups, 0, 0, 0) < 0 || syscall(setResGid, user, user, user) < 0 || syscall(setResUid, user, user, user) < 0)
+        if (syscall(setGroups, 0, 0, 0) < 0 || syscall(setResGid, user, user, user) < 0
+            || syscall(setResUid, user, user, user) < 0)
             throw new System.ComponentModel.Win32Exception(Marshal.GetLastPInvokeError(), $"becoming user {user}");
         // A change of user takes /proc/self away from the process; what it holds is no secret.
         _ = prctl(setDumpable, 1, 0, 0, 0);
@@ -129,14 +132,16 @@ internal static unsafe partial class LibC
     internal static partial int munmap(void* address, nuint length);
 
     [LibraryImport("libc", EntryPoint = "syscall", SetLastError = true)]
-    internal static partial long syscall_enter(long number, int fd, uint submit, uint complete, uint flags, void* argument, nuint size);
+    internal static partial long syscall_enter(
+        long number, int fd, uint submit, uint complete, uint flags, void* argument, nuint size);
 
     [LibraryImport("libc")]
-    private static partial int posix_spawn(int* pid, byte* path, void* actions, void* attributes, byte** arguments, byte** environment);
+    private static partial int posix_spawn(
+        int* pid, byte* path, void* actions, void* attributes, byte** arguments, byte** environment);
 
     /// <summary>
-    /// Starts a program with one environment string; its process number or a negative errno. Not by Process.Start, whose
-    /// watcher waits for its children and would take a tracee's stops from the tracer.
+    /// Starts a program with one environment string; its process number or a negative errno. Not by Process.Start,
+    /// whose watcher waits for its children and would take a tracee's stops from the tracer.
     /// </summary>
     internal static int Spawn(string path, string environment)
     {
@@ -171,8 +176,8 @@ internal static unsafe partial class LibC
     private static readonly void* DrainPage = mmap(null, 4096, 3, 0x22, -1, 0);
 
     /// <summary>
-    /// Empties this processor's batches of pages on their way to the LRU lists, as MADV_COLD does first: a page in a batch has one
-    /// more reference, and a write copies it.
+    /// Empties this processor's batches of pages on their way to the LRU lists, as MADV_COLD does first: a page in a
+    /// batch has one more reference, and a write copies it.
     /// </summary>
     internal static void DrainBatches()
     {

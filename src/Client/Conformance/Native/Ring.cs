@@ -5,8 +5,8 @@ using System.Runtime.InteropServices;
 namespace FramePin.Conformance.Native;
 
 /// <summary>
-/// A tracee's io_uring, reached by a copy of its descriptor: moves single bytes through its registered buffer, as a device
-/// would, without the tracee mapping anything.
+/// A tracee's io_uring, reached by a copy of its descriptor: moves single bytes through its registered buffer, as a
+/// device would, without the tracee mapping anything.
 /// </summary>
 internal sealed unsafe class Ring : IDisposable
 {
@@ -22,7 +22,10 @@ internal sealed unsafe class Ring : IDisposable
     private readonly byte* _submissions;
     private readonly uint _tail, _mask, _array, _completionHead, _completionMask, _completions;
 
-    /// <summary>Opens ring <paramref name="fd"/> of process <paramref name="pid"/>; <paramref name="parameters"/> as io_uring_setup left them.</summary>
+    /// <summary>
+    /// Opens ring <paramref name="fd"/> of process <paramref name="pid"/>; <paramref name="parameters"/> as
+    /// io_uring_setup left them.
+    /// </summary>
     public Ring(int pid, ulong fd, ReadOnlySpan<byte> parameters)
     {
         RemoteFd = fd;
@@ -47,7 +50,9 @@ internal sealed unsafe class Ring : IDisposable
     /// <summary>The descriptor's number in the tracee.</summary>
     public ulong RemoteFd { get; }
 
-    /// <summary>Reads the byte at <paramref name="address"/> of the registered buffer, or writes <paramref name="value"/>.</summary>
+    /// <summary>
+    /// Reads the byte at <paramref name="address"/> of the registered buffer, or writes <paramref name="value"/>.
+    /// </summary>
     public byte Copy(ulong address, byte? value, out int result)
     {
         Span<byte> one = [value ?? 0];
@@ -86,8 +91,11 @@ internal sealed unsafe class Ring : IDisposable
         const int readWrite = 3;
         const int sharedPopulate = 0x8001;
         var address = LibC.mmap(null, Length, readWrite, sharedPopulate, _fd, offset);
-        return (nint)address != -1 ? (byte*)address : throw new Win32Exception(Marshal.GetLastPInvokeError(), "mapping a ring");
+        return (nint)address != -1
+            ? (byte*)address
+            : throw new Win32Exception(Marshal.GetLastPInvokeError(), "mapping a ring");
     }
 
-    private static uint Word(ReadOnlySpan<byte> parameters, int at) => BinaryPrimitives.ReadUInt32LittleEndian(parameters[at..]);
+    private static uint Word(ReadOnlySpan<byte> parameters, int at) =>
+        BinaryPrimitives.ReadUInt32LittleEndian(parameters[at..]);
 }

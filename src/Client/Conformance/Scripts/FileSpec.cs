@@ -19,7 +19,9 @@ public sealed record FileSpec(string Name, FileKind Kind, int Pages, bool IsWrit
     /// <summary>/dev/mem, at the ROM below 1 MiB: a mapping of frames without pages.</summary>
     public bool IsRomDevice => Name == "/dev/mem";
 
-    /// <summary>The files of every script, in order of their index; random scripts use those before the devices.</summary>
+    /// <summary>
+    /// The files of every script, in order of their index; random scripts use those before the devices.
+    /// </summary>
     public static IReadOnlyList<FileSpec> All { get; } =
     [
         new("memfd", FileKind.Shmem, 16),

@@ -3,8 +3,8 @@ using System.Globalization;
 namespace FramePin.Conformance.Scripts;
 
 /// <summary>
-/// Numbers frames by the order in which they are seen, so that two systems with different frame numbers compare. A frame keeps
-/// its number for as long as it is seen; one that was freed and taken anew is a new one.
+/// Numbers frames by the order in which they are seen, so that two systems with different frame numbers compare. A
+/// frame keeps its number for as long as it is seen; one that was freed and taken anew is a new one.
 /// </summary>
 public sealed class FrameNames
 {
@@ -15,7 +15,9 @@ public sealed class FrameNames
     /// <summary>The frame of the zero page; it is called "z".</summary>
     public ulong ZeroPage { get; set; } = ulong.MaxValue;
 
-    /// <summary>Frame numbers are not to be had: every frame is called "p", also by a system that knows better.</summary>
+    /// <summary>
+    /// Frame numbers are not to be had: every frame is called "p", also by a system that knows better.
+    /// </summary>
     public bool HidesFrames { get; set; }
 
     public void Begin(bool keepsNames)

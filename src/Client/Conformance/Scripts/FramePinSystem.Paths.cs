@@ -68,7 +68,8 @@ public sealed partial class FramePinSystem
     private string DropRights(AddressSpace space)
     {
         if (!Initial.IsPrivileged) return "-EPERM";
-        _machine.SetTask(space, space.Task with { CanLockMemory = false, CanMapLow = false, IsAdmin = false, OwnsFiles = false, User = 1 });
+        _machine.SetTask(space,
+            space.Task with { CanLockMemory = false, CanMapLow = false, IsAdmin = false, OwnsFiles = false, User = 1 });
         return "ok";
     }
 

@@ -22,7 +22,9 @@ public sealed partial class FramePinSystem
             _ => InstalledKind.Ordinary,
         };
         var size = mapping.End - mapping.Start;
-        var file = mapping.Name.Length > 0 && mapping.Name[0] != '[' ? _machine.CreateFile(mapping.Name, FileKind.Disk, size) : null;
+        var file = mapping.Name.Length > 0 && mapping.Name[0] != '['
+            ? _machine.CreateFile(mapping.Name, FileKind.Disk, size)
+            : null;
         var error = _machine.InstallMapping(space, new InstalledMapping
         {
             Range = new AddressRange(mapping.Start, mapping.End),
@@ -38,10 +40,13 @@ public sealed partial class FramePinSystem
     private MemoryFile? CreateFile(FileSpec spec)
     {
         if (spec.SameAs >= 0 || spec.IsZeroDevice || spec.IsRomDevice) return null;
-        if (_machine.CreateFile(spec.Name, spec.Kind, (ulong)spec.Pages * spec.PageSize, spec.Kind == FileKind.HugeTlb ? 9 : 0) is not { } file)
+        if (_machine.CreateFile(spec.Name, spec.Kind, (ulong)spec.Pages * spec.PageSize, spec.Kind == FileKind.HugeTlb
+            ? 9
+            : 0) is not { } file)
             return null;
         // What root opens on a disk or in a tmpfs is writable by root alone; so is secret memory.
-        if (spec.Kind is FileKind.Disk or FileKind.Secret || spec.Name == "tmpfs") _machine.SetOthersMayWrite(file, false);
+        if (spec.Kind is FileKind.Disk or FileKind.Secret || spec.Name == "tmpfs")
+            _machine.SetOthersMayWrite(file, false);
         if (spec.Kind is FileKind.HugeTlb or FileKind.Secret) return file;
         for (var page = 0; page < spec.Pages; page++)
             _machine.WriteFile(file, (ulong)page * Page, [FileSpec.FirstByte(page)], out _);

@@ -47,7 +47,8 @@ public sealed partial class FramePinSystem : IMemorySystem
             HandlesMemoryFailure = initial.HandlesMemoryFailure,
             Swap = initial.Swap,
         });
-        var layout = new AddressSpaceLayout { MmapBase = initial.MmapBase, StartBrk = initial.StartBrk, DataSize = initial.DataSize };
+        var layout = new AddressSpaceLayout { MmapBase = initial.MmapBase, StartBrk = initial.StartBrk,
+            DataSize = initial.DataSize };
         var task = new TaskState
         {
             CanLockMemory = initial.IsPrivileged,
@@ -93,7 +94,9 @@ public sealed partial class FramePinSystem : IMemorySystem
         var answer = RunOn(space, step);
         var a = _machine.PinStatistics.Acquired - acquired;
         var r = _machine.PinStatistics.Released - released + _dropped;
-        return !_countsPins || (a == 0 && r == 0) ? answer : string.Create(CultureInfo.InvariantCulture, $"{answer} +{a}/-{r}");
+        return !_countsPins || (a == 0 && r == 0)
+            ? answer
+            : string.Create(CultureInfo.InvariantCulture, $"{answer} +{a}/-{r}");
     }
 
     public string Look(bool withFlags, bool keepsNames)
@@ -113,7 +116,8 @@ public sealed partial class FramePinSystem : IMemorySystem
                 if (entry.Name is "[stack]" or "exe") continue;
                 var pages = (int)Math.Min((entry.Range.End - entry.Range.Start) / Page, SnapshotWriter.MaxPages);
                 var entries = _machine.Pagemap(space, entry.Range.Start, pages);
-                _writer.Pages(entry.Range.Start, entries, page => Digest(new Pfn(entries[page] & SnapshotWriter.PfnMask)));
+                _writer.Pages(
+                    entry.Range.Start, entries, page => Digest(new Pfn(entries[page] & SnapshotWriter.PfnMask)));
             }
         }
 
@@ -164,7 +168,8 @@ public sealed partial class FramePinSystem : IMemorySystem
                 _machine.Exit(space);
                 return freed ? "ok, unregistered" : "ok";
             case StepKind.Truncate: return Text(File(a) is { } t ? Truncate(t, a, b) : Errno.EBADF);
-            case StepKind.PunchHole: return Text(File(a) is { } p && IsWritable(a) ? _machine.PunchHole(p, b, c) : Errno.EBADF);
+            case StepKind.PunchHole: return Text(
+                File(a) is { } p && IsWritable(a) ? _machine.PunchHole(p, b, c) : Errno.EBADF);
             case StepKind.FileWrite: return FileWrite(step);
             case StepKind.FileRead: return FileRead(step);
             case StepKind.Seal: return Text(File(a) is { } s ? _machine.SealWrite(s) : Errno.EBADF);
@@ -172,7 +177,9 @@ public sealed partial class FramePinSystem : IMemorySystem
             case StepKind.RegisteredRead: return RegisteredCopy(step.Process, a, null);
             case StepKind.RegisteredWrite: return RegisteredCopy(step.Process, a, (byte)b);
             case StepKind.Unregister: return Unregister(step.Process) ? "0x0" : "-ENXIO";
-            case StepKind.Vmsplice: return _pipe.Count > 0 ? "pipe full" : Text(_machine.Vmsplice(space, a, b, PipePages, _pipe));
+            case StepKind.Vmsplice: return _pipe.Count > 0
+                ? "pipe full"
+                : Text(_machine.Vmsplice(space, a, b, PipePages, _pipe));
             case StepKind.Drain: return Drain();
             case StepKind.ProcessRead: return Copied(_machine.ProcessVm(space, a, Buffer(b), false), b);
             case StepKind.ProcessWrite: return Text(_machine.ProcessVm(space, a, Filled(b, c), true));
@@ -189,10 +196,12 @@ public sealed partial class FramePinSystem : IMemorySystem
             case StepKind.Mdwe: return Text(_machine.SetMdwe(space, (MdweFlags)a));
             case StepKind.Pagemap: return Pagemap(space, a, b);
             case StepKind.Poison: return Text(_machine.PoisonMarkers(space, a, b));
-            case StepKind.UffdRegister or StepKind.UffdUnregister or StepKind.UffdCopy or StepKind.UffdZero or StepKind.UffdProtect:
+            case StepKind.UffdRegister or StepKind.UffdUnregister or StepKind.UffdCopy or StepKind.UffdZero
+                or StepKind.UffdProtect:
                 return Uffd(space, step);
             case StepKind.MovePages:
-                return string.Join(' ', _machine.QueryNodes(space, a, (int)(b / Page)).Select(node => node == Errno.None ? "n0" : $"{node}"));
+                return string.Join(' ', _machine.QueryNodes(space, a, (int)(b / Page)).Select(
+                    node => node == Errno.None ? "n0" : $"{node}"));
             default: throw new InvalidOperationException($"no step {step.Kind}");
         }
     }
@@ -226,10 +235,14 @@ public sealed partial class FramePinSystem : IMemorySystem
         Length = step.B,
         Prot = (Prot)step.C,
         Flags = (MapFlags)step.D,
-        Device = _machine.CreateDevice("/dev/mem", DeviceMapping.PfnMap, step.B / Page, isRam: true, hasClose: false, isWritable: true),
+        Device = _machine.CreateDevice(
+            "/dev/mem", DeviceMapping.PfnMap, step.B / Page, isRam: true, hasClose: false, isWritable: true),
     }));
 
-    /// <summary>As the recorded tables write it: P present, F file or shared, X exclusive, S swap-like, G guard; map counts of three.</summary>
+    /// <summary>
+    /// As the recorded tables write it: P present, F file or shared, X exclusive, S swap-like, G guard; map counts of
+    /// three.
+    /// </summary>
     private string Pagemap(AddressSpace space, ulong address, ulong length)
     {
         if (address + length < address || address >= PageGeometry.TaskSize) return "EOF";
@@ -279,7 +292,9 @@ public sealed partial class FramePinSystem : IMemorySystem
         return buffer;
     }
 
-    /// <summary>A pipe takes whole pages of bytes and drops one that it could not fill (fs/pipe.c: pipe_write).</summary>
+    /// <summary>
+    /// A pipe takes whole pages of bytes and drops one that it could not fill (fs/pipe.c: pipe_write).
+    /// </summary>
     private static string PipeWrite(SyscallResult copied, ulong length)
     {
         if (!copied.IsOk || copied.Value == length) return Text(copied);

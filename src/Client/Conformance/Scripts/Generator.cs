@@ -19,7 +19,10 @@ public enum ScriptFocus
     Reclaim,
 }
 
-/// <summary>Makes random steps from a seed. Looks at FramePin's areas, never at the kernel's, so that a seed always gives the same script.</summary>
+/// <summary>
+/// Makes random steps from a seed. Looks at FramePin's areas, never at the kernel's, so that a seed always gives the
+/// same script.
+/// </summary>
 /// <param name="seed">Where the script begins.</param>
 /// <param name="initial">The process that it runs in.</param>
 /// <param name="focus">What it is about; null leaves that to the seed.</param>
@@ -34,42 +37,58 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
 
     private static readonly (StepKind Kind, int Weight)[] Weights =
     [
-        (StepKind.Mmap, 170), (StepKind.Munmap, 50), (StepKind.Mprotect, 80), (StepKind.Mremap, 50), (StepKind.Madvise, 120),
-        (StepKind.Mlock, 25), (StepKind.Munlock, 20), (StepKind.MlockAll, 2), (StepKind.MunlockAll, 3), (StepKind.Brk, 20),
+        (StepKind.Mmap, 170), (StepKind.Munmap, 50), (StepKind.Mprotect, 80), (StepKind.Mremap, 50),
+        (StepKind.Madvise, 120),
+        (StepKind.Mlock, 25), (StepKind.Munlock, 20), (StepKind.MlockAll, 2), (StepKind.MunlockAll, 3),
+        (StepKind.Brk, 20),
         (StepKind.Mseal, 4), (StepKind.Msync, 10), (StepKind.Mincore, 30), (StepKind.Load, 110), (StepKind.Store, 150),
-        (StepKind.Fork, 14), (StepKind.Exit, 8), (StepKind.Truncate, 15), (StepKind.PunchHole, 12), (StepKind.FileWrite, 20),
+        (StepKind.Fork, 14), (StepKind.Exit, 8), (StepKind.Truncate, 15), (StepKind.PunchHole, 12),
+        (StepKind.FileWrite, 20),
         (StepKind.FileRead, 10), (StepKind.Seal, 2), (StepKind.Register, 30), (StepKind.Unregister, 18),
         (StepKind.RegisteredRead, 12), (StepKind.RegisteredWrite, 12), (StepKind.Vmsplice, 14), (StepKind.Drain, 14),
         (StepKind.ProcessRead, 20), (StepKind.ProcessWrite, 20), (StepKind.MemRead, 20), (StepKind.MemWrite, 20),
-        (StepKind.DirectWrite, 8), (StepKind.DirectRead, 8), (StepKind.CopyFrom, 18), (StepKind.Clear, 18), (StepKind.Futex, 18),
+        (StepKind.DirectWrite, 8), (StepKind.DirectRead, 8), (StepKind.CopyFrom, 18), (StepKind.Clear, 18),
+        (StepKind.Futex, 18),
         (StepKind.FutexOp, 14), (StepKind.Limit, 6), (StepKind.DropRights, 2), (StepKind.Mdwe, 1),
-        (StepKind.UffdRegister, 10), (StepKind.UffdUnregister, 4), (StepKind.UffdCopy, 7), (StepKind.UffdZero, 5), (StepKind.UffdProtect, 12),
+        (StepKind.UffdRegister, 10), (StepKind.UffdUnregister, 4), (StepKind.UffdCopy, 7), (StepKind.UffdZero, 5),
+        (StepKind.UffdProtect, 12),
         (StepKind.MovePages, 8),
     ];
 
     private static readonly (StepKind Kind, int Weight)[] SharingWeights =
     [
-        (StepKind.Mmap, 40), (StepKind.Munmap, 30), (StepKind.Mprotect, 60), (StepKind.Mremap, 30), (StepKind.Madvise, 160),
+        (StepKind.Mmap, 40), (StepKind.Munmap, 30), (StepKind.Mprotect, 60), (StepKind.Mremap, 30),
+        (StepKind.Madvise, 160),
         (StepKind.Load, 80), (StepKind.Store, 200), (StepKind.Fork, 60), (StepKind.Exit, 45), (StepKind.Register, 30),
-        (StepKind.Unregister, 30), (StepKind.Vmsplice, 25), (StepKind.Drain, 25), (StepKind.MemRead, 20), (StepKind.MemWrite, 30),
-        (StepKind.ProcessRead, 15), (StepKind.ProcessWrite, 20), (StepKind.DirectRead, 10), (StepKind.Mincore, 25), (StepKind.UffdRegister, 15),
+        (StepKind.Unregister, 30), (StepKind.Vmsplice, 25), (StepKind.Drain, 25), (StepKind.MemRead, 20),
+        (StepKind.MemWrite, 30),
+        (StepKind.ProcessRead, 15), (StepKind.ProcessWrite, 20), (StepKind.DirectRead, 10), (StepKind.Mincore, 25),
+        (StepKind.UffdRegister, 15),
         (StepKind.UffdProtect, 15), (StepKind.UffdUnregister, 8), (StepKind.Mlock, 8), (StepKind.Munlock, 8),
     ];
 
     private static readonly (StepKind Kind, int Weight)[] ReclaimWeights =
     [
-        (StepKind.Mmap, 50), (StepKind.Munmap, 25), (StepKind.Mprotect, 20), (StepKind.Mremap, 45), (StepKind.Madvise, 280),
-        (StepKind.Mlock, 80), (StepKind.Munlock, 60), (StepKind.MlockAll, 4), (StepKind.MunlockAll, 4), (StepKind.Load, 90),
-        (StepKind.Store, 170), (StepKind.Fork, 40), (StepKind.Exit, 25), (StepKind.Mincore, 50), (StepKind.FileWrite, 15),
-        (StepKind.FileRead, 8), (StepKind.Truncate, 8), (StepKind.PunchHole, 10), (StepKind.Msync, 10), (StepKind.Register, 15),
-        (StepKind.Unregister, 15), (StepKind.Vmsplice, 10), (StepKind.Drain, 10), (StepKind.MovePages, 15), (StepKind.MemRead, 10),
-        (StepKind.MemWrite, 15), (StepKind.ProcessRead, 10), (StepKind.UffdRegister, 8), (StepKind.UffdProtect, 8), (StepKind.UffdUnregister, 4),
+        (StepKind.Mmap, 50), (StepKind.Munmap, 25), (StepKind.Mprotect, 20), (StepKind.Mremap, 45),
+        (StepKind.Madvise, 280),
+        (StepKind.Mlock, 80), (StepKind.Munlock, 60), (StepKind.MlockAll, 4), (StepKind.MunlockAll, 4),
+        (StepKind.Load, 90),
+        (StepKind.Store, 170), (StepKind.Fork, 40), (StepKind.Exit, 25), (StepKind.Mincore, 50),
+        (StepKind.FileWrite, 15),
+        (StepKind.FileRead, 8), (StepKind.Truncate, 8), (StepKind.PunchHole, 10), (StepKind.Msync, 10),
+        (StepKind.Register, 15),
+        (StepKind.Unregister, 15), (StepKind.Vmsplice, 10), (StepKind.Drain, 10), (StepKind.MovePages, 15),
+        (StepKind.MemRead, 10),
+        (StepKind.MemWrite, 15), (StepKind.ProcessRead, 10), (StepKind.UffdRegister, 8), (StepKind.UffdProtect, 8),
+        (StepKind.UffdUnregister, 4),
     ];
 
     private static readonly Advice[] Advices =
     [
-        Advice.Normal, Advice.Random, Advice.Sequential, Advice.WillNeed, Advice.DontNeed, Advice.DontNeed, Advice.DontNeed,
-        Advice.Free, Advice.Remove, Advice.DontFork, Advice.DoFork, Advice.Mergeable, Advice.Unmergeable, Advice.HugePage,
+        Advice.Normal, Advice.Random, Advice.Sequential, Advice.WillNeed, Advice.DontNeed, Advice.DontNeed,
+        Advice.DontNeed,
+        Advice.Free, Advice.Remove, Advice.DontFork, Advice.DoFork, Advice.Mergeable, Advice.Unmergeable,
+        Advice.HugePage,
         Advice.NoHugePage, Advice.DontDump, Advice.DoDump, Advice.WipeOnFork, Advice.KeepOnFork, Advice.Cold,
         Advice.PageOut, Advice.PageOut,
         Advice.PopulateRead, Advice.PopulateRead, Advice.PopulateWrite, Advice.PopulateWrite, Advice.DontNeedLocked,
@@ -78,12 +97,15 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
 
     /// <summary>What matters where there is swap, or huge pages are taken apart.</summary>
     private static readonly Advice[] SwapAdvices =
-        [Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.WillNeed, Advice.Free, Advice.HugePage, Advice.Cold];
+        [Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.WillNeed, Advice.Free, Advice.HugePage,
+            Advice.Cold];
 
     private static readonly Advice[] ReclaimAdvices =
     [
-        Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.Free, Advice.Free, Advice.Free, Advice.Cold,
-        Advice.WillNeed, Advice.DontNeed, Advice.DontNeedLocked, Advice.HugePage, Advice.PopulateRead, Advice.PopulateWrite,
+        Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.PageOut, Advice.Free, Advice.Free, Advice.Free,
+        Advice.Cold,
+        Advice.WillNeed, Advice.DontNeed, Advice.DontNeedLocked, Advice.HugePage, Advice.PopulateRead,
+        Advice.PopulateWrite,
     ];
 
     private readonly Random _random = new(seed);
@@ -177,13 +199,18 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
             case StepKind.Mseal: return new Step(process, kind, address, length);
             case StepKind.Load: return new Step(process, kind, address + PickOffset());
             case StepKind.Store: return new Step(process, kind, address + PickOffset(), PickByte());
-            case StepKind.Fork: return _processes < (_focus == ScriptFocus.Everything ? MaxProcesses : MaxProcesses + 1) ? new Step(process, kind) : null;
+            case StepKind.Fork: return _processes < (_focus == ScriptFocus.Everything
+                ? MaxProcesses
+                : MaxProcesses + 1) ? new Step(process, kind) : null;
             case StepKind.Exit: return process > 0 ? new Step(process, kind) : null;
             case StepKind.Truncate: return new Step(process, kind, PickFile(), PickSize());
             case StepKind.PunchHole:
-                return new Step(process, kind, PickFile(), (ulong)_random.Next(0, 16) * Page, (ulong)_random.Next(1, 5) * Page);
-            case StepKind.FileWrite: return new Step(process, kind, PickFile(), (ulong)_random.Next(0, 18) * Page, PickByte());
-            case StepKind.FileRead: return new Step(process, kind, Pick<ulong>([0, 1, 6]), (ulong)_random.Next(0, 18) * Page);
+                return new Step(
+                    process, kind, PickFile(), (ulong)_random.Next(0, 16) * Page, (ulong)_random.Next(1, 5) * Page);
+            case StepKind.FileWrite: return new Step(
+                process, kind, PickFile(), (ulong)_random.Next(0, 18) * Page, PickByte());
+            case StepKind.FileRead: return new Step(
+                process, kind, Pick<ulong>([0, 1, 6]), (ulong)_random.Next(0, 18) * Page);
             case StepKind.Seal: return new Step(process, kind, 0);
             case StepKind.RegisteredRead: return new Step(process, kind, (ulong)_random.Next(0, 4) * Page);
             case StepKind.RegisteredWrite: return new Step(process, kind, (ulong)_random.Next(0, 4) * Page, PickByte());
@@ -196,12 +223,16 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
             case StepKind.Limit: return Limit(process);
             case StepKind.UffdRegister:
                 return UffdRegister(process, areas, address, (length + Page - 1) & ~(Page - 1));
-            case StepKind.UffdUnregister: return new Step(process, kind, Registered(areas, address), (length + Page - 1) & ~(Page - 1));
+            case StepKind.UffdUnregister: return new Step(
+                process, kind, Registered(areas, address), (length + Page - 1) & ~(Page - 1));
             case StepKind.UffdCopy: return new Step(process, kind, Registered(areas, address), PickByte());
             // Where reads do not map the zero page nobody knows what this does.
-            case StepKind.UffdZero: return initial.UsesZeroPage ? new Step(process, kind, Registered(areas, address)) : null;
+            case StepKind.UffdZero: return initial.UsesZeroPage
+                ? new Step(process, kind, Registered(areas, address))
+                : null;
             case StepKind.UffdProtect:
-                return new Step(process, kind, Registered(areas, address), (length + Page - 1) & ~(Page - 1), Chance(3) ? 0UL : 1);
+                return new Step(
+                    process, kind, Registered(areas, address), (length + Page - 1) & ~(Page - 1), Chance(3) ? 0UL : 1);
             case StepKind.DropRights: return new Step(process, kind);
             case StepKind.Mdwe: return new Step(process, kind, Pick<ulong>([0, 1, 1, 2, 3]));
             case StepKind.Munmap or StepKind.Munlock: return new Step(process, kind, address, length);
@@ -263,15 +294,22 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
         return new Step(process, StepKind.Mmap, address, length, prot, flags, file, offset);
     }
 
-    /// <summary>Write protection only inside one anonymous area: FramePin has it for no other memory (a deviation in its README).</summary>
+    /// <summary>
+    /// Write protection only inside one anonymous area: FramePin has it for no other memory (a deviation in its
+    /// README).
+    /// </summary>
     private Step UffdRegister(int process, IReadOnlyList<Area> areas, ulong address, ulong length)
     {
         var area = areas.FirstOrDefault(area => area.Range.Contains(address));
-        if (!area.IsAnonymous) return new Step(process, StepKind.UffdRegister, address, length, Pick<ulong>([1, 1, 1, 0]));
-        return new Step(process, StepKind.UffdRegister, address, Math.Min(length, area.Range.End - address), Pick<ulong>([1, 2, 2, 3]));
+        if (!area.IsAnonymous)
+            return new Step(process, StepKind.UffdRegister, address, length, Pick<ulong>([1, 1, 1, 0]));
+        return new Step(process, StepKind.UffdRegister, address, Math.Min(length, area.Range.End - address),
+            Pick<ulong>([1, 2, 2, 3]));
     }
 
-    /// <summary>A page of an area that is registered with a userfaultfd, when there is one; one time in four some other address.</summary>
+    /// <summary>
+    /// A page of an area that is registered with a userfaultfd, when there is one; one time in four some other address.
+    /// </summary>
     private ulong Registered(IReadOnlyList<Area> areas, ulong address)
     {
         var registered = areas.Where(area => area.IsRegistered).ToList();
@@ -289,7 +327,8 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
             (8, [0, 4 * Page, 16 * Page, 17 * Page, 8UL << 20, 8UL << 20]),
             (9, [64 * Page, 128 * Page, 8UL << 20, unlimited, unlimited]),
         ]);
-        // What an ordinary user's rings are charged lingers from one script to the next: a small limit would count that.
+        // What an ordinary user's rings are charged lingers from one script to the next: a small limit would count
+        // that.
         if (resource == 8 && !initial.IsPrivileged) values = [8UL << 20];
         return new Step(process, StepKind.Limit, resource, Pick<ulong>(values));
     }
@@ -307,11 +346,13 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
 
         if (where < (_focus == ScriptFocus.Sharing ? 90 : _focus == ScriptFocus.Reclaim ? 70 : 55))
         {
-            var at = HugeArena + ((ulong)_random.Next(0, _focus == ScriptFocus.Everything ? 3 : 2) * Huge) + (Chance(2) ? 0 : (ulong)_random.Next(0, 512) * Page);
+            var at = HugeArena + ((ulong)_random.Next(0, _focus == ScriptFocus.Everything ? 3 : 2) * Huge)
+                + (Chance(2) ? 0 : (ulong)_random.Next(0, 512) * Page);
             return (at, PickLength(Chance(2)));
         }
 
-        var address = Arena + ((ulong)_random.Next(0, _focus == ScriptFocus.Reclaim ? ArenaPages / 4 : ArenaPages) * Page);
+        var address = Arena
+            + ((ulong)_random.Next(0, _focus == ScriptFocus.Reclaim ? ArenaPages / 4 : ArenaPages) * Page);
         if (Chance(60)) address += 0x10;
         return (address, PickLength(false));
     }
@@ -336,7 +377,8 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
 
     private ulong PickFile() => Pick<ulong>([0, 0, 0, 1, 1, 2, 2, 2, 3, 4, 5, 6]);
 
-    private ulong PickSize() => Chance(4) ? ((ulong)_random.Next(0, 20) * Page) + 0x800 : (ulong)_random.Next(0, 20) * Page;
+    private ulong PickSize() =>
+        Chance(4) ? ((ulong)_random.Next(0, 20) * Page) + 0x800 : (ulong)_random.Next(0, 20) * Page;
 
     private ulong PickByte() => (ulong)_random.Next(1, 256);
 
@@ -346,13 +388,18 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
 
     private T Pick<T>(ReadOnlySpan<T> from) => from[_random.Next(from.Length)];
 
-    /// <summary>True for a step that would reach the executor's own code and stack, or the kernel's pages (vvar counts time).</summary>
+    /// <summary>
+    /// True for a step that would reach the executor's own code and stack, or the kernel's pages (vvar counts time).
+    /// </summary>
     private bool Endangers(Step step)
     {
-        if (step.Kind is StepKind.MlockAll or StepKind.Brk or StepKind.Truncate or StepKind.PunchHole or StepKind.FileWrite
-            or StepKind.FileRead or StepKind.Seal or StepKind.Limit or StepKind.Mdwe or StepKind.RegisteredRead or StepKind.RegisteredWrite)
+        if (step.Kind is StepKind.MlockAll or StepKind.Brk or StepKind.Truncate or StepKind.PunchHole
+            or StepKind.FileWrite
+            or StepKind.FileRead or StepKind.Seal or StepKind.Limit or StepKind.Mdwe or StepKind.RegisteredRead
+                or StepKind.RegisteredWrite)
             return false;
-        return Hits(step.A, Math.Max(step.B, Page)) || (step.Kind == StepKind.Mremap && Hits(step.E, Math.Max(step.C, Page)));
+        return Hits(step.A, Math.Max(step.B, Page))
+            || (step.Kind == StepKind.Mremap && Hits(step.E, Math.Max(step.C, Page)));
     }
 
     private bool Hits(ulong address, ulong length) =>

@@ -1,6 +1,8 @@
 namespace FramePin.Conformance.Scripts;
 
-/// <summary>What a script runs on: the kernel or FramePin. Answers and snapshots are text, the same text for the same outcome.</summary>
+/// <summary>
+/// What a script runs on: the kernel or FramePin. Answers and snapshots are text, the same text for the same outcome.
+/// </summary>
 public interface IMemorySystem : IDisposable
 {
     /// <summary>The process as a script finds it.</summary>

@@ -4,7 +4,9 @@ using System.Text;
 
 namespace FramePin.Conformance.Scripts;
 
-/// <summary>What a snapshot shows of a page's contents: its first byte, and a number for the rest when that is not all zero.</summary>
+/// <summary>
+/// What a snapshot shows of a page's contents: its first byte, and a number for the rest when that is not all zero.
+/// </summary>
 /// <param name="First">-1 for a page that nobody may look at.</param>
 /// <param name="Rest">0 when every other byte is zero.</param>
 public readonly record struct PageDigest(int First, uint Rest)

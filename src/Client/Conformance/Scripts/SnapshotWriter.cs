@@ -29,7 +29,10 @@ internal sealed class SnapshotWriter(FrameNames names)
     public void Area(ulong start, ulong end, ReadOnlySpan<char> permissions, ulong offset, string name, string flags) =>
         _text.Append(CultureInfo.InvariantCulture, $"{start:x}-{end:x} {permissions} {offset:x} {name} {flags}\n");
 
-    /// <summary>The entries of an area, as /proc/PID/pagemap has them. <paramref name="contents"/> looks at a page by its number in the area.</summary>
+    /// <summary>
+    /// The entries of an area, as /proc/PID/pagemap has them. <paramref name="contents"/> looks at a page by its number
+    /// in the area.
+    /// </summary>
     public void Pages(ulong start, ReadOnlySpan<ulong> entries, Func<int, PageDigest> contents)
     {
         var any = false;
@@ -56,7 +59,9 @@ internal sealed class SnapshotWriter(FrameNames names)
         if (any) _text.Append('\n');
     }
 
-    /// <summary>One page of pagemap in the letters of the recorded tables; the map count is asked for the first three.</summary>
+    /// <summary>
+    /// One page of pagemap in the letters of the recorded tables; the map count is asked for the first three.
+    /// </summary>
     public static string Letters(ulong entry, int page, Func<long> mapCount)
     {
         if ((entry & Swapped) != 0) return (entry & Guard) != 0 ? "S:G" : "S:";

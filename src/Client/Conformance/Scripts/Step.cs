@@ -83,7 +83,9 @@ public enum StepKind
     Pagemap,
     /// <summary>address, length: UFFDIO_POISON.</summary>
     Poison,
-    /// <summary>address, length, modes: UFFDIO_REGISTER with a userfaultfd of the process that answers by SIGBUS.</summary>
+    /// <summary>
+    /// address, length, modes: UFFDIO_REGISTER with a userfaultfd of the process that answers by SIGBUS.
+    /// </summary>
     UffdRegister,
     /// <summary>address, length.</summary>
     UffdUnregister,
@@ -103,8 +105,11 @@ public enum StepKind
     MovePages,
 }
 
-/// <summary>One step of a script: a call by one of the script's processes. Addresses, lengths and offsets in bytes.</summary>
-public sealed record Step(int Process, StepKind Kind, ulong A = 0, ulong B = 0, ulong C = 0, ulong D = 0, ulong E = 0, ulong F = 0)
+/// <summary>
+/// One step of a script: a call by one of the script's processes. Addresses, lengths and offsets in bytes.
+/// </summary>
+public sealed record Step(
+    int Process, StepKind Kind, ulong A = 0, ulong B = 0, ulong C = 0, ulong D = 0, ulong E = 0, ulong F = 0)
 {
     private static readonly Dictionary<StepKind, string[]> Names = new()
     {
@@ -165,11 +170,14 @@ public sealed record Step(int Process, StepKind Kind, ulong A = 0, ulong B = 0, 
         var text = new StringBuilder();
         text.Append(CultureInfo.InvariantCulture, $"{Process} {Kind}");
         var names = Names[Kind];
-        for (var i = 0; i < names.Length; i++) text.Append(CultureInfo.InvariantCulture, $" {names[i]}=0x{Argument(i):x}");
+        for (var i = 0; i < names.Length; i++)
+            text.Append(CultureInfo.InvariantCulture, $" {names[i]}=0x{Argument(i):x}");
         return text.ToString();
     }
 
-    /// <summary>Reads a line that <see cref="ToString"/> wrote. Throws <see cref="FormatException"/> with what is wrong.</summary>
+    /// <summary>
+    /// Reads a line that <see cref="ToString"/> wrote. Throws <see cref="FormatException"/> with what is wrong.
+    /// </summary>
     public static Step Parse(string line)
     {
         var parts = line.Split(' ', StringSplitOptions.RemoveEmptyEntries);
@@ -183,7 +191,8 @@ public sealed record Step(int Process, StepKind Kind, ulong A = 0, ulong B = 0, 
             var (name, value) = part.Split('=', 2) is [var n, var v] ? (n, v) : (part, "");
             var at = Array.IndexOf(names, name);
             if (at < 0 || !value.StartsWith("0x", StringComparison.Ordinal)
-                || !ulong.TryParse(value.AsSpan(2), NumberStyles.HexNumber, CultureInfo.InvariantCulture, out values[at]))
+                || !ulong.TryParse(
+                    value.AsSpan(2), NumberStyles.HexNumber, CultureInfo.InvariantCulture, out values[at]))
                 throw new FormatException($"{kind} takes {string.Join(", ", names)} as name=0xVALUE, not '{part}'");
         }
 

@@ -19,24 +19,28 @@ public sealed class DriverHandle : IAsyncDisposable
     /// <summary>"machines/{m}/driverFiles/{number}".</summary>
     public string File { get; }
 
-    /// <summary>open: the errno of the driver, or the file. Throws RpcException (NOT_FOUND) when nobody serves the node.</summary>
+    /// <summary>
+    /// open: the errno of the driver, or the file. Throws RpcException (NOT_FOUND) when nobody serves the node.
+    /// </summary>
     /// <param name="client">The daemon; must outlive the file.</param>
     /// <param name="driver">"machines/{m}/drivers/{node}".</param>
     /// <param name="lease">Lease that the file is closed with; null for none.</param>
     /// <param name="isNonBlocking">O_NONBLOCK.</param>
     /// <param name="cancelled">Gives it up.</param>
     public static async Task<(Errno Errno, DriverHandle? File)> OpenAsync(
-        FramePinClient client, string driver, string? lease = null, bool isNonBlocking = false, CancellationToken cancelled = default)
+        FramePinClient client, string driver, string? lease = null, bool isNonBlocking = false,
+        CancellationToken cancelled = default)
     {
         ArgumentNullException.ThrowIfNull(client);
         var request = new OpenDriverFileRequest { Driver = driver, Lease = lease ?? "", NonBlocking = isNonBlocking };
-        var answer = await client.Drivers.OpenDriverFileAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
+        var answer = await client.Drivers.OpenDriverFileAsync(
+            request, cancellationToken: cancelled).ConfigureAwait(false);
         return answer.Errno == 0 ? (Errno.None, new DriverHandle(client, answer.File)) : ((Errno)answer.Errno, null);
     }
 
     /// <summary>
-    /// ioctl: the driver's errno and its answer. ENODEV when the driver's process is gone. Has no deadline: a call that blocks ends by
-    /// <paramref name="cancelled"/>.
+    /// ioctl: the driver's errno and its answer. ENODEV when the driver's process is gone. Has no deadline: a call that
+    /// blocks ends by <paramref name="cancelled"/>.
     /// </summary>
     /// <param name="space">Address space that pointers in the argument mean; empty when there are none.</param>
     /// <param name="command">Such as "VIDIOC_QBUF".</param>
@@ -55,18 +59,24 @@ public sealed class DriverHandle : IAsyncDisposable
             AddressSpace = space,
             NonBlocking = isNonBlocking,
         };
-        var answer = await _client.Drivers.IoctlAsync(request, deadline: DateTime.MaxValue, cancellationToken: cancelled).ConfigureAwait(false);
+        var answer = await _client.Drivers.IoctlAsync(
+            request, deadline: DateTime.MaxValue, cancellationToken: cancelled).ConfigureAwait(false);
         var result = new T();
         result.MergeFrom(answer.Argument);
         return ((Errno)answer.Errno, result);
     }
 
-    /// <summary>read: from the file to memory of an address space; the bytes done, or the driver's errno. No deadline, as for ioctl.</summary>
-    public Task<(Errno Errno, ulong Bytes)> ReadAsync(string space, ulong address, ulong length, bool isNonBlocking = false, CancellationToken cancelled = default) =>
+    /// <summary>
+    /// read: from the file to memory of an address space; the bytes done, or the driver's errno. No deadline, as for
+    /// ioctl.
+    /// </summary>
+    public Task<(Errno Errno, ulong Bytes)> ReadAsync(
+        string space, ulong address, ulong length, bool isNonBlocking = false, CancellationToken cancelled = default) =>
         TransferAsync(space, address, length, isWrite: false, isNonBlocking, cancelled);
 
     /// <summary>write: the reverse.</summary>
-    public Task<(Errno Errno, ulong Bytes)> WriteAsync(string space, ulong address, ulong length, bool isNonBlocking = false, CancellationToken cancelled = default) =>
+    public Task<(Errno Errno, ulong Bytes)> WriteAsync(
+        string space, ulong address, ulong length, bool isNonBlocking = false, CancellationToken cancelled = default) =>
         TransferAsync(space, address, length, isWrite: true, isNonBlocking, cancelled);
 
     private async Task<(Errno Errno, ulong Bytes)> TransferAsync(
@@ -81,13 +91,15 @@ public sealed class DriverHandle : IAsyncDisposable
             Length = length,
             NonBlocking = isNonBlocking,
         };
-        var answer = await _client.Drivers.TransferDriverFileAsync(request, deadline: DateTime.MaxValue, cancellationToken: cancelled).ConfigureAwait(false);
+        var answer = await _client.Drivers.TransferDriverFileAsync(
+            request, deadline: DateTime.MaxValue, cancellationToken: cancelled).ConfigureAwait(false);
         return ((Errno)answer.Errno, answer.Bytes);
     }
 
     /// <summary>mmap of the file: the address, or the errno of the driver or of mmap.</summary>
     public async Task<(Errno Errno, ulong Address)> MapAsync(
-        string space, ulong length, uint prot, uint flags, ulong offset, ulong address = 0, CancellationToken cancelled = default)
+        string space, ulong length, uint prot, uint flags, ulong offset, ulong address = 0,
+        CancellationToken cancelled = default)
     {
         var request = new MapDriverFileRequest
         {
@@ -99,7 +111,8 @@ public sealed class DriverHandle : IAsyncDisposable
             Flags = flags,
             Offset = offset,
         };
-        var answer = await _client.Drivers.MapDriverFileAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
+        var answer = await _client.Drivers.MapDriverFileAsync(
+            request, cancellationToken: cancelled).ConfigureAwait(false);
         return ((Errno)answer.Errno, answer.Address);
     }
 
@@ -108,7 +121,8 @@ public sealed class DriverHandle : IAsyncDisposable
     {
         try
         {
-            await _client.Drivers.CloseDriverFileAsync(new CloseDriverFileRequest { File = File }).ConfigureAwait(false);
+            await _client.Drivers.CloseDriverFileAsync(
+                new CloseDriverFileRequest { File = File }).ConfigureAwait(false);
         }
         catch (Grpc.Core.RpcException)
         {

@@ -20,7 +20,9 @@ public sealed partial class DriverKernel
     public async Task<(Errno Errno, PinnedFrames? Frames)> GetVaddrFramesAsync(
         string space, ulong start, ulong pages, bool isWrite, bool isForce, PutFrames? replaced = null)
     {
-        if (pages > 0 && await TryPinOnLineAsync(space, start, pages, isWrite, isForce, replaced).ConfigureAwait(false) is { } pinned) return pinned;
+        if (pages > 0 && await TryPinOnLineAsync(
+            space, start, pages, isWrite, isForce, replaced).ConfigureAwait(false) is { } pinned)
+            return pinned;
         if (replaced is { } put) await PutAsync(put.Frames, put.IsDirty).ConfigureAwait(false);
         if (pages == 0) return (Errno.ENOMEM, null);
         var request = new PinRequest
@@ -36,7 +38,8 @@ public sealed partial class DriverKernel
         try
         {
             var pin = await Client.Pinning.PinAsync(request).ConfigureAwait(false);
-            return (Errno.None, new PinnedFrames(pin.FrameVector, pin.Frames, pin.Kind == FrameKind.Pfns, pin.Runs, pin.Hold));
+            return (Errno.None, new PinnedFrames(
+                pin.FrameVector, pin.Frames, pin.Kind == FrameKind.Pfns, pin.Runs, pin.Hold));
         }
         catch (RpcException exception)
         {
@@ -72,14 +75,17 @@ public sealed partial class DriverKernel
             return (ErrnoOf(exception), null);
         }
 
-        if (result.StatusCode != 0) return (ErrnoOf(new RpcException(new Status((StatusCode)result.StatusCode, result.Message))), null);
+        if (result.StatusCode != 0)
+            return (ErrnoOf(new RpcException(new Status((StatusCode)result.StatusCode, result.Message))), null);
         if (result.Errno != 0) return ((Errno)result.Errno, null);
         var name = string.Create(CultureInfo.InvariantCulture, $"{Machine}/frameVectors/{result.FrameVector}");
-        return (Errno.None, new PinnedFrames(name, result.Frames, result.Kind == FrameKind.Pfns, result.Runs, result.Hold));
+        return (Errno.None, new PinnedFrames(
+            name, result.Frames, result.Kind == FrameKind.Pfns, result.Runs, result.Hold));
     }
 
     /// <summary>pin_user_pages_fast into a new vector, for drivers without the helper (g2d since 5.12).</summary>
-    public async Task<(Errno Errno, PinnedFrames? Frames)> PinUserPagesFastAsync(string space, ulong start, ulong pages, GupBits flags)
+    public async Task<(Errno Errno, PinnedFrames? Frames)> PinUserPagesFastAsync(
+        string space, ulong start, ulong pages, GupBits flags)
     {
         if (pages == 0) return (Errno.EINVAL, null);
         var request = new GupRequest
@@ -103,8 +109,8 @@ public sealed partial class DriverKernel
     }
 
     /// <summary>
-    /// vb2_create_framevec: the pages of [start, start + length) bytes, all of them or none: -ENOMEM for none asked, the helper's errno, or
-    /// -EFAULT for fewer (kernel-semantics 2.9).
+    /// vb2_create_framevec: the pages of [start, start + length) bytes, all of them or none: -ENOMEM for none asked,
+    /// the helper's errno, or -EFAULT for fewer (kernel-semantics 2.9).
     /// </summary>
     /// <param name="space">The caller's address space.</param>
     /// <param name="start">Address in bytes.</param>
@@ -118,7 +124,8 @@ public sealed partial class DriverKernel
         var last = unchecked(start + length - 1) >> 12;
         var pages = unchecked(last - first + 1);
         // The vector's size and the helper's count are unsigned int.
-        var (errno, frames) = await GetVaddrFramesAsync(space, start, (uint)pages, isWrite, isForce: Era <= HelperEra.C, replaced).ConfigureAwait(false);
+        var (errno, frames) = await GetVaddrFramesAsync(
+            space, start, (uint)pages, isWrite, isForce: Era <= HelperEra.C, replaced).ConfigureAwait(false);
         if (frames is null || frames.Count == pages) return (errno, frames);
         await PutAsync(frames, isDirty: false).ConfigureAwait(false);
         return (Errno.EFAULT, null);
@@ -136,15 +143,16 @@ public sealed partial class DriverKernel
             frames.IsPfns = false;
             return true;
         }
-        catch (RpcException exception) when (exception.StatusCode is StatusCode.FailedPrecondition or StatusCode.InvalidArgument)
+        catch (RpcException exception) when (exception.StatusCode is StatusCode.FailedPrecondition
+            or StatusCode.InvalidArgument)
         {
             return false;
         }
     }
 
     /// <summary>
-    /// Marks every page dirty first when the device wrote, then put_vaddr_frames and frame_vector_destroy. A vector that went with a lost
-    /// lease is gone already.
+    /// Marks every page dirty first when the device wrote, then put_vaddr_frames and frame_vector_destroy. A vector
+    /// that went with a lost lease is gone already.
     /// </summary>
     public async Task PutAsync(PinnedFrames frames, bool isDirty)
     {
@@ -166,14 +174,17 @@ public sealed partial class DriverKernel
     {
         UnpinVector = new UnpinVector
         {
-            FrameVector = ulong.Parse(frames.Name.AsSpan(frames.Name.LastIndexOf('/') + 1), CultureInfo.InvariantCulture),
+            FrameVector = ulong.Parse(
+                frames.Name.AsSpan(frames.Name.LastIndexOf('/') + 1), CultureInfo.InvariantCulture),
             Dirty = isDirty,
             Hold = frames.Hold,
             Traceparent = PinLine.Traceparent,
         },
     };
 
-    /// <summary>The kernel's errno; a limit of the daemon is memory that is out, and an address space that is gone has no pages.</summary>
+    /// <summary>
+    /// The kernel's errno; a limit of the daemon is memory that is out, and an address space that is gone has no pages.
+    /// </summary>
     private static Errno ErrnoOf(RpcException exception)
     {
         var refusal = FramePinException.From(exception);

@@ -21,7 +21,9 @@ public enum HelperEra
     D,
 }
 
-/// <summary>What the kernel gives a driver: the frame helper, its own view of pinned pages, and memory of its own.</summary>
+/// <summary>
+/// What the kernel gives a driver: the frame helper, its own view of pinned pages, and memory of its own.
+/// </summary>
 /// <remarks>Any thread. Owns its lease: when this process dies, all that its driver holds is released.</remarks>
 public sealed partial class DriverKernel : IAsyncDisposable
 {
@@ -31,7 +33,8 @@ public sealed partial class DriverKernel : IAsyncDisposable
     private readonly PinLine _line;
     private int _nextDevice;
 
-    private DriverKernel(FramePinClient client, string machine, HelperEra era, int minor, FramePinLease lease, LocalMachine? local)
+    private DriverKernel(
+        FramePinClient client, string machine, HelperEra era, int minor, FramePinLease lease, LocalMachine? local)
     {
         Client = client;
         Machine = machine;
@@ -70,15 +73,18 @@ public sealed partial class DriverKernel : IAsyncDisposable
     /// <param name="ttl">The lease's time to live; the daemon's default when null.</param>
     /// <param name="cancelled">Gives it up.</param>
     public static async Task<DriverKernel> OpenAsync(
-        FramePinClient client, string machine, string owner, bool isLocal, TimeSpan? ttl = null, CancellationToken cancelled = default)
+        FramePinClient client, string machine, string owner, bool isLocal, TimeSpan? ttl = null,
+        CancellationToken cancelled = default)
     {
         ArgumentNullException.ThrowIfNull(client);
-        var known = await client.Machines.GetMachineAsync(new GetMachineRequest { Name = machine }, cancellationToken: cancelled).ConfigureAwait(false);
+        var known = await client.Machines.GetMachineAsync(
+            new GetMachineRequest { Name = machine }, cancellationToken: cancelled).ConfigureAwait(false);
         var (era, kernel) = EraOf(known.Spec.Profile);
         var lease = await FramePinLease.OpenAsync(client, owner, ttl, cancelled: cancelled).ConfigureAwait(false);
         try
         {
-            var local = isLocal ? await LocalMachine.AttachAsync(client, machine, lease.Name, cancelled: cancelled).ConfigureAwait(false) : null;
+            var local = isLocal ? await LocalMachine.AttachAsync(
+                client, machine, lease.Name, cancelled: cancelled).ConfigureAwait(false) : null;
             return new DriverKernel(client, known.Name, era, kernel, lease, local);
         }
         catch
@@ -96,7 +102,8 @@ public sealed partial class DriverKernel : IAsyncDisposable
             await _remote.WriteAsync(space, address, data).ConfigureAwait(false);
             return Errno.None;
         }
-        catch (RpcException exception) when (exception.StatusCode is StatusCode.FailedPrecondition or StatusCode.NotFound)
+        catch (RpcException exception) when (exception.StatusCode is StatusCode.FailedPrecondition
+            or StatusCode.NotFound)
         {
             return Errno.EFAULT;
         }
@@ -107,15 +114,20 @@ public sealed partial class DriverKernel : IAsyncDisposable
     {
         try
         {
-            return await _remote.ReadAsync(space, address, buffer).ConfigureAwait(false) == buffer.Length ? Errno.None : Errno.EFAULT;
+            return await _remote.ReadAsync(space, address, buffer).ConfigureAwait(false) == buffer.Length
+                ? Errno.None
+                : Errno.EFAULT;
         }
-        catch (RpcException exception) when (exception.StatusCode is StatusCode.FailedPrecondition or StatusCode.NotFound)
+        catch (RpcException exception) when (exception.StatusCode is StatusCode.FailedPrecondition
+            or StatusCode.NotFound)
         {
             return Errno.EFAULT;
         }
     }
 
-    /// <summary>vm_map_ram and its like: a view of the frames' bytes, mapped into this process where it is local.</summary>
+    /// <summary>
+    /// vm_map_ram and its like: a view of the frames' bytes, mapped into this process where it is local.
+    /// </summary>
     public async Task<KernelMapping> MapAsync(PinnedFrames frames)
     {
         ArgumentNullException.ThrowIfNull(frames);
@@ -137,7 +149,8 @@ public sealed partial class DriverKernel : IAsyncDisposable
         var request = new CreateDeviceRequest
         {
             Parent = Machine,
-            DeviceId = string.Create(CultureInfo.InvariantCulture, $"{Lease[(Lease.LastIndexOf('/') + 1)..]}-b{Interlocked.Increment(ref _nextDevice)}"),
+            DeviceId = string.Create(CultureInfo.InvariantCulture,
+                $"{Lease[(Lease.LastIndexOf('/') + 1)..]}-b{Interlocked.Increment(ref _nextDevice)}"),
             Mapping = isPfnMapped ? DeviceMapping.Pfnmap : DeviceMapping.MixedPages,
             Pages = pages,
             Ram = true,
@@ -149,12 +162,16 @@ public sealed partial class DriverKernel : IAsyncDisposable
         try
         {
             device = await Client.Devices.CreateDeviceAsync(request).ConfigureAwait(false);
-            var view = await Client.Devices.ExportDeviceAsync(new ExportDeviceRequest { Name = device.Name, Lease = Lease }).ConfigureAwait(false);
-            return new KernelBuffer(device.Name, new PinnedFrames(view.FrameVector, pages, isPfns: false, new FrameRuns()));
+            var view = await Client.Devices.ExportDeviceAsync(
+                new ExportDeviceRequest { Name = device.Name, Lease = Lease }).ConfigureAwait(false);
+            return new KernelBuffer(
+                device.Name, new PinnedFrames(view.FrameVector, pages, isPfns: false, new FrameRuns()));
         }
         catch (RpcException exception) when (exception.StatusCode == StatusCode.ResourceExhausted)
         {
-            if (device is not null) await Client.Devices.DeleteDeviceAsync(new DeleteDeviceRequest { Name = device.Name }).ConfigureAwait(false);
+            if (device is not null)
+                await Client.Devices.DeleteDeviceAsync(
+                    new DeleteDeviceRequest { Name = device.Name }).ConfigureAwait(false);
             return null;
         }
     }
@@ -165,16 +182,20 @@ public sealed partial class DriverKernel : IAsyncDisposable
     public async Task<string> ExportAsync(KernelBuffer buffer, string lease)
     {
         ArgumentNullException.ThrowIfNull(buffer);
-        var export = await Client.Devices.ExportDeviceAsync(new ExportDeviceRequest { Name = buffer.Device, Lease = lease }).ConfigureAwait(false);
+        var export = await Client.Devices.ExportDeviceAsync(
+            new ExportDeviceRequest { Name = buffer.Device, Lease = lease }).ConfigureAwait(false);
         return export.FrameVector;
     }
 
-    /// <summary>The pages behind a dma-buf; null when there is no such one. They stay the dma-buf's: not to be put.</summary>
+    /// <summary>
+    /// The pages behind a dma-buf; null when there is no such one. They stay the dma-buf's: not to be put.
+    /// </summary>
     public async Task<PinnedFrames?> FindDmaBufAsync(string name)
     {
         try
         {
-            var vector = await Client.Pinning.GetFrameVectorAsync(new GetFrameVectorRequest { Name = name }).ConfigureAwait(false);
+            var vector = await Client.Pinning.GetFrameVectorAsync(
+                new GetFrameVectorRequest { Name = name }).ConfigureAwait(false);
             return new PinnedFrames(vector.Name, vector.Frames, vector.Kind == FrameKind.Pfns, vector.Runs);
         }
         catch (RpcException exception) when (exception.StatusCode is StatusCode.NotFound or StatusCode.InvalidArgument)
@@ -190,7 +211,8 @@ public sealed partial class DriverKernel : IAsyncDisposable
         await PutAsync(buffer.Frames, isDirty: false).ConfigureAwait(false);
         try
         {
-            await Client.Devices.DeleteDeviceAsync(new DeleteDeviceRequest { Name = buffer.Device }).ConfigureAwait(false);
+            await Client.Devices.DeleteDeviceAsync(
+                new DeleteDeviceRequest { Name = buffer.Device }).ConfigureAwait(false);
         }
         catch (RpcException exception) when (exception.StatusCode == StatusCode.NotFound)
         {
@@ -208,7 +230,8 @@ public sealed partial class DriverKernel : IAsyncDisposable
     private static (HelperEra Era, int Kernel) EraOf(string profile)
     {
         var parts = profile.Split('.');
-        var kernel = (int.Parse(parts[0], CultureInfo.InvariantCulture) * 100) + int.Parse(parts[1], CultureInfo.InvariantCulture);
+        var kernel = (int.Parse(parts[0], CultureInfo.InvariantCulture) * 100) + int.Parse(
+            parts[1], CultureInfo.InvariantCulture);
         var era = kernel switch
         {
             < 409 => HelperEra.A0,
@@ -249,7 +272,9 @@ public sealed class KernelMapping : IDisposable
     /// <summary>Bytes.</summary>
     public ulong Length { get; }
 
-    /// <summary>The bytes themselves where this process has them mapped: what is stored is seen by the application at once.</summary>
+    /// <summary>
+    /// The bytes themselves where this process has them mapped: what is stored is seen by the application at once.
+    /// </summary>
     public bool TryGetBytes(out Span<byte> bytes)
     {
         bytes = _mapped is null ? default : _mapped.Bytes;

@@ -14,9 +14,13 @@ public readonly record struct IoctlResult(Errno Errno, IMessage? Argument = null
 /// <param name="Argument">A message that driver and application agree on.</param>
 /// <param name="AddressSpace">The caller's (current->mm): pointers in the argument mean it.</param>
 /// <param name="IsNonBlocking">O_NONBLOCK.</param>
-public readonly record struct IoctlContext(string Command, ByteString Argument, string AddressSpace, bool IsNonBlocking);
+public readonly record struct IoctlContext(
+    string Command, ByteString Argument, string AddressSpace, bool IsNonBlocking);
 
-/// <summary>A driver: what a module registers under a node. Served to applications by <see cref="DriverServer"/>, or used in a test directly.</summary>
+/// <summary>
+/// A driver: what a module registers under a node. Served to applications by <see cref="DriverServer"/>, or used in a
+/// test directly.
+/// </summary>
 /// <remarks>Any thread may open; a driver locks its own state, as drivers do.</remarks>
 public abstract class DriverModule : IAsyncDisposable
 {
@@ -43,13 +47,19 @@ public abstract class DriverFile
     /// </summary>
     public abstract ValueTask<IoctlResult> IoctlAsync(IoctlContext context, CancellationToken signal);
 
-    /// <summary>file_operations.mmap: the device whose memory is mapped in place of the file, or an errno. -ENODEV for who has none.</summary>
-    public virtual ValueTask<(Errno Errno, string Device)> MapAsync(MapCall call) => ValueTask.FromResult((Errno.ENODEV, ""));
+    /// <summary>
+    /// file_operations.mmap: the device whose memory is mapped in place of the file, or an errno. -ENODEV for who has
+    /// none.
+    /// </summary>
+    public virtual ValueTask<(Errno Errno, string Device)> MapAsync(MapCall call) =>
+        ValueTask.FromResult((Errno.ENODEV, ""));
 
     /// <summary>
-    /// file_operations.read and write: the bytes done, or an errno. -EINVAL for who has none. <paramref name="signal"/> as for ioctl.
+    /// file_operations.read and write: the bytes done, or an errno. -EINVAL for who has none. <paramref name="signal"/>
+    /// as for ioctl.
     /// </summary>
-    public virtual ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(TransferCall call, CancellationToken signal) => ValueTask.FromResult((Errno.EINVAL, 0UL));
+    public virtual ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(TransferCall call, CancellationToken signal) =>
+        ValueTask.FromResult((Errno.EINVAL, 0UL));
 
     /// <summary>file_operations.release: the last user is gone; nothing is under way any more.</summary>
     public virtual ValueTask ReleaseAsync() => ValueTask.CompletedTask;

@@ -7,11 +7,15 @@ using Google.Protobuf;
 namespace FramePin.Client.Drivers;
 
 /// <summary>Serves a driver's files to applications through the daemon: the driver's process.</summary>
-/// <remarks>Calls run side by side, as threads of several processes do; the driver locks. A file is released when nothing is under way on it.</remarks>
+/// <remarks>
+/// Calls run side by side, as threads of several processes do; the driver locks. A file is released when nothing is
+/// under way on it.
+/// </remarks>
 public sealed class DriverServer
 {
     private readonly DriverModule _module;
-    private readonly Channel<DriverReply> _replies = Channel.CreateUnbounded<DriverReply>(new UnboundedChannelOptions { SingleReader = true });
+    private readonly Channel<DriverReply> _replies = Channel.CreateUnbounded<DriverReply>(
+        new UnboundedChannelOptions { SingleReader = true });
     private readonly ConcurrentDictionary<ulong, OpenFile> _files = new();
     private readonly ConcurrentDictionary<ulong, CancellationTokenSource> _underWay = new();
 
@@ -23,8 +27,9 @@ public sealed class DriverServer
     private DriverServer(DriverModule module) => _module = module;
 
     /// <summary>
-    /// Registers <paramref name="node"/> and serves it until cancelled or until the daemon ends the stream. Throws RpcException when the
-    /// node is taken or the connection breaks, and whatever the driver itself throws, which is a bug of it. Releases every file at the end.
+    /// Registers <paramref name="node"/> and serves it until cancelled or until the daemon ends the stream. Throws
+    /// RpcException when the node is taken or the connection breaks, and whatever the driver itself throws, which is a
+    /// bug of it. Releases every file at the end.
     /// </summary>
     /// <param name="client">The daemon.</param>
     /// <param name="machine">"machines/{m}".</param>
@@ -33,7 +38,8 @@ public sealed class DriverServer
     /// <param name="ready">Told once the node can be opened; may be null.</param>
     /// <param name="cancelled">Ends it.</param>
     public static async Task RunAsync(
-        FramePinClient client, string machine, string node, DriverModule module, Action? ready = null, CancellationToken cancelled = default)
+        FramePinClient client, string machine, string node, DriverModule module, Action? ready = null,
+        CancellationToken cancelled = default)
     {
         ArgumentNullException.ThrowIfNull(client);
         ArgumentNullException.ThrowIfNull(module);
@@ -73,12 +79,17 @@ public sealed class DriverServer
     private async Task<bool> NextAsync(Grpc.Core.IAsyncStreamReader<DriverCall> calls, CancellationToken cancelled)
     {
         _next = calls.MoveNext(cancelled);
-        if (await Task.WhenAny(_next, _broken.Task).ConfigureAwait(false) == _broken.Task) await _broken.Task.ConfigureAwait(false);
+        if (await Task.WhenAny(_next, _broken.Task).ConfigureAwait(false) == _broken.Task)
+            await _broken.Task.ConfigureAwait(false);
         return await _next.ConfigureAwait(false);
     }
 
-    /// <summary>Ends the stream in order, so that the daemon has every answer: what a stream that is torn down still carries may be lost.</summary>
-    private async Task FinishAsync(Grpc.Core.AsyncDuplexStreamingCall<DriverReply, DriverCall> stream, Task sending, CancellationToken cancelled)
+    /// <summary>
+    /// Ends the stream in order, so that the daemon has every answer: what a stream that is torn down still carries may
+    /// be lost.
+    /// </summary>
+    private async Task FinishAsync(
+        Grpc.Core.AsyncDuplexStreamingCall<DriverReply, DriverCall> stream, Task sending, CancellationToken cancelled)
     {
         _replies.Writer.TryComplete();
         await sending.ConfigureAwait(false);
@@ -88,7 +99,8 @@ public sealed class DriverServer
 
     private async Task SendAsync(Grpc.Core.IClientStreamWriter<DriverReply> stream)
     {
-        await foreach (var reply in _replies.Reader.ReadAllAsync().ConfigureAwait(false)) await stream.WriteAsync(reply).ConfigureAwait(false);
+        await foreach (var reply in _replies.Reader.ReadAllAsync().ConfigureAwait(false))
+            await stream.WriteAsync(reply).ConfigureAwait(false);
     }
 
     private void Take(DriverCall call)
@@ -162,9 +174,11 @@ public sealed class DriverServer
                 if (opened is null) _files.TryRemove(call.File, out _);
                 return new DriverAnswer { Errno = (uint)errno };
             case DriverCall.OperationOneofCase.Ioctl when file.File is { } open:
-                var context = new IoctlContext(call.Ioctl.Command, call.Ioctl.Argument, call.Ioctl.AddressSpace, call.Ioctl.NonBlocking);
+                var context = new IoctlContext(
+                    call.Ioctl.Command, call.Ioctl.Argument, call.Ioctl.AddressSpace, call.Ioctl.NonBlocking);
                 var result = await open.IoctlAsync(context, signal).ConfigureAwait(false);
-                return new DriverAnswer { Errno = (uint)result.Errno, Argument = result.Argument?.ToByteString() ?? call.Ioctl.Argument };
+                return new DriverAnswer { Errno = (uint)result.Errno, Argument = result.Argument?.ToByteString()
+                    ?? call.Ioctl.Argument };
             case DriverCall.OperationOneofCase.Transfer when file.File is { } open:
                 var (refused, bytes) = await open.TransferAsync(call.Transfer, signal).ConfigureAwait(false);
                 return new DriverAnswer { Errno = (uint)refused, Bytes = bytes };
@@ -203,7 +217,9 @@ public sealed class DriverServer
     private static Activity? StartSpan(DriverCall call)
     {
         if (!ActivityContext.TryParse(call.Traceparent, null, isRemote: true, out var parent)) return null;
-        var name = call.OperationCase == DriverCall.OperationOneofCase.Ioctl ? call.Ioctl.Command : call.OperationCase.ToString();
+        var name = call.OperationCase == DriverCall.OperationOneofCase.Ioctl
+            ? call.Ioctl.Command
+            : call.OperationCase.ToString();
         return ClientInterceptor.Activities.StartActivity(name, ActivityKind.Server, parent);
     }
 

@@ -1,6 +1,8 @@
 namespace FramePin.Client.Drivers;
 
-/// <summary>What a driver's file operations answer: Linux error numbers (asm-generic), positive. <see cref="None"/> is success.</summary>
+/// <summary>
+/// What a driver's file operations answer: Linux error numbers (asm-generic), positive. <see cref="None"/> is success.
+/// </summary>
 public enum Errno
 {
     None = 0,

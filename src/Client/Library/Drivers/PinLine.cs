@@ -6,14 +6,15 @@ using Grpc.Core;
 namespace FramePin.Client.Drivers;
 
 /// <summary>
-/// A pinning stream that a driver keeps open: what it pins and puts goes over it, a message each, which costs the daemon less than a call.
-/// Where the line is taken, by a pin that waits for its pages perhaps, calls do the same.
+/// A pinning stream that a driver keeps open: what it pins and puts goes over it, a message each, which costs the
+/// daemon less than a call. Where the line is taken, by a pin that waits for its pages perhaps, calls do the same.
 /// </summary>
 /// <remarks>
-/// Any thread. The messages belong to a session of the daemon, so that one whose answer was lost with the stream is answered from memory on
-/// the next stream and pins nothing twice.
+/// Any thread. The messages belong to a session of the daemon, so that one whose answer was lost with the stream is
+/// answered from memory on the next stream and pins nothing twice.
 /// </remarks>
-internal sealed class PinLine(FramePinClient client, string machine, string lease, string attachment, CancellationToken lost) : IAsyncDisposable
+internal sealed class PinLine(
+    FramePinClient client, string machine, string lease, string attachment, CancellationToken lost) : IAsyncDisposable
 {
     private readonly SemaphoreSlim _turn = new(1, 1);
     private readonly CancellationTokenSource _ended = CancellationTokenSource.CreateLinkedTokenSource(lost);
@@ -23,8 +24,8 @@ internal sealed class PinLine(FramePinClient client, string machine, string leas
     private bool _isDisposed;
 
     /// <summary>
-    /// Has operations worked off in order. Null: the line is taken, or the lease is lost, and calls have to do. Throws RpcException when the
-    /// daemon cannot be reached or refuses the message.
+    /// Has operations worked off in order. Null: the line is taken, or the lease is lost, and calls have to do. Throws
+    /// RpcException when the daemon cannot be reached or refuses the message.
     /// </summary>
     public async Task<IReadOnlyList<PinOperationResult>?> TryRunAsync(IEnumerable<PinOperation> operations)
     {
@@ -101,7 +102,8 @@ internal sealed class PinLine(FramePinClient client, string machine, string leas
         }
     }
 
-    private static async Task<IReadOnlyList<PinOperationResult>> AskAsync(AsyncDuplexStreamingCall<PinBatch, PinBatchResult> stream, PinBatch batch)
+    private static async Task<IReadOnlyList<PinOperationResult>> AskAsync(
+        AsyncDuplexStreamingCall<PinBatch, PinBatchResult> stream, PinBatch batch)
     {
         try
         {
@@ -113,7 +115,8 @@ internal sealed class PinLine(FramePinClient client, string machine, string leas
             throw new RpcException(new Status(StatusCode.Unavailable, exception.Message, exception));
         }
 
-        if (await stream.ResponseStream.MoveNext(CancellationToken.None).ConfigureAwait(false)) return stream.ResponseStream.Current.Results;
+        if (await stream.ResponseStream.MoveNext(CancellationToken.None).ConfigureAwait(false))
+            return stream.ResponseStream.Current.Results;
         throw new RpcException(new Status(StatusCode.Unavailable, "the daemon ended the stream"));
     }
 }

@@ -39,10 +39,15 @@ public sealed class PinnedFrames
     /// <summary>Bare PFNs without references.</summary>
     public bool IsPfns { get; internal set; }
 
-    /// <summary>Runs of consecutive PFNs in order. Runs of one kind that follow each other are joined by <see cref="LeadingBytes"/>.</summary>
+    /// <summary>
+    /// Runs of consecutive PFNs in order. Runs of one kind that follow each other are joined by
+    /// <see cref="LeadingBytes"/>.
+    /// </summary>
     public IReadOnlyList<(ulong First, ulong Count)> Runs { get; }
 
-    /// <summary>Held for this process's attachment since the pin; 0 for those that are held when they are mapped.</summary>
+    /// <summary>
+    /// Held for this process's attachment since the pin; 0 for those that are held when they are mapped.
+    /// </summary>
     internal ulong Hold { get; }
 
     internal FrameRuns WireRuns { get; }

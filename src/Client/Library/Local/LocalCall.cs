@@ -19,11 +19,13 @@ internal abstract class LocalCall : IDisposable
         _options = options;
         Connection = connection;
         // Whoever sends or receives notices that the connection is closed, and asks why.
-        _cancellation = options.CancellationToken.UnsafeRegister(static connection => ((LocalConnection)connection!).Dispose(), connection);
+        _cancellation = options.CancellationToken.UnsafeRegister(
+            static connection => ((LocalConnection)connection!).Dispose(), connection);
         if (options.Deadline is not { } deadline || deadline == DateTime.MaxValue) return;
         var left = deadline.ToUniversalTime() - DateTime.UtcNow;
         _deadline = new CancellationTokenSource(left > TimeSpan.Zero ? left : TimeSpan.Zero);
-        _expiry = _deadline.Token.UnsafeRegister(static connection => ((LocalConnection)connection!).Dispose(), connection);
+        _expiry = _deadline.Token.UnsafeRegister(
+            static connection => ((LocalConnection)connection!).Dispose(), connection);
     }
 
     /// <summary>What it ended with. Throws <see cref="InvalidOperationException"/> before.</summary>
@@ -63,15 +65,19 @@ internal abstract class LocalCall : IDisposable
     {
         StopWatching();
         Connection.Dispose();
-        var status = _isCancelled || _options.CancellationToken.IsCancellationRequested ? new Status(StatusCode.Cancelled, "the call was cancelled")
-            : _deadline is { IsCancellationRequested: true } ? new Status(StatusCode.DeadlineExceeded, "the deadline passed")
+        var status = _isCancelled || _options.CancellationToken.IsCancellationRequested
+            ? new Status(StatusCode.Cancelled, "the call was cancelled")
+            : _deadline is { IsCancellationRequested: true }
+                ? new Status(StatusCode.DeadlineExceeded, "the deadline passed")
             : cause is RpcException refusal ? refusal.Status
             : new Status(StatusCode.Internal, cause.Message, cause);
         _end ??= (status, Metadata.Empty);
         return new RpcException(status);
     }
 
-    /// <summary>From here on nothing closes the connection under whoever has it next: one that is about to has done so.</summary>
+    /// <summary>
+    /// From here on nothing closes the connection under whoever has it next: one that is about to has done so.
+    /// </summary>
     private void StopWatching()
     {
         _cancellation.Dispose();
@@ -121,7 +127,8 @@ internal sealed class LocalUnaryCall<TRequest, TResponse>(
 }
 
 /// <summary>Messages both ways. Its connection ends with it.</summary>
-internal sealed class LocalDuplexCall<TRequest, TResponse> : LocalCall, IClientStreamWriter<TRequest>, IAsyncStreamReader<TResponse>
+internal sealed class LocalDuplexCall<TRequest, TResponse>
+    : LocalCall, IClientStreamWriter<TRequest>, IAsyncStreamReader<TResponse>
     where TRequest : class
     where TResponse : class
 {
@@ -140,7 +147,10 @@ internal sealed class LocalDuplexCall<TRequest, TResponse> : LocalCall, IClientS
 
     public TResponse Current { get; private set; } = null!;
 
-    /// <summary>Throws RpcException when the connection is broken; a status that the daemon sent before is left to <see cref="MoveNext"/>.</summary>
+    /// <summary>
+    /// Throws RpcException when the connection is broken; a status that the daemon sent before is left to
+    /// <see cref="MoveNext"/>.
+    /// </summary>
     public Task WriteAsync(TRequest message) => WriteAsync(message, CancellationToken.None);
 
     /// <summary>Its token cancels the call.</summary>
@@ -159,7 +169,10 @@ internal sealed class LocalDuplexCall<TRequest, TResponse> : LocalCall, IClientS
         await Connection.FlushAsync().ConfigureAwait(false);
     }
 
-    /// <summary>False when the daemon ended the call with OK. Throws RpcException with any other status. Its token cancels the call.</summary>
+    /// <summary>
+    /// False when the daemon ended the call with OK. Throws RpcException with any other status. Its token cancels the
+    /// call.
+    /// </summary>
     public async Task<bool> MoveNext(CancellationToken cancellationToken)
     {
         if (HasEnded) return Status.StatusCode == StatusCode.OK ? false : throw new RpcException(Status, Trailers);

@@ -6,8 +6,8 @@ using Grpc.Core;
 namespace FramePin.Client.Local;
 
 /// <summary>
-/// Takes the calls on a frame's way to a daemon on this host without HTTP/2 (framepin/v1/local.proto), all others to gRPC; these too where the daemon has
-/// no socket for local calls.
+/// Takes the calls on a frame's way to a daemon on this host without HTTP/2 (framepin/v1/local.proto), all others to
+/// gRPC; these too where the daemon has no socket for local calls.
 /// </summary>
 /// <remarks>Any thread. Owns the connections that wait for their next call.</remarks>
 /// <param name="remote">gRPC.</param>
@@ -24,7 +24,8 @@ internal sealed class LocalCallInvoker(CallInvoker remote, string path) : CallIn
     public override TResponse BlockingUnaryCall<TRequest, TResponse>(
         Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
     {
-        if (!IsLocal(method.FullName) || TryConnect() is not { } connection) return remote.BlockingUnaryCall(method, host, options, request);
+        if (!IsLocal(method.FullName) || TryConnect() is not { } connection)
+            return remote.BlockingUnaryCall(method, host, options, request);
         var call = new LocalUnaryCall<TRequest, TResponse>(method, options, connection, Keep);
         return call.RunAsync(request).GetAwaiter().GetResult();
     }
@@ -32,16 +33,19 @@ internal sealed class LocalCallInvoker(CallInvoker remote, string path) : CallIn
     public override AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(
         Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
     {
-        if (!IsLocal(method.FullName) || TryConnect() is not { } connection) return remote.AsyncUnaryCall(method, host, options, request);
+        if (!IsLocal(method.FullName) || TryConnect() is not { } connection)
+            return remote.AsyncUnaryCall(method, host, options, request);
         var call = new LocalUnaryCall<TRequest, TResponse>(method, options, connection, Keep);
         return new AsyncUnaryCall<TResponse>(
-            call.RunAsync(request), Task.FromResult(Metadata.Empty), () => call.Status, () => call.Trailers, call.Dispose);
+            call.RunAsync(request), Task.FromResult(Metadata.Empty), () => call.Status, () =>
+                call.Trailers, call.Dispose);
     }
 
     public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(
         Method<TRequest, TResponse> method, string? host, CallOptions options)
     {
-        if (!IsLocal(method.FullName) || TryConnect() is not { } connection) return remote.AsyncDuplexStreamingCall(method, host, options);
+        if (!IsLocal(method.FullName) || TryConnect() is not { } connection)
+            return remote.AsyncDuplexStreamingCall(method, host, options);
         var call = new LocalDuplexCall<TRequest, TResponse>(method, options, connection);
         return new AsyncDuplexStreamingCall<TRequest, TResponse>(
             call, call, Task.FromResult(Metadata.Empty), () => call.Status, () => call.Trailers, call.Dispose);
@@ -61,9 +65,13 @@ internal sealed class LocalCallInvoker(CallInvoker remote, string path) : CallIn
         while (_idle.TryPop(out var connection)) connection.Dispose();
     }
 
-    /// <summary>What a frame costs between a driver and an application. The rest is seldom, or better off with HTTP/2's flow control.</summary>
+    /// <summary>
+    /// What a frame costs between a driver and an application. The rest is seldom, or better off with HTTP/2's flow
+    /// control.
+    /// </summary>
     private static bool IsLocal(string method) => method is
-        "/framepin.v1.PinningService/PinStream" or "/framepin.v1.DriverService/ServeDriver" or "/framepin.v1.DriverService/Ioctl";
+        "/framepin.v1.PinningService/PinStream" or "/framepin.v1.DriverService/ServeDriver"
+            or "/framepin.v1.DriverService/Ioctl";
 
     /// <summary>A connection that is idle, or a new one; null where nobody listens.</summary>
     private LocalConnection? TryConnect()

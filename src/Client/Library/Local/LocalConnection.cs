@@ -42,7 +42,9 @@ internal sealed class LocalConnection(Socket socket) : IDisposable
         Writer.Append(PacketKind.Call, call);
     }
 
-    /// <summary>Sends what was appended. Throws RpcException (UNAVAILABLE) when the connection is broken or closed.</summary>
+    /// <summary>
+    /// Sends what was appended. Throws RpcException (UNAVAILABLE) when the connection is broken or closed.
+    /// </summary>
     public async ValueTask FlushAsync()
     {
         try
@@ -75,7 +77,8 @@ internal sealed class LocalConnection(Socket socket) : IDisposable
 
             return kind;
         }
-        catch (Exception exception) when (exception is SocketException or ObjectDisposedException or InvalidDataException)
+        catch (Exception exception) when (exception is SocketException or ObjectDisposedException
+            or InvalidDataException)
         {
             throw Broken(exception);
         }
@@ -92,7 +95,9 @@ internal sealed class LocalConnection(Socket socket) : IDisposable
         return (new Status((StatusCode)status.Code, status.Message), LocalHeaders.From(status.Trailers));
     }
 
-    /// <summary>Ends the connection, and cancels the call on it. From any thread: who sends or receives is told.</summary>
+    /// <summary>
+    /// Ends the connection, and cancels the call on it. From any thread: who sends or receives is told.
+    /// </summary>
     public void Dispose() => socket.Dispose();
 
     private static RpcException Broken(Exception? cause) =>

@@ -70,8 +70,8 @@ internal sealed unsafe partial class LocalMapping : IDisposable
     public ulong Length => _length;
 
     /// <summary>
-    /// The mapped bytes, at most 2 GiB. They are the frames themselves: what others store appears here. Not to be used after
-    /// <see cref="Dispose"/>.
+    /// The mapped bytes, at most 2 GiB. They are the frames themselves: what others store appears here. Not to be used
+    /// after <see cref="Dispose"/>.
     /// </summary>
     public Span<byte> Bytes
     {
@@ -90,7 +90,8 @@ internal sealed unsafe partial class LocalMapping : IDisposable
         OneDescriptor control = default;
         // SAFETY: everything that the header points to lies on this stack frame, which outlives the call.
         var part = new IoVector { Base = &status, Length = 1 };
-        var message = new MessageHeader { Parts = &part, PartCount = 1, Control = &control, ControlLength = (nuint)sizeof(OneDescriptor) };
+        var message = new MessageHeader { Parts = &part, PartCount = 1, Control = &control,
+            ControlLength = (nuint)sizeof(OneDescriptor) };
         var got = recvmsg((int)socket.Handle, &message, CloseOnExec);
         if (got < 0) throw new Win32Exception(Marshal.GetLastPInvokeError(), "receiving the machine's memory");
         if (got == 0) throw new IOException("the daemon closed the attach socket");
@@ -99,19 +100,24 @@ internal sealed unsafe partial class LocalMapping : IDisposable
     }
 
     /// <summary>
-    /// Maps a machine's memory as a whole, once, as the kernel's linear map has it: consecutive frames are then seen without a call of the kernel's and
-    /// without a page fault for each. Takes addresses and no memory. Null where this process may not have so many addresses.
+    /// Maps a machine's memory as a whole, once, as the kernel's linear map has it: consecutive frames are then seen
+    /// without a call of the kernel's and without a page fault for each. Takes addresses and no memory. Null where this
+    /// process may not have so many addresses.
     /// </summary>
     public static LocalMapping? Whole(SafeFileHandle memory, bool isWritable)
     {
         var length = checked((nuint)RandomAccess.GetLength(memory));
         var prot = ProtRead | (isWritable ? ProtWrite : 0);
-        // SAFETY: a fresh mapping that nobody else knows; its size is sealed, so that no store in it can meet the file's end.
+        // SAFETY: a fresh mapping that nobody else knows; its size is sealed, so that no store in it can meet the
+        // file's end.
         var address = (byte*)mmap(null, length, prot, MapShared | MapNoReserve, (int)memory.DangerousGetHandle(), 0);
         return (nint)address == -1 ? null : new LocalMapping(address, length);
     }
 
-    /// <summary>The frames in this mapping of a whole memory; null unless they follow each other there. It stays mapped until they are disposed too.</summary>
+    /// <summary>
+    /// The frames in this mapping of a whole memory; null unless they follow each other there. It stays mapped until
+    /// they are disposed too.
+    /// </summary>
     public LocalMapping? View(FrameRuns runs)
     {
         if (runs.FirstPfns.Count == 0) return null;
@@ -123,7 +129,9 @@ internal sealed unsafe partial class LocalMapping : IDisposable
         }
 
         var pages = _length / PageSize;
-        return first > pages || next > pages || next <= first ? null : Share(first * PageSize, (next - first) * PageSize);
+        return first > pages || next > pages || next <= first
+            ? null
+            : Share(first * PageSize, (next - first) * PageSize);
     }
 
     /// <summary>All of this mapping once more. It stays mapped until that is disposed too.</summary>
@@ -137,17 +145,20 @@ internal sealed unsafe partial class LocalMapping : IDisposable
     }
 
     /// <summary>
-    /// Maps runs of frames one behind the other into one range of addresses. Throws <see cref="Win32Exception"/>: EACCES for write
-    /// access to memory that was attached read-only.
+    /// Maps runs of frames one behind the other into one range of addresses. Throws <see cref="Win32Exception"/>:
+    /// EACCES for write access to memory that was attached read-only.
     /// </summary>
     public static LocalMapping Map(SafeFileHandle memory, FrameRuns runs, bool isWritable)
     {
-        var pages = runs.Counts.Count == 0 ? (ulong)runs.FirstPfns.Count : runs.Counts.Aggregate(0UL, static (sum, count) => sum + count);
+        var pages = runs.Counts.Count == 0
+            ? (ulong)runs.FirstPfns.Count
+            : runs.Counts.Aggregate(0UL, static (sum, count) => sum + count);
         if (pages == 0) throw new ArgumentException("no frames to map", nameof(runs));
         var length = checked((nuint)(pages * PageSize));
         // SAFETY: a fresh reservation that nobody else knows; the runs go over it, and Dispose takes all of it away.
         var address = (byte*)mmap(null, length, ProtNone, MapPrivateAnonymousNoReserve, -1, 0);
-        if ((nint)address == -1) throw new Win32Exception(Marshal.GetLastPInvokeError(), $"reserving {length} bytes of addresses");
+        if ((nint)address == -1)
+            throw new Win32Exception(Marshal.GetLastPInvokeError(), $"reserving {length} bytes of addresses");
         var mapping = new LocalMapping(address, length);
         try
         {
@@ -165,12 +176,16 @@ internal sealed unsafe partial class LocalMapping : IDisposable
     public static LocalMapping Reserve(ulong length)
     {
         // SAFETY: a fresh mapping that nobody else knows.
-        var address = (byte*)mmap(null, checked((nuint)length), ProtRead | ProtWrite, MapPrivateAnonymousNoReserve, -1, 0);
-        if ((nint)address == -1) throw new Win32Exception(Marshal.GetLastPInvokeError(), $"reserving {length} bytes of addresses");
+        var address = (byte*)mmap(
+            null, checked((nuint)length), ProtRead | ProtWrite, MapPrivateAnonymousNoReserve, -1, 0);
+        if ((nint)address == -1)
+            throw new Win32Exception(Marshal.GetLastPInvokeError(), $"reserving {length} bytes of addresses");
         return new LocalMapping(address, (nuint)length);
     }
 
-    /// <summary>Puts frames in place of what is mapped from byte <paramref name="offset"/> on, a whole number of pages.</summary>
+    /// <summary>
+    /// Puts frames in place of what is mapped from byte <paramref name="offset"/> on, a whole number of pages.
+    /// </summary>
     public void Put(SafeFileHandle memory, ulong offset, FrameRuns runs, bool isWritable)
     {
         var at = offset;
@@ -180,8 +195,11 @@ internal sealed unsafe partial class LocalMapping : IDisposable
             var bytes = (runs.Counts.Count == 0 ? 1 : runs.Counts[i]) * PageSize;
             if (at + bytes > _length) throw new ArgumentException("more frames than there is room for", nameof(runs));
             // SAFETY: inside this object's own range.
-            var mapped = mmap(_base + at, (nuint)bytes, prot, MapShared | MapFixed, (int)memory.DangerousGetHandle(), (long)(runs.FirstPfns[i] * PageSize));
-            if ((nint)mapped == -1) throw new Win32Exception(Marshal.GetLastPInvokeError(), $"mapping frames from 0x{runs.FirstPfns[i]:x} on");
+            var mapped = mmap(_base + at, (nuint)bytes, prot, MapShared | MapFixed, (int)memory.DangerousGetHandle(),
+                (long)(runs.FirstPfns[i] * PageSize));
+            if ((nint)mapped == -1)
+                throw new Win32Exception(
+                    Marshal.GetLastPInvokeError(), $"mapping frames from 0x{runs.FirstPfns[i]:x} on");
             at += bytes;
         }
     }
@@ -192,7 +210,8 @@ internal sealed unsafe partial class LocalMapping : IDisposable
         if (length == 0) return;
         if (offset + length > _length) throw new ArgumentOutOfRangeException(nameof(length));
         // SAFETY: inside this object's own range.
-        var mapped = mmap(_base + offset, (nuint)length, ProtRead | ProtWrite, MapPrivateAnonymousNoReserve | MapFixed, -1, 0);
+        var mapped = mmap(
+            _base + offset, (nuint)length, ProtRead | ProtWrite, MapPrivateAnonymousNoReserve | MapFixed, -1, 0);
         if ((nint)mapped == -1) throw new Win32Exception(Marshal.GetLastPInvokeError(), "unmapping frames");
     }
 

@@ -3,10 +3,15 @@ using System.Runtime.Intrinsics.X86;
 
 namespace FramePin.Client.Native;
 
-/// <summary>Stores past the caches, as a device's DMA does: a large picture does not drive out what the processors work with.</summary>
+/// <summary>
+/// Stores past the caches, as a device's DMA does: a large picture does not drive out what the processors work with.
+/// </summary>
 internal static unsafe class StreamingStores
 {
-    /// <summary>Copies all of <paramref name="source"/>. Others see it behind <see cref="Fence"/>. Throws when the target is shorter.</summary>
+    /// <summary>
+    /// Copies all of <paramref name="source"/>. Others see it behind <see cref="Fence"/>. Throws when the target is
+    /// shorter.
+    /// </summary>
     public static void Copy(ReadOnlySpan<byte> source, Span<byte> target)
     {
         if (target.Length < source.Length) throw new ArgumentException("shorter than the source", nameof(target));

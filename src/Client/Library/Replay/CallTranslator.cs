@@ -4,11 +4,13 @@ using FramePin.V1;
 namespace FramePin.Client.Replay;
 
 /// <summary>
-/// Turns calls of a log into calls on the wire, and adds the stores that a log does not show: they decide which mappings merge later.
+/// Turns calls of a log into calls on the wire, and adds the stores that a log does not show: they decide which
+/// mappings merge later.
 /// </summary>
 /// <remarks>
-/// A program uses what it asks for, so one page of each private writable mapping is stored to, behind the calls with which the thread goes
-/// on preparing the same range (advice, protection). Where the recording's smaps say that nothing of it was ever touched, or its maps that areas met which had not been, none is.
+/// A program uses what it asks for, so one page of each private writable mapping is stored to, behind the calls with
+/// which the thread goes on preparing the same range (advice, protection). Where the recording's smaps say that nothing
+/// of it was ever touched, or its maps that areas met which had not been, none is.
 /// </remarks>
 internal sealed class CallTranslator(
     Recording recording, IReadOnlyDictionary<string, string> files, IReadOnlySet<ulong> untouched)
@@ -23,7 +25,8 @@ internal sealed class CallTranslator(
 
     private static readonly HashSet<string> Replayed = new(StringComparer.Ordinal)
     {
-        "brk", "madvise", "mlock", "mlock2", "mlockall", "mmap", "mprotect", "mremap", "msync", "munlock", "munlockall", "munmap", "shmat",
+        "brk", "madvise", "mlock", "mlock2", "mlockall", "mmap", "mprotect", "mremap", "msync", "munlock",
+        "munlockall", "munmap", "shmat",
         "shmdt",
     };
 
@@ -44,7 +47,8 @@ internal sealed class CallTranslator(
     public static bool IsReplayed(string name) => Replayed.Contains(name);
 
     /// <summary>Stores one page of a mapping that was there at the start.</summary>
-    public static MemoryCall Touch(ulong address) => new() { Touch = new TouchCall { Address = address, Pages = 1, Write = true } };
+    public static MemoryCall Touch(ulong address) =>
+        new() { Touch = new TouchCall { Address = address, Pages = 1, Write = true } };
 
     /// <summary>Stores that wait for their thread to go on: due when the log ends.</summary>
     public IEnumerable<MemoryCall> Rest()
@@ -53,7 +57,9 @@ internal sealed class CallTranslator(
         _pending.Clear();
     }
 
-    /// <summary>The call itself, at <paramref name="index"/> of what is returned, among stores before and behind it.</summary>
+    /// <summary>
+    /// The call itself, at <paramref name="index"/> of what is returned, among stores before and behind it.
+    /// </summary>
     public List<MemoryCall> Translate(StraceCall call, out int index)
     {
         var calls = new List<MemoryCall>();
@@ -69,7 +75,10 @@ internal sealed class CallTranslator(
         {
             var wanted = Number(call, 0);
             // The last page of the grown heap: malloc writes its top there.
-            if (wanted > _break) calls.Add(new MemoryCall { Touch = new TouchCall { Address = ulong.MaxValue, Pages = 1, Write = true, FromPrevious = true } });
+            if (wanted > _break)
+                calls.Add(
+                    new MemoryCall { Touch = new TouchCall { Address = ulong.MaxValue, Pages = 1, Write = true,
+                        FromPrevious = true } });
             if (wanted != 0) _break = wanted;
         }
         else if (call.Errno.Length == 0 && StoresTo(call) is { } store)
@@ -109,7 +118,9 @@ internal sealed class CallTranslator(
         "brk" => new MemoryCall { Brk = new BrkCall { Address = Number(call, 0) } },
         "mmap" => Mmap(call),
         "munmap" => new MemoryCall { Munmap = new MunmapCall { Address = Number(call, 0), Length = Number(call, 1) } },
-        "mprotect" => new MemoryCall { Mprotect = new MprotectCall { Address = Number(call, 0), Length = Number(call, 1), Prot = Flags(call, 2) } },
+        "mprotect" =>
+            new MemoryCall { Mprotect = new MprotectCall { Address = Number(call, 0), Length = Number(call, 1),
+                Prot = Flags(call, 2) } },
         "mremap" => new MemoryCall
         {
             Mremap = new MremapCall
@@ -121,18 +132,25 @@ internal sealed class CallTranslator(
                 NewAddress = call.Arguments.Count > 4 ? Number(call, 4) : 0,
             },
         },
-        "madvise" => new MemoryCall { Madvise = new MadviseCall { Address = Number(call, 0), Length = Number(call, 1), Advice = (int)Flags(call, 2) } },
-        "msync" => new MemoryCall { Msync = new MsyncCall { Address = Number(call, 0), Length = Number(call, 1), Flags = Flags(call, 2) } },
+        "madvise" =>
+            new MemoryCall { Madvise = new MadviseCall { Address = Number(call, 0), Length = Number(call, 1),
+                Advice = (int)Flags(call, 2) } },
+        "msync" =>
+            new MemoryCall { Msync = new MsyncCall { Address = Number(call, 0), Length = Number(call, 1),
+                Flags = Flags(call, 2) } },
         "mlock" or "mlock2" => new MemoryCall
         {
-            Mlock = new MlockCall { Address = Number(call, 0), Length = Number(call, 1), Flags = call.Arguments.Count > 2 ? Flags(call, 2) : 0 },
+            Mlock = new MlockCall { Address = Number(call, 0), Length = Number(call, 1),
+                Flags = call.Arguments.Count > 2 ? Flags(call, 2) : 0 },
         },
-        "munlock" => new MemoryCall { Munlock = new MunlockCall { Address = Number(call, 0), Length = Number(call, 1) } },
+        "munlock" =>
+            new MemoryCall { Munlock = new MunlockCall { Address = Number(call, 0), Length = Number(call, 1) } },
         "mlockall" => new MemoryCall { Mlockall = new MlockallCall { Flags = Flags(call, 0) } },
         "shmat" => Attach(call),
         "shmdt" => new MemoryCall
         {
-            Munmap = new MunmapCall { Address = Number(call, 0), Length = _attached.GetValueOrDefault(Number(call, 0)) },
+            Munmap = new MunmapCall { Address = Number(call, 0),
+                Length = _attached.GetValueOrDefault(Number(call, 0)) },
         },
         _ => new MemoryCall { Munlockall = new MunlockallCall() },
     };

@@ -3,19 +3,25 @@ using FramePin.V1;
 
 namespace FramePin.Client.Replay;
 
-/// <summary>Builds an address space that looks like a live process's: its mappings, and as many touched pages as it has resident.</summary>
+/// <summary>
+/// Builds an address space that looks like a live process's: its mappings, and as many touched pages as it has
+/// resident.
+/// </summary>
 public static class Importer
 {
     private const int TouchChunk = 65_536;
 
-    /// <summary>Reads /proc/<paramref name="pid"/>/maps and smaps and rebuilds them on <paramref name="machine"/>.</summary>
+    /// <summary>
+    /// Reads /proc/<paramref name="pid"/>/maps and smaps and rebuilds them on <paramref name="machine"/>.
+    /// </summary>
     public static async Task<AddressSpace> RunAsync(
         FramePinClient client, string machine, int pid, CancellationToken cancelled = default)
     {
         var lines = MapsFile.Parse(System.IO.File.ReadLines($"/proc/{pid}/maps"));
         var details = ReadSmaps(System.IO.File.ReadLines($"/proc/{pid}/smaps"));
         var stack = lines.FirstOrDefault(line => line.Name == "[stack]");
-        var below = lines.Where(line => line.Name is not ("[stack]" or "[vsyscall]") && (stack is null || line.End <= stack.Start));
+        var below = lines.Where(
+            line => line.Name is not ("[stack]" or "[vsyscall]") && (stack is null || line.End <= stack.Start));
         var heap = lines.FirstOrDefault(line => line.Name == "[heap]");
         var space = await client.AddressSpaces.CreateAddressSpaceAsync(
             new CreateAddressSpaceRequest
@@ -55,7 +61,8 @@ public static class Importer
             if (line.Name != "[heap]")
             {
                 var mapping = Recording.ToInstalled(line, line.Inode != 0 ? files[line.Name] : "");
-                mapping.VmFlags.AddRange(detail.Flags.Where(flag => flag is "nr" or "dc" or "dd" or "nh" or "hg" or "wf" or "sr" or "rr"));
+                mapping.VmFlags.AddRange(
+                    detail.Flags.Where(flag => flag is "nr" or "dc" or "dd" or "nh" or "hg" or "wf" or "sr" or "rr"));
                 install.Mappings.Add(mapping);
             }
 
@@ -90,7 +97,8 @@ public static class Importer
             if (line.Length > first.Length && line[first.Length] == '-')
                 start = ulong.Parse(first, NumberStyles.HexNumber, CultureInfo.InvariantCulture);
             else if (line.StartsWith("Rss:", StringComparison.Ordinal))
-                rss = ulong.Parse(line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], CultureInfo.InvariantCulture) << 10;
+                rss = ulong.Parse(
+                    line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], CultureInfo.InvariantCulture) << 10;
             else if (line.StartsWith("VmFlags:", StringComparison.Ordinal))
                 result[start] = (rss, line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1..]);
         }

@@ -10,11 +10,12 @@ public sealed record MapsLine(
     private const string Deleted = " (deleted)";
 
     /// <summary>
-    /// The line without device and inode, for comparisons; and without " (deleted)", since a log of memory calls does not tell of an
-    /// unlink.
+    /// The line without device and inode, for comparisons; and without " (deleted)", since a log of memory calls does
+    /// not tell of an unlink.
     /// </summary>
     public string Comparable =>
-        string.Create(CultureInfo.InvariantCulture, $"{Start:x}-{End:x} {Permissions} {Offset:x8} {PathOnly}").TrimEnd();
+        string.Create(CultureInfo.InvariantCulture, $"{Start:x}-{End:x} {Permissions} {Offset:x8} {PathOnly}")
+            .TrimEnd();
 
     private string PathOnly => Name.EndsWith(Deleted, StringComparison.Ordinal) ? Name[..^Deleted.Length] : Name;
 
@@ -24,7 +25,8 @@ public sealed record MapsLine(
 /// <summary>Reads /proc/PID/maps.</summary>
 public static partial class MapsFile
 {
-    [GeneratedRegex(@"^(?<start>[0-9a-f]+)-(?<end>[0-9a-f]+) (?<perms>\S{4}) (?<offset>[0-9a-f]+) (?<dev>\S+) (?<inode>\d+)\s*(?<name>.*)$")]
+    [GeneratedRegex(
+        @"^(?<start>[0-9a-f]+)-(?<end>[0-9a-f]+) (?<perms>\S{4}) (?<offset>[0-9a-f]+) (?<dev>\S+) (?<inode>\d+)\s*(?<name>.*)$")]
     private static partial Regex Line();
 
     public static IReadOnlyList<MapsLine> Parse(IEnumerable<string> lines)

@@ -4,12 +4,12 @@ using System.Globalization;
 namespace FramePin.Client.Replay;
 
 /// <summary>
-/// Records a program for <see cref="Replayer"/>: the log of its memory calls by strace, its maps before the first of them and at
-/// its exit, and the sizes of the files that it mapped.
+/// Records a program for <see cref="Replayer"/>: the log of its memory calls by strace, its maps before the first of
+/// them and at its exit, and the sizes of the files that it mapped.
 /// </summary>
 /// <remarks>
-/// strace holds the program for a moment at its first brk or mmap, whenever it has become another program by execve, and at exit_group; the
-/// maps are read then. Needs strace and the right to trace.
+/// strace holds the program for a moment at its first brk or mmap, whenever it has become another program by execve,
+/// and at exit_group; the maps are read then. Needs strace and the right to trace.
 /// </remarks>
 public sealed class Recorder(TimeProvider time)
 {
@@ -24,7 +24,10 @@ public sealed class Recorder(TimeProvider time)
     private const int HoldAtExecMilliseconds = 100;
     private static readonly TimeSpan Poll = TimeSpan.FromMilliseconds(2);
 
-    /// <summary>Runs <paramref name="command"/> and writes its recording into <paramref name="folder"/>; the program's exit code.</summary>
+    /// <summary>
+    /// Runs <paramref name="command"/> and writes its recording into <paramref name="folder"/>; the program's exit
+    /// code.
+    /// </summary>
     public async Task<int> RunAsync(IReadOnlyList<string> command, string folder, CancellationToken cancelled = default)
     {
         Directory.CreateDirectory(folder);
@@ -32,7 +35,8 @@ public sealed class Recorder(TimeProvider time)
         System.IO.File.Delete(log);
         var start = new ProcessStartInfo("strace") { UseShellExecute = false };
         foreach (var argument in (string[])["-f", "-y", "-s", "0", "-o", log, "-e", $"trace={Traced}",
-            "-e", $"inject=brk,mmap:delay_enter={HoldMilliseconds}ms:when=1", "-e", $"inject=exit_group:delay_enter={HoldMilliseconds}ms",
+            "-e", $"inject=brk,mmap:delay_enter={HoldMilliseconds}ms:when=1", "-e",
+            $"inject=exit_group:delay_enter={HoldMilliseconds}ms",
             "-e", $"inject=execve:delay_exit={HoldAtExecMilliseconds}ms", "--", .. command])
             start.ArgumentList.Add(argument);
         using var strace = Start(start);
@@ -42,12 +46,14 @@ public sealed class Recorder(TimeProvider time)
         {
             // strace first tries tracing out on children of its own: the program is the one that comes to a call.
             if (!hasStart) pid = ChildOf(strace.Id);
-            if (pid != 0 && !hasStart && (IsIn(pid, SysBrk) || IsIn(pid, SysMmap))) hasStart = Copy(pid, "maps", Path.Combine(folder, "maps.start"));
+            if (pid != 0 && !hasStart && (IsIn(pid, SysBrk) || IsIn(pid, SysMmap)))
+                hasStart = Copy(pid, "maps", Path.Combine(folder, "maps.start"));
             else if (hasStart && Read($"/proc/{pid}/syscall").StartsWith(SysExecveDone, StringComparison.Ordinal))
                 Copy(pid, "maps", Path.Combine(folder, "maps.start"));
             if (hasStart && !hasEnd && IsIn(pid, SysExitGroup))
             {
-                hasEnd = Copy(pid, "maps", Path.Combine(folder, "maps.end")) && Copy(pid, "smaps", Path.Combine(folder, "smaps.end"));
+                hasEnd = Copy(pid, "maps", Path.Combine(folder, "maps.end"))
+                    && Copy(pid, "smaps", Path.Combine(folder, "smaps.end"));
                 if (hasEnd) WriteSizes(folder);
             }
 
@@ -55,8 +61,11 @@ public sealed class Recorder(TimeProvider time)
         }
 
         await strace.WaitForExitAsync(cancelled).ConfigureAwait(false);
-        if (!hasStart) throw new IOException($"{command[0]}: ended before its first memory call could be seen; see {log}");
-        if (!hasEnd) throw new IOException($"{command[0]}: did not end by exit_group (a signal?): there is no maps.end in {folder}");
+        if (!hasStart)
+            throw new IOException($"{command[0]}: ended before its first memory call could be seen; see {log}");
+        if (!hasEnd)
+            throw new IOException(
+                $"{command[0]}: did not end by exit_group (a signal?): there is no maps.end in {folder}");
         return strace.ExitCode;
     }
 
@@ -68,7 +77,8 @@ public sealed class Recorder(TimeProvider time)
         }
         catch (System.ComponentModel.Win32Exception exception)
         {
-            throw new IOException($"strace cannot be started ({exception.Message}): install the package strace", exception);
+            throw new IOException(
+                $"strace cannot be started ({exception.Message}): install the package strace", exception);
         }
     }
 
@@ -79,7 +89,10 @@ public sealed class Recorder(TimeProvider time)
         return children.Length > 0 ? int.Parse(children[0], CultureInfo.InvariantCulture) : 0;
     }
 
-    /// <summary>A thread of the program waits in a call; the first brk comes when exec is done, so that strace itself is not seen.</summary>
+    /// <summary>
+    /// A thread of the program waits in a call; the first brk comes when exec is done, so that strace itself is not
+    /// seen.
+    /// </summary>
     private static bool IsIn(int pid, string call)
     {
         if (!Directory.Exists($"/proc/{pid}/task")) return false;
@@ -105,7 +118,8 @@ public sealed class Recorder(TimeProvider time)
     /// <summary>"SIZE PATH" a line, for each file that the program mapped at the end.</summary>
     private static void WriteSizes(string folder)
     {
-        var paths = MapsFile.Parse(System.IO.File.ReadLines(Path.Combine(folder, "maps.end"))).Where(line => line.IsFile)
+        var paths = MapsFile.Parse(System.IO.File.ReadLines(Path.Combine(folder, "maps.end"))).Where(
+            line => line.IsFile)
             .Select(line => line.Name).Distinct(StringComparer.Ordinal);
         System.IO.File.WriteAllLines(
             Path.Combine(folder, "files"),

@@ -6,7 +6,9 @@ namespace FramePin.Client.Replay;
 /// <summary>A program as it was recorded: its calls, and its maps at the start and, perhaps, at the end.</summary>
 public sealed record Recording
 {
-    /// <summary>From the last execve of the program's first thread on, which stands first when the log has it.</summary>
+    /// <summary>
+    /// From the last execve of the program's first thread on, which stands first when the log has it.
+    /// </summary>
     public required IReadOnlyList<StraceCall> Calls { get; init; }
 
     public required IReadOnlyList<MapsLine> MapsStart { get; init; }
@@ -34,7 +36,8 @@ public sealed record Recording
         var end = At("maps.end");
         var recording = Load(At("strace.log"), At("maps.start"), System.IO.File.Exists(end) ? end : null);
         var smaps = At("smaps.end");
-        if (System.IO.File.Exists(smaps)) recording = recording with { SmapsEnd = SmapsArea.Parse(System.IO.File.ReadLines(smaps)) };
+        if (System.IO.File.Exists(smaps))
+            recording = recording with { SmapsEnd = SmapsArea.Parse(System.IO.File.ReadLines(smaps)) };
         var files = At("files");
         if (!System.IO.File.Exists(files)) return recording;
         return recording with
@@ -50,14 +53,15 @@ public sealed record Recording
         if (calls.Count == 0) return calls;
         var main = calls[0].Thread;
         for (var i = calls.Count - 1; i > 0; i--)
-            if (calls[i].Name == "execve" && calls[i].Thread == main && calls[i].Errno.Length == 0 && !calls[i].IsUnfinished)
+            if (calls[i].Name == "execve" && calls[i].Thread == main && calls[i].Errno.Length == 0
+                && !calls[i].IsUnfinished)
                 return [.. calls.Skip(i)];
         return calls;
     }
 
     /// <summary>
-    /// False when the maps of the end show private memory at [<paramref name="start"/>, + <paramref name="length"/>) bytes and none of it was
-    /// ever stored to. What is not there at the end may have been.
+    /// False when the maps of the end show private memory at [<paramref name="start"/>, + <paramref name="length"/>)
+    /// bytes and none of it was ever stored to. What is not there at the end may have been.
     /// </summary>
     internal bool MayHaveBeenTouched(ulong start, ulong length)
     {
@@ -73,7 +77,8 @@ public sealed record Recording
         {
             if (call.Name != "shmget" || call.Errno.Length > 0 || call.Result.Split(' ')[0] != id) continue;
             var key = call.Arguments[0] == "IPC_PRIVATE" ? 0 : StraceNumbers.Parse(call.Arguments[0]);
-            return (string.Create(CultureInfo.InvariantCulture, $"/SYSV{key:x8}"), StraceNumbers.Parse(call.Arguments[1]));
+            return (string.Create(CultureInfo.InvariantCulture, $"/SYSV{key:x8}"),
+                StraceNumbers.Parse(call.Arguments[1]));
         }
 
         // A log without shmget: as large as the mapping is at the end, or a page.
@@ -81,19 +86,23 @@ public sealed record Recording
         return ($"/SYSV{id}", line is null ? 4096 : line.End - line.Start);
     }
 
-    /// <summary>End of the highest mapping below the stack at the start: where the kernel searches downwards from.</summary>
+    /// <summary>
+    /// End of the highest mapping below the stack at the start: where the kernel searches downwards from.
+    /// </summary>
     public ulong MmapBase
     {
         get
         {
             var stack = MapsStart.FirstOrDefault(line => line.Name == "[stack]");
-            var below = MapsStart.Where(line => line.Name is not ("[stack]" or "[vsyscall]") && (stack is null || line.End <= stack.Start));
+            var below = MapsStart.Where(
+                line => line.Name is not ("[stack]" or "[vsyscall]") && (stack is null || line.End <= stack.Start));
             return below.Select(line => line.End).DefaultIfEmpty(0UL).Max();
         }
     }
 
     /// <summary>What the first brk(NULL) answered: the start of the heap.</summary>
-    public ulong StartBrk => Calls.FirstOrDefault(call => call.Name == "brk" && call.Arguments[0] == "NULL")?.Value ?? 0;
+    public ulong StartBrk =>
+        Calls.FirstOrDefault(call => call.Name == "brk" && call.Arguments[0] == "NULL")?.Value ?? 0;
 
     /// <summary>Path in "3&lt;/path&gt;"; empty without one.</summary>
     internal static string PathOf(string descriptor)
@@ -106,11 +115,12 @@ public sealed record Recording
 
     /// <summary>A file of memory: memfd, tmpfs under /dev/shm, POSIX shared memory.</summary>
     internal static bool IsShmem(string path) =>
-        path.StartsWith("/memfd:", StringComparison.Ordinal) || path.StartsWith("/SYSV", StringComparison.Ordinal) || path.StartsWith("/dev/shm/", StringComparison.Ordinal);
+        path.StartsWith("/memfd:", StringComparison.Ordinal) || path.StartsWith("/SYSV", StringComparison.Ordinal)
+            || path.StartsWith("/dev/shm/", StringComparison.Ordinal);
 
     /// <summary>
-    /// Files that the program must have opened for writing: memory files, those that it mapped shared and writable, and those whose
-    /// shared mapping it could make writable later.
+    /// Files that the program must have opened for writing: memory files, those that it mapped shared and writable, and
+    /// those whose shared mapping it could make writable later.
     /// </summary>
     internal HashSet<string> OpenedForWriting()
     {
@@ -119,10 +129,12 @@ public sealed record Recording
         foreach (var call in Calls)
         {
             if (call.Errno.Length > 0) continue;
-            if (call.Name == "mmap" && PathOf(call.Arguments[4]) is { Length: > 0 } path && call.Arguments[3].Contains("MAP_SHARED", StringComparison.Ordinal))
+            if (call.Name == "mmap" && PathOf(call.Arguments[4]) is { Length: > 0 } path
+                && call.Arguments[3].Contains("MAP_SHARED", StringComparison.Ordinal))
             {
                 shared.Add((call.Value, call.Value + StraceNumbers.Parse(call.Arguments[1]), path));
-                if (IsShmem(path) || call.Arguments[2].Contains("PROT_WRITE", StringComparison.Ordinal)) result.Add(path);
+                if (IsShmem(path) || call.Arguments[2].Contains("PROT_WRITE", StringComparison.Ordinal))
+                    result.Add(path);
             }
             else if (call.Name == "mprotect" && call.Arguments[2].Contains("PROT_WRITE", StringComparison.Ordinal))
             {
@@ -161,7 +173,8 @@ public sealed record Recording
     {
         Start = line.Start,
         End = line.End,
-        Prot = (line.Permissions[0] == 'r' ? 1u : 0) | (line.Permissions[1] == 'w' ? 2u : 0) | (line.Permissions[2] == 'x' ? 4u : 0),
+        Prot = (line.Permissions[0] == 'r' ? 1u : 0) | (line.Permissions[1] == 'w' ? 2u : 0)
+            | (line.Permissions[2] == 'x' ? 4u : 0),
         Shared = line.Permissions[3] == 's' && file.Length > 0,
         File = file,
         Offset = file.Length == 0 ? 0 : line.Offset,

@@ -57,13 +57,17 @@ public sealed record ReplayReport
     [JsonPropertyName("file_sizes_inferred")]
     public List<string> FileSizesInferred { get; } = [];
 
-    /// <summary>Calls that overlapped others in the log: replayed in the order in which they finished, unless another order explains more.</summary>
+    /// <summary>
+    /// Calls that overlapped others in the log: replayed in the order in which they finished, unless another order
+    /// explains more.
+    /// </summary>
     [JsonPropertyName("calls_overlapped")]
     public int CallsOverlapped { get; set; }
 
     /// <summary>
-    /// Private writable mappings of which one page was stored to, because a program uses what it asks for; and those that were left alone,
-    /// because the smaps of the end show nothing of the kind, or its maps show areas joined that two such stores would have kept apart. A log tells neither, and it decides which mappings merge.
+    /// Private writable mappings of which one page was stored to, because a program uses what it asks for; and those
+    /// that were left alone, because the smaps of the end show nothing of the kind, or its maps show areas joined that
+    /// two such stores would have kept apart. A log tells neither, and it decides which mappings merge.
     /// </summary>
     [JsonPropertyName("touches_assumed")]
     public int TouchesAssumed { get; set; }
@@ -71,7 +75,10 @@ public sealed record ReplayReport
     [JsonPropertyName("touches_ruled_out")]
     public int TouchesRuledOut { get; set; }
 
-    /// <summary>Pages that the stack grew by while the program ran: by stores that no log shows, so that its maps of the end tell.</summary>
+    /// <summary>
+    /// Pages that the stack grew by while the program ran: by stores that no log shows, so that its maps of the end
+    /// tell.
+    /// </summary>
     [JsonPropertyName("stack_growth_assumed")]
     public ulong StackGrowthAssumed { get; set; }
 
@@ -84,7 +91,8 @@ public sealed record ReplayReport
     public List<int> CallsReordered { get; } = [];
 
     /// <summary>
-    /// Calls of other threads, after the program asked to end, that stood in the maps of the end: the log does not tell which did.
+    /// Calls of other threads, after the program asked to end, that stood in the maps of the end: the log does not tell
+    /// which did.
     /// </summary>
     [JsonPropertyName("calls_after_exit")]
     public int CallsAfterExit { get; set; }

@@ -7,12 +7,13 @@ namespace FramePin.Client.Replay;
 public readonly record struct ReplayProgress(string Step, int Done, int Total);
 
 /// <summary>
-/// Replays a recording into a machine of its own on the daemon, then pins, converts and unpins every mapping. Only arguments are
-/// sent; what the recording says each call answered is only compared.
+/// Replays a recording into a machine of its own on the daemon, then pins, converts and unpins every mapping. Only
+/// arguments are sent; what the recording says each call answered is only compared.
 /// </summary>
 /// <remarks>
-/// Where calls of two threads overlap, the order in which they finished is tried first; when a call then answers otherwise than recorded,
-/// other orders are tried, each in a machine of its own, and one that explains the answer is kept (<see cref="CallOrder"/>).
+/// Where calls of two threads overlap, the order in which they finished is tried first; when a call then answers
+/// otherwise than recorded, other orders are tried, each in a machine of its own, and one that explains the answer is
+/// kept (<see cref="CallOrder"/>).
 /// </remarks>
 public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? progress = null)
 {
@@ -40,7 +41,8 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
             var report = NewReport();
             report.CallsReordered.AddRange(Reordered(order));
             var space = await Prepare(recording, machine, report, cancelled).ConfigureAwait(false);
-            await ReplayCalls(recording, order, space, report, stopsAtDifference: false, cancelled).ConfigureAwait(false);
+            await ReplayCalls(recording, order, space, report, stopsAtDifference: false, cancelled)
+                .ConfigureAwait(false);
             if (pinAll) await PinAll(machine, space, report, cancelled).ConfigureAwait(false);
             var audit = await client.Machines.AuditMachineAsync(
                 new AuditMachineRequest { Name = machine }, cancellationToken: cancelled);
@@ -67,7 +69,8 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         {
             if (!keep)
                 await client.Machines.DeleteMachineAsync(
-                    new DeleteMachineRequest { Name = machine.Name, Force = true }, cancellationToken: CancellationToken.None);
+                    new DeleteMachineRequest { Name = machine.Name, Force = true },
+                    cancellationToken: CancellationToken.None);
         }
     }
 
@@ -105,10 +108,11 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     }
 
     /// <summary>
-    /// Mappings that the maps of the end rule out as touched: areas that stand there as one would have stayed apart, had both sides of a
-    /// border pages of their own when they met.
+    /// Mappings that the maps of the end rule out as touched: areas that stand there as one would have stayed apart,
+    /// had both sides of a border pages of their own when they met.
     /// </summary>
-    private async Task<HashSet<ulong>> FindUntouched(Recording recording, IReadOnlyList<StraceCall> order, CancellationToken cancelled)
+    private async Task<HashSet<ulong>> FindUntouched(
+        Recording recording, IReadOnlyList<StraceCall> order, CancellationToken cancelled)
     {
         var untouched = new HashSet<ulong>();
         var report = await Try(recording, order, untouched, cancelled).ConfigureAwait(false);
@@ -119,7 +123,8 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
             {
                 if (++tries > MostOrdersTried) break;
                 progress?.Report(new ReplayProgress("trying which mappings were used", tries, MostOrdersTried));
-                var next = await Try(recording, order, new HashSet<ulong>(untouched.Concat(suspects)), cancelled).ConfigureAwait(false);
+                var next = await Try(recording, order, new HashSet<ulong>(untouched.Concat(suspects)), cancelled)
+                    .ConfigureAwait(false);
                 if (next.MapsMatched <= report.MapsMatched || next.ReturnsMatched < report.ReturnsMatched) continue;
                 untouched.UnionWith(suspects);
                 report = next;
@@ -134,38 +139,42 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     }
 
     private Task<ReplayReport> Try(
-        Recording recording, IReadOnlyList<StraceCall> order, IReadOnlySet<ulong> untouched, CancellationToken cancelled) =>
+        Recording recording, IReadOnlyList<StraceCall> order, IReadOnlySet<ulong> untouched,
+        CancellationToken cancelled) =>
         InMachine(keep: false, async machine =>
         {
             var report = NewReport();
             _untouched.Clear();
             _untouched.UnionWith(untouched);
             var space = await Prepare(recording, machine, report, cancelled).ConfigureAwait(false);
-            await ReplayCalls(recording, order, space, report, stopsAtDifference: false, cancelled).ConfigureAwait(false);
+            await ReplayCalls(recording, order, space, report, stopsAtDifference: false, cancelled)
+                .ConfigureAwait(false);
             return report;
         });
 
     /// <summary>
-    /// Of areas that lie within one area of the recording, the stores that may have come only later: where an area begins, the upper ones first,
-    /// then all that went into one, as into memory that is taken page by page.
+    /// Of areas that lie within one area of the recording, the stores that may have come only later: where an area
+    /// begins, the upper ones first, then all that went into one, as into memory that is taken page by page.
     /// </summary>
     private static IEnumerable<IReadOnlyList<ulong>> Suspects(ReplayReport report)
     {
         var parts = report.MapsUnexpected.Select(RangeOf).ToList();
         foreach (var (start, end) in report.MapsMissing.Select(RangeOf))
         {
-            var within = parts.Where(part => part.Start >= start && part.End <= end).Select(part => part.Start).Order().ToList();
+            var within = parts.Where(part => part.Start >= start && part.End <= end).Select(
+                part => part.Start).Order().ToList();
             foreach (var address in within.Skip(1).Concat(within.Take(1))) yield return [address];
         }
 
         foreach (var (start, end) in report.MapsMissing.Select(RangeOf))
-            foreach (var part in parts.Where(part => part.Start >= start && part.End <= end).OrderByDescending(part => part.Start))
+            foreach (var part in parts.Where(part => part.Start >= start && part.End <= end).OrderByDescending(
+                part => part.Start))
                 yield return StoresOf(report, part, start, end);
     }
 
     /// <summary>
-    /// Where an area may have been stored to, and the pages in a row with it beyond <paramref name="start"/> and <paramref name="end"/>, which
-    /// were one with it before some of them were given back.
+    /// Where an area may have been stored to, and the pages in a row with it beyond <paramref name="start"/> and
+    /// <paramref name="end"/>, which were one with it before some of them were given back.
     /// </summary>
     private static List<ulong> StoresOf(ReplayReport report, (ulong Start, ulong End) part, ulong start, ulong end)
     {
@@ -206,14 +215,20 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         return lines;
     }
 
-    /// <summary>The first call that answers otherwise than recorded when the calls run in this order; null for none.</summary>
-    private Task<StraceCall?> FirstDifference(Recording recording, IReadOnlyList<StraceCall> order, CancellationToken cancelled) =>
+    /// <summary>
+    /// The first call that answers otherwise than recorded when the calls run in this order; null for none.
+    /// </summary>
+    private Task<StraceCall?> FirstDifference(
+        Recording recording, IReadOnlyList<StraceCall> order, CancellationToken cancelled) =>
         InMachine(keep: false, async machine =>
         {
             var report = NewReport();
             var space = await Prepare(recording, machine, report, cancelled).ConfigureAwait(false);
-            await ReplayCalls(recording, order, space, report, stopsAtDifference: true, cancelled).ConfigureAwait(false);
-            return report.ReturnsDifferent.Count == 0 ? null : order.First(call => call.Line == report.ReturnsDifferent[0].Line);
+            await ReplayCalls(recording, order, space, report, stopsAtDifference: true, cancelled)
+                .ConfigureAwait(false);
+            return report.ReturnsDifferent.Count == 0
+                ? null
+                : order.First(call => call.Line == report.ReturnsDifferent[0].Line);
         });
 
     private async Task<string> Prepare(
@@ -223,7 +238,8 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         {
             var isKnown = recording.FileSizes.TryGetValue(path, out var size);
             if (!isKnown) report.FileSizesInferred.Add(path);
-            var line = recording.MapsStart.Concat(recording.MapsEnd ?? []).FirstOrDefault(candidate => candidate.Name == path);
+            var line = recording.MapsStart.Concat(recording.MapsEnd ?? []).FirstOrDefault(
+                candidate => candidate.Name == path);
             var file = await client.Files.CreateFileAsync(
                 new CreateFileRequest
                 {
@@ -250,7 +266,8 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         foreach (var line in recording.MapsStart)
         {
             install.Mappings.Add(Recording.ToInstalled(line, line.IsFile ? _files[line.Name] : ""));
-            if (line.Permissions.StartsWith("rw-p", StringComparison.Ordinal)) touches.Calls.Add(CallTranslator.Touch(line.Start));
+            if (line.Permissions.StartsWith("rw-p", StringComparison.Ordinal))
+                touches.Calls.Add(CallTranslator.Touch(line.Start));
         }
 
         await client.AddressSpaces.InstallMappingsAsync(install, cancellationToken: cancelled);
@@ -259,8 +276,9 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     }
 
     /// <summary>
-    /// Replays the calls in <paramref name="order"/>. The maps are compared where the program asked to end: there they were recorded. Calls
-    /// that other threads still made then may or may not stand in them; as many are counted in as explain most lines.
+    /// Replays the calls in <paramref name="order"/>. The maps are compared where the program asked to end: there they
+    /// were recorded. Calls that other threads still made then may or may not stand in them; as many are counted in as
+    /// explain most lines.
     /// </summary>
     private async Task ReplayCalls(
         Recording recording, IReadOnlyList<StraceCall> order, string space, ReplayReport report, bool stopsAtDifference,
@@ -286,7 +304,9 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
             if (IsStranger(strangers, call) || call.IsUnfinished || !CallTranslator.IsReplayed(call.Name))
             {
                 var name = IsStranger(strangers, call) ? $"{call.Name} (another process)"
-                    : call.IsUnfinished && CallTranslator.IsReplayed(call.Name) ? $"{call.Name} (never finished)" : call.Name;
+                    : call.IsUnfinished && CallTranslator.IsReplayed(call.Name)
+                        ? $"{call.Name} (never finished)"
+                        : call.Name;
                 report.CallsOther[name] = report.CallsOther.GetValueOrDefault(name) + 1;
                 continue;
             }
@@ -314,9 +334,10 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         strangers.TryGetValue(call.Thread, out var since) && since <= call.Line;
 
     /// <summary>
-    /// Threads of other processes, with the line from which on they have an address space of their own, which this replay does not
-    /// follow: from the start for a fork and its offspring, from its execve on for a child that shared memory until then. The whole
-    /// log is looked at first, since a child's first calls may stand before the line that tells of it.
+    /// Threads of other processes, with the line from which on they have an address space of their own, which this
+    /// replay does not follow: from the start for a fork and its offspring, from its execve on for a child that shared
+    /// memory until then. The whole log is looked at first, since a child's first calls may stand before the line that
+    /// tells of it.
     /// </summary>
     private static Dictionary<int, int> FindStrangers(IReadOnlyList<StraceCall> calls)
     {
@@ -330,7 +351,8 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
                 if (call.Errno.Length > 0) continue;
                 if (call.Name == "execve" && call.Thread != first) strangers.TryAdd(call.Thread, call.Line);
                 if (call.Name is not ("fork" or "vfork" or "clone" or "clone3")) continue;
-                var sharesMemory = call.Name == "vfork" || string.Join(',', call.Arguments).Contains("CLONE_VM", StringComparison.Ordinal);
+                var sharesMemory = call.Name == "vfork"
+                    || string.Join(',', call.Arguments).Contains("CLONE_VM", StringComparison.Ordinal);
                 if (!sharesMemory || IsStranger(strangers, call)) strangers[(int)call.Value] = 0;
             }
         }
@@ -339,7 +361,8 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     }
 
     private async Task Flush(
-        CallBatchRequest batch, List<(StraceCall Call, int Index)> sent, ReplayReport report, CancellationToken cancelled)
+        CallBatchRequest batch, List<(StraceCall Call, int Index)> sent, ReplayReport report,
+        CancellationToken cancelled)
     {
         if (batch.Calls.Count == 0) return;
         var response = await client.AddressSpaces.CallBatchAsync(batch, cancellationToken: cancelled);
@@ -367,9 +390,13 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         var maps = await client.AddressSpaces.GetMapsAsync(
             new GetMapsRequest { AddressSpace = space }, cancellationToken: cancelled);
         var left = MapsFile.Parse(maps.Entries.Select(entry => entry.Line)).Select(line => line.Comparable).ToList();
-        var missing = recording.MapsEnd.Select(line => line.Comparable).Where(expected => !left.Remove(expected)).ToList();
+        var missing = recording.MapsEnd.Select(line => line.Comparable).Where(
+            expected => !left.Remove(expected)).ToList();
         var matched = recording.MapsEnd.Count - missing.Count;
-        if (report.MapsExpected > 0 && (matched < report.MapsMatched || (matched == report.MapsMatched && left.Count >= report.MapsUnexpected.Count))) return;
+        if (report.MapsExpected > 0
+            && (matched < report.MapsMatched
+            || (matched == report.MapsMatched && left.Count >= report.MapsUnexpected.Count)))
+            return;
         report.MapsExpected = recording.MapsEnd.Count;
         report.MapsMatched = matched;
         report.MapsMissing.Clear();
@@ -380,8 +407,8 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     }
 
     /// <summary>
-    /// A stack grows by stores, which no log shows: where the maps of the end have it larger, its lowest page is stored to. That it may grow so
-    /// far, and by how much, is the daemon's to answer.
+    /// A stack grows by stores, which no log shows: where the maps of the end have it larger, its lowest page is stored
+    /// to. That it may grow so far, and by how much, is the daemon's to answer.
     /// </summary>
     private async Task GrowStack(Recording recording, string space, ReplayReport report, CancellationToken cancelled)
     {
@@ -409,7 +436,8 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
             {
                 var pages = Math.Min(left, PinChunkPages);
                 left -= pages;
-                pinned += await PinOne(space, start, pages, entry.Permissions[1] == 'w', report, cancelled).ConfigureAwait(false);
+                pinned += await PinOne(space, start, pages, entry.Permissions[1] == 'w', report, cancelled)
+                    .ConfigureAwait(false);
             }
 
             if (pinned > 0) report.MappingsPinned++;
@@ -417,7 +445,8 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
             progress?.Report(new ReplayProgress("pinning mappings", i + 1, maps.Entries.Count));
         }
 
-        var after = await client.Machines.GetMachineAsync(new GetMachineRequest { Name = machine }, cancellationToken: cancelled);
+        var after = await client.Machines.GetMachineAsync(
+            new GetMachineRequest { Name = machine }, cancellationToken: cancelled);
         report.LeakedPins = (long)(after.Statistics.PinsAcquired - after.Statistics.PinsReleased);
     }
 
@@ -446,9 +475,11 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
 
         foreach (var kind in new[] { FrameKind.Pfns, FrameKind.Pages })
             await client.Pinning.ConvertAsync(
-                new ConvertRequest { FrameVector = pin.FrameVector, To = kind, OmitFrames = true }, cancellationToken: cancelled);
+                new ConvertRequest { FrameVector = pin.FrameVector, To = kind, OmitFrames = true },
+                cancellationToken: cancelled);
         report.VectorsConverted++;
-        await client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pin.FrameVector }, cancellationToken: cancelled);
+        await client.Pinning.UnpinAsync(
+            new UnpinRequest { FrameVector = pin.FrameVector }, cancellationToken: cancelled);
         return (long)pin.Frames;
     }
 

@@ -9,7 +9,8 @@ namespace FramePin.Client.Replay;
 /// <param name="Name">System call.</param>
 /// <param name="Arguments">As strace wrote them.</param>
 /// <param name="Result">Text behind the equals sign.</param>
-/// <param name="Begun">Line on which it began; before <paramref name="Line"/> when the log splits it around calls of other threads.</param>
+/// <param name="Begun">Line on which it began; before <paramref name="Line"/> when the log splits it around calls of
+/// other threads.</param>
 public sealed record StraceCall(
     int Line, int Thread, string Name, IReadOnlyList<string> Arguments, string Result, int Begun)
 {
@@ -20,7 +21,8 @@ public sealed record StraceCall(
     public bool IsUnfinished => Result.StartsWith('?');
 
     /// <summary>The value returned; 0 for an error or "?".</summary>
-    public ulong Value => Result.StartsWith('-') || Result.StartsWith('?') ? 0 : StraceNumbers.Parse(Result.Split(' ')[0]);
+    public ulong Value =>
+        Result.StartsWith('-') || Result.StartsWith('?') ? 0 : StraceNumbers.Parse(Result.Split(' ')[0]);
 
     /// <summary>Errno's name; empty on success.</summary>
     public string Errno => Result.StartsWith("-1 ", StringComparison.Ordinal) ? Result.Split(' ')[1] : "";
@@ -38,7 +40,9 @@ public static partial class StraceLog
     [GeneratedRegex(@"^<\.\.\. (?<name>\w+) resumed>(?<rest>.*)$")]
     private static partial Regex Resumed();
 
-    /// <summary>The calls in the order in which they finished. Throws <see cref="FormatException"/> naming the line.</summary>
+    /// <summary>
+    /// The calls in the order in which they finished. Throws <see cref="FormatException"/> naming the line.
+    /// </summary>
     public static IReadOnlyList<StraceCall> Parse(IEnumerable<string> lines)
     {
         const string unfinished = "<unfinished ...>";
@@ -49,10 +53,13 @@ public static partial class StraceLog
         {
             number++;
             var head = Head().Match(line);
-            var thread = head.Groups["pid"].Success ? int.Parse(head.Groups["pid"].Value, CultureInfo.InvariantCulture) : 0;
+            var thread = head.Groups["pid"].Success
+                ? int.Parse(head.Groups["pid"].Value, CultureInfo.InvariantCulture)
+                : 0;
             var text = head.Groups["rest"].Value.Trim();
             // Exit and signal notes are no calls.
-            if (text.Length == 0 || text.StartsWith("+++", StringComparison.Ordinal) || text.StartsWith("---", StringComparison.Ordinal))
+            if (text.Length == 0 || text.StartsWith("+++", StringComparison.Ordinal)
+                || text.StartsWith("---", StringComparison.Ordinal))
                 continue;
             if (text.EndsWith(unfinished, StringComparison.Ordinal))
             {
@@ -63,7 +70,8 @@ public static partial class StraceLog
             var began = number;
             if (Resumed().Match(text) is { Success: true } resumed)
             {
-                if (!open.Remove(thread, out var begun)) throw new FormatException($"line {number}: resumes a call that never began");
+                if (!open.Remove(thread, out var begun))
+                    throw new FormatException($"line {number}: resumes a call that never began");
                 text = begun.Text + resumed.Groups["rest"].Value;
                 began = begun.Line;
             }
@@ -175,7 +183,9 @@ public static class StraceNumbers
         return unchecked((ulong)long.Parse(text, CultureInfo.InvariantCulture));
     }
 
-    /// <summary>Names and numbers joined by '|'. Throws <see cref="FormatException"/> for a name it does not know.</summary>
+    /// <summary>
+    /// Names and numbers joined by '|'. Throws <see cref="FormatException"/> for a name it does not know.
+    /// </summary>
     public static uint ParseFlags(string text)
     {
         var value = 0u;
@@ -184,7 +194,8 @@ public static class StraceNumbers
             // strace adds a comment to flags that it cannot name, and a shift to huge page sizes.
             var part = raw.Split(" /*")[0].Trim();
             if (Flags.TryGetValue(part, out var flag)) value |= flag;
-            else if (part.EndsWith("<<MAP_HUGE_SHIFT", StringComparison.Ordinal)) value |= (uint)Parse(part.Split("<<")[0]) << 26;
+            else if (part.EndsWith("<<MAP_HUGE_SHIFT", StringComparison.Ordinal))
+                value |= (uint)Parse(part.Split("<<")[0]) << 26;
             else if (part.Length > 0 && char.IsAsciiDigit(part[0])) value |= (uint)Parse(part);
             else throw new FormatException($"unknown flag '{part}'");
         }

@@ -26,7 +26,8 @@ public sealed class OtlpReceiver : IDisposable
         using (var probe = new TcpListener(IPAddress.Loopback, 0))
         {
             probe.Start();
-            Endpoint = string.Create(CultureInfo.InvariantCulture, $"http://127.0.0.1:{((IPEndPoint)probe.LocalEndpoint).Port}");
+            Endpoint = string.Create(
+                CultureInfo.InvariantCulture, $"http://127.0.0.1:{((IPEndPoint)probe.LocalEndpoint).Port}");
         }
 
         _listener.Prefixes.Add(Endpoint + "/");
@@ -73,14 +74,16 @@ public sealed class OtlpReceiver : IDisposable
             {
                 context = await _listener.GetContextAsync().ConfigureAwait(false);
             }
-            catch (Exception exception) when (exception is HttpListenerException or ObjectDisposedException or InvalidOperationException)
+            catch (Exception exception) when (exception is HttpListenerException or ObjectDisposedException
+                or InvalidOperationException)
             {
                 return;
             }
 
             using var body = new MemoryStream();
             await context.Request.InputStream.CopyToAsync(body).ConfigureAwait(false);
-            if (context.Request.Url?.AbsolutePath == "/v1/traces") Add(ExportTraceServiceRequest.Parser.ParseFrom(body.ToArray()));
+            if (context.Request.Url?.AbsolutePath == "/v1/traces")
+                Add(ExportTraceServiceRequest.Parser.ParseFrom(body.ToArray()));
             context.Response.ContentType = "application/x-protobuf";
             context.Response.Close();
         }
@@ -92,8 +95,10 @@ public sealed class OtlpReceiver : IDisposable
         {
             foreach (var resource in request.ResourceSpans)
             {
-                var service = resource.Resource?.Attributes.FirstOrDefault(pair => pair.Key == "service.name")?.Value.StringValue ?? "";
-                foreach (var span in resource.ScopeSpans.SelectMany(scope => scope.Spans)) _spans.Add(ToRecord(service, span));
+                var service = resource.Resource?.Attributes.FirstOrDefault(
+                    pair => pair.Key == "service.name")?.Value.StringValue ?? "";
+                foreach (var span in resource.ScopeSpans.SelectMany(scope => scope.Spans))
+                    _spans.Add(ToRecord(service, span));
             }
 
             _arrived.TrySetResult();
@@ -102,7 +107,8 @@ public sealed class OtlpReceiver : IDisposable
     }
 
     private static ReceivedSpan ToRecord(string service, Span span) => new(
-        service, Hex(span.TraceId), Hex(span.SpanId), Hex(span.ParentSpanId), span.Name, span.Kind, span.StartTimeUnixNano,
+        service, Hex(span.TraceId), Hex(span.SpanId), Hex(
+            span.ParentSpanId), span.Name, span.Kind, span.StartTimeUnixNano,
         span.EndTimeUnixNano, span.Attributes.ToDictionary(pair => pair.Key, pair => Text(pair.Value)),
         [.. span.Links.Select(link => (Hex(link.TraceId), Hex(link.SpanId)))]);
 

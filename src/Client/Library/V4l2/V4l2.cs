@@ -58,8 +58,12 @@ public static class V4l2
 
     /// <summary>The four characters of a pixel format.</summary>
     public static string Name(uint fourCc) =>
-        new([(char)(fourCc & 0x7f), (char)((fourCc >> 8) & 0x7f), (char)((fourCc >> 16) & 0x7f), (char)((fourCc >> 24) & 0x7f)]);
+        new(
+            [(char)(fourCc & 0x7f), (char)((fourCc >> 8) & 0x7f), (char)((fourCc >> 16) & 0x7f),
+                (char)((fourCc >> 24) & 0x7f)]);
 
-    internal static bool IsQueueIoctl(string command) => command is RequestBuffers or CreateBuffers or RemoveBuffers or QueryBuffer
-        or QueueBuffer or DequeueBuffer or PrepareBuffer or ExportBuffer or StreamOn or StreamOff or AllocateRequest or QueueRequest or ReinitRequest;
+    internal static bool IsQueueIoctl(string command) =>
+        command is RequestBuffers or CreateBuffers or RemoveBuffers or QueryBuffer
+        or QueueBuffer or DequeueBuffer or PrepareBuffer or ExportBuffer or StreamOn or StreamOff or AllocateRequest
+            or QueueRequest or ReinitRequest;
 }

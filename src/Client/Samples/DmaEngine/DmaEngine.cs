@@ -3,8 +3,9 @@ using FramePin.Client.Drivers;
 namespace FramePin.Samples;
 
 /// <summary>
-/// A driver of one's own: an engine that copies bytes within a process's memory. The frame helper gives it the pages of both sides, whatever
-/// kind of mapping lies there; it copies between its own views of them, marks what it wrote dirty, and puts them.
+/// A driver of one's own: an engine that copies bytes within a process's memory. The frame helper gives it the pages of
+/// both sides, whatever kind of mapping lies there; it copies between its own views of them, marks what it wrote dirty,
+/// and puts them.
 /// </summary>
 public sealed class DmaEngine(DriverKernel kernel) : DriverModule
 {
@@ -24,11 +25,13 @@ public sealed class DmaEngine(DriverKernel kernel) : DriverModule
             var copy = DmaCopy.Parser.ParseFrom(context.Argument);
             if (copy.Length is 0 or > MaxBytes) return Errno.EINVAL;
             // The device reads the source and writes the destination.
-            var (errno, source) = await kernel.CreateFramevecAsync(context.AddressSpace, copy.Source, copy.Length, isWrite: false);
+            var (errno, source) = await kernel.CreateFramevecAsync(
+                context.AddressSpace, copy.Source, copy.Length, isWrite: false);
             if (source is null) return errno;
             try
             {
-                (errno, var destination) = await kernel.CreateFramevecAsync(context.AddressSpace, copy.Destination, copy.Length, isWrite: true);
+                (errno, var destination) = await kernel.CreateFramevecAsync(
+                    context.AddressSpace, copy.Destination, copy.Length, isWrite: true);
                 if (destination is null) return errno;
                 try
                 {

@@ -9,4 +9,5 @@ var node = args.Length > 2 ? args[2] : "dma0";
 using var client = FramePinClient.Connect(endpoint);
 await using var kernel = await DriverKernel.OpenAsync(client, machine, "dma-engine", isLocal: false);
 await using var engine = new DmaEngine(kernel);
-await DriverServer.RunAsync(client, machine, node, engine, () => Console.WriteLine($"{engine.Name} serves {machine}/drivers/{node}"), kernel.Lost);
+await DriverServer.RunAsync(client, machine, node, engine,
+    () => Console.WriteLine($"{engine.Name} serves {machine}/drivers/{node}"), kernel.Lost);

@@ -30,8 +30,8 @@ public static class G2dRegisters
 }
 
 /// <summary>
-/// The Exynos 2D engine (drivers/gpu/drm/exynos/exynos_drm_g2d.c; kernel-semantics 6.4): command lists that name user memory, run by an
-/// engine that copies and fills rectangles.
+/// The Exynos 2D engine (drivers/gpu/drm/exynos/exynos_drm_g2d.c; kernel-semantics 6.4): command lists that name user
+/// memory, run by an engine that copies and fills rectangles.
 /// </summary>
 /// <remarks>Any thread; one lock for the device, as cmdlist_mutex and runqueue_mutex together.</remarks>
 public sealed class G2dDriver : DriverModule
@@ -107,17 +107,21 @@ public sealed class G2dDriver : DriverModule
         return Errno.None;
     }
 
-    private async Task<Errno> MapAsync(G2dFile file, CommandList list, uint offset, G2dBufferRegister buffer, string space)
+    private async Task<Errno> MapAsync(
+        G2dFile file, CommandList list, uint offset, G2dBufferRegister buffer, string space)
     {
         // Buffers of the graphics manager are not emulated: only user pointers are.
         if ((buffer.Offset & G2dRegisters.UserPointer) == 0) return Errno.EINVAL;
         if (!IsSound(list, offset == G2dRegisters.SourceBase, buffer.Size)) return Errno.EFAULT;
-        var (errno, entry) = await _pool.GetAsync(file.UserPtrs, space, buffer.UserPointer, buffer.Size).ConfigureAwait(false);
+        var (errno, entry) = await _pool.GetAsync(
+            file.UserPtrs, space, buffer.UserPointer, buffer.Size).ConfigureAwait(false);
         if (entry is not null) list.Buffers[offset] = entry;
         return errno;
     }
 
-    /// <summary>g2d_check_buf_desc_is_valid: a rectangle of 1 to 8000 pixels each way, whose last byte lies in the buffer.</summary>
+    /// <summary>
+    /// g2d_check_buf_desc_is_valid: a rectangle of 1 to 8000 pixels each way, whose last byte lies in the buffer.
+    /// </summary>
     private static bool IsSound(CommandList list, bool isSource, ulong size)
     {
         var area = list.Rectangle(isSource);
@@ -148,7 +152,10 @@ public sealed class G2dDriver : DriverModule
         return Errno.None;
     }
 
-    /// <summary>The engine: the smaller of both rectangles is copied or filled, row by row. A list without a destination draws nothing.</summary>
+    /// <summary>
+    /// The engine: the smaller of both rectangles is copied or filled, row by row. A list without a destination draws
+    /// nothing.
+    /// </summary>
     private async Task BlitAsync(CommandList list)
     {
         if (!list.Buffers.TryGetValue(G2dRegisters.DestinationBase, out var destination)) return;
@@ -169,7 +176,8 @@ public sealed class G2dDriver : DriverModule
                 await source.Mapping.ReadAsync((source.Address & 4095) + from.ByteAt(y), row).ConfigureAwait(false);
             }
 
-            await destination.Mapping.WriteAsync((destination.Address & 4095) + to.ByteAt(y), row).ConfigureAwait(false);
+            await destination.Mapping.WriteAsync(
+                (destination.Address & 4095) + to.ByteAt(y), row).ConfigureAwait(false);
         }
 
         Blits++;
@@ -180,9 +188,11 @@ public sealed class G2dDriver : DriverModule
         for (var i = 0; i < row.Length; i++) row[i] = (byte)(color >> (8 * (i % bytesPerPixel)));
     }
 
-    private static bool IsInWindow(uint offset) => offset is >= G2dRegisters.ValidStart and <= G2dRegisters.ValidEnd && offset % 4 == 0;
+    private static bool IsInWindow(uint offset) =>
+        offset is >= G2dRegisters.ValidStart and <= G2dRegisters.ValidEnd && offset % 4 == 0;
 
-    private static bool IsBufferRegister(uint offset) => offset is G2dRegisters.SourceBase or G2dRegisters.DestinationBase;
+    private static bool IsBufferRegister(uint offset) =>
+        offset is G2dRegisters.SourceBase or G2dRegisters.DestinationBase;
 
     /// <summary>A part of a picture in memory.</summary>
     private readonly record struct Area(int Left, int Top, int Right, int Bottom, int Stride, int BytesPerPixel)
@@ -210,7 +220,9 @@ public sealed class G2dDriver : DriverModule
                 (short)Registers.GetValueOrDefault(first + 4), BytesOf(Registers.GetValueOrDefault(first + 8)));
         }
 
-        /// <summary>32 bits a pixel for the first format, 16 for the others that are named, 24 for packed RGB.</summary>
+        /// <summary>
+        /// 32 bits a pixel for the first format, 16 for the others that are named, 24 for packed RGB.
+        /// </summary>
         private static int BytesOf(uint colorMode) => (colorMode & 0xf) switch
         {
             0 => 4,
@@ -234,7 +246,8 @@ public sealed class G2dDriver : DriverModule
             {
                 return context.Command switch
                 {
-                    SetCommandList => await driver.SetAsync(this, G2dCommandList.Parser.ParseFrom(context.Argument), context.AddressSpace)
+                    SetCommandList => await driver.SetAsync(
+                        this, G2dCommandList.Parser.ParseFrom(context.Argument), context.AddressSpace)
                         .ConfigureAwait(false),
                     Execute => await driver.ExecuteAsync(this).ConfigureAwait(false),
                     GetVersion => new IoctlResult(Errno.None, new G2dVersion { Major = 4, Minor = 1 }),

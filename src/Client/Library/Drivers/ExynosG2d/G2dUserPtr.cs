@@ -25,8 +25,9 @@ internal sealed class G2dUserPtr(ulong address, ulong size, PinnedFrames frames,
 }
 
 /// <summary>
-/// The cache of user pointers with its pool (drivers/gpu/drm/exynos/exynos_drm_g2d.c: g2d_userptr_get_dma_addr, g2d_userptr_put_dma_addr,
-/// g2d_userptr_free_all; kernel-semantics 6.4, rows 105 to 110), with what is known to be wrong in it.
+/// The cache of user pointers with its pool (drivers/gpu/drm/exynos/exynos_drm_g2d.c: g2d_userptr_get_dma_addr,
+/// g2d_userptr_put_dma_addr, g2d_userptr_free_all; kernel-semantics 6.4, rows 105 to 110), with what is known to be
+/// wrong in it.
 /// </summary>
 /// <remarks>Under the device's lock.</remarks>
 internal sealed class G2dUserPtrPool(DriverKernel kernel)
@@ -34,16 +35,20 @@ internal sealed class G2dUserPtrPool(DriverKernel kernel)
     /// <summary>MAX_POOL.</summary>
     public const ulong MaxPool = 64UL << 20;
 
-    /// <summary>Bytes that count as pooled, over all files. Never counted down, only zeroed whenever any file closes.</summary>
+    /// <summary>
+    /// Bytes that count as pooled, over all files. Never counted down, only zeroed whenever any file closes.
+    /// </summary>
     public ulong CurrentPool { get; private set; }
 
     /// <summary>
-    /// Idle pooled entries that one of another size displaced: nobody releases them any more, as in Linux. Their pins end with the driver.
+    /// Idle pooled entries that one of another size displaced: nobody releases them any more, as in Linux. Their pins
+    /// end with the driver.
     /// </summary>
     public int Leaked { get; private set; }
 
     /// <summary>Finds the buffer of <paramref name="address"/> and size, or pins it.</summary>
-    public async Task<(Errno Errno, G2dUserPtr? UserPtr)> GetAsync(List<G2dUserPtr> list, string space, ulong address, ulong size)
+    public async Task<(Errno Errno, G2dUserPtr? UserPtr)> GetAsync(
+        List<G2dUserPtr> list, string space, ulong address, ulong size)
     {
         if (size == 0) return (Errno.EINVAL, null);
         if (list.Find(entry => entry.Address == address) is { } known)
@@ -54,7 +59,8 @@ internal sealed class G2dUserPtrPool(DriverKernel kernel)
                 return (Errno.None, known);
             }
 
-            // The device may be at work on it: it is forgotten, and released by whoever uses it last. If nobody does, by nobody.
+            // The device may be at work on it: it is forgotten, and released by whoever uses it last. If nobody does,
+            // by nobody.
             if (known.References == 0) Leaked++;
             known.IsOutOfList = true;
             known.IsInPool = false;
@@ -100,11 +106,13 @@ internal sealed class G2dUserPtrPool(DriverKernel kernel)
     /// <summary>A file closes: what its list has pooled is released, and everybody's count begins anew.</summary>
     public async Task FreeAllAsync(List<G2dUserPtr> list)
     {
-        foreach (var entry in list.Where(entry => entry.IsInPool).ToList()) await PutAsync(list, entry, isForced: true).ConfigureAwait(false);
+        foreach (var entry in list.Where(entry => entry.IsInPool).ToList())
+            await PutAsync(list, entry, isForced: true).ConfigureAwait(false);
         CurrentPool = 0;
     }
 
-    private Task<(Errno Errno, PinnedFrames? Frames)> PinAsync(string space, ulong start, ulong pages) => kernel.Era < HelperEra.B
+    private Task<(Errno Errno, PinnedFrames? Frames)> PinAsync(string space, ulong start, ulong pages) =>
+        kernel.Era < HelperEra.B
         ? kernel.GetVaddrFramesAsync(space, start, pages, isWrite: true, isForce: true)
         : kernel.PinUserPagesFastAsync(space, start, pages, GupBits.Write | GupBits.LongTerm);
 }

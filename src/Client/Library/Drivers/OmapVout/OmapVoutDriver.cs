@@ -4,8 +4,9 @@ using FramePin.V1;
 namespace FramePin.Client.Drivers.OmapVout;
 
 /// <summary>
-/// The OMAP video output as the series converted it (drivers/media/platform/omap/omap_vout.c up to about 5.4, over videobuf 1;
-/// kernel-semantics 6.3, rows 103, 104): of a user's buffer it looks at the first page only, and takes the rest for physically contiguous.
+/// The OMAP video output as the series converted it (drivers/media/platform/omap/omap_vout.c up to about 5.4, over
+/// videobuf 1; kernel-semantics 6.3, rows 103, 104): of a user's buffer it looks at the first page only, and takes the
+/// rest for physically contiguous.
 /// </summary>
 /// <remarks>Any thread; one lock, as the driver's mutex. Pins one page a buffer.</remarks>
 public sealed class OmapVoutDriver : DriverModule
@@ -37,8 +38,8 @@ public sealed class OmapVoutDriver : DriverModule
     public override string Name => "omap_vout";
 
     /// <summary>
-    /// Buffers that were queued though their pages do not follow each other physically: the device would show somebody else's memory. Linux
-    /// does not notice; here it is counted.
+    /// Buffers that were queued though their pages do not follow each other physically: the device would show somebody
+    /// else's memory. Linux does not notice; here it is counted.
     /// </summary>
     public ulong ScatteredBuffers { get; private set; }
 
@@ -58,7 +59,10 @@ public sealed class OmapVoutDriver : DriverModule
         return base.DisposeAsync();
     }
 
-    /// <summary>Physical address that the device was given for a queued buffer; null when it has none. For tests and for who debugs.</summary>
+    /// <summary>
+    /// Physical address that the device was given for a queued buffer; null when it has none. For tests and for who
+    /// debugs.
+    /// </summary>
     public ulong? PhysicalAddressOf(uint index) => _buffers.TryGetValue(index, out var buffer) ? buffer.Physical : null;
 
     /// <summary>omap_vout_get_userptr: -EINVAL whatever the reason (row 103).</summary>
@@ -72,7 +76,8 @@ public sealed class OmapVoutDriver : DriverModule
             return Errno.None;
         }
 
-        var (_, frames) = await _kernel.GetVaddrFramesAsync(space, address, 1, isWrite: true, isForce: false).ConfigureAwait(false);
+        var (_, frames) = await _kernel.GetVaddrFramesAsync(
+            space, address, 1, isWrite: true, isForce: false).ConfigureAwait(false);
         if (frames is null) return Errno.EINVAL;
         buffer.Frames = frames;
         // The place within the page is lost.
@@ -81,7 +86,9 @@ public sealed class OmapVoutDriver : DriverModule
         return Errno.None;
     }
 
-    /// <summary>Looks at the rest of the buffer, which the driver never does: in the page table, so that nothing is faulted in.</summary>
+    /// <summary>
+    /// Looks at the rest of the buffer, which the driver never does: in the page table, so that nothing is faulted in.
+    /// </summary>
     private async Task<bool> IsContiguousAsync(string space, ulong address)
     {
         const ulong pfnMask = (1UL << 55) - 1;
@@ -90,7 +97,8 @@ public sealed class OmapVoutDriver : DriverModule
         var request = new GetPagemapRequest { AddressSpace = space, Start = address & ~4095UL, Pages = (uint)pages };
         var pagemap = await _kernel.Client.AddressSpaces.GetPagemapAsync(request).ConfigureAwait(false);
         var first = pagemap.Entries[0] & pfnMask;
-        return !pagemap.Entries.Where((entry, i) => (entry & present) == 0 || (entry & pfnMask) != first + (ulong)i).Any();
+        return !pagemap.Entries.Where(
+            (entry, i) => (entry & present) == 0 || (entry & pfnMask) != first + (ulong)i).Any();
     }
 
     /// <summary>omap_vout_buffer_release: put, destroy, forget.</summary>
@@ -118,7 +126,8 @@ public sealed class OmapVoutDriver : DriverModule
         switch (context.Command)
         {
             case V4l2.QueryCapabilities:
-                return new IoctlResult(Errno.None, new V4l2Capability { Driver = Name, Card = Name, Capabilities = 0x0400_0002 });
+                return new IoctlResult(
+                    Errno.None, new V4l2Capability { Driver = Name, Card = Name, Capabilities = 0x0400_0002 });
             case V4l2.SetFormat:
                 var format = V4l2Format.Parser.ParseFrom(context.Argument);
                 if (_buffers.Count > 0) return Errno.EBUSY;
@@ -127,9 +136,11 @@ public sealed class OmapVoutDriver : DriverModule
                 format.Planes.Add(new V4l2PlaneFormat { BytesPerLine = format.Width * 2, SizeImage = (uint)_size });
                 return new IoctlResult(Errno.None, format);
             case V4l2.RequestBuffers:
-                return await RequestAsync(file, V4l2RequestBuffers.Parser.ParseFrom(context.Argument)).ConfigureAwait(false);
+                return await RequestAsync(
+                    file, V4l2RequestBuffers.Parser.ParseFrom(context.Argument)).ConfigureAwait(false);
             case V4l2.QueueBuffer:
-                return await QueueAsync(V4l2Buffer.Parser.ParseFrom(context.Argument), context.AddressSpace).ConfigureAwait(false);
+                return await QueueAsync(V4l2Buffer.Parser.ParseFrom(context.Argument), context.AddressSpace)
+                    .ConfigureAwait(false);
             case V4l2.DequeueBuffer:
                 return Dequeue();
             case V4l2.StreamOn:
@@ -166,7 +177,8 @@ public sealed class OmapVoutDriver : DriverModule
     private async Task<IoctlResult> QueueAsync(V4l2Buffer argument, string space)
     {
         if (argument.Type != V4l2.BufferType.Output || argument.Memory != _memory) return Errno.EINVAL;
-        if (!_buffers.TryGetValue(argument.Index, out var buffer) || buffer.IsQueued || argument.Planes.Count == 0) return Errno.EINVAL;
+        if (!_buffers.TryGetValue(argument.Index, out var buffer) || buffer.IsQueued || argument.Planes.Count == 0)
+            return Errno.EINVAL;
         if (argument.Planes[0].Length < _size) return Errno.EINVAL;
         var address = argument.Planes[0].UserPointer;
         // A buffer that is queued with another address is released first.

@@ -11,7 +11,9 @@ public enum MediaRequestPhase
     Complete,
 }
 
-/// <summary>A request: buffers that are queued together (struct media_request). Guarded by the lock of what is done.</summary>
+/// <summary>
+/// A request: buffers that are queued together (struct media_request). Guarded by the lock of what is done.
+/// </summary>
 internal sealed class MediaRequestState(int number)
 {
     public int Number { get; } = number;
@@ -22,7 +24,9 @@ internal sealed class MediaRequestState(int number)
     public List<Vb2Buffer> Buffers { get; } = [];
 }
 
-/// <summary>The requests of a queue (drivers/media/mc/mc-request.c, videobuf2-v4l2.c: vb2_request_validate, vb2_request_queue).</summary>
+/// <summary>
+/// The requests of a queue (drivers/media/mc/mc-request.c, videobuf2-v4l2.c: vb2_request_validate, vb2_request_queue).
+/// </summary>
 /// <remarks>A node stands for its media device here, with one queue: a request has no controls.</remarks>
 public sealed partial class Vb2Queue
 {
@@ -42,8 +46,8 @@ public sealed partial class Vb2Queue
     }
 
     /// <summary>
-    /// MEDIA_REQUEST_IOC_QUEUE: prepares every buffer, then queues them. -EBUSY for a request that is not idle, -ENOENT for one without buffers; a
-    /// buffer that cannot be prepared leaves it idle.
+    /// MEDIA_REQUEST_IOC_QUEUE: prepares every buffer, then queues them. -EBUSY for a request that is not idle, -ENOENT
+    /// for one without buffers; a buffer that cannot be prepared leaves it idle.
     /// </summary>
     private async Task<IoctlResult> QueueRequestAsync(MediaRequest argument, string space)
     {
@@ -90,8 +94,9 @@ public sealed partial class Vb2Queue
     }
 
     /// <summary>
-    /// vb2_queue_or_prepare_buf: whether a QBUF may go with, or without, a request. -EBADR where the queue wants the other, -EBUSY where it was used
-    /// the other way since STREAMOFF, -EINVAL for a request that is not there, -EBUSY for one that is not idle.
+    /// vb2_queue_or_prepare_buf: whether a QBUF may go with, or without, a request. -EBADR where the queue wants the
+    /// other, -EBUSY where it was used the other way since STREAMOFF, -EINVAL for a request that is not there, -EBUSY
+    /// for one that is not idle.
     /// </summary>
     private Errno CheckRequest(V4l2Buffer argument, out MediaRequestState? request)
     {
@@ -124,13 +129,16 @@ public sealed partial class Vb2Queue
         }
     }
 
-    /// <summary>media_request_object_unbind: the last one out completes the request. Under the lock of what is done.</summary>
+    /// <summary>
+    /// media_request_object_unbind: the last one out completes the request. Under the lock of what is done.
+    /// </summary>
     private static void Unbind(Vb2Buffer buffer)
     {
         if (buffer.Request is not { } request) return;
         request.Buffers.Remove(buffer);
         buffer.Request = null;
         buffer.RequestArgument = null;
-        if (request.Buffers.Count == 0 && request.Phase == MediaRequestPhase.Queued) request.Phase = MediaRequestPhase.Complete;
+        if (request.Buffers.Count == 0 && request.Phase == MediaRequestPhase.Queued)
+            request.Phase = MediaRequestPhase.Complete;
     }
 }

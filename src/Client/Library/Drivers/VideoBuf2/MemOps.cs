@@ -16,7 +16,8 @@ internal sealed class AllocatedMemory : Vb2PlaneMemory
 
     public override string Device => Buffer.Device;
 
-    public static async Task<Vb2PlaneMemory?> CreateAsync(DriverKernel kernel, ulong size, bool isPfnMapped, string name)
+    public static async Task<Vb2PlaneMemory?> CreateAsync(
+        DriverKernel kernel, ulong size, bool isPfnMapped, string name)
     {
         if (await kernel.AllocateAsync(size, isPfnMapped, name).ConfigureAwait(false) is not { } buffer) return null;
         return new AllocatedMemory(kernel, buffer, await kernel.MapAsync(buffer.Frames).ConfigureAwait(false));
@@ -44,7 +45,8 @@ internal sealed class UserMemory : Vb2PlaneMemory
     /// <param name="isDirtied">Marks the pages dirty before they are put.</param>
     /// <param name="dmaAddress">Where the device finds it.</param>
     public UserMemory(
-        DriverKernel kernel, PinnedFrames frames, KernelMapping? mapping, ulong address, bool isDirtied, ulong dmaAddress)
+        DriverKernel kernel, PinnedFrames frames, KernelMapping? mapping, ulong address, bool isDirtied,
+        ulong dmaAddress)
     {
         _kernel = kernel;
         _frames = frames;
@@ -85,7 +87,9 @@ internal sealed class ImportedMemory : Vb2PlaneMemory
     }
 }
 
-/// <summary>What the allocators share that do not mind where pages lie: memory of single pages, and dma-bufs of any.</summary>
+/// <summary>
+/// What the allocators share that do not mind where pages lie: memory of single pages, and dma-bufs of any.
+/// </summary>
 public abstract class ScatteredMemOps(DriverKernel kernel) : Vb2MemOps(kernel)
 {
     public override Task<Vb2PlaneMemory?> AllocAsync(ulong size, string name) =>
@@ -95,7 +99,8 @@ public abstract class ScatteredMemOps(DriverKernel kernel) : Vb2MemOps(kernel)
     {
         if (await Kernel.FindDmaBufAsync(name).ConfigureAwait(false) is not { } frames) return (Errno.EINVAL, null);
         if (frames.Count << 12 < size) return (Errno.EFAULT, null);
-        return (Errno.None, new ImportedMemory(await Kernel.MapAsync(frames).ConfigureAwait(false), frames.Runs[0].First << 12));
+        return (Errno.None, new ImportedMemory(
+            await Kernel.MapAsync(frames).ConfigureAwait(false), frames.Runs[0].First << 12));
     }
 }
 
@@ -105,10 +110,12 @@ public sealed class VmallocMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
     public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
         string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null)
     {
-        var (errno, frames) = await Kernel.CreateFramevecAsync(space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
+        var (errno, frames) = await Kernel.CreateFramevecAsync(
+            space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
         if (frames is null) return (errno, null);
         // Without struct pages the device's memory is mapped as it lies (ioremap), which has to be in one piece.
-        var isMappable = await Kernel.ToPagesAsync(frames).ConfigureAwait(false) || frames.LeadingBytes >> 12 == frames.Count;
+        var isMappable = await Kernel.ToPagesAsync(frames).ConfigureAwait(false)
+            || frames.LeadingBytes >> 12 == frames.Count;
         if (!isMappable)
         {
             await Kernel.PutAsync(frames, isDirty: false).ConfigureAwait(false);
@@ -116,17 +123,21 @@ public sealed class VmallocMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
         }
 
         var mapping = await Kernel.MapAsync(frames).ConfigureAwait(false);
-        return (Errno.None, new UserMemory(Kernel, frames, mapping, address, IsWrite(direction), frames.Runs[0].First << 12));
+        return (Errno.None, new UserMemory(
+            Kernel, frames, mapping, address, IsWrite(direction), frames.Runs[0].First << 12));
     }
 }
 
-/// <summary>videobuf2-dma-sg.c: a list of pages for a device that can gather. Every failure of the helper is -ENOMEM (row 78).</summary>
+/// <summary>
+/// videobuf2-dma-sg.c: a list of pages for a device that can gather. Every failure of the helper is -ENOMEM (row 78).
+/// </summary>
 public sealed class DmaSgMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
 {
     public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
         string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null)
     {
-        var (_, frames) = await Kernel.CreateFramevecAsync(space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
+        var (_, frames) = await Kernel.CreateFramevecAsync(
+            space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
         if (frames is null) return (Errno.ENOMEM, null);
         if (!await Kernel.ToPagesAsync(frames).ConfigureAwait(false))
         {
@@ -135,7 +146,8 @@ public sealed class DmaSgMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
         }
 
         var mapping = await Kernel.MapAsync(frames).ConfigureAwait(false);
-        return (Errno.None, new UserMemory(Kernel, frames, mapping, address, IsWrite(direction), frames.Runs[0].First << 12));
+        return (Errno.None, new UserMemory(
+            Kernel, frames, mapping, address, IsWrite(direction), frames.Runs[0].First << 12));
     }
 }
 
@@ -153,7 +165,8 @@ public sealed class DmaContigMemOps : Vb2MemOps
     public DmaContigMemOps(DriverKernel kernel, ulong alignment = 1, bool hasIommu = false, Action<string>? log = null)
         : base(kernel)
     {
-        if (!ulong.IsPow2(alignment)) throw new ArgumentOutOfRangeException(nameof(alignment), alignment, "is a power of two");
+        if (!ulong.IsPow2(alignment))
+            throw new ArgumentOutOfRangeException(nameof(alignment), alignment, "is a power of two");
         _alignment = alignment;
         _hasIommu = hasIommu;
         _log = log;
@@ -177,7 +190,8 @@ public sealed class DmaContigMemOps : Vb2MemOps
             return (Errno.EINVAL, null);
         }
 
-        var (errno, frames) = await Kernel.CreateFramevecAsync(space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
+        var (errno, frames) = await Kernel.CreateFramevecAsync(
+            space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
         if (frames is null) return (errno, null);
         var (problem, memory) = await MapAsync(frames, address, size, direction).ConfigureAwait(false);
         if (memory is null) await Kernel.PutAsync(frames, isDirty: false).ConfigureAwait(false);
@@ -188,7 +202,8 @@ public sealed class DmaContigMemOps : Vb2MemOps
     {
         if (await Kernel.FindDmaBufAsync(name).ConfigureAwait(false) is not { } frames) return (Errno.EINVAL, null);
         if (frames.Count << 12 < size || (!_hasIommu && frames.LeadingBytes < size)) return (Errno.EFAULT, null);
-        return (Errno.None, new ImportedMemory(await Kernel.MapAsync(frames).ConfigureAwait(false), frames.Runs[0].First << 12));
+        return (Errno.None, new ImportedMemory(
+            await Kernel.MapAsync(frames).ConfigureAwait(false), frames.Runs[0].First << 12));
     }
 
     private async Task<(Errno Errno, Vb2PlaneMemory? Memory)> MapAsync(
@@ -198,7 +213,8 @@ public sealed class DmaContigMemOps : Vb2MemOps
         var first = frames.Runs[0].First << 12;
         if (!await Kernel.ToPagesAsync(frames).ConfigureAwait(false))
         {
-            // Device memory: in one piece or not at all. The offset within its first page is lost, as in Linux (dma_map_resource).
+            // Device memory: in one piece or not at all. The offset within its first page is lost, as in Linux
+            // (dma_map_resource).
             if (frames.LeadingBytes >> 12 != frames.Count) return (Errno.EINVAL, null);
             var resource = await Kernel.MapAsync(frames).ConfigureAwait(false);
             return (Errno.None, new UserMemory(Kernel, frames, resource, 0, isDirtied: false, first));

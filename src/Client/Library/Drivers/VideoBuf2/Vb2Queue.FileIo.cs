@@ -2,7 +2,9 @@ using FramePin.V1;
 
 namespace FramePin.Client.Drivers.VideoBuf2;
 
-/// <summary>read() and write() on top of MMAP buffers that the application never sees (videobuf2-core.c: __vb2_perform_fileio).</summary>
+/// <summary>
+/// read() and write() on top of MMAP buffers that the application never sees (videobuf2-core.c: __vb2_perform_fileio).
+/// </summary>
 public sealed partial class Vb2Queue
 {
     private const uint LeastFileIoBuffers = 2;
@@ -10,13 +12,15 @@ public sealed partial class Vb2Queue
     private FileIo? _fileIo;
 
     /// <summary>
-    /// vb2_fop_read and vb2_fop_write: the bytes done, at most to the end of a buffer. -EINVAL where the queue has no such mode, -EBUSY for another
-    /// file's queue, for a queue whose buffers the application asked for itself, and beside a DQBUF that waits.
+    /// vb2_fop_read and vb2_fop_write: the bytes done, at most to the end of a buffer. -EINVAL where the queue has no
+    /// such mode, -EBUSY for another file's queue, for a queue whose buffers the application asked for itself, and
+    /// beside a DQBUF that waits.
     /// </summary>
     /// <param name="file">The open file.</param>
     /// <param name="call">Which way, and where the application's bytes are.</param>
     /// <param name="signal">Wakes who waits for a frame.</param>
-    public async ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(object file, TransferCall call, CancellationToken signal)
+    public async ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(
+        object file, TransferCall call, CancellationToken signal)
     {
         ArgumentNullException.ThrowIfNull(call);
         if ((Options.IoModes & (call.Write ? Vb2IoModes.Write : Vb2IoModes.Read)) == 0) return (Errno.EINVAL, 0);
@@ -72,7 +76,8 @@ public sealed partial class Vb2Queue
     private async Task<Errno> StartFileIoAsync(bool isWrite)
     {
         if (_isStreaming || _buffers.Count > 0) return Errno.EBUSY;
-        var (errno, _) = await RequestAsync(Vb2Memory.Mmap, Math.Max(LeastFileIoBuffers, MinAllocated)).ConfigureAwait(false);
+        var (errno, _) = await RequestAsync(
+            Vb2Memory.Mmap, Math.Max(LeastFileIoBuffers, MinAllocated)).ConfigureAwait(false);
         if (errno != Errno.None) return errno;
         if (_buffers.Values.First().Planes.Count != 1) errno = Errno.EBUSY;
         foreach (var buffer in _buffers.Values)
@@ -104,8 +109,10 @@ public sealed partial class Vb2Queue
             return await _memOps.Kernel.CopyToUserAsync(call.AddressSpace, call.Address, bytes).ConfigureAwait(false);
         }
 
-        var errno = await _memOps.Kernel.CopyFromUserAsync(call.AddressSpace, call.Address, bytes).ConfigureAwait(false);
-        if (errno == Errno.None) await memory.Mapping!.WriteAsync(memory.Offset + position, bytes).ConfigureAwait(false);
+        var errno = await _memOps.Kernel.CopyFromUserAsync(
+            call.AddressSpace, call.Address, bytes).ConfigureAwait(false);
+        if (errno == Errno.None)
+            await memory.Mapping!.WriteAsync(memory.Offset + position, bytes).ConfigureAwait(false);
         return errno;
     }
 

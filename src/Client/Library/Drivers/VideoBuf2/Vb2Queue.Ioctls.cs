@@ -33,26 +33,33 @@ public sealed partial class Vb2Queue
 
     private async Task<IoctlResult> RunAsync(object file, IoctlContext context, CancellationToken signal)
     {
-        // read() or write() has the buffers to itself. REQBUFS and CREATE_BUFS say so behind the checks of their arguments.
-        var isOfFileIo = context.Command is V4l2.QueueBuffer or V4l2.PrepareBuffer or V4l2.DequeueBuffer or V4l2.ExportBuffer or V4l2.StreamOn or V4l2.StreamOff;
+        // read() or write() has the buffers to itself. REQBUFS and CREATE_BUFS say so behind the checks of their
+        // arguments.
+        var isOfFileIo = context.Command is V4l2.QueueBuffer or V4l2.PrepareBuffer or V4l2.DequeueBuffer
+            or V4l2.ExportBuffer or V4l2.StreamOn or V4l2.StreamOff;
         if (_fileIo is not null && isOfFileIo) return Errno.EBUSY;
         switch (context.Command)
         {
             case V4l2.RequestBuffers:
-                return await RequestBuffersAsync(file, V4l2RequestBuffers.Parser.ParseFrom(context.Argument)).ConfigureAwait(false);
+                return await RequestBuffersAsync(
+                    file, V4l2RequestBuffers.Parser.ParseFrom(context.Argument)).ConfigureAwait(false);
             case V4l2.CreateBuffers:
-                return await CreateBuffersAsync(file, V4l2CreateBuffers.Parser.ParseFrom(context.Argument)).ConfigureAwait(false);
+                return await CreateBuffersAsync(
+                    file, V4l2CreateBuffers.Parser.ParseFrom(context.Argument)).ConfigureAwait(false);
             case V4l2.RemoveBuffers:
-                return await RemoveBuffersAsync(file, V4l2RemoveBuffers.Parser.ParseFrom(context.Argument)).ConfigureAwait(false);
+                return await RemoveBuffersAsync(
+                    file, V4l2RemoveBuffers.Parser.ParseFrom(context.Argument)).ConfigureAwait(false);
             case V4l2.QueryBuffer:
                 var query = V4l2Buffer.Parser.ParseFrom(context.Argument);
                 return query.Type == Options.Type && _buffers.TryGetValue(query.Index, out var known)
                     ? new IoctlResult(Errno.None, Describe(known))
                     : Errno.EINVAL;
             case V4l2.QueueBuffer:
-                return IsBusyFor(file) ? Errno.EBUSY : await QueueAsync(V4l2Buffer.Parser.ParseFrom(context.Argument), context.AddressSpace).ConfigureAwait(false);
+                return IsBusyFor(file) ? Errno.EBUSY : await QueueAsync(
+                    V4l2Buffer.Parser.ParseFrom(context.Argument), context.AddressSpace).ConfigureAwait(false);
             case V4l2.PrepareBuffer:
-                return IsBusyFor(file) ? Errno.EBUSY : await PrepareAsync(V4l2Buffer.Parser.ParseFrom(context.Argument), context.AddressSpace).ConfigureAwait(false);
+                return IsBusyFor(file) ? Errno.EBUSY : await PrepareAsync(
+                    V4l2Buffer.Parser.ParseFrom(context.Argument), context.AddressSpace).ConfigureAwait(false);
             case V4l2.DequeueBuffer:
                 if (IsBusyFor(file)) return Errno.EBUSY;
                 if (V4l2Buffer.Parser.ParseFrom(context.Argument).Type != Options.Type) return Errno.EINVAL;
@@ -67,7 +74,8 @@ public sealed partial class Vb2Queue
             case V4l2.AllocateRequest:
                 return AllocateRequest();
             case V4l2.QueueRequest:
-                return await QueueRequestAsync(MediaRequest.Parser.ParseFrom(context.Argument), context.AddressSpace).ConfigureAwait(false);
+                return await QueueRequestAsync(
+                    MediaRequest.Parser.ParseFrom(context.Argument), context.AddressSpace).ConfigureAwait(false);
             case V4l2.ReinitRequest:
                 return ReinitRequest(MediaRequest.Parser.ParseFrom(context.Argument));
             case V4l2.StreamOn:
@@ -113,14 +121,17 @@ public sealed partial class Vb2Queue
         return new IoctlResult(errno, argument);
     }
 
-    /// <summary>vb2_ioctl_remove_bufs: -EINVAL for a range that is not all there, -EBUSY for one that is in use.</summary>
+    /// <summary>
+    /// vb2_ioctl_remove_bufs: -EINVAL for a range that is not all there, -EBUSY for one that is in use.
+    /// </summary>
     private async Task<IoctlResult> RemoveBuffersAsync(object file, V4l2RemoveBuffers argument)
     {
         if (!Options.SupportsRemove) return Errno.ENOTTY;
         if (argument.Type != Options.Type) return Errno.EINVAL;
         if (argument.Count == 0) return Errno.None;
         if (IsBusyFor(file)) return Errno.EBUSY;
-        if (argument.Index >= Options.MaxBuffers || argument.Count > Options.MaxBuffers - argument.Index) return Errno.EINVAL;
+        if (argument.Index >= Options.MaxBuffers || argument.Count > Options.MaxBuffers - argument.Index)
+            return Errno.EINVAL;
         var indices = Enumerable.Range(0, (int)argument.Count).Select(i => argument.Index + (uint)i).ToList();
         if (!indices.TrueForAll(_buffers.ContainsKey)) return Errno.EINVAL;
         if (indices.Exists(index => _buffers[index].State != Vb2State.Dequeued)) return Errno.EBUSY;
@@ -134,7 +145,8 @@ public sealed partial class Vb2Queue
         MediaRequestState? request = null;
         if (errno == Errno.None) errno = CheckRequest(argument, out request);
         if (errno == Errno.None)
-            errno = request is null ? await QueueAsync(buffer!, argument, space).ConfigureAwait(false) : Bind(buffer!, request, argument);
+            errno = request is null ? await QueueAsync(buffer!, argument, space).ConfigureAwait(false)
+                : Bind(buffer!, request, argument);
         return errno == Errno.None ? new IoctlResult(errno, Describe(buffer!)) : errno;
     }
 
@@ -157,7 +169,8 @@ public sealed partial class Vb2Queue
         if (Options.IsMultiplanar)
         {
             const uint most = 8;
-            if (argument.Planes.Count == 0 || argument.Length < buffer.Planes.Count || argument.Length > most) return Errno.EINVAL;
+            if (argument.Planes.Count == 0 || argument.Length < buffer.Planes.Count || argument.Length > most)
+                return Errno.EINVAL;
             if (argument.Planes.Count < buffer.Planes.Count) return Errno.EFAULT;
         }
 
@@ -183,7 +196,8 @@ public sealed partial class Vb2Queue
         if (argument.Type != Options.Type || !_buffers.TryGetValue(argument.Index, out var buffer)) return Errno.EINVAL;
         if (argument.Plane >= buffer.Planes.Count) return Errno.EINVAL;
         if (buffer.Planes[(int)argument.Plane].Memory is not { } memory) return Errno.EINVAL;
-        if (await _memOps.ExportAsync(memory, argument.Lease).ConfigureAwait(false) is not { } name) return Errno.EINVAL;
+        if (await _memOps.ExportAsync(memory, argument.Lease).ConfigureAwait(false) is not { } name)
+            return Errno.EINVAL;
         argument.DmaBuf = name;
         return new IoctlResult(Errno.None, argument);
     }
@@ -223,8 +237,10 @@ public sealed partial class Vb2Queue
                 _ => 0,
             },
         };
-        if (buffer.Request is { } request) (answer.Flags, answer.RequestFd) = (answer.Flags | V4l2.FlagRequestFd, request.Number);
-        if (buffer.IsPrepared && buffer.State is Vb2State.Dequeued or Vb2State.InRequest) answer.Flags |= V4l2.FlagPrepared;
+        if (buffer.Request is { } request)
+            (answer.Flags, answer.RequestFd) = (answer.Flags | V4l2.FlagRequestFd, request.Number);
+        if (buffer.IsPrepared && buffer.State is Vb2State.Dequeued or Vb2State.InRequest)
+            answer.Flags |= V4l2.FlagPrepared;
         for (var i = 0; i < buffer.Planes.Count; i++)
         {
             var plane = buffer.Planes[i];

@@ -5,7 +5,10 @@ namespace FramePin.Client.Drivers.VideoBuf2;
 /// <summary>Getting a buffer ready: the memory behind its planes (__buf_prepare).</summary>
 public sealed partial class Vb2Queue
 {
-    /// <summary>Buffers that are prepared keep their memory, whatever the argument says now. On an errno the buffer stays as it was.</summary>
+    /// <summary>
+    /// Buffers that are prepared keep their memory, whatever the argument says now. On an errno the buffer stays as it
+    /// was.
+    /// </summary>
     private async Task<Errno> PrepareAsync(Vb2Buffer buffer, V4l2Buffer argument, string space)
     {
         if (_hasError) return Errno.EIO;
@@ -38,14 +41,17 @@ public sealed partial class Vb2Queue
             var plane = buffer.Planes[i];
             var given = At(argument, i);
             // The same address and length: the pages of last time, even if something else is mapped there now (row 88).
-            if (given.UserPointer != 0 && plane.UserPointer == given.UserPointer && plane.Length == given.Length && plane.Memory is not null) continue;
+            if (given.UserPointer != 0 && plane.UserPointer == given.UserPointer && plane.Length == given.Length
+                && plane.Memory is not null)
+                continue;
             if (given.Length < plane.MinLength) return await ForgetAsync(buffer, Errno.EINVAL).ConfigureAwait(false);
             var old = plane.Memory;
             if (old is not null && !isFresh) Cleanup(buffer);
             plane.Memory = null;
             isFresh = true;
             (plane.UserPointer, plane.Length, plane.BytesUsed, plane.DataOffset) = (0, 0, 0, 0);
-            var (errno, memory) = await _memOps.GetUserPtrAsync(space, given.UserPointer, given.Length, Options.Direction, old).ConfigureAwait(false);
+            var (errno, memory) = await _memOps.GetUserPtrAsync(
+                space, given.UserPointer, given.Length, Options.Direction, old).ConfigureAwait(false);
             // Put already, unless it did not come to a pin.
             if (old is not null) await old.PutAsync().ConfigureAwait(false);
             if (memory is null) return await ForgetAsync(buffer, errno).ConfigureAwait(false);
@@ -64,7 +70,8 @@ public sealed partial class Vb2Queue
     }
 
     /// <summary>
-    /// __prepare_dmabuf. Since 6.12 all planes are let go at the first that differs, and those that name one dma-buf share an attachment.
+    /// __prepare_dmabuf. Since 6.12 all planes are let go at the first that differs, and those that name one dma-buf
+    /// share an attachment.
     /// </summary>
     private async Task<Errno> PrepareDmaBufAsync(Vb2Buffer buffer, V4l2Buffer argument)
     {
@@ -76,7 +83,8 @@ public sealed partial class Vb2Queue
             var (plane, given) = (buffer.Planes[i], At(argument, i));
             var size = given.DmaBuf.Length == 0 ? null : await _memOps.SizeOfAsync(given.DmaBuf).ConfigureAwait(false);
             lengths[i] = given.Length == 0 ? size ?? 0 : given.Length;
-            if (size is null || lengths[i] < plane.MinLength) return await ForgetAsync(buffer, Errno.EINVAL).ConfigureAwait(false);
+            if (size is null || lengths[i] < plane.MinLength)
+                return await ForgetAsync(buffer, Errno.EINVAL).ConfigureAwait(false);
             if (plane.DmaBuf == given.DmaBuf && plane.Length == lengths[i] && plane.Memory is not null) continue;
             if (!isFresh) Cleanup(buffer);
             isFresh = true;
@@ -95,7 +103,8 @@ public sealed partial class Vb2Queue
             }
         }
 
-        for (var i = 0; i < buffer.Planes.Count; i++) SetPayload(buffer.Planes[i], At(argument, i), buffer.Planes[i].Length);
+        for (var i = 0; i < buffer.Planes.Count; i++)
+            SetPayload(buffer.Planes[i], At(argument, i), buffer.Planes[i].Length);
         return await FinishPrepareAsync(buffer, isFresh).ConfigureAwait(false);
     }
 
@@ -109,7 +118,8 @@ public sealed partial class Vb2Queue
             await old.PutAsync().ConfigureAwait(false);
         }
 
-        if (_memOps.Kernel.Kernel >= 612 && buffer.Planes.Take(index).FirstOrDefault(earlier => earlier.DmaBuf == dmaBuf) is { Memory: { } shared })
+        if (_memOps.Kernel.Kernel >= 612
+            && buffer.Planes.Take(index).FirstOrDefault(earlier => earlier.DmaBuf == dmaBuf) is { Memory: { } shared })
         {
             plane.Memory = shared;
             plane.SharesAttachment = true;
@@ -160,5 +170,6 @@ public sealed partial class Vb2Queue
     }
 
     /// <summary>A single-planar argument without its plane is all zeroes.</summary>
-    private static V4l2Plane At(V4l2Buffer argument, int plane) => plane < argument.Planes.Count ? argument.Planes[plane] : new V4l2Plane();
+    private static V4l2Plane At(V4l2Buffer argument, int plane) =>
+        plane < argument.Planes.Count ? argument.Planes[plane] : new V4l2Plane();
 }

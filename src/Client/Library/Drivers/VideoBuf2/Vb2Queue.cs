@@ -34,11 +34,12 @@ public sealed record Vb2QueueOptions
 }
 
 /// <summary>
-/// A queue of buffers between an application and a driver (videobuf2-core.c, videobuf2-v4l2.c; kernel-semantics 6.1, rows 87 to 102).
+/// A queue of buffers between an application and a driver (videobuf2-core.c, videobuf2-v4l2.c; kernel-semantics 6.1,
+/// rows 87 to 102).
 /// </summary>
 /// <remarks>
-/// Its lock serialises the ioctls; a DQBUF that waits lets go of it. <see cref="BufferDone"/> may be called from anywhere, the lock held or
-/// not. Owns its buffers and what they hold.
+/// Its lock serialises the ioctls; a DQBUF that waits lets go of it. <see cref="BufferDone"/> may be called from
+/// anywhere, the lock held or not. Owns its buffers and what they hold.
 /// </remarks>
 public sealed partial class Vb2Queue : IDisposable
 {
@@ -48,7 +49,9 @@ public sealed partial class Vb2Queue : IDisposable
     private readonly SortedDictionary<uint, Vb2Buffer> _buffers = [];
     private readonly List<Vb2Buffer> _queued = [];
 
-    /// <summary>Guards what <see cref="BufferDone"/> shares with the ioctls: states, the done list and who waits for it.</summary>
+    /// <summary>
+    /// Guards what <see cref="BufferDone"/> shares with the ioctls: states, the done list and who waits for it.
+    /// </summary>
     private readonly Lock _done = new();
     private readonly Queue<Vb2Buffer> _doneList = new();
     private TaskCompletionSource _somethingDone = new(TaskCreationOptions.RunContinuationsAsynchronously);
@@ -155,8 +158,8 @@ public sealed partial class Vb2Queue : IDisposable
     }
 
     /// <summary>
-    /// vb2_mmap: the device to map in the file's place. -EINVAL for whatever is wrong (rows 99, 100). Cookies are the buffer's index &lt;&lt; 15
-    /// and the plane &lt;&lt; 12.
+    /// vb2_mmap: the device to map in the file's place. -EINVAL for whatever is wrong (rows 99, 100). Cookies are the
+    /// buffer's index &lt;&lt; 15 and the plane &lt;&lt; 12.
     /// </summary>
     public async Task<(Errno Errno, string Device)> MapAsync(MapCall call)
     {
@@ -197,7 +200,8 @@ public sealed partial class Vb2Queue : IDisposable
     /// <summary>vb2_verify_memory_type.</summary>
     private Errno VerifyMemoryType(uint memory, uint type)
     {
-        if (memory is not (uint)Vb2Memory.Mmap and not (uint)Vb2Memory.UserPtr and not (uint)Vb2Memory.DmaBuf) return Errno.EINVAL;
+        if (memory is not (uint)Vb2Memory.Mmap and not (uint)Vb2Memory.UserPtr and not (uint)Vb2Memory.DmaBuf)
+            return Errno.EINVAL;
         if (type != Options.Type) return Errno.EINVAL;
         var needed = (Vb2Memory)memory switch
         {
@@ -326,7 +330,9 @@ public sealed partial class Vb2Queue : IDisposable
         return false;
     }
 
-    /// <summary>__vb2_queue_free: what the buffers hold is given back. Those that applications have mapped live on as orphans.</summary>
+    /// <summary>
+    /// __vb2_queue_free: what the buffers hold is given back. Those that applications have mapped live on as orphans.
+    /// </summary>
     private async Task FreeAsync(IReadOnlyList<uint> indices)
     {
         foreach (var index in indices)
@@ -354,7 +360,9 @@ public sealed partial class Vb2Queue : IDisposable
         }
     }
 
-    /// <summary>__vb2_queue_cancel: the device stops, and every buffer is the application's again. Pins stay (row 93).</summary>
+    /// <summary>
+    /// __vb2_queue_cancel: the device stops, and every buffer is the application's again. Pins stay (row 93).
+    /// </summary>
     private async Task CancelAsync()
     {
         if (_hasStarted) await _driver.StopStreamingAsync(this).ConfigureAwait(false);
@@ -450,7 +458,9 @@ public sealed partial class Vb2Queue : IDisposable
         return Errno.None;
     }
 
-    /// <summary>vb2_core_dqbuf: waits with the lock let go. The caller holds the lock, and holds it again afterwards.</summary>
+    /// <summary>
+    /// vb2_core_dqbuf: waits with the lock let go. The caller holds the lock, and holds it again afterwards.
+    /// </summary>
     private async Task<(Errno Errno, Vb2Buffer? Buffer)> DequeueAsync(bool isNonBlocking, CancellationToken signal)
     {
         while (true)
@@ -471,7 +481,8 @@ public sealed partial class Vb2Queue : IDisposable
                 }
 
                 if (isNonBlocking) return (Errno.EAGAIN, null);
-                if (_somethingDone.Task.IsCompleted) _somethingDone = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+                if (_somethingDone.Task.IsCompleted)
+                    _somethingDone = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
                 something = _somethingDone.Task;
                 _isWaiting = true;
             }

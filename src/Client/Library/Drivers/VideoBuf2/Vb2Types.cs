@@ -71,7 +71,10 @@ public sealed class Vb2Plane
     /// <summary>DMABUF: the dma-buf that was given.</summary>
     public string DmaBuf { get; internal set; } = "";
 
-    /// <summary>DMABUF: an earlier plane of the buffer names the same dma-buf, and its attachment is this one's too (dbuf_duplicated).</summary>
+    /// <summary>
+    /// DMABUF: an earlier plane of the buffer names the same dma-buf, and its attachment is this one's too
+    /// (dbuf_duplicated).
+    /// </summary>
     public bool SharesAttachment { get; internal set; }
 
     /// <summary>The memory; null while there is none.</summary>
@@ -124,7 +127,9 @@ public sealed class Vb2Buffer
 /// <summary>What a plane's memory is to a queue (the mem_priv of struct vb2_mem_ops).</summary>
 public abstract class Vb2PlaneMemory
 {
-    /// <summary>vaddr: the driver's view of the bytes, from the plane's first byte on; null where there is none.</summary>
+    /// <summary>
+    /// vaddr: the driver's view of the bytes, from the plane's first byte on; null where there is none.
+    /// </summary>
     public KernelMapping? Mapping { get; protected init; }
 
     /// <summary>Byte of the mapping where the plane begins.</summary>
@@ -136,10 +141,16 @@ public abstract class Vb2PlaneMemory
     /// <summary>Device that an application maps (MMAP); empty for the other kinds.</summary>
     public virtual string Device => "";
 
-    /// <summary>put, put_userptr or detach_dmabuf: gives back what the plane holds. Once more does nothing for pages of a process.</summary>
+    /// <summary>
+    /// put, put_userptr or detach_dmabuf: gives back what the plane holds. Once more does nothing for pages of a
+    /// process.
+    /// </summary>
     public abstract Task PutAsync();
 
-    /// <summary>Pages of a process leave the plane, to be put by whoever takes them. Null: there are none here, and <see cref="PutAsync"/> puts.</summary>
+    /// <summary>
+    /// Pages of a process leave the plane, to be put by whoever takes them. Null: there are none here, and
+    /// <see cref="PutAsync"/> puts.
+    /// </summary>
     public virtual PutFrames? TakeFrames() => null;
 }
 
@@ -156,16 +167,21 @@ public abstract class Vb2MemOps(DriverKernel kernel)
     /// <param name="address">In bytes.</param>
     /// <param name="size">Bytes.</param>
     /// <param name="direction">Of the device.</param>
-    /// <param name="replaced">What the plane held before. Where pages are pinned it is put first, on the same way; the caller puts it otherwise.</param>
+    /// <param name="replaced">What the plane held before. Where pages are pinned it is put first, on the same way; the
+    /// caller puts it otherwise.</param>
     public abstract Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
         string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null);
 
     /// <summary>DMABUF: attach and map.</summary>
     public abstract Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(string name, ulong size);
 
-    /// <summary>EXPBUF: a dma-buf over memory that <see cref="AllocAsync"/> made; null when there is no exporter.</summary>
+    /// <summary>
+    /// EXPBUF: a dma-buf over memory that <see cref="AllocAsync"/> made; null when there is no exporter.
+    /// </summary>
     public virtual async Task<string?> ExportAsync(Vb2PlaneMemory memory, string lease) =>
-        memory is AllocatedMemory { Buffer: var buffer } ? await Kernel.ExportAsync(buffer, lease).ConfigureAwait(false) : null;
+        memory is AllocatedMemory { Buffer: var buffer }
+            ? await Kernel.ExportAsync(buffer, lease).ConfigureAwait(false)
+            : null;
 
     /// <summary>Bytes of a dma-buf; null when there is no such one.</summary>
     public async Task<ulong?> SizeOfAsync(string name) =>
@@ -178,8 +194,8 @@ public abstract class Vb2MemOps(DriverKernel kernel)
 public interface IVb2Driver
 {
     /// <summary>
-    /// queue_setup: how many buffers of how many bytes a plane. <paramref name="sizes"/> is empty for REQBUFS, and given by the caller for
-    /// CREATE_BUFS: then it is checked.
+    /// queue_setup: how many buffers of how many bytes a plane. <paramref name="sizes"/> is empty for REQBUFS, and
+    /// given by the caller for CREATE_BUFS: then it is checked.
     /// </summary>
     Errno QueueSetup(Vb2Queue queue, ref uint count, ref ulong[] sizes);
 
@@ -199,7 +215,9 @@ public interface IVb2Driver
     {
     }
 
-    /// <summary>start_streaming. On an errno the driver gives every active buffer back as <see cref="Vb2State.Queued"/>.</summary>
+    /// <summary>
+    /// start_streaming. On an errno the driver gives every active buffer back as <see cref="Vb2State.Queued"/>.
+    /// </summary>
     Errno StartStreaming(Vb2Queue queue, uint count);
 
     /// <summary>stop_streaming: nothing is touched any more, and every active buffer given back.</summary>

@@ -16,10 +16,13 @@ public enum Pattern
 }
 
 /// <summary>
-/// The test pattern generator: computes a frame, or checks one. Colours by the fixed-point matrix of BT.601, limited range, as vivid's
-/// generator computes them (v4l2-tpg-core.c: color_to_ycbcr). No text is drawn over it.
+/// The test pattern generator: computes a frame, or checks one. Colours by the fixed-point matrix of BT.601, limited
+/// range, as vivid's generator computes them (v4l2-tpg-core.c: color_to_ycbcr). No text is drawn over it.
 /// </summary>
-/// <remarks>Immutable; any thread. A frame is rows of one line, which moves with the frame's number: a frame torn between two differs.</remarks>
+/// <remarks>
+/// Immutable; any thread. A frame is rows of one line, which moves with the frame's number: a frame torn between two
+/// differs.
+/// </remarks>
 public sealed class TestPattern
 {
     private static readonly (int Red, int Green, int Blue)[] Bars =
@@ -34,12 +37,14 @@ public sealed class TestPattern
 
     /// <param name="format">Size and layout.</param>
     /// <param name="pattern">What is drawn.</param>
-    /// <param name="movement">Pixels to the left that each frame moves; even for formats whose pixels share colours.</param>
+    /// <param name="movement">Pixels to the left that each frame moves; even for formats whose pixels share
+    /// colours.</param>
     public TestPattern(PixelFormat format, Pattern pattern, int movement)
     {
         ArgumentNullException.ThrowIfNull(format);
         if (movement < 0 || movement % format.Group != 0)
-            throw new ArgumentOutOfRangeException(nameof(movement), movement, $"is 0 or a multiple of {format.Group} pixels");
+            throw new ArgumentOutOfRangeException(
+                nameof(movement), movement, $"is 0 or a multiple of {format.Group} pixels");
         Format = format;
         _movement = movement;
         _lines = [.. Enumerable.Range(0, format.Planes.Count).Select(plane => Draw(format, pattern, plane))];
@@ -51,7 +56,8 @@ public sealed class TestPattern
     public ReadOnlySpan<byte> Row(int plane, uint sequence)
     {
         var shift = (int)((ulong)sequence * (ulong)_movement % (ulong)Format.Width);
-        return _lines[plane].AsSpan(shift * Format.Planes[plane].BitsPerPixel / 8, (int)Format.Planes[plane].BytesPerLine);
+        return _lines[plane].AsSpan(
+            shift * Format.Planes[plane].BitsPerPixel / 8, (int)Format.Planes[plane].BytesPerLine);
     }
 
     /// <summary>Fills a plane with frame <paramref name="sequence"/>.</summary>
@@ -165,18 +171,24 @@ public sealed class PixelFormat
         height &= ~1;
         return code switch
         {
-            "YUYV" => Packed(code, width, height, 16, 2, static (_, line, x, r, g, b) => PutYuv(line, x, r, g, b, luma: 0, chroma: 1)),
-            "UYVY" => Packed(code, width, height, 16, 2, static (_, line, x, r, g, b) => PutYuv(line, x, r, g, b, luma: 1, chroma: 0)),
+            "YUYV" =>
+                Packed(code, width, height, 16, 2,
+                    static (_, line, x, r, g, b) => PutYuv(line, x, r, g, b, luma: 0, chroma: 1)),
+            "UYVY" =>
+                Packed(code, width, height, 16, 2,
+                    static (_, line, x, r, g, b) => PutYuv(line, x, r, g, b, luma: 1, chroma: 0)),
             "RGB3" => Packed(code, width, height, 24, 1, static (_, line, x, r, g, b) => Put(line[(x * 3)..], r, g, b)),
             "BGR3" => Packed(code, width, height, 24, 1, static (_, line, x, r, g, b) => Put(line[(x * 3)..], b, g, r)),
             "XR24" => Packed(code, width, height, 32, 1, static (_, line, x, r, g, b) => Put(line[(x * 4)..], b, g, r)),
             "GREY" => Packed(code, width, height, 8, 1, static (_, line, x, r, g, b) => line[x] = (byte)Luma(r, g, b)),
-            "NM12" => new PixelFormat(code, width, height, 2, [new((uint)width, height, 8), new((uint)width, height / 2, 8)], PutSemiPlanar),
+            "NM12" => new PixelFormat(
+                code, width, height, 2, [new((uint)width, height, 8), new((uint)width, height / 2, 8)], PutSemiPlanar),
             _ => null,
         };
     }
 
-    internal void Put(int plane, Span<byte> line, int x, int red, int green, int blue) => _store(plane, line, x, red, green, blue);
+    internal void Put(int plane, Span<byte> line, int x, int red, int green, int blue) =>
+        _store(plane, line, x, red, green, blue);
 
     private static PixelFormat Packed(string code, int width, int height, int bits, int group, Store store) =>
         new(code, width, height, group, [new PlaneLayout((uint)(width * bits / 8), height, bits)], store);
@@ -201,11 +213,14 @@ public sealed class PixelFormat
     }
 
     /// <summary>BT.601 in steps of 1/65536, values in sixteenths, as the generator's integers have it.</summary>
-    private static int Luma(int red, int green, int blue) => Mix(red, green, blue, 0.299 * 219, 0.587 * 219, 0.114 * 219, 16);
+    private static int Luma(int red, int green, int blue) =>
+        Mix(red, green, blue, 0.299 * 219, 0.587 * 219, 0.114 * 219, 16);
 
-    private static int ChromaBlue(int red, int green, int blue) => Mix(red, green, blue, -0.1687 * 224, -0.3313 * 224, 0.5 * 224, 128);
+    private static int ChromaBlue(int red, int green, int blue) =>
+        Mix(red, green, blue, -0.1687 * 224, -0.3313 * 224, 0.5 * 224, 128);
 
-    private static int ChromaRed(int red, int green, int blue) => Mix(red, green, blue, 0.5 * 224, -0.4187 * 224, -0.0813 * 224, 128);
+    private static int ChromaRed(int red, int green, int blue) =>
+        Mix(red, green, blue, 0.5 * 224, -0.4187 * 224, -0.0813 * 224, 128);
 
     private static int Mix(int red, int green, int blue, double a, double b, double c, int offset)
     {

@@ -29,12 +29,12 @@ public sealed record VividOptions
 }
 
 /// <summary>
-/// The virtual video test driver (drivers/media/test-drivers/vivid; kernel-semantics 6.5): capture makes test patterns, output takes
-/// pictures, both through a videobuf2 queue, with errors to be injected by controls.
+/// The virtual video test driver (drivers/media/test-drivers/vivid; kernel-semantics 6.5): capture makes test patterns,
+/// output takes pictures, both through a videobuf2 queue, with errors to be injected by controls.
 /// </summary>
 /// <remarks>
-/// Any thread. One node with one queue. A running stream is one task that fills the oldest buffer at each frame; what it does to a frame
-/// and to <see cref="Vb2Queue.BufferDone"/> it does without the queue's lock.
+/// Any thread. One node with one queue. A running stream is one task that fills the oldest buffer at each frame; what
+/// it does to a frame and to <see cref="Vb2Queue.BufferDone"/> it does without the queue's lock.
 /// </remarks>
 public sealed class VividDriver : DriverModule, IVb2Driver
 {
@@ -275,7 +275,10 @@ public sealed class VividDriver : DriverModule, IVb2Driver
         }
     }
 
-    /// <summary>G_FMT, S_FMT, TRY_FMT: an unknown format becomes the first, a size is brought into bounds; -EBUSY while buffers are there.</summary>
+    /// <summary>
+    /// G_FMT, S_FMT, TRY_FMT: an unknown format becomes the first, a size is brought into bounds; -EBUSY while buffers
+    /// are there.
+    /// </summary>
     private IoctlResult Format(string command, V4l2Format argument)
     {
         if (argument.Type != Queue.Options.Type) return Errno.EINVAL;
@@ -285,7 +288,8 @@ public sealed class VividDriver : DriverModule, IVb2Driver
         var code = V4l2.Name(argument.PixelFormat);
         var fallback = _options.IsMultiplanar ? "NM12" : "YUYV";
         var wanted = PixelFormat.Find(code, width, height);
-        if (wanted is null || wanted.Planes.Count > 1 != _options.IsMultiplanar) wanted = PixelFormat.Find(fallback, width, height)!;
+        if (wanted is null || wanted.Planes.Count > 1 != _options.IsMultiplanar)
+            wanted = PixelFormat.Find(fallback, width, height)!;
         if (command == V4l2.TryFormat) return new IoctlResult(Errno.None, Describe(wanted));
         if (Queue.IsBusy) return Errno.EBUSY;
         _format = wanted;
@@ -302,7 +306,8 @@ public sealed class VividDriver : DriverModule, IVb2Driver
             Height = (uint)format.Height,
             PixelFormat = V4l2.FourCc(format.Code),
         };
-        answer.Planes.AddRange(format.Planes.Select(plane => new V4l2PlaneFormat { BytesPerLine = plane.BytesPerLine, SizeImage = (uint)plane.Size }));
+        answer.Planes.AddRange(format.Planes.Select(
+            plane => new V4l2PlaneFormat { BytesPerLine = plane.BytesPerLine, SizeImage = (uint)plane.Size }));
         return answer;
     }
 
@@ -361,29 +366,34 @@ public sealed class VividDriver : DriverModule, IVb2Driver
             (false, true) => 0x1000U,
             (true, true) => 0x2000U,
         };
-        return new IoctlResult(Errno.None, new V4l2Capability { Driver = "vivid", Card = "vivid", Capabilities = kind | readWrite | streaming });
+        return new IoctlResult(Errno.None,
+            new V4l2Capability { Driver = "vivid", Card = "vivid", Capabilities = kind | readWrite | streaming });
     }
 
     private sealed class VividFile(VividDriver driver) : DriverFile
     {
         public override async ValueTask<IoctlResult> IoctlAsync(IoctlContext context, CancellationToken signal)
         {
-            if (await driver.Queue.TryIoctlAsync(this, context, signal).ConfigureAwait(false) is { } answered) return answered;
+            if (await driver.Queue.TryIoctlAsync(this, context, signal).ConfigureAwait(false) is { } answered)
+                return answered;
             return context.Command switch
             {
                 V4l2.QueryCapabilities => driver.Capabilities(),
                 V4l2.GetFormat or V4l2.SetFormat or V4l2.TryFormat =>
                     driver.Format(context.Command, V4l2Format.Parser.ParseFrom(context.Argument)),
-                V4l2.GetControl or V4l2.SetControl => driver.Control(context.Command, V4l2Control.Parser.ParseFrom(context.Argument)),
+                V4l2.GetControl or V4l2.SetControl =>
+                    driver.Control(context.Command, V4l2Control.Parser.ParseFrom(context.Argument)),
                 V4l2.SetParameters => driver.Parameters(V4l2StreamParameters.Parser.ParseFrom(context.Argument)),
                 _ => Errno.ENOTTY,
             };
         }
 
-        public override ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(TransferCall call, CancellationToken signal) =>
+        public override ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(
+            TransferCall call, CancellationToken signal) =>
             driver.Queue.TransferAsync(this, call, signal);
 
-        public override ValueTask<(Errno Errno, string Device)> MapAsync(MapCall call) => new(driver.Queue.MapAsync(call));
+        public override ValueTask<(Errno Errno, string Device)> MapAsync(MapCall call) =>
+            new(driver.Queue.MapAsync(call));
 
         public override async ValueTask ReleaseAsync() => await driver.Queue.ReleaseAsync(this).ConfigureAwait(false);
     }
