@@ -1,7 +1,9 @@
 using System.Net;
 using FramePin.Server.Configuration;
+using FramePin.Server.Drivers;
 using FramePin.Server.LocalCalls;
 using FramePin.Server.LocalMemory;
+using FramePin.Server.Machines;
 using FramePin.Server.Services;
 using FramePin.Server.Sessions;
 using FramePin.Server.Telemetry;

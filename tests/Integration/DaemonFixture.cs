@@ -33,14 +33,14 @@ public sealed class DaemonFixture : IAsyncLifetime
 
     /// <summary>The machine itself, beside the wire.</summary>
     internal FramePin.Core.Machines.Machine MachineOf(string name) =>
-        ((FramePin.Server.Sessions.MachineRegistry)_app!.Services.GetService(
-            typeof(FramePin.Server.Sessions.MachineRegistry))!)
+        ((FramePin.Server.Machines.MachineRegistry)_app!.Services.GetService(
+            typeof(FramePin.Server.Machines.MachineRegistry))!)
         .Get(name["machines/".Length..]).Machine;
 
     /// <summary>An address space itself, beside the wire.</summary>
     internal FramePin.Core.Vmas.AddressSpace SpaceOf(string name) =>
-        ((FramePin.Server.Sessions.MachineRegistry)_app!.Services.GetService(
-            typeof(FramePin.Server.Sessions.MachineRegistry))!)
+        ((FramePin.Server.Machines.MachineRegistry)_app!.Services.GetService(
+            typeof(FramePin.Server.Machines.MachineRegistry))!)
         .Get(name.Split('/')[1]).Space(name.Split('/')[3]);
 
     /// <summary>A machine of the test's own with one address space.</summary>

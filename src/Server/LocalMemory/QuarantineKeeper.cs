@@ -1,7 +1,7 @@
 using System.Collections.Concurrent;
 using FramePin.Core.Addressing;
 using FramePin.Server.Configuration;
-using FramePin.Server.Sessions;
+using FramePin.Server.Machines;
 
 namespace FramePin.Server.LocalMemory;
 

@@ -7,6 +7,7 @@ using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
 using FramePin.Server.Configuration;
+using FramePin.Server.Machines;
 using FramePin.Server.Sessions;
 
 namespace FramePin.Server.Mapping;

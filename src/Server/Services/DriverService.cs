@@ -1,5 +1,7 @@
 using System.Globalization;
 using FramePin.Core.Syscalls;
+using FramePin.Server.Drivers;
+using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.V1;

@@ -1,3 +1,4 @@
+using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.V1;

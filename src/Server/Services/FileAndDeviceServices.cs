@@ -1,5 +1,6 @@
 using FramePin.Core.Addressing;
 using FramePin.Server.Configuration;
+using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.V1;

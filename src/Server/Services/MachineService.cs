@@ -2,8 +2,8 @@ using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
 using FramePin.Core.Kernel;
 using FramePin.Server.Configuration;
+using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
-using FramePin.Server.Sessions;
 using FramePin.V1;
 using Grpc.Core;
 

@@ -2,6 +2,7 @@ using System.Globalization;
 using FramePin.Core.Abi;
 using FramePin.Server.Configuration;
 using FramePin.Server.LocalMemory;
+using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.V1;

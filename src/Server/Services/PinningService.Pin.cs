@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using FramePin.Core.Machines;
 using FramePin.Server.LocalMemory;
+using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.Server.Telemetry;

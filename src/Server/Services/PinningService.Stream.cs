@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using FramePin.Core.Machines;
 using FramePin.Server.LocalMemory;
+using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.Server.Telemetry;

@@ -1,6 +1,7 @@
 using System.Globalization;
 using FramePin.Core.Addressing;
 using FramePin.Server.Configuration;
+using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.V1;

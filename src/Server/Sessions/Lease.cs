@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using FramePin.Server.Machines;
 
 namespace FramePin.Server.Sessions;
 

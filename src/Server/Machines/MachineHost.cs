@@ -5,9 +5,10 @@ using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
 using Grpc.Core;
 
-namespace FramePin.Server.Sessions;
+namespace FramePin.Server.Machines;
 
 /// <summary>A machine under its name, with the names of everything in it.</summary>
 /// <remarks>Any thread. Names that the daemon chooses count up from 1 and are never used twice.</remarks>

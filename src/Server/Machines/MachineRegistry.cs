@@ -2,8 +2,9 @@ using System.Collections.Concurrent;
 using FramePin.Core.Machines;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
 
-namespace FramePin.Server.Sessions;
+namespace FramePin.Server.Machines;
 
 /// <summary>The machines of the daemon. Any thread.</summary>
 internal sealed class MachineRegistry : IDisposable

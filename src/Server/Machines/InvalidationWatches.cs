@@ -4,7 +4,7 @@ using FramePin.Server.Mapping;
 using FramePin.V1;
 using AddressSpace = FramePin.Core.Vmas.AddressSpace;
 
-namespace FramePin.Server.Sessions;
+namespace FramePin.Server.Machines;
 
 /// <summary>
 /// Who is asked before memory of a machine goes (include/linux/mmu_notifier.h): invalidations are announced to the

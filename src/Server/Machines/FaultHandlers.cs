@@ -15,7 +15,7 @@ using Errno = FramePin.Core.Abi.Errno;
 using FaultReply = FramePin.Core.Kernel.FaultReply;
 using Machine = FramePin.Core.Machines.Machine;
 
-namespace FramePin.Server.Sessions;
+namespace FramePin.Server.Machines;
 
 /// <summary>A process that handles the faults of a device or a range: what it is asked, in order.</summary>
 /// <param name="owner">The <see cref="Device"/> or <see cref="Userfaultfd"/> that it serves.</param>

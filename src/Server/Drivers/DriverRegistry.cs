@@ -1,9 +1,12 @@
 using System.Collections.Concurrent;
 using FramePin.Server.Configuration;
+using FramePin.Server.Machines;
+using FramePin.Server.Sessions;
 using FramePin.Server.Mapping;
 using FramePin.V1;
+using Lease = FramePin.Server.Sessions.Lease;
 
-namespace FramePin.Server.Sessions;
+namespace FramePin.Server.Drivers;
 
 /// <summary>The nodes that driver processes serve, and the files open on them. Any thread.</summary>
 internal sealed class DriverRegistry(DaemonOptions options)

@@ -1,11 +1,13 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Threading.Channels;
+using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.V1;
+using Lease = FramePin.Server.Sessions.Lease;
 using Errno = FramePin.Core.Abi.Errno;
 
-namespace FramePin.Server.Sessions;
+namespace FramePin.Server.Drivers;
 
 /// <summary>
 /// A driver process that serves a node: the calls on their way to it, and the files that applications opened.

@@ -3,7 +3,7 @@ using FramePin.Core.Addressing;
 using FramePin.V1;
 using AddressSpace = FramePin.Core.Vmas.AddressSpace;
 
-namespace FramePin.Server.Sessions;
+namespace FramePin.Server.Machines;
 
 /// <summary>
 /// A subscriber's range, the events on their way to it, and the acknowledgements that calls wait for.

@@ -1,8 +1,9 @@
 using System.Diagnostics;
 using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
+using FramePin.Server.Sessions;
 
-namespace FramePin.Server.Sessions;
+namespace FramePin.Server.Machines;
 
 /// <summary>A frame vector under its name, and who filled it, when and from which trace.</summary>
 /// <remarks>
