@@ -10,7 +10,7 @@ namespace FramePin.Tests.Integration;
 
 /// <summary>
 /// Faults that a process outside handles: whoever faults waits without the lock, and sees what happened meanwhile
-/// (kernel-semantics 3.5).
+/// (Semantics 3.5).
 /// </summary>
 public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {

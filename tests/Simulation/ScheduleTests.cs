@@ -13,7 +13,7 @@ namespace FramePin.Tests.Simulation;
 /// <summary>
 /// Every schedule of a pin whose faults drop the lock beside two other commands: at each point where the lock is
 /// dropped any of them may come in. The outcome is foretold page by page from what stood when the page's turn came
-/// (race rows of section 8).
+/// (races of Semantics 8).
 /// </summary>
 public sealed class ScheduleTests
 {

@@ -1,6 +1,6 @@
 namespace FramePin.Core.Abi;
 
-/// <summary>VM_FAULT_* results of a page fault (kernel-semantics 5).</summary>
+/// <summary>VM_FAULT_* results of a page fault (Semantics 5).</summary>
 [Flags]
 public enum VmFault : uint
 {

@@ -1,7 +1,7 @@
 namespace FramePin.Core.Abi;
 
 /// <summary>
-/// FOLL_* flags of get_user_pages and pin_user_pages (include/linux/mm_types.h; kernel-semantics 3.1).
+/// FOLL_* flags of get_user_pages and pin_user_pages (include/linux/mm_types.h; Semantics 3.1).
 /// </summary>
 [Flags]
 public enum GupFlags : uint

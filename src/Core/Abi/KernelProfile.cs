@@ -1,6 +1,6 @@
 namespace FramePin.Core.Abi;
 
-/// <summary>Eras of the frame helper (kernel-semantics, table at the top).</summary>
+/// <summary>Eras of the frame helper (Semantics, its README).</summary>
 public enum HelperEra
 {
     /// <summary>4.3 to 4.8: write/force booleans, GUP references, follow_pfn for VM_IO and VM_PFNMAP.</summary>
@@ -48,12 +48,12 @@ public sealed record KernelProfile
     public bool PfnErrorHidesPinError { get; init; }
 
     /// <summary>
-    /// A read-only LONGTERM pin unshares the zero page and private file pages (6.1 does not; section 0).
+    /// A read-only LONGTERM pin unshares the zero page and private file pages (6.1 does not; Semantics 0).
     /// </summary>
     public required bool LongTermUnsharesFilePages { get; init; }
 
     /// <summary>
-    /// A range that wraps: -EOVERFLOW from the fast family (D); older: 0 from the fast calls (section 0).
+    /// A range that wraps: -EOVERFLOW from the fast family (D); older: 0 from the fast calls (Semantics 0).
     /// </summary>
     public required bool FastWrapIsOverflow { get; init; }
 

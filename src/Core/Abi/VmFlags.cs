@@ -1,6 +1,6 @@
 namespace FramePin.Core.Abi;
 
-/// <summary>vm_flags of a VMA, numbered as kernel-semantics 4.1 lists them (include/linux/mm.h).</summary>
+/// <summary>vm_flags of a VMA, numbered as Semantics 4.1 lists them (include/linux/mm.h).</summary>
 [Flags]
 public enum VmFlags : ulong
 {

@@ -86,7 +86,9 @@ public sealed class MemoryFile
 
     public bool TracksDirty => Kind == FileKind.Disk;
 
-    /// <summary>The file system asks for huge-page placement of its mappings (ext4 and its like; section 0).</summary>
+    /// <summary>
+    /// The file system asks for huge-page placement of its mappings (ext4 and its like; Semantics 0.1).
+    /// </summary>
     public bool HasHugePlacement => Kind is FileKind.Disk or FileKind.FsDax;
 
     /// <summary>

@@ -7,7 +7,7 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Faults;
 
-/// <summary>handle_mm_fault and what follows from it (mm/memory.c; kernel-semantics 5). Under the turn.</summary>
+/// <summary>handle_mm_fault and what follows from it (mm/memory.c; Semantics 5). Under the turn.</summary>
 internal static partial class FaultHandler
 {
     private const ulong FaultAroundBytes = 64UL << 10;

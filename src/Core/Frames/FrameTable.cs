@@ -12,7 +12,7 @@ namespace FramePin.Core.Frames;
 /// <remarks>
 /// A count word, high to low: 32 bits pincount, 32 bits refcount. Small folio: GET +1, PIN +<see cref="PinBias"/> on
 /// the refcount. Large folio (order 1 and up): PIN of n frames adds n to both halves in one addition (mm/gup.c:
-/// try_grab_folio; kernel-semantics 3.2). Counts are changed under the <see cref="CountGate"/> only; everything in a
+/// try_grab_folio; Semantics 3.2). Counts are changed under the <see cref="CountGate"/> only; everything in a
 /// <see cref="FrameRecord"/> under the turn.
 /// </remarks>
 internal sealed class FrameTable : IDisposable

@@ -15,7 +15,7 @@ namespace FramePin.Core.Machines;
 public readonly record struct GupTestResult(Errno Error, ulong Bytes, bool LooksPinned);
 
 /// <summary>
-/// The kernel's gup_test device (mm/gup_test.c; kernel-semantics 7): pins a range in chunks, looks, lets go. One object
+/// The kernel's gup_test device (mm/gup_test.c; Semantics 7): pins a range in chunks, looks, lets go. One object
 /// is one open file.
 /// </summary>
 /// <remarks>

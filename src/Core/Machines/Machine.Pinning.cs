@@ -102,7 +102,7 @@ public sealed partial class Machine
     /// <param name="observer">Told about the phases; may be null.</param>
     /// <returns>Frames filled (fewer is a legal partial result), or the errno of the first.</returns>
     /// <remarks>
-    /// Source: mm/frame_vector.c; kernel-semantics 2.3 to 2.6. Takes no turn while every page is resident and eras B to
+    /// Source: mm/frame_vector.c; Semantics 2.3 to 2.6. Takes no turn while every page is resident and eras B to
     /// D; allocates nothing then.
     /// </remarks>
     public PinOutcome GetVaddrFrames(
@@ -242,7 +242,7 @@ public sealed partial class Machine
 
     /// <summary>
     /// vb2_create_framevec: a vector for the pages of [start, start + length) bytes, all of them or none
-    /// (kernel-semantics 2.9).
+    /// (Semantics 2.9).
     /// </summary>
     public FrameVector? CreateFramevec(AddressSpace space, ulong start, ulong length, bool isWrite, out Errno error)
     {

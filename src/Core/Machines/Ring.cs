@@ -8,7 +8,7 @@ namespace FramePin.Core.Machines;
 /// <summary>
 /// An io_uring as far as it pins: one table of registered buffers, charged to the user who set the ring up, inherited
 /// over fork as a descriptor is, and given back when the last process that has it ends (io_uring/rsrc.c,
-/// io_uring/memmap.c; kernel-semantics 3.11).
+/// io_uring/memmap.c; Semantics 3.11).
 /// </summary>
 /// <remarks>Made by <see cref="Machine.SetupRing"/>. Any thread; the charge is guarded by the machine's turn.</remarks>
 public sealed class Ring

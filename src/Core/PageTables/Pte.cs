@@ -12,7 +12,7 @@ namespace FramePin.Core.PageTables;
 /// <remarks>
 /// What Linux keeps in the page and the fast path reads from there (anonymous, exclusive, secretmem, dirty-tracked,
 /// large) stands in the entry as well, because one entry maps it: a run of entries is then checked with one mask.
-/// An exclusive page has exactly one entry (kernel-semantics 3.6), so its bit can live there.
+/// An exclusive page has exactly one entry (Semantics 3.6), so its bit can live there.
 /// </remarks>
 internal static class Pte
 {

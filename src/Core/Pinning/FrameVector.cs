@@ -8,7 +8,7 @@ using FramePin.Core.Native;
 namespace FramePin.Core.Pinning;
 
 /// <summary>
-/// struct frame_vector: what a pin fills, pages with references or bare PFNs (kernel-semantics 2). Filled in runs; at
+/// struct frame_vector: what a pin fills, pages with references or bare PFNs (Semantics 2). Filled in runs; at
 /// worst, on wholly scattered frames, a run a frame: eight bytes a slot, as in the kernel.
 /// </summary>
 /// <remarks>

@@ -4,7 +4,7 @@ using FramePin.Core.Kernel;
 
 namespace FramePin.Core.Pinning;
 
-/// <summary>Making, emptying and destroying frame vectors (kernel-semantics 2.1, 2.2, 2.7).</summary>
+/// <summary>Making, emptying and destroying frame vectors (Semantics 2.1, 2.2, 2.7).</summary>
 internal static class FrameVectors
 {
     /// <summary>frame_vector_create: null for 0 slots and above the cap (rows 1, 2).</summary>

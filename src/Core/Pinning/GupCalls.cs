@@ -31,7 +31,7 @@ public enum LockedArgument
     NotHeld,
 }
 
-/// <summary>Argument checks and flags of the families, in front of the two paths (kernel-semantics 3.1).</summary>
+/// <summary>Argument checks and flags of the families, in front of the two paths (Semantics 3.1).</summary>
 internal static class GupCalls
 {
     /// <summary>Outcome of <see cref="Prepare"/>: an answer already, or an operation to run.</summary>

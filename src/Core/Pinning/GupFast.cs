@@ -12,7 +12,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Pinning;
 
 /// <summary>
-/// The fast path (mm/gup.c: gup_fast; kernel-semantics 3.9): walks present entries without looking at a VMA, takes a
+/// The fast path (mm/gup.c: gup_fast; Semantics 3.9): walks present entries without looking at a VMA, takes a
 /// reference on each, and stops at the first that it may not take.
 /// </summary>
 /// <remarks>

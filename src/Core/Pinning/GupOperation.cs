@@ -8,7 +8,7 @@ namespace FramePin.Core.Pinning;
 
 /// <summary>
 /// A pin on the slow path as a value that can be put down and taken up again: __get_user_pages_locked with its retry
-/// loop (kernel-semantics 3.5) around the walk, and the long-term migration around both (3.8).
+/// loop (Semantics 3.5) around the walk, and the long-term migration around both (Semantics 3.8).
 /// </summary>
 /// <remarks>
 /// Each call of <see cref="Run"/> happens in a turn of its own. Between two calls the operation holds nothing but the

@@ -45,7 +45,7 @@ public enum StopReason
     /// <summary>Arguments or flags that the call does not take.</summary>
     BadArguments,
     /// <summary>
-    /// Era A and B: the mapping's class changed or the last page was not wholly inside (kernel-semantics 2.4).
+    /// Era A and B: the mapping's class changed or the last page was not wholly inside (Semantics 2.4).
     /// </summary>
     MappingClass,
 }

@@ -16,7 +16,7 @@ namespace FramePin.Core.Pinning;
 internal readonly record struct WalkEnd(long Pages, Errno Error, bool IsLockDropped, bool Parks);
 
 /// <summary>
-/// The slow walk, __get_user_pages: page by page, faulting in what is missing (kernel-semantics 3.4). Under the turn.
+/// The slow walk, __get_user_pages: page by page, faulting in what is missing (Semantics 3.4). Under the turn.
 /// </summary>
 internal static class GupWalk
 {
@@ -178,7 +178,7 @@ internal static class GupWalk
             && Pte.Has(entry, Pte.Anon | Pte.Exclusive);
     }
 
-    /// <summary>gup_must_unshare (kernel-semantics 3.6): only a read-only PIN can need it.</summary>
+    /// <summary>gup_must_unshare (Semantics 3.6): only a read-only PIN can need it.</summary>
     private static bool MustUnshare(KernelProfile profile, Vma vma, ulong entry, GupFlags flags)
     {
         if ((flags & (GupFlags.Write | GupFlags.Pin)) != GupFlags.Pin) return false;

@@ -17,7 +17,7 @@ internal enum MigrationOutcome
 }
 
 /// <summary>
-/// check_and_migrate_movable_pages: what a long-term pin caught in ZONE_MOVABLE is moved out first (kernel-semantics
+/// check_and_migrate_movable_pages: what a long-term pin caught in ZONE_MOVABLE is moved out first (Semantics
 /// 3.8). Under the turn.
 /// </summary>
 internal static class LongTermMigration

@@ -10,7 +10,7 @@ using FramePin.Core.Native;
 
 namespace FramePin.Core.Pinning;
 
-/// <summary>Gives references back (unpin_user_pages, put_page; kernel-semantics 3.2).</summary>
+/// <summary>Gives references back (unpin_user_pages, put_page; Semantics 3.2).</summary>
 /// <remarks>
 /// Runs inside the <see cref="CountGate"/> and takes no turn; a folio whose last reference goes is queued for the next
 /// one. Allocates nothing.

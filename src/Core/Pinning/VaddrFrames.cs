@@ -8,7 +8,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Pinning;
 
 /// <summary>
-/// get_vaddr_frames, by era (kernel-semantics 2.3 to 2.6; mm/frame_vector.c, later
+/// get_vaddr_frames, by era (Semantics 2.3 to 2.6; mm/frame_vector.c, later
 /// drivers/media/common/videobuf2/frame_vector.c).
 /// </summary>
 internal static class VaddrFrames
@@ -40,7 +40,7 @@ internal static class VaddrFrames
         vector.IsPinned = true;
         var prepared = GupCalls.Fast(kernel, space, GupCall.PinUserPagesFast, start, count, flags, vector);
         if (prepared.Operation is { } operation) return new Started(default, operation, vector.Count, StopReason.None);
-        // Before 6.2 a wrapped range makes the pin answer 0, which the helper turns into -EFAULT (section 0).
+        // Before 6.2 a wrapped range makes the pin answer 0, which the helper turns into -EFAULT (Semantics 0).
         return new Started(prepared.Result, null, 0, prepared.Reason);
     }
 

@@ -7,7 +7,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Pinning;
 
 /// <summary>
-/// check_vma_flags: may this VMA be walked with these flags (mm/gup.c; kernel-semantics 3.3). Order matters.
+/// check_vma_flags: may this VMA be walked with these flags (mm/gup.c; Semantics 3.3). Order matters.
 /// </summary>
 internal static class VmaCheck
 {

@@ -8,7 +8,7 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>fork's dup_mmap and copy_page_range (kernel/fork.c, mm/memory.c; kernel-semantics 3.7).</summary>
+/// <summary>fork's dup_mmap and copy_page_range (kernel/fork.c, mm/memory.c; Semantics 3.7).</summary>
 internal static class ForkCall
 {
     /// <summary>

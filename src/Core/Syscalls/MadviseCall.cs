@@ -11,7 +11,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>
-/// madvise (mm/madvise.c; kernel-semantics 4.7). A hole is reported as -ENOMEM after the rest was done.
+/// madvise (mm/madvise.c; Semantics 4.7). A hole is reported as -ENOMEM after the rest was done.
 /// </summary>
 internal static class MadviseCall
 {

@@ -8,7 +8,7 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>mlock, mlock2, munlock, mlockall, munlockall and populate (mm/mlock.c; kernel-semantics 4.8).</summary>
+/// <summary>mlock, mlock2, munlock, mlockall, munlockall and populate (mm/mlock.c; Semantics 4.8).</summary>
 internal static class MlockCalls
 {
     private const uint MlockOnFault = 1;

@@ -37,7 +37,7 @@ public sealed record MmapRequest
 }
 
 /// <summary>
-/// mmap (mm/mmap.c: do_mmap; mm/vma.c: mmap_region; kernel-semantics 4.2). Checks stand in the kernel's order.
+/// mmap (mm/mmap.c: do_mmap; mm/vma.c: mmap_region; Semantics 4.2). Checks stand in the kernel's order.
 /// </summary>
 internal static class MmapCall
 {

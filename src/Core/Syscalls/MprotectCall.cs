@@ -7,7 +7,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>
-/// mprotect (mm/mprotect.c: do_mprotect_pkey; kernel-semantics 4.5): what was changed before an error stays changed.
+/// mprotect (mm/mprotect.c: do_mprotect_pkey; Semantics 4.5): what was changed before an error stays changed.
 /// </summary>
 internal static class MprotectCall
 {

@@ -8,7 +8,7 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>mremap (mm/mremap.c; kernel-semantics 4.6). Addresses and lengths in bytes.</summary>
+/// <summary>mremap (mm/mremap.c; Semantics 4.6). Addresses and lengths in bytes.</summary>
 internal static class MremapCall
 {
     private const int HeadRoom = 3;

@@ -6,7 +6,7 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>munmap (mm/vma.c: do_vmi_munmap; kernel-semantics 4.3).</summary>
+/// <summary>munmap (mm/vma.c: do_vmi_munmap; Semantics 4.3).</summary>
 internal static class MunmapCall
 {
     public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length)

@@ -10,7 +10,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>
-/// brk (mm/mmap.c: brk; kernel-semantics 4.8): the answer is the new break, or the old one when it cannot be had.
+/// brk (mm/mmap.c: brk; Semantics 4.8): the answer is the new break, or the old one when it cannot be had.
 /// </summary>
 internal static class BrkCall
 {
@@ -60,7 +60,7 @@ internal static class BrkCall
     }
 }
 
-/// <summary>mseal (mm/mseal.c; kernel-semantics 4.8): all of the range or nothing.</summary>
+/// <summary>mseal (mm/mseal.c; Semantics 4.8): all of the range or nothing.</summary>
 internal static class MsealCall
 {
     public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, ulong flags)

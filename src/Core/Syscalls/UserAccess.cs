@@ -93,7 +93,7 @@ internal static class UserAccess
         Pte.Has(space.PageTable.Read(address), Pte.Present | Pte.Write);
 
     /// <summary>
-    /// fixup_user_fault (mm/gup.c; kernel-semantics 3.5): faults one page in for somebody who holds mmap_lock and holds
+    /// fixup_user_fault (mm/gup.c; Semantics 3.5): faults one page in for somebody who holds mmap_lock and holds
     /// it again afterwards; <paramref name="unlocked"/> says that it was dropped. Grows no stack.
     /// </summary>
     public static Errno FixupFault(
@@ -136,7 +136,7 @@ internal static class UserAccess
 }
 
 /// <summary>
-/// Growth of a VM_GROWSDOWN area by a user fault (mm/vma.c: expand_downwards; kernel-semantics 4.8). The limits are
+/// Growth of a VM_GROWSDOWN area by a user fault (mm/vma.c: expand_downwards; Semantics 4.8). The limits are
 /// those of who touches it, which through /proc/PID/mem is another process.
 /// </summary>
 internal static class StackGrowth

@@ -5,7 +5,7 @@ using FramePin.Core.Backing;
 namespace FramePin.Core.Vmas;
 
 /// <summary>
-/// Chooses addresses (mm/mmap.c: get_unmapped_area; mm/huge_memory.c: thp_get_unmapped_area; section 0).
+/// Chooses addresses (mm/mmap.c: get_unmapped_area; mm/huge_memory.c: thp_get_unmapped_area; Semantics 0.1).
 /// </summary>
 internal static class Placement
 {

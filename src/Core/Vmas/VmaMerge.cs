@@ -3,7 +3,7 @@ using FramePin.Core.Addressing;
 
 namespace FramePin.Core.Vmas;
 
-/// <summary>Splits and merges VMAs (mm/vma.c; kernel-semantics 4.4). Under the turn.</summary>
+/// <summary>Splits and merges VMAs (mm/vma.c; Semantics 4.4). Under the turn.</summary>
 internal static class VmaMerge
 {
     /// <summary>

@@ -8,8 +8,8 @@ using Xunit;
 namespace FramePin.Tests.Conformance.SelfTests;
 
 /// <summary>
-/// The kernel's self tests of section 7, re-expressed as steps: each case runs on FramePin, and all of them run on the
-/// kernel that runs the tests, which shows that the cases expect what a kernel does.
+/// The kernel's self tests of Semantics 7, re-expressed as steps: each case runs on FramePin, and all of them run on
+/// the kernel that runs the tests, which shows that the cases expect what a kernel does.
 /// </summary>
 public sealed class SelfTestTests(ITestOutputHelper output)
 {

@@ -9,7 +9,7 @@ using Errno = FramePin.Client.Drivers.Errno;
 namespace FramePin.Tests.Integration.Drivers;
 
 /// <summary>
-/// The three allocators on top of the frame helper: rows 78 to 86, 102 and the table of kernel-semantics 6.2.
+/// The three allocators on top of the frame helper: rows 78 to 86, 102 and the table of Semantics 6.2.
 /// </summary>
 public sealed class MemOpsRowTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {

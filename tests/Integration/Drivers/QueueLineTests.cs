@@ -11,7 +11,7 @@ using Errno = FramePin.Client.Drivers.Errno;
 namespace FramePin.Tests.Integration.Drivers;
 
 /// <summary>
-/// Lines of kernel-semantics 6.1 and 6.5 that have no row of their own: states, requests, read and write, shared
+/// Lines of Semantics 6.1 and 6.5 that have no row of their own: states, requests, read and write, shared
 /// attachments, limits.
 /// </summary>
 public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>

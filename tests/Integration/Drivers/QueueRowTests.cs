@@ -8,7 +8,7 @@ using Errno = FramePin.Client.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 
-/// <summary>The videobuf2 queue: rows 87 to 101 of kernel-semantics 8, and the lines of 6.1 beside them.</summary>
+/// <summary>The videobuf2 queue: rows 87 to 101 of Semantics 8, and the lines of Semantics 6.1 beside them.</summary>
 public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
     private const ulong At = 0x1000_0000;

@@ -17,7 +17,7 @@ namespace FramePin.Tests.Integration.Drivers;
 
 /// <summary>
 /// What the real vivid driver answered on kernels 6.1 and 6.12 when buffers of all kinds of mapping were queued: every
-/// ioctl's errno, the pins taken and dropped, and the first bytes of the picture (kernel-semantics 6.1, 6.2, 6.5).
+/// ioctl's errno, the pins taken and dropped, and the first bytes of the picture (Semantics 6.1, 6.2, 6.5).
 /// Cells are compared as text.
 /// </summary>
 public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>

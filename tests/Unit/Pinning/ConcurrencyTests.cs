@@ -10,7 +10,7 @@ using Xunit;
 
 namespace FramePin.Tests.Unit.Pinning;
 
-/// <summary>Pins beside each other and beside commands (kernel-semantics 8, race expectations a to e).</summary>
+/// <summary>Pins beside each other and beside commands (Semantics 8, race expectations a to e).</summary>
 [Collection("alone")]
 public sealed class ConcurrencyTests
 {
@@ -76,7 +76,7 @@ public sealed class ConcurrencyTests
     }
 
     /// <summary>
-    /// Section 8's race expectations, one race at a time: three threads pin and unpin while a fourth does nothing but
+    /// The races of Semantics 8, one at a time: three threads pin and unpin while a fourth does nothing but
     /// the other thing. At the end pins are still held: every one is on a page that lives, an anonymous page that is
     /// pinned belongs to one address space alone, the counters agree with what is held; after the last put the audit
     /// finds mappings and caches only.

@@ -10,7 +10,7 @@ using Xunit;
 
 namespace FramePin.Tests.Unit.Pinning;
 
-/// <summary>Rows 1 to 35 and 75 to 77 of kernel-semantics 8: the helper by era.</summary>
+/// <summary>Rows 1 to 35 and 75 to 77 of Semantics 8: the helper by era.</summary>
 public sealed class FrameVectorTests
 {
     private const ulong At = 0x10000;

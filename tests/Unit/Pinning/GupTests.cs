@@ -13,7 +13,7 @@ using Xunit;
 namespace FramePin.Tests.Unit.Pinning;
 
 /// <summary>
-/// Rows 36 to 73 of kernel-semantics 8: the GUP calls, flags and retries; exclusivity and fork in a part of their own.
+/// Rows 36 to 73 of Semantics 8: the GUP calls, flags and retries; exclusivity and fork in a part of their own.
 /// </summary>
 public sealed partial class GupTests
 {

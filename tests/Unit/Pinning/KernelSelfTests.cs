@@ -10,7 +10,7 @@ using Xunit;
 namespace FramePin.Tests.Unit.Pinning;
 
 /// <summary>
-/// The kernel's own self tests of pinning over FramePin (tools/testing/selftests/mm; kernel-semantics 7).
+/// The kernel's own self tests of pinning over FramePin (tools/testing/selftests/mm; Semantics 7).
 /// </summary>
 public sealed class KernelSelfTests
 {

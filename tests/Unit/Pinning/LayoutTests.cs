@@ -5,7 +5,7 @@ using Xunit;
 
 namespace FramePin.Tests.Unit.Pinning;
 
-/// <summary>The worked layouts of kernel-semantics 2.10, for eras A, B and D.</summary>
+/// <summary>The worked layouts of Semantics 2.10, for eras A, B and D.</summary>
 public sealed class LayoutTests
 {
     private const ulong At = 0x10000;

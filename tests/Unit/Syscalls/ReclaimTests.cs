@@ -7,7 +7,7 @@ using Xunit;
 namespace FramePin.Tests.Unit.Syscalls;
 
 /// <summary>
-/// MADV_PAGEOUT, MADV_FREE and compaction: what goes, what stays for whom, and that nothing is lost (kernel-semantics
+/// MADV_PAGEOUT, MADV_FREE and compaction: what goes, what stays for whom, and that nothing is lost (Semantics
 /// 3.10).
 /// </summary>
 public sealed class ReclaimTests

@@ -9,7 +9,7 @@ using Xunit;
 
 namespace FramePin.Tests.Unit.Syscalls;
 
-/// <summary>Rows 111 to 137 of kernel-semantics 8: mmap and its kin.</summary>
+/// <summary>Rows 111 to 137 of Semantics 8: mmap and its kin.</summary>
 public sealed class SyscallRowTests
 {
     private const ulong At = 0x10000;

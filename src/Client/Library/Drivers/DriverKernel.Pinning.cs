@@ -110,7 +110,7 @@ public sealed partial class DriverKernel
 
     /// <summary>
     /// vb2_create_framevec: the pages of [start, start + length) bytes, all of them or none: -ENOMEM for none asked,
-    /// the helper's errno, or -EFAULT for fewer (kernel-semantics 2.9).
+    /// the helper's errno, or -EFAULT for fewer (Semantics 2.9).
     /// </summary>
     /// <param name="space">The caller's address space.</param>
     /// <param name="start">Address in bytes.</param>

@@ -4,7 +4,7 @@ using Grpc.Core;
 
 namespace FramePin.Client.Drivers;
 
-/// <summary>Which generation of the frame helper the machine's kernel has (kernel-semantics 2).</summary>
+/// <summary>Which generation of the frame helper the machine's kernel has (Semantics 2).</summary>
 public enum HelperEra
 {
     /// <summary>As the series was merged (4.3): write and force; PFN mappings.</summary>

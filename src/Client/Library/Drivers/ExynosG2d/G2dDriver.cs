@@ -30,7 +30,7 @@ public static class G2dRegisters
 }
 
 /// <summary>
-/// The Exynos 2D engine (drivers/gpu/drm/exynos/exynos_drm_g2d.c; kernel-semantics 6.4): command lists that name user
+/// The Exynos 2D engine (drivers/gpu/drm/exynos/exynos_drm_g2d.c; Semantics 6.4): command lists that name user
 /// memory, run by an engine that copies and fills rectangles.
 /// </summary>
 /// <remarks>Any thread; one lock for the device, as cmdlist_mutex and runqueue_mutex together.</remarks>

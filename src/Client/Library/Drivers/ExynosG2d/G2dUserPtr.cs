@@ -26,7 +26,7 @@ internal sealed class G2dUserPtr(ulong address, ulong size, PinnedFrames frames,
 
 /// <summary>
 /// The cache of user pointers with its pool (drivers/gpu/drm/exynos/exynos_drm_g2d.c: g2d_userptr_get_dma_addr,
-/// g2d_userptr_put_dma_addr, g2d_userptr_free_all; kernel-semantics 6.4, rows 105 to 110), with what is known to be
+/// g2d_userptr_put_dma_addr, g2d_userptr_free_all; Semantics 6.4, rows 105 to 110), with what is known to be
 /// wrong in it.
 /// </summary>
 /// <remarks>Under the device's lock.</remarks>

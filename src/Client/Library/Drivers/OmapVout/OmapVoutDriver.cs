@@ -5,7 +5,7 @@ namespace FramePin.Client.Drivers.OmapVout;
 
 /// <summary>
 /// The OMAP video output as the series converted it (drivers/media/platform/omap/omap_vout.c up to about 5.4, over
-/// videobuf 1; kernel-semantics 6.3, rows 103, 104): of a user's buffer it looks at the first page only, and takes the
+/// videobuf 1; Semantics 6.3, rows 103, 104): of a user's buffer it looks at the first page only, and takes the
 /// rest for physically contiguous.
 /// </summary>
 /// <remarks>Any thread; one lock, as the driver's mutex. Pins one page a buffer.</remarks>

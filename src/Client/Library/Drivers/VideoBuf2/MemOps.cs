@@ -104,7 +104,7 @@ public abstract class ScatteredMemOps(DriverKernel kernel) : Vb2MemOps(kernel)
     }
 }
 
-/// <summary>videobuf2-vmalloc.c: virtually contiguous for the driver. kernel-semantics 6.2, rows 79, 84.</summary>
+/// <summary>videobuf2-vmalloc.c: virtually contiguous for the driver. Semantics 6.2, rows 79, 84.</summary>
 public sealed class VmallocMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
 {
     public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
@@ -151,7 +151,7 @@ public sealed class DmaSgMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
     }
 }
 
-/// <summary>videobuf2-dma-contig.c: one piece of device addresses. kernel-semantics 6.2, rows 80 to 83, 86.</summary>
+/// <summary>videobuf2-dma-contig.c: one piece of device addresses. Semantics 6.2, rows 80 to 83, 86.</summary>
 public sealed class DmaContigMemOps : Vb2MemOps
 {
     private readonly ulong _alignment;

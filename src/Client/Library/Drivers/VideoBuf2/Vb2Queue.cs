@@ -34,7 +34,7 @@ public sealed record Vb2QueueOptions
 }
 
 /// <summary>
-/// A queue of buffers between an application and a driver (videobuf2-core.c, videobuf2-v4l2.c; kernel-semantics 6.1,
+/// A queue of buffers between an application and a driver (videobuf2-core.c, videobuf2-v4l2.c; Semantics 6.1,
 /// rows 87 to 102).
 /// </summary>
 /// <remarks>

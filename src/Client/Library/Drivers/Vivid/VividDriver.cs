@@ -29,7 +29,7 @@ public sealed record VividOptions
 }
 
 /// <summary>
-/// The virtual video test driver (drivers/media/test-drivers/vivid; kernel-semantics 6.5): capture makes test patterns,
+/// The virtual video test driver (drivers/media/test-drivers/vivid; Semantics 6.5): capture makes test patterns,
 /// output takes pictures, both through a videobuf2 queue, with errors to be injected by controls.
 /// </summary>
 /// <remarks>
