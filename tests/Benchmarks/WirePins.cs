@@ -38,7 +38,7 @@ internal static class WirePins
     public static async Task<(WireRow Pin, StreamRow Stream, LocalRow Local)> RunAsync(int rounds)
     {
         var socket = Path.Combine(Path.GetTempPath(), $"framepin-bench-{Environment.ProcessId}.sock");
-        using var receiver = new FramePin.Client.Telemetry.OtlpReceiver();
+        using var receiver = new FramePin.Cli.Telemetry.OtlpReceiver();
         using var daemon = StartDaemon(socket, receiver.Endpoint);
         try
         {

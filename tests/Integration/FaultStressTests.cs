@@ -1,5 +1,5 @@
 using FramePin.Client;
-using FramePin.Client.Drivers;
+using FramePin.Drivers;
 using FramePin.V1;
 using Grpc.Core;
 using Xunit;

@@ -1,6 +1,6 @@
 using System.Net.Sockets;
 using FramePin.Client;
-using FramePin.Client.Drivers;
+using FramePin.Drivers;
 using FramePin.Server;
 using FramePin.Server.Configuration;
 using FramePin.V1;

@@ -1,13 +1,13 @@
 using System.Globalization;
 using FramePin.Client;
-using FramePin.Client.Drivers;
+using FramePin.Drivers;
 using FramePin.Server.Configuration;
 using FramePin.V1;
 using FramePin.V1.Local;
 using Google.Protobuf;
 using Grpc.Core;
 using Xunit;
-using Errno = FramePin.Client.Drivers.Errno;
+using Errno = FramePin.Drivers.Errno;
 using File = System.IO.File;
 
 namespace FramePin.Tests.Integration;

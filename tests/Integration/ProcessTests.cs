@@ -1,6 +1,6 @@
 using System.Diagnostics;
 using FramePin.Client;
-using FramePin.Client.Telemetry;
+using FramePin.Cli.Telemetry;
 using FramePin.V1;
 using Grpc.Core;
 using OpenTelemetry;

@@ -1,4 +1,4 @@
-using FramePin.Client.Replay;
+using FramePin.Replay;
 using Xunit;
 
 namespace FramePin.Tests.Integration;

@@ -1,8 +1,9 @@
 using System.CommandLine;
 using System.Diagnostics;
 using System.Globalization;
+using FramePin.Cli.Telemetry;
 using FramePin.Client;
-using FramePin.Client.Telemetry;
+using FramePin.Drivers;
 using FramePin.V1;
 using OpenTelemetry;
 using OpenTelemetry.Resources;
@@ -164,7 +165,8 @@ internal static class DemoCommands
         using var activities = new ActivitySource("FramePin.Demo");
         using var tracing = Sdk.CreateTracerProviderBuilder()
             .ConfigureResource(resource => resource.AddService("demo-driver"))
-            .AddSource("FramePin.Demo", FramePinClient.ActivitySourceName).AddOtlpExporter().Build();
+            .AddSource("FramePin.Demo", FramePinClient.ActivitySourceName, DriverServer.ActivitySourceName)
+            .AddOtlpExporter().Build();
         using var client = FramePinClient.Connect(endpoint);
         var memory = OpenFrames(client);
         var pattern = new byte[FrameBytes];

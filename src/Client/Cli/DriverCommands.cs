@@ -1,9 +1,9 @@
 using System.CommandLine;
 using FramePin.Client;
-using FramePin.Client.Drivers;
-using FramePin.Client.Drivers.ExynosG2d;
-using FramePin.Client.Drivers.OmapVout;
-using FramePin.Client.Drivers.Vivid;
+using FramePin.Drivers;
+using FramePin.Drivers.ExynosG2d;
+using FramePin.Drivers.OmapVout;
+using FramePin.Drivers.Vivid;
 using FramePin.V1;
 using Grpc.Core;
 

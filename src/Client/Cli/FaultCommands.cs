@@ -1,5 +1,5 @@
 using System.CommandLine;
-using FramePin.Client.Drivers;
+using FramePin.Drivers;
 using FramePin.V1;
 using Google.Protobuf;
 

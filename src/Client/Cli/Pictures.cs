@@ -1,4 +1,4 @@
-using FramePin.Client.Drivers.Vivid;
+using FramePin.Drivers.Vivid;
 using StbImageWriteSharp;
 
 namespace FramePin.Cli;

@@ -1,7 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
 using FramePin.Client;
-using FramePin.Client.Replay;
+using FramePin.Replay;
 using FramePin.V1;
 using Spectre.Console;
 
@@ -81,7 +81,7 @@ internal static class ReplayCommands
             var folder = parsed.GetValue(target) ?? Path.GetFileName(words[0]) + ".recording";
             try
             {
-                var exit = await new Client.Replay.Recorder(TimeProvider.System).RunAsync(words, folder, cancelled);
+                var exit = await new Replay.Recorder(TimeProvider.System).RunAsync(words, folder, cancelled);
                 Console.Error.WriteLine($"recorded into {folder}; the program's exit code was {exit}");
                 return CommandLine.Ok;
             }

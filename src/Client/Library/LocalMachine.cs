@@ -112,9 +112,9 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     }
 
     /// <summary>
-    /// Maps frames that a pin holds for this attachment already; whoever unpins them gives the hold back.
+    /// Maps frames that a pin holds for this attachment already; the unpin gives the hold back.
     /// </summary>
-    internal MappedFrames MapPinned(FrameRuns runs) => new(MapRuns(runs, isWritable: true), static () => { });
+    public MappedFrames MapPinned(FrameRuns runs) => new(MapRuns(runs, isWritable: true), static () => { });
 
     /// <summary>
     /// Consecutive frames are looked at where the whole memory lies; scattered ones are mapped one behind the other.

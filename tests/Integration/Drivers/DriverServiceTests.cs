@@ -1,10 +1,10 @@
 using FramePin.Client;
-using FramePin.Client.Drivers;
+using FramePin.Drivers;
 using FramePin.V1;
 using Google.Protobuf;
 using Grpc.Core;
 using Xunit;
-using Errno = FramePin.Client.Drivers.Errno;
+using Errno = FramePin.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 

@@ -1,4 +1,4 @@
-using FramePin.Client.Drivers;
+using FramePin.Drivers;
 using FramePin.Core.Addressing;
 using FramePin.Core.Frames;
 using FramePin.Tests.Support;

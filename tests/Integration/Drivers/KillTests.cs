@@ -1,12 +1,12 @@
 using System.Diagnostics;
 using System.Globalization;
 using FramePin.Client;
-using FramePin.Client.Drivers;
-using FramePin.Client.Drivers.VideoBuf2;
-using FramePin.Client.Drivers.Vivid;
+using FramePin.Drivers;
+using FramePin.Drivers.VideoBuf2;
+using FramePin.Drivers.Vivid;
 using FramePin.V1;
 using Xunit;
-using Errno = FramePin.Client.Drivers.Errno;
+using Errno = FramePin.Drivers.Errno;
 using File = System.IO.File;
 
 namespace FramePin.Tests.Integration.Drivers;

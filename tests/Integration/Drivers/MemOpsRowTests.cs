@@ -1,10 +1,10 @@
-using FramePin.Client.Drivers;
-using FramePin.Client.Drivers.VideoBuf2;
+using FramePin.Drivers;
+using FramePin.Drivers.VideoBuf2;
 using FramePin.Core.Abi;
 using FramePin.Core.Backing;
 using FramePin.Tests.Support;
 using Xunit;
-using Errno = FramePin.Client.Drivers.Errno;
+using Errno = FramePin.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 

@@ -1,14 +1,14 @@
 using FramePin.Client;
-using FramePin.Client.Drivers;
-using FramePin.Client.Drivers.ExynosG2d;
-using FramePin.Client.Drivers.OmapVout;
-using FramePin.Client.Drivers.VideoBuf2;
+using FramePin.Drivers;
+using FramePin.Drivers.ExynosG2d;
+using FramePin.Drivers.OmapVout;
+using FramePin.Drivers.VideoBuf2;
 using FramePin.Core.Backing;
 using FramePin.Tests.Support;
 using FramePin.V1;
 using Xunit;
 using DeviceMapping = FramePin.Core.Backing.DeviceMapping;
-using Errno = FramePin.Client.Drivers.Errno;
+using Errno = FramePin.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 

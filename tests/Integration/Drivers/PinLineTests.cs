@@ -1,10 +1,10 @@
 using System.Diagnostics;
 using FramePin.Client;
-using FramePin.Client.Drivers;
+using FramePin.Drivers;
 using FramePin.V1;
 using Grpc.Core;
 using Xunit;
-using Errno = FramePin.Client.Drivers.Errno;
+using Errno = FramePin.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 

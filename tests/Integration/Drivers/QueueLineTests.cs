@@ -1,12 +1,12 @@
 using FramePin.Client;
-using FramePin.Client.Drivers;
-using FramePin.Client.Drivers.VideoBuf2;
-using FramePin.Client.Drivers.Vivid;
+using FramePin.Drivers;
+using FramePin.Drivers.VideoBuf2;
+using FramePin.Drivers.Vivid;
 using FramePin.Tests.Support;
 using FramePin.V1;
 using Xunit;
-using DmaDirection = FramePin.Client.Drivers.VideoBuf2.DmaDirection;
-using Errno = FramePin.Client.Drivers.Errno;
+using DmaDirection = FramePin.Drivers.VideoBuf2.DmaDirection;
+using Errno = FramePin.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 

@@ -1,10 +1,10 @@
 using System.Diagnostics;
 using FramePin.Client;
-using FramePin.Client.Drivers;
+using FramePin.Drivers;
 using FramePin.Samples;
 using FramePin.V1;
 using Xunit;
-using Errno = FramePin.Client.Drivers.Errno;
+using Errno = FramePin.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 

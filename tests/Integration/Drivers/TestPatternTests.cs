@@ -1,4 +1,4 @@
-using FramePin.Client.Drivers.Vivid;
+using FramePin.Drivers.Vivid;
 using Xunit;
 
 namespace FramePin.Tests.Integration.Drivers;

@@ -1,12 +1,12 @@
 using System.Globalization;
-using FramePin.Client.Drivers;
-using FramePin.Client.Drivers.VideoBuf2;
-using FramePin.Client.Drivers.Vivid;
+using FramePin.Drivers;
+using FramePin.Drivers.VideoBuf2;
+using FramePin.Drivers.Vivid;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Tests.Support;
 using Xunit;
-using Errno = FramePin.Client.Drivers.Errno;
+using Errno = FramePin.Drivers.Errno;
 using FileKind = FramePin.Core.Backing.FileKind;
 using MemoryFile = FramePin.Core.Backing.MemoryFile;
 

@@ -1,14 +1,15 @@
 using System.Globalization;
 using System.Text.RegularExpressions;
 using FramePin.Client;
-using FramePin.Client.Drivers.VideoBuf2;
-using FramePin.Client.Drivers.Vivid;
 using FramePin.Core.Abi;
 using FramePin.Core.Syscalls;
+using FramePin.Drivers;
+using FramePin.Drivers.VideoBuf2;
+using FramePin.Drivers.Vivid;
 using FramePin.Tests.Support;
 using FramePin.V1;
 using Xunit;
-using Errno = FramePin.Client.Drivers.Errno;
+using Errno = FramePin.Drivers.Errno;
 using File = System.IO.File;
 using FileKind = FramePin.Core.Backing.FileKind;
 

@@ -1,8 +1,8 @@
 using System.Globalization;
 using System.Text;
-using FramePin.Client.Drivers;
-using FramePin.Client.Drivers.VideoBuf2;
-using FramePin.Client.Drivers.Vivid;
+using FramePin.Drivers;
+using FramePin.Drivers.VideoBuf2;
+using FramePin.Drivers.Vivid;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
@@ -11,7 +11,7 @@ using FramePin.Core.Syscalls;
 using FramePin.Core.Vmas;
 using FramePin.Tests.Support;
 using Xunit;
-using Errno = FramePin.Client.Drivers.Errno;
+using Errno = FramePin.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 

@@ -1,6 +1,6 @@
 using FramePin.Client;
-using FramePin.Client.Drivers;
-using FramePin.Client.Drivers.Vivid;
+using FramePin.Drivers;
+using FramePin.Drivers.Vivid;
 
 namespace FramePin.Tests.Integration.Drivers;
 

@@ -1,4 +1,4 @@
-using FramePin.Client.Drivers;
+using FramePin.Drivers;
 
 namespace FramePin.Samples;
 

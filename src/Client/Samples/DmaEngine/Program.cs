@@ -1,5 +1,5 @@
 using FramePin.Client;
-using FramePin.Client.Drivers;
+using FramePin.Drivers;
 using FramePin.Samples;
 
 // dma-engine [ENDPOINT [MACHINE [NODE]]]: serves the engine until it is ended.

@@ -1,0 +1,277 @@
+using System.Collections.Concurrent;
+using System.Diagnostics;
+using System.Threading.Channels;
+using FramePin.Client;
+using FramePin.V1;
+using Google.Protobuf;
+
+namespace FramePin.Drivers;
+
+/// <summary>Serves a driver's files to applications through the daemon: the driver's process.</summary>
+/// <remarks>
+/// Calls run side by side, as threads of several processes do; the driver locks. A file is released when nothing is
+/// under way on it.
+/// </remarks>
+public sealed class DriverServer
+{
+    /// <summary>Name of the ActivitySource of the spans of a driver's calls.</summary>
+    public const string ActivitySourceName = "FramePin.Drivers";
+
+    private static readonly ActivitySource Activities = new(ActivitySourceName);
+
+    private readonly DriverModule _module;
+    private readonly Channel<DriverReply> _replies = Channel.CreateUnbounded<DriverReply>(
+        new UnboundedChannelOptions { SingleReader = true });
+    private readonly ConcurrentDictionary<ulong, OpenFile> _files = new();
+    private readonly ConcurrentDictionary<ulong, CancellationTokenSource> _underWay = new();
+
+    private readonly TaskCompletionSource _broken = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
+    /// <summary>The call that is waited for.</summary>
+    private Task<bool> _next = Task.FromResult(false);
+
+    private DriverServer(DriverModule module) => _module = module;
+
+    /// <summary>
+    /// Registers <paramref name="node"/> and serves it until cancelled or until the daemon ends the stream. Throws
+    /// RpcException when the node is taken or the connection breaks, and whatever the driver itself throws, which is a
+    /// bug of it. Releases every file at the end.
+    /// </summary>
+    /// <param name="client">The daemon.</param>
+    /// <param name="machine">"machines/{m}".</param>
+    /// <param name="node">Such as "video0".</param>
+    /// <param name="module">The driver; stays the caller's.</param>
+    /// <param name="ready">Told once the node can be opened; may be null.</param>
+    /// <param name="cancelled">Ends it.</param>
+    public static async Task RunAsync(
+        FramePinClient client, string machine, string node, DriverModule module, Action? ready = null,
+        CancellationToken cancelled = default)
+    {
+        ArgumentNullException.ThrowIfNull(client);
+        ArgumentNullException.ThrowIfNull(module);
+        var server = new DriverServer(module);
+        using var stream = client.Drivers.ServeDriver(cancellationToken: cancelled);
+        var register = new RegisterDriver { Machine = machine, Node = node, Driver = module.Name };
+        await stream.RequestStream.WriteAsync(new DriverReply { Register = register }, cancelled).ConfigureAwait(false);
+        var sending = server.SendAsync(stream.RequestStream);
+        try
+        {
+            while (await server.NextAsync(stream.ResponseStream, cancelled).ConfigureAwait(false))
+            {
+                var call = stream.ResponseStream.Current;
+                if (call.OperationCase == DriverCall.OperationOneofCase.None) ready?.Invoke();
+                else server.Take(call);
+            }
+        }
+        catch (Grpc.Core.RpcException) when (cancelled.IsCancellationRequested)
+        {
+            cancelled.ThrowIfCancellationRequested();
+            throw;
+        }
+        catch when (server._broken.Task.IsFaulted)
+        {
+            await server.FinishAsync(stream, sending, cancelled).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            throw;
+        }
+        finally
+        {
+            server._replies.Writer.TryComplete();
+            await sending.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            foreach (var file in server._files.Values) await ReleaseAsync(file).ConfigureAwait(false);
+        }
+    }
+
+    /// <summary>Waits for the next call. Throws what the driver threw, if it did.</summary>
+    private async Task<bool> NextAsync(Grpc.Core.IAsyncStreamReader<DriverCall> calls, CancellationToken cancelled)
+    {
+        _next = calls.MoveNext(cancelled);
+        if (await Task.WhenAny(_next, _broken.Task).ConfigureAwait(false) == _broken.Task)
+            await _broken.Task.ConfigureAwait(false);
+        return await _next.ConfigureAwait(false);
+    }
+
+    /// <summary>
+    /// Ends the stream in order, so that the daemon has every answer: what a stream that is torn down still carries may
+    /// be lost.
+    /// </summary>
+    private async Task FinishAsync(
+        Grpc.Core.AsyncDuplexStreamingCall<DriverReply, DriverCall> stream, Task sending, CancellationToken cancelled)
+    {
+        _replies.Writer.TryComplete();
+        await sending.ConfigureAwait(false);
+        await stream.RequestStream.CompleteAsync().ConfigureAwait(false);
+        while (await _next.ConfigureAwait(false)) _next = stream.ResponseStream.MoveNext(cancelled);
+    }
+
+    private async Task SendAsync(Grpc.Core.IClientStreamWriter<DriverReply> stream)
+    {
+        await foreach (var reply in _replies.Reader.ReadAllAsync().ConfigureAwait(false))
+            await stream.WriteAsync(reply).ConfigureAwait(false);
+    }
+
+    private void Take(DriverCall call)
+    {
+        if (call.OperationCase == DriverCall.OperationOneofCase.Interrupt)
+        {
+            if (_underWay.TryGetValue(call.Interrupt, out var signal)) TryCancel(signal);
+            return;
+        }
+
+        var file = _files.GetOrAdd(call.File, static _ => new OpenFile());
+        var isRelease = call.OperationCase == DriverCall.OperationOneofCase.Release;
+        // Counted here, in the order of the stream: a release behind this call waits for it.
+        if (!isRelease) file.Enter();
+        var interrupt = CancellationTokenSource.CreateLinkedTokenSource(file.Killed);
+        _underWay[call.Call] = interrupt;
+        _ = Task.Run(() => AnswerAsync(call, file, interrupt));
+    }
+
+    private async Task AnswerAsync(DriverCall call, OpenFile file, CancellationTokenSource interrupt)
+    {
+        DriverAnswer answer;
+        Exception? bug = null;
+        using var span = StartSpan(call);
+        try
+        {
+            answer = await RunAsync(call, file, interrupt.Token).ConfigureAwait(false);
+        }
+        catch (OperationCanceledException) when (interrupt.IsCancellationRequested)
+        {
+            answer = new DriverAnswer { Errno = (uint)Errno.ERESTARTSYS };
+        }
+        catch (InvalidProtocolBufferException)
+        {
+            // The argument is not what the command wants: as a pointer that leads nowhere.
+            answer = new DriverAnswer { Errno = (uint)Errno.EFAULT };
+        }
+        catch (Grpc.Core.RpcException exception)
+        {
+            // The daemon refused what the driver asked of it, or is gone: the device does not work.
+            span?.SetStatus(ActivityStatusCode.Error, exception.Status.Detail);
+            answer = new DriverAnswer { Errno = (uint)Errno.EIO };
+        }
+        catch (Exception exception)
+        {
+            // A bug of the driver's: its caller is not left waiting, and whoever runs the driver learns of it.
+            span?.SetStatus(ActivityStatusCode.Error, exception.Message);
+            bug = exception;
+            answer = new DriverAnswer { Errno = (uint)Errno.EIO };
+        }
+        finally
+        {
+            if (call.OperationCase != DriverCall.OperationOneofCase.Release) file.Leave();
+            _underWay.TryRemove(call.Call, out _);
+            interrupt.Dispose();
+        }
+
+        answer.Call = call.Call;
+        _replies.Writer.TryWrite(new DriverReply { Answer = answer });
+        // Behind the answer, which goes out before the stream ends.
+        if (bug is not null) _broken.TrySetException(bug);
+    }
+
+    private async Task<DriverAnswer> RunAsync(DriverCall call, OpenFile file, CancellationToken signal)
+    {
+        switch (call.OperationCase)
+        {
+            case DriverCall.OperationOneofCase.Open:
+                var (errno, opened) = await _module.OpenAsync().ConfigureAwait(false);
+                file.File = opened;
+                if (opened is null) _files.TryRemove(call.File, out _);
+                return new DriverAnswer { Errno = (uint)errno };
+            case DriverCall.OperationOneofCase.Ioctl when file.File is { } open:
+                var context = new IoctlContext(
+                    call.Ioctl.Command, call.Ioctl.Argument, call.Ioctl.AddressSpace, call.Ioctl.NonBlocking);
+                var result = await open.IoctlAsync(context, signal).ConfigureAwait(false);
+                return new DriverAnswer { Errno = (uint)result.Errno, Argument = result.Argument?.ToByteString()
+                    ?? call.Ioctl.Argument };
+            case DriverCall.OperationOneofCase.Transfer when file.File is { } open:
+                var (refused, bytes) = await open.TransferAsync(call.Transfer, signal).ConfigureAwait(false);
+                return new DriverAnswer { Errno = (uint)refused, Bytes = bytes };
+            case DriverCall.OperationOneofCase.Map when file.File is { } open:
+                var (error, device) = await open.MapAsync(call.Map).ConfigureAwait(false);
+                return new DriverAnswer { Errno = (uint)error, Device = device };
+            case DriverCall.OperationOneofCase.Release:
+                _files.TryRemove(call.File, out _);
+                await ReleaseAsync(file).ConfigureAwait(false);
+                return new DriverAnswer();
+            default:
+                return new DriverAnswer { Errno = (uint)Errno.ENODEV };
+        }
+    }
+
+    private static async Task ReleaseAsync(OpenFile file)
+    {
+        await file.EndAsync().ConfigureAwait(false);
+        if (file.File is { } open) await open.ReleaseAsync().ConfigureAwait(false);
+        file.File = null;
+        file.Dispose();
+    }
+
+    private static void TryCancel(CancellationTokenSource signal)
+    {
+        try
+        {
+            signal.Cancel();
+        }
+        catch (ObjectDisposedException)
+        {
+            // The call has ended meanwhile.
+        }
+    }
+
+    private static Activity? StartSpan(DriverCall call)
+    {
+        if (!ActivityContext.TryParse(call.Traceparent, null, isRemote: true, out var parent)) return null;
+        var name = call.OperationCase == DriverCall.OperationOneofCase.Ioctl
+            ? call.Ioctl.Command
+            : call.OperationCase.ToString();
+        return Activities.StartActivity(name, ActivityKind.Server, parent);
+    }
+
+    /// <summary>A file and the calls that are under way on it.</summary>
+    private sealed class OpenFile : IDisposable
+    {
+        private readonly Lock _lock = new();
+        private readonly CancellationTokenSource _killed = new();
+        private readonly TaskCompletionSource _idle = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        private int _users;
+        private bool _isEnding;
+
+        public OpenFile() => Killed = _killed.Token;
+
+        public DriverFile? File { get; set; }
+
+        /// <summary>Cancelled when the file is released: who waits in it leaves.</summary>
+        public CancellationToken Killed { get; }
+
+        public void Dispose() => _killed.Dispose();
+
+        public void Enter()
+        {
+            lock (_lock) _users++;
+        }
+
+        public void Leave()
+        {
+            lock (_lock)
+            {
+                _users--;
+                if (_isEnding && _users == 0) _idle.TrySetResult();
+            }
+        }
+
+        /// <summary>Signals who is in it and waits until nobody is.</summary>
+        public Task EndAsync()
+        {
+            lock (_lock)
+            {
+                _isEnding = true;
+                if (_users == 0) _idle.TrySetResult();
+            }
+
+            _killed.Cancel();
+            return _idle.Task;
+        }
+    }
+}

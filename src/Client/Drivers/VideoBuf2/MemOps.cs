@@ -1,0 +1,235 @@
+namespace FramePin.Drivers.VideoBuf2;
+
+/// <summary>Memory that the driver allocated, MMAP.</summary>
+internal sealed class AllocatedMemory : Vb2PlaneMemory
+{
+    private readonly DriverKernel _kernel;
+
+    private AllocatedMemory(DriverKernel kernel, KernelBuffer buffer, KernelMapping mapping)
+    {
+        _kernel = kernel;
+        Buffer = buffer;
+        Mapping = mapping;
+    }
+
+    public KernelBuffer Buffer { get; }
+
+    public override string Device => Buffer.Device;
+
+    public static async Task<Vb2PlaneMemory?> CreateAsync(
+        DriverKernel kernel, ulong size, bool isPfnMapped, string name)
+    {
+        if (await kernel.AllocateAsync(size, isPfnMapped, name).ConfigureAwait(false) is not { } buffer) return null;
+        return new AllocatedMemory(kernel, buffer, await kernel.MapAsync(buffer.Frames).ConfigureAwait(false));
+    }
+
+    public override async Task PutAsync()
+    {
+        Mapping!.Dispose();
+        await _kernel.FreeAsync(Buffer).ConfigureAwait(false);
+    }
+}
+
+/// <summary>Pages or PFNs of a process, USERPTR.</summary>
+internal sealed class UserMemory : Vb2PlaneMemory
+{
+    private readonly DriverKernel _kernel;
+    private readonly PinnedFrames _frames;
+    private readonly bool _isDirtied;
+    private bool _isTaken;
+
+    /// <param name="kernel">Where the frames are put.</param>
+    /// <param name="frames">Owned from now on.</param>
+    /// <param name="mapping">Owned too; null where the driver has no view.</param>
+    /// <param name="address">The user's address: its place in the first page is the plane's.</param>
+    /// <param name="isDirtied">Marks the pages dirty before they are put.</param>
+    /// <param name="dmaAddress">Where the device finds it.</param>
+    public UserMemory(
+        DriverKernel kernel, PinnedFrames frames, KernelMapping? mapping, ulong address, bool isDirtied,
+        ulong dmaAddress)
+    {
+        _kernel = kernel;
+        _frames = frames;
+        _isDirtied = isDirtied;
+        Mapping = mapping;
+        Offset = address & 4095;
+        DmaAddress = dmaAddress;
+    }
+
+    public override PutFrames? TakeFrames()
+    {
+        if (_isTaken) return null;
+        _isTaken = true;
+        Mapping?.Dispose();
+        // Only pages can be dirty (set_page_dirty_lock before put); a PFN vector is left alone.
+        return new PutFrames(_frames, _isDirtied && !_frames.IsPfns);
+    }
+
+    public override async Task PutAsync()
+    {
+        if (TakeFrames() is { } put) await _kernel.PutAsync(put.Frames, put.IsDirty).ConfigureAwait(false);
+    }
+}
+
+/// <summary>A dma-buf of somebody's, DMABUF: the pages stay the dma-buf's.</summary>
+internal sealed class ImportedMemory : Vb2PlaneMemory
+{
+    public ImportedMemory(KernelMapping mapping, ulong dmaAddress)
+    {
+        Mapping = mapping;
+        DmaAddress = dmaAddress;
+    }
+
+    public override Task PutAsync()
+    {
+        Mapping!.Dispose();
+        return Task.CompletedTask;
+    }
+}
+
+/// <summary>
+/// What the allocators share that do not mind where pages lie: memory of single pages, and dma-bufs of any.
+/// </summary>
+public abstract class ScatteredMemOps(DriverKernel kernel) : Vb2MemOps(kernel)
+{
+    public override Task<Vb2PlaneMemory?> AllocAsync(ulong size, string name) =>
+        AllocatedMemory.CreateAsync(Kernel, size, isPfnMapped: false, name);
+
+    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(string name, ulong size)
+    {
+        if (await Kernel.FindDmaBufAsync(name).ConfigureAwait(false) is not { } frames) return (Errno.EINVAL, null);
+        if (frames.Count << 12 < size) return (Errno.EFAULT, null);
+        return (Errno.None, new ImportedMemory(
+            await Kernel.MapAsync(frames).ConfigureAwait(false), frames.Runs[0].First << 12));
+    }
+}
+
+/// <summary>videobuf2-vmalloc.c: virtually contiguous for the driver. Semantics 6.2, rows 79, 84.</summary>
+public sealed class VmallocMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
+{
+    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
+        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null)
+    {
+        var (errno, frames) = await Kernel.CreateFramevecAsync(
+            space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
+        if (frames is null) return (errno, null);
+        // Without struct pages the device's memory is mapped as it lies (ioremap), which has to be in one piece.
+        var isMappable = await Kernel.ToPagesAsync(frames).ConfigureAwait(false)
+            || frames.LeadingBytes >> 12 == frames.Count;
+        if (!isMappable)
+        {
+            await Kernel.PutAsync(frames, isDirty: false).ConfigureAwait(false);
+            return (Errno.ENOMEM, null);
+        }
+
+        var mapping = await Kernel.MapAsync(frames).ConfigureAwait(false);
+        return (Errno.None, new UserMemory(
+            Kernel, frames, mapping, address, IsWrite(direction), frames.Runs[0].First << 12));
+    }
+}
+
+/// <summary>
+/// videobuf2-dma-sg.c: a list of pages for a device that can gather. Every failure of the helper is -ENOMEM (row 78).
+/// </summary>
+public sealed class DmaSgMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
+{
+    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
+        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null)
+    {
+        var (_, frames) = await Kernel.CreateFramevecAsync(
+            space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
+        if (frames is null) return (Errno.ENOMEM, null);
+        if (!await Kernel.ToPagesAsync(frames).ConfigureAwait(false))
+        {
+            await Kernel.PutAsync(frames, isDirty: false).ConfigureAwait(false);
+            return (Errno.ENOMEM, null);
+        }
+
+        var mapping = await Kernel.MapAsync(frames).ConfigureAwait(false);
+        return (Errno.None, new UserMemory(
+            Kernel, frames, mapping, address, IsWrite(direction), frames.Runs[0].First << 12));
+    }
+}
+
+/// <summary>videobuf2-dma-contig.c: one piece of device addresses. Semantics 6.2, rows 80 to 83, 86.</summary>
+public sealed class DmaContigMemOps : Vb2MemOps
+{
+    private readonly ulong _alignment;
+    private readonly bool _hasIommu;
+    private readonly Action<string>? _log;
+
+    /// <param name="kernel">The driver's kernel.</param>
+    /// <param name="alignment">DMA cache alignment in bytes, a power of two: 1 on x86, 64 or 128 on arm.</param>
+    /// <param name="hasIommu">Scattered pages look like one piece to the device.</param>
+    /// <param name="log">What the driver would print; may be null.</param>
+    public DmaContigMemOps(DriverKernel kernel, ulong alignment = 1, bool hasIommu = false, Action<string>? log = null)
+        : base(kernel)
+    {
+        if (!ulong.IsPow2(alignment))
+            throw new ArgumentOutOfRangeException(nameof(alignment), alignment, "is a power of two");
+        _alignment = alignment;
+        _hasIommu = hasIommu;
+        _log = log;
+    }
+
+    public override Task<Vb2PlaneMemory?> AllocAsync(ulong size, string name) =>
+        AllocatedMemory.CreateAsync(Kernel, size, isPfnMapped: true, name);
+
+    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
+        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null)
+    {
+        if (((address | size) & (_alignment - 1)) != 0)
+        {
+            _log?.Invoke($"user data must be aligned to {_alignment} bytes");
+            return (Errno.EINVAL, null);
+        }
+
+        if (size == 0)
+        {
+            _log?.Invoke("size is zero");
+            return (Errno.EINVAL, null);
+        }
+
+        var (errno, frames) = await Kernel.CreateFramevecAsync(
+            space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
+        if (frames is null) return (errno, null);
+        var (problem, memory) = await MapAsync(frames, address, size, direction).ConfigureAwait(false);
+        if (memory is null) await Kernel.PutAsync(frames, isDirty: false).ConfigureAwait(false);
+        return (problem, memory);
+    }
+
+    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(string name, ulong size)
+    {
+        if (await Kernel.FindDmaBufAsync(name).ConfigureAwait(false) is not { } frames) return (Errno.EINVAL, null);
+        if (frames.Count << 12 < size || (!_hasIommu && frames.LeadingBytes < size)) return (Errno.EFAULT, null);
+        return (Errno.None, new ImportedMemory(
+            await Kernel.MapAsync(frames).ConfigureAwait(false), frames.Runs[0].First << 12));
+    }
+
+    private async Task<(Errno Errno, Vb2PlaneMemory? Memory)> MapAsync(
+        PinnedFrames frames, ulong address, ulong size, DmaDirection direction)
+    {
+        var inPage = address & 4095;
+        var first = frames.Runs[0].First << 12;
+        if (!await Kernel.ToPagesAsync(frames).ConfigureAwait(false))
+        {
+            // Device memory: in one piece or not at all. The offset within its first page is lost, as in Linux
+            // (dma_map_resource).
+            if (frames.LeadingBytes >> 12 != frames.Count) return (Errno.EINVAL, null);
+            var resource = await Kernel.MapAsync(frames).ConfigureAwait(false);
+            return (Errno.None, new UserMemory(Kernel, frames, resource, 0, isDirtied: false, first));
+        }
+
+        var contiguous = _hasIommu ? (frames.Count << 12) - inPage : frames.LeadingBytes - inPage;
+        if (contiguous < size)
+        {
+            _log?.Invoke($"contiguous mapping is too small {contiguous}/{size}");
+            return (Errno.EFAULT, null);
+        }
+
+        // Up to 4.9 pages were dirtied whatever the direction (row 86).
+        var isDirtied = IsWrite(direction) || Kernel.Era <= HelperEra.A1;
+        var mapping = await Kernel.MapAsync(frames).ConfigureAwait(false);
+        return (Errno.None, new UserMemory(Kernel, frames, mapping, address, isDirtied, first + inPage));
+    }
+}

@@ -1,0 +1,400 @@
+using FramePin.Drivers.VideoBuf2;
+using FramePin.V1;
+
+namespace FramePin.Drivers.Vivid;
+
+/// <summary>vivid's allocators module parameter.</summary>
+public enum VividAllocator
+{
+    Vmalloc,
+    DmaContig,
+}
+
+/// <summary>How a vivid node is set up.</summary>
+public sealed record VividOptions
+{
+    /// <summary>The node shows what applications give it, instead of making pictures.</summary>
+    public bool IsOutput { get; init; }
+
+    public VividAllocator Allocator { get; init; }
+
+    /// <summary>The multi-planar API (multiplanar=2).</summary>
+    public bool IsMultiplanar { get; init; }
+
+    /// <summary>Frames a second; 0: as fast as buffers come.</summary>
+    public double FramesPerSecond { get; init; } = 30;
+
+    /// <summary>The clock of frames and timestamps.</summary>
+    public TimeProvider Time { get; init; } = TimeProvider.System;
+}
+
+/// <summary>
+/// The virtual video test driver (drivers/media/test-drivers/vivid; Semantics 6.5): capture makes test patterns,
+/// output takes pictures, both through a videobuf2 queue, with errors to be injected by controls.
+/// </summary>
+/// <remarks>
+/// Any thread. One node with one queue. A running stream is one task that fills the oldest buffer at each frame; what
+/// it does to a frame and to <see cref="Vb2Queue.BufferDone"/> it does without the queue's lock.
+/// </remarks>
+public sealed class VividDriver : DriverModule, IVb2Driver
+{
+    /// <summary>Buffers that vivid wants at least.</summary>
+    private const uint LeastBuffers = 2;
+    private const int MaxSide = 8192;
+
+    private readonly DriverKernel _kernel;
+    private readonly VividOptions _options;
+    private readonly Lock _state = new();
+    private readonly Queue<Vb2Buffer> _active = new();
+    private SemaphoreSlim _arrived = new(0);
+    private CancellationTokenSource? _stop;
+    private Task _generating = Task.CompletedTask;
+    private PixelFormat _format;
+    private Pattern _pattern;
+    private int _movement;
+    private uint _sequence;
+    private double _framesPerSecond;
+
+    /// <param name="kernel">The driver's kernel; stays the caller's.</param>
+    /// <param name="options">How the node is set up.</param>
+    public VividDriver(DriverKernel kernel, VividOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(kernel);
+        ArgumentNullException.ThrowIfNull(options);
+        _kernel = kernel;
+        _options = options;
+        _framesPerSecond = options.FramesPerSecond;
+        _format = PixelFormat.Find(options.IsMultiplanar ? "NM12" : "YUYV", 640, 360)!;
+        var isContig = options.Allocator == VividAllocator.DmaContig;
+        // 6.12 raised the number of buffers and lets them be removed.
+        var isNew = kernel.Kernel >= 612;
+        var queue = new Vb2QueueOptions
+        {
+            Type = TypeOf(options),
+            Direction = options.IsOutput ? DmaDirection.ToDevice : DmaDirection.FromDevice,
+            // dma-contig: vivid offers no USERPTR then.
+            IoModes = Vb2IoModes.Mmap | Vb2IoModes.DmaBuf | (isContig ? Vb2IoModes.None : Vb2IoModes.UserPtr)
+                | (options.IsOutput ? Vb2IoModes.Write : Vb2IoModes.Read),
+            SupportsRequests = true,
+            MaxBuffers = isNew ? 64U : 32,
+            SupportsRemove = isNew,
+        };
+        Queue = new Vb2Queue(queue, isContig ? new DmaContigMemOps(kernel) : new VmallocMemOps(kernel), this);
+    }
+
+    public override string Name => "vivid";
+
+    /// <summary>The node's queue.</summary>
+    public Vb2Queue Queue { get; }
+
+    /// <summary>Frames finished since the node was made.</summary>
+    public ulong Frames { get; private set; }
+
+    /// <summary>What pictures are made of now: for who checks them.</summary>
+    public TestPattern CurrentPattern => new(_format, _pattern, _movement);
+
+    /// <summary>The next queue_setup answers -EINVAL.</summary>
+    public bool FailsQueueSetup { get; set; }
+
+    /// <summary>The next buf_prepare answers -EINVAL.</summary>
+    public bool FailsPrepare { get; set; }
+
+    /// <summary>The next start_streaming answers -EINVAL.</summary>
+    public bool FailsStart { get; set; }
+
+    /// <summary>The next frame is marked as an error.</summary>
+    public bool FailsFrame { get; set; }
+
+    public override ValueTask<(Errno Errno, DriverFile? File)> OpenAsync() =>
+        ValueTask.FromResult<(Errno, DriverFile?)>((Errno.None, new VividFile(this)));
+
+    public override async ValueTask DisposeAsync()
+    {
+        await StopAsync().ConfigureAwait(false);
+        Queue.Dispose();
+        _arrived.Dispose();
+        await base.DisposeAsync().ConfigureAwait(false);
+    }
+
+    Errno IVb2Driver.QueueSetup(Vb2Queue queue, ref uint count, ref ulong[] sizes)
+    {
+        if (FailsQueueSetup)
+        {
+            FailsQueueSetup = false;
+            return Errno.EINVAL;
+        }
+
+        if (sizes.Length == 0)
+        {
+            sizes = [.. _format.Planes.Select(plane => plane.Size)];
+        }
+        else if (sizes.Length != _format.Planes.Count || sizes.Where((size, i) => size < _format.Planes[i].Size).Any())
+        {
+            return Errno.EINVAL;
+        }
+
+        if ((uint)queue.Count + count < LeastBuffers) count = LeastBuffers - (uint)queue.Count;
+        return Errno.None;
+    }
+
+    Errno IVb2Driver.BufPrepare(Vb2Buffer buffer)
+    {
+        if (FailsPrepare)
+        {
+            FailsPrepare = false;
+            return Errno.EINVAL;
+        }
+
+        for (var i = 0; i < buffer.Planes.Count; i++)
+        {
+            var plane = buffer.Planes[i];
+            var size = _format.Planes[i].Size + plane.DataOffset;
+            if ((_options.IsOutput ? plane.BytesUsed : plane.Length) < size) return Errno.EINVAL;
+            if (!_options.IsOutput) plane.BytesUsed = size;
+        }
+
+        return Errno.None;
+    }
+
+    Errno IVb2Driver.StartStreaming(Vb2Queue queue, uint count)
+    {
+        if (FailsStart)
+        {
+            FailsStart = false;
+            foreach (var buffer in TakeAll()) queue.BufferDone(buffer, Vb2State.Queued);
+            return Errno.EINVAL;
+        }
+
+        _sequence = 0;
+        _stop = new CancellationTokenSource();
+        var generator = new TestPattern(_format, _pattern, _movement);
+        _generating = Task.Run(() => GenerateAsync(generator, _stop.Token));
+        return Errno.None;
+    }
+
+    async Task IVb2Driver.StopStreamingAsync(Vb2Queue queue) => await StopAsync().ConfigureAwait(false);
+
+    void IVb2Driver.BufQueue(Vb2Buffer buffer)
+    {
+        lock (_state) _active.Enqueue(buffer);
+        _arrived.Release();
+    }
+
+    private static uint TypeOf(VividOptions options) => (options.IsOutput, options.IsMultiplanar) switch
+    {
+        (false, false) => V4l2.BufferType.Capture,
+        (false, true) => V4l2.BufferType.CaptureMplane,
+        (true, false) => V4l2.BufferType.Output,
+        (true, true) => V4l2.BufferType.OutputMplane,
+    };
+
+    private async Task StopAsync()
+    {
+        if (_stop is not { } stop) return;
+        await stop.CancelAsync().ConfigureAwait(false);
+        await _generating.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        foreach (var buffer in TakeAll()) Queue.BufferDone(buffer, Vb2State.Error);
+        _stop = null;
+        stop.Dispose();
+        _arrived.Dispose();
+        _arrived = new SemaphoreSlim(0);
+    }
+
+    private List<Vb2Buffer> TakeAll()
+    {
+        lock (_state)
+        {
+            var all = _active.ToList();
+            _active.Clear();
+            return all;
+        }
+    }
+
+    /// <summary>The stream: a frame at each tick, or whenever there is a buffer.</summary>
+    private async Task GenerateAsync(TestPattern generator, CancellationToken stop)
+    {
+        var frames = _framesPerSecond;
+        using var ticks = frames > 0 ? new PeriodicTimer(TimeSpan.FromSeconds(1 / frames), _options.Time) : null;
+        var scratch = new byte[generator.Format.Planes.Max(plane => plane.Size)];
+        while (true)
+        {
+            if (ticks is not null) await ticks.WaitForNextTickAsync(stop).ConfigureAwait(false);
+            else await _arrived.WaitAsync(stop).ConfigureAwait(false);
+            // An output shows its last picture until the next is there.
+            var isFrame = TryTake(_options.IsOutput ? 2 : 1, out var buffer);
+            var sequence = _sequence;
+            if (isFrame || ticks is not null) _sequence++;
+            if (!isFrame) continue;
+            var state = Vb2State.Done;
+            if (FailsFrame)
+            {
+                FailsFrame = false;
+                state = Vb2State.Error;
+            }
+
+            try
+            {
+                if (!_options.IsOutput) await FillAsync(generator, buffer!, sequence, scratch).ConfigureAwait(false);
+            }
+            catch (Exception exception) when (exception is Grpc.Core.RpcException or IOException)
+            {
+                // The daemon took the pages away: the lease was lost.
+                state = Vb2State.Error;
+            }
+
+            buffer!.Sequence = sequence;
+            if (!_options.IsOutput) buffer.Timestamp = (ulong)_options.Time.GetElapsedTime(0).Ticks * 100;
+            Frames++;
+            Queue.BufferDone(buffer, state);
+        }
+    }
+
+    private bool TryTake(int least, out Vb2Buffer? buffer)
+    {
+        lock (_state)
+        {
+            buffer = _active.Count >= least ? _active.Dequeue() : null;
+            return buffer is not null;
+        }
+    }
+
+    private static async Task FillAsync(TestPattern generator, Vb2Buffer buffer, uint sequence, byte[] scratch)
+    {
+        for (var i = 0; i < buffer.Planes.Count; i++)
+        {
+            var memory = buffer.Planes[i].Memory!;
+            var size = (int)generator.Format.Planes[i].Size;
+            if (memory.Mapping!.TryGetBytes(out var bytes))
+            {
+                generator.Fill(i, sequence, bytes.Slice((int)memory.Offset, size));
+                continue;
+            }
+
+            generator.Fill(i, sequence, scratch.AsSpan(0, size));
+            await memory.Mapping.WriteAsync(memory.Offset, scratch.AsMemory(0, size)).ConfigureAwait(false);
+        }
+    }
+
+    /// <summary>
+    /// G_FMT, S_FMT, TRY_FMT: an unknown format becomes the first, a size is brought into bounds; -EBUSY while buffers
+    /// are there.
+    /// </summary>
+    private IoctlResult Format(string command, V4l2Format argument)
+    {
+        if (argument.Type != Queue.Options.Type) return Errno.EINVAL;
+        if (command == V4l2.GetFormat) return new IoctlResult(Errno.None, Describe(_format));
+        var width = Math.Clamp((int)Math.Min(argument.Width, MaxSide), 16, MaxSide);
+        var height = Math.Clamp((int)Math.Min(argument.Height, MaxSide), 16, MaxSide);
+        var code = V4l2.Name(argument.PixelFormat);
+        var fallback = _options.IsMultiplanar ? "NM12" : "YUYV";
+        var wanted = PixelFormat.Find(code, width, height);
+        if (wanted is null || wanted.Planes.Count > 1 != _options.IsMultiplanar)
+            wanted = PixelFormat.Find(fallback, width, height)!;
+        if (command == V4l2.TryFormat) return new IoctlResult(Errno.None, Describe(wanted));
+        if (Queue.IsBusy) return Errno.EBUSY;
+        _format = wanted;
+        _movement -= _movement % wanted.Group;
+        return new IoctlResult(Errno.None, Describe(wanted));
+    }
+
+    private V4l2Format Describe(PixelFormat format)
+    {
+        var answer = new V4l2Format
+        {
+            Type = Queue.Options.Type,
+            Width = (uint)format.Width,
+            Height = (uint)format.Height,
+            PixelFormat = V4l2.FourCc(format.Code),
+        };
+        answer.Planes.AddRange(format.Planes.Select(
+            plane => new V4l2PlaneFormat { BytesPerLine = plane.BytesPerLine, SizeImage = (uint)plane.Size }));
+        return answer;
+    }
+
+    private IoctlResult Control(string command, V4l2Control argument)
+    {
+        var isSet = command == V4l2.SetControl;
+        switch (argument.Id)
+        {
+            case "test_pattern":
+                if (isSet && !Enum.IsDefined((Pattern)argument.Value)) return Errno.EINVAL;
+                if (isSet) _pattern = (Pattern)argument.Value;
+                argument.Value = (int)_pattern;
+                break;
+            case "horizontal_movement":
+                if (isSet && (argument.Value < 0 || argument.Value % _format.Group != 0)) return Errno.EINVAL;
+                if (isSet) _movement = argument.Value;
+                argument.Value = _movement;
+                break;
+            case "inject_queue_setup_error":
+                if (isSet) FailsQueueSetup = true;
+                break;
+            case "inject_buf_prepare_error":
+                if (isSet) FailsPrepare = true;
+                break;
+            case "inject_start_streaming_error":
+                if (isSet) FailsStart = true;
+                break;
+            case "inject_dqbuf_error":
+                if (isSet) FailsFrame = true;
+                break;
+            case "inject_fatal_error":
+                if (isSet) Queue.SetError();
+                break;
+            default:
+                return Errno.EINVAL;
+        }
+
+        return new IoctlResult(Errno.None, argument);
+    }
+
+    private IoctlResult Parameters(V4l2StreamParameters argument)
+    {
+        if (argument.Type != Queue.Options.Type || argument.FramesPerSecond is < 0 or > 10_000) return Errno.EINVAL;
+        _framesPerSecond = argument.FramesPerSecond;
+        return new IoctlResult(Errno.None, argument);
+    }
+
+    private IoctlResult Capabilities()
+    {
+        const uint readWrite = 0x0100_0000;
+        const uint streaming = 0x0400_0000;
+        var kind = (_options.IsOutput, _options.IsMultiplanar) switch
+        {
+            (false, false) => 1U,
+            (true, false) => 2U,
+            (false, true) => 0x1000U,
+            (true, true) => 0x2000U,
+        };
+        return new IoctlResult(Errno.None,
+            new V4l2Capability { Driver = "vivid", Card = "vivid", Capabilities = kind | readWrite | streaming });
+    }
+
+    private sealed class VividFile(VividDriver driver) : DriverFile
+    {
+        public override async ValueTask<IoctlResult> IoctlAsync(IoctlContext context, CancellationToken signal)
+        {
+            if (await driver.Queue.TryIoctlAsync(this, context, signal).ConfigureAwait(false) is { } answered)
+                return answered;
+            return context.Command switch
+            {
+                V4l2.QueryCapabilities => driver.Capabilities(),
+                V4l2.GetFormat or V4l2.SetFormat or V4l2.TryFormat =>
+                    driver.Format(context.Command, V4l2Format.Parser.ParseFrom(context.Argument)),
+                V4l2.GetControl or V4l2.SetControl =>
+                    driver.Control(context.Command, V4l2Control.Parser.ParseFrom(context.Argument)),
+                V4l2.SetParameters => driver.Parameters(V4l2StreamParameters.Parser.ParseFrom(context.Argument)),
+                _ => Errno.ENOTTY,
+            };
+        }
+
+        public override ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(
+            TransferCall call, CancellationToken signal) =>
+            driver.Queue.TransferAsync(this, call, signal);
+
+        public override ValueTask<(Errno Errno, string Device)> MapAsync(MapCall call) =>
+            new(driver.Queue.MapAsync(call));
+
+        public override async ValueTask ReleaseAsync() => await driver.Queue.ReleaseAsync(this).ConfigureAwait(false);
+    }
+}

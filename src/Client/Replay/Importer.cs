@@ -1,0 +1,109 @@
+using System.Globalization;
+using FramePin.Client;
+using FramePin.V1;
+
+namespace FramePin.Replay;
+
+/// <summary>
+/// Builds an address space that looks like a live process's: its mappings, and as many touched pages as it has
+/// resident.
+/// </summary>
+public static class Importer
+{
+    private const int TouchChunk = 65_536;
+
+    /// <summary>
+    /// Reads /proc/<paramref name="pid"/>/maps and smaps and rebuilds them on <paramref name="machine"/>.
+    /// </summary>
+    public static async Task<AddressSpace> RunAsync(
+        FramePinClient client, string machine, int pid, CancellationToken cancelled = default)
+    {
+        var lines = MapsFile.Parse(System.IO.File.ReadLines($"/proc/{pid}/maps"));
+        var details = ReadSmaps(System.IO.File.ReadLines($"/proc/{pid}/smaps"));
+        var stack = lines.FirstOrDefault(line => line.Name == "[stack]");
+        var below = lines.Where(
+            line => line.Name is not ("[stack]" or "[vsyscall]") && (stack is null || line.End <= stack.Start));
+        var heap = lines.FirstOrDefault(line => line.Name == "[heap]");
+        var space = await client.AddressSpaces.CreateAddressSpaceAsync(
+            new CreateAddressSpaceRequest
+            {
+                Parent = machine,
+                Layout = new Layout
+                {
+                    MmapBase = below.Select(line => line.End).DefaultIfEmpty(0UL).Max(),
+                    StartBrk = heap?.Start ?? 0,
+                },
+            },
+            cancellationToken: cancelled);
+        var files = new Dictionary<string, string>(StringComparer.Ordinal);
+        foreach (var group in lines.Where(line => line.Inode != 0).GroupBy(line => line.Name, StringComparer.Ordinal))
+        {
+            var first = group.First();
+            var created = await client.Files.CreateFileAsync(
+                new CreateFileRequest
+                {
+                    Parent = machine,
+                    Kind = FileKind.Disk,
+                    Path = group.Key,
+                    Device = first.Device,
+                    Inode = first.Inode,
+                    SizeBytes = group.Max(line => line.Offset + line.End - line.Start),
+                },
+                cancellationToken: cancelled);
+            files[group.Key] = created.Name;
+        }
+
+        var install = new InstallMappingsRequest { AddressSpace = space.Name };
+        var touches = new CallBatchRequest { AddressSpace = space.Name };
+        if (heap is not null) touches.Calls.Add(new MemoryCall { Brk = new BrkCall { Address = heap.End } });
+        foreach (var line in lines)
+        {
+            var detail = details.GetValueOrDefault(line.Start, (Rss: 0UL, Flags: []));
+            if (line.Name != "[heap]")
+            {
+                var mapping = Recording.ToInstalled(line, line.Inode != 0 ? files[line.Name] : "");
+                mapping.VmFlags.AddRange(
+                    detail.Flags.Where(flag => flag is "nr" or "dc" or "dd" or "nh" or "hg" or "wf" or "sr" or "rr"));
+                install.Mappings.Add(mapping);
+            }
+
+            if (line.Name.StartsWith("[v", StringComparison.Ordinal) || line.Permissions[0] != 'r') continue;
+            // Which pages are resident smaps does not tell: the first ones stand for them.
+            for (var (done, pages) = (0UL, detail.Rss >> 12); done < pages; done += TouchChunk)
+                touches.Calls.Add(new MemoryCall
+                {
+                    Touch = new TouchCall
+                    {
+                        Address = line.Start + (done << 12),
+                        Pages = (uint)Math.Min(TouchChunk, pages - done),
+                        Write = line.Permissions[1] == 'w',
+                    },
+                });
+        }
+
+        await client.AddressSpaces.InstallMappingsAsync(install, cancellationToken: cancelled);
+        await client.AddressSpaces.CallBatchAsync(touches, cancellationToken: cancelled);
+        return await client.AddressSpaces.GetAddressSpaceAsync(
+            new GetAddressSpaceRequest { Name = space.Name }, cancellationToken: cancelled);
+    }
+
+    private static Dictionary<ulong, (ulong Rss, string[] Flags)> ReadSmaps(IEnumerable<string> lines)
+    {
+        var result = new Dictionary<ulong, (ulong Rss, string[] Flags)>();
+        var start = 0UL;
+        var rss = 0UL;
+        foreach (var line in lines)
+        {
+            var first = line.Split([' ', '-'], 2)[0];
+            if (line.Length > first.Length && line[first.Length] == '-')
+                start = ulong.Parse(first, NumberStyles.HexNumber, CultureInfo.InvariantCulture);
+            else if (line.StartsWith("Rss:", StringComparison.Ordinal))
+                rss = ulong.Parse(
+                    line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], CultureInfo.InvariantCulture) << 10;
+            else if (line.StartsWith("VmFlags:", StringComparison.Ordinal))
+                result[start] = (rss, line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1..]);
+        }
+
+        return result;
+    }
+}

@@ -1,0 +1,141 @@
+using System.Diagnostics;
+using System.Globalization;
+
+namespace FramePin.Replay;
+
+/// <summary>
+/// Records a program for <see cref="Replayer"/>: the log of its memory calls by strace, its maps before the first of
+/// them and at its exit, and the sizes of the files that it mapped.
+/// </summary>
+/// <remarks>
+/// strace holds the program for a moment at its first brk or mmap, whenever it has become another program by execve,
+/// and at exit_group; the maps are read then. Needs strace and the right to trace.
+/// </remarks>
+public sealed class Recorder(TimeProvider time)
+{
+    private const string Traced = "%memory,execve,clone,clone3,fork,vfork,exit_group,prctl,arch_prctl,shmget";
+    private const string SysBrk = "12 ";
+    private const string SysMmap = "9 ";
+    private const string SysExitGroup = "231 ";
+
+    /// <summary>An execve that has succeeded: the new program's registers are empty.</summary>
+    private const string SysExecveDone = "59 0x0 0x0 0x0 ";
+    private const int HoldMilliseconds = 1000;
+    private const int HoldAtExecMilliseconds = 100;
+    private static readonly TimeSpan Poll = TimeSpan.FromMilliseconds(2);
+
+    /// <summary>
+    /// Runs <paramref name="command"/> and writes its recording into <paramref name="folder"/>; the program's exit
+    /// code.
+    /// </summary>
+    public async Task<int> RunAsync(IReadOnlyList<string> command, string folder, CancellationToken cancelled = default)
+    {
+        Directory.CreateDirectory(folder);
+        var log = Path.Combine(folder, "strace.log");
+        System.IO.File.Delete(log);
+        var start = new ProcessStartInfo("strace") { UseShellExecute = false };
+        foreach (var argument in (string[])["-f", "-y", "-s", "0", "-o", log, "-e", $"trace={Traced}",
+            "-e", $"inject=brk,mmap:delay_enter={HoldMilliseconds}ms:when=1", "-e",
+            $"inject=exit_group:delay_enter={HoldMilliseconds}ms",
+            "-e", $"inject=execve:delay_exit={HoldAtExecMilliseconds}ms", "--", .. command])
+            start.ArgumentList.Add(argument);
+        using var strace = Start(start);
+        var pid = 0;
+        var (hasStart, hasEnd) = (false, false);
+        while (!strace.HasExited)
+        {
+            // strace first tries tracing out on children of its own: the program is the one that comes to a call.
+            if (!hasStart) pid = ChildOf(strace.Id);
+            if (pid != 0 && !hasStart && (IsIn(pid, SysBrk) || IsIn(pid, SysMmap)))
+                hasStart = Copy(pid, "maps", Path.Combine(folder, "maps.start"));
+            else if (hasStart && Read($"/proc/{pid}/syscall").StartsWith(SysExecveDone, StringComparison.Ordinal))
+                Copy(pid, "maps", Path.Combine(folder, "maps.start"));
+            if (hasStart && !hasEnd && IsIn(pid, SysExitGroup))
+            {
+                hasEnd = Copy(pid, "maps", Path.Combine(folder, "maps.end"))
+                    && Copy(pid, "smaps", Path.Combine(folder, "smaps.end"));
+                if (hasEnd) WriteSizes(folder);
+            }
+
+            await Task.Delay(Poll, time, cancelled).ConfigureAwait(false);
+        }
+
+        await strace.WaitForExitAsync(cancelled).ConfigureAwait(false);
+        if (!hasStart)
+            throw new IOException($"{command[0]}: ended before its first memory call could be seen; see {log}");
+        if (!hasEnd)
+            throw new IOException(
+                $"{command[0]}: did not end by exit_group (a signal?): there is no maps.end in {folder}");
+        return strace.ExitCode;
+    }
+
+    private static Process Start(ProcessStartInfo start)
+    {
+        try
+        {
+            return Process.Start(start) ?? throw new IOException("strace did not start");
+        }
+        catch (System.ComponentModel.Win32Exception exception)
+        {
+            throw new IOException(
+                $"strace cannot be started ({exception.Message}): install the package strace", exception);
+        }
+    }
+
+    /// <summary>The traced program: strace's child.</summary>
+    private static int ChildOf(int strace)
+    {
+        var children = Read($"/proc/{strace}/task/{strace}/children").Split(' ', StringSplitOptions.RemoveEmptyEntries);
+        return children.Length > 0 ? int.Parse(children[0], CultureInfo.InvariantCulture) : 0;
+    }
+
+    /// <summary>
+    /// A thread of the program waits in a call; the first brk comes when exec is done, so that strace itself is not
+    /// seen.
+    /// </summary>
+    private static bool IsIn(int pid, string call)
+    {
+        if (!Directory.Exists($"/proc/{pid}/task")) return false;
+        try
+        {
+            return Directory.EnumerateDirectories($"/proc/{pid}/task")
+                .Any(task => Read($"{task}/syscall").StartsWith(call, StringComparison.Ordinal));
+        }
+        catch (IOException)
+        {
+            return false;
+        }
+    }
+
+    private static bool Copy(int pid, string name, string target)
+    {
+        var text = Read($"/proc/{pid}/{name}");
+        if (text.Length == 0) return false;
+        System.IO.File.WriteAllText(target, text);
+        return true;
+    }
+
+    /// <summary>"SIZE PATH" a line, for each file that the program mapped at the end.</summary>
+    private static void WriteSizes(string folder)
+    {
+        var paths = MapsFile.Parse(System.IO.File.ReadLines(Path.Combine(folder, "maps.end"))).Where(
+            line => line.IsFile)
+            .Select(line => line.Name).Distinct(StringComparer.Ordinal);
+        System.IO.File.WriteAllLines(
+            Path.Combine(folder, "files"),
+            paths.Where(System.IO.File.Exists).Select(path => string.Create(
+                CultureInfo.InvariantCulture, $"{new FileInfo(path).Length} {path}")));
+    }
+
+    private static string Read(string path)
+    {
+        try
+        {
+            return System.IO.File.ReadAllText(path);
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            return "";
+        }
+    }
+}

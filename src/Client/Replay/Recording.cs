@@ -1,0 +1,192 @@
+using System.Globalization;
+using FramePin.V1;
+
+namespace FramePin.Replay;
+
+/// <summary>A program as it was recorded: its calls, and its maps at the start and, perhaps, at the end.</summary>
+public sealed record Recording
+{
+    /// <summary>
+    /// From the last execve of the program's first thread on, which stands first when the log has it.
+    /// </summary>
+    public required IReadOnlyList<StraceCall> Calls { get; init; }
+
+    public required IReadOnlyList<MapsLine> MapsStart { get; init; }
+
+    public IReadOnlyList<MapsLine>? MapsEnd { get; init; }
+
+    /// <summary>smaps at the end; empty when there is none.</summary>
+    public IReadOnlyList<SmapsArea> SmapsEnd { get; init; } = [];
+
+    /// <summary>Sizes in bytes by path, where they are known.</summary>
+    public IReadOnlyDictionary<string, ulong> FileSizes { get; init; } = new Dictionary<string, ulong>();
+
+    /// <summary>Reads a recording's files.</summary>
+    public static Recording Load(string strace, string mapsStart, string? mapsEnd) => new()
+    {
+        Calls = SinceLastExec(StraceLog.Parse(System.IO.File.ReadLines(strace))),
+        MapsStart = MapsFile.Parse(System.IO.File.ReadLines(mapsStart)),
+        MapsEnd = mapsEnd is null ? null : MapsFile.Parse(System.IO.File.ReadLines(mapsEnd)),
+    };
+
+    /// <summary>Reads a folder as <see cref="Recorder"/> leaves it; maps.end and files may be missing.</summary>
+    public static Recording Load(string folder)
+    {
+        string At(string name) => Path.Combine(folder, name);
+        var end = At("maps.end");
+        var recording = Load(At("strace.log"), At("maps.start"), System.IO.File.Exists(end) ? end : null);
+        var smaps = At("smaps.end");
+        if (System.IO.File.Exists(smaps))
+            recording = recording with { SmapsEnd = SmapsArea.Parse(System.IO.File.ReadLines(smaps)) };
+        var files = At("files");
+        if (!System.IO.File.Exists(files)) return recording;
+        return recording with
+        {
+            FileSizes = System.IO.File.ReadLines(files).Select(line => line.Split(' ', 2)).ToDictionary(
+                pair => pair[1], pair => ulong.Parse(pair[0], CultureInfo.InvariantCulture), StringComparer.Ordinal),
+        };
+    }
+
+    /// <summary>What a program did before it became another one is gone with its memory.</summary>
+    private static IReadOnlyList<StraceCall> SinceLastExec(IReadOnlyList<StraceCall> calls)
+    {
+        if (calls.Count == 0) return calls;
+        var main = calls[0].Thread;
+        for (var i = calls.Count - 1; i > 0; i--)
+            if (calls[i].Name == "execve" && calls[i].Thread == main && calls[i].Errno.Length == 0
+                && !calls[i].IsUnfinished)
+                return [.. calls.Skip(i)];
+        return calls;
+    }
+
+    /// <summary>
+    /// False when the maps of the end show private memory at [<paramref name="start"/>, + <paramref name="length"/>)
+    /// bytes and none of it was ever stored to. What is not there at the end may have been.
+    /// </summary>
+    internal bool MayHaveBeenTouched(ulong start, ulong length)
+    {
+        var areas = SmapsEnd.Where(area => area.Start < start + length && start < area.End).ToList();
+        return areas.Count == 0 || areas.Any(area => area.HasOwnPages);
+    }
+
+    /// <summary>Path and size in bytes of the System V segment that a shmat attaches.</summary>
+    internal (string Path, ulong Size) SegmentOf(StraceCall attach)
+    {
+        var id = attach.Arguments[0];
+        foreach (var call in Calls)
+        {
+            if (call.Name != "shmget" || call.Errno.Length > 0 || call.Result.Split(' ')[0] != id) continue;
+            var key = call.Arguments[0] == "IPC_PRIVATE" ? 0 : StraceNumbers.Parse(call.Arguments[0]);
+            return (string.Create(CultureInfo.InvariantCulture, $"/SYSV{key:x8}"),
+                StraceNumbers.Parse(call.Arguments[1]));
+        }
+
+        // A log without shmget: as large as the mapping is at the end, or a page.
+        var line = MapsEnd?.FirstOrDefault(candidate => candidate.Start == attach.Value);
+        return ($"/SYSV{id}", line is null ? 4096 : line.End - line.Start);
+    }
+
+    /// <summary>
+    /// End of the highest mapping below the stack at the start: where the kernel searches downwards from.
+    /// </summary>
+    public ulong MmapBase
+    {
+        get
+        {
+            var stack = MapsStart.FirstOrDefault(line => line.Name == "[stack]");
+            var below = MapsStart.Where(
+                line => line.Name is not ("[stack]" or "[vsyscall]") && (stack is null || line.End <= stack.Start));
+            return below.Select(line => line.End).DefaultIfEmpty(0UL).Max();
+        }
+    }
+
+    /// <summary>What the first brk(NULL) answered: the start of the heap.</summary>
+    public ulong StartBrk =>
+        Calls.FirstOrDefault(call => call.Name == "brk" && call.Arguments[0] == "NULL")?.Value ?? 0;
+
+    /// <summary>Path in "3&lt;/path&gt;"; empty without one.</summary>
+    internal static string PathOf(string descriptor)
+    {
+        var open = descriptor.IndexOf('<', StringComparison.Ordinal);
+        // A file without a name is written as 3</path>(deleted).
+        var close = descriptor.LastIndexOf('>');
+        return open < 0 || close < open ? "" : descriptor[(open + 1)..close];
+    }
+
+    /// <summary>A file of memory: memfd, tmpfs under /dev/shm, POSIX shared memory.</summary>
+    internal static bool IsShmem(string path) =>
+        path.StartsWith("/memfd:", StringComparison.Ordinal) || path.StartsWith("/SYSV", StringComparison.Ordinal)
+            || path.StartsWith("/dev/shm/", StringComparison.Ordinal);
+
+    /// <summary>
+    /// Files that the program must have opened for writing: memory files, those that it mapped shared and writable, and
+    /// those whose shared mapping it could make writable later.
+    /// </summary>
+    internal HashSet<string> OpenedForWriting()
+    {
+        var result = new HashSet<string>(StringComparer.Ordinal);
+        var shared = new List<(ulong Start, ulong End, string Path)>();
+        foreach (var call in Calls)
+        {
+            if (call.Errno.Length > 0) continue;
+            if (call.Name == "mmap" && PathOf(call.Arguments[4]) is { Length: > 0 } path
+                && call.Arguments[3].Contains("MAP_SHARED", StringComparison.Ordinal))
+            {
+                shared.Add((call.Value, call.Value + StraceNumbers.Parse(call.Arguments[1]), path));
+                if (IsShmem(path) || call.Arguments[2].Contains("PROT_WRITE", StringComparison.Ordinal))
+                    result.Add(path);
+            }
+            else if (call.Name == "mprotect" && call.Arguments[2].Contains("PROT_WRITE", StringComparison.Ordinal))
+            {
+                var address = StraceNumbers.Parse(call.Arguments[0]);
+                foreach (var mapping in shared)
+                    if (address >= mapping.Start && address < mapping.End) result.Add(mapping.Path);
+            }
+        }
+
+        return result;
+    }
+
+    /// <summary>Least size of each file that makes every mapping of it lie inside.</summary>
+    internal Dictionary<string, ulong> SizesSeen()
+    {
+        var sizes = new Dictionary<string, ulong>(StringComparer.Ordinal);
+        void See(string path, ulong end) => sizes[path] = Math.Max(sizes.GetValueOrDefault(path), end);
+        foreach (var line in MapsStart.Where(line => line.IsFile)) See(line.Name, line.Offset + line.End - line.Start);
+        foreach (var call in Calls)
+        {
+            if (call.Name == "shmat")
+            {
+                var (segment, size) = SegmentOf(call);
+                See(segment, size);
+            }
+
+            if (call.Name != "mmap" || PathOf(call.Arguments[4]) is not { Length: > 0 } path) continue;
+            See(path, StraceNumbers.Parse(call.Arguments[5]) + StraceNumbers.Parse(call.Arguments[1]));
+        }
+
+        return sizes;
+    }
+
+    /// <summary>A mapping of the start as the wire wants it.</summary>
+    internal static InstalledMapping ToInstalled(MapsLine line, string file) => new()
+    {
+        Start = line.Start,
+        End = line.End,
+        Prot = (line.Permissions[0] == 'r' ? 1u : 0) | (line.Permissions[1] == 'w' ? 2u : 0)
+            | (line.Permissions[2] == 'x' ? 4u : 0),
+        Shared = line.Permissions[3] == 's' && file.Length > 0,
+        File = file,
+        Offset = file.Length == 0 ? 0 : line.Offset,
+        OpenMode = line.Permissions[1] == 'w' ? OpenMode.ReadWrite : OpenMode.ReadOnly,
+        Kind = line.Name switch
+        {
+            "[stack]" => MappingKind.Stack,
+            "[vdso]" => MappingKind.Vdso,
+            "[vvar]" => MappingKind.Vvar,
+            "[vvar_vclock]" => MappingKind.VvarVclock,
+            "[vsyscall]" => MappingKind.Vsyscall,
+            _ => MappingKind.Unspecified,
+        },
+    };
+}
