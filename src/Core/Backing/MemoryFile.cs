@@ -217,32 +217,37 @@ public sealed class MemoryFile
         if (_unread.Count > 0) _unread.RemoveWhere(index => index >= first && index - first < count);
         foreach (var index in _stored.Keys)
             if (index >= first && index - first < count) Unstore(index);
-        var address = first << PageGeometry.PageShift;
         var end = count > (1UL << 35) ? 1UL << 47 : (first + count) << PageGeometry.PageShift;
-        while (_cache.Next(ref address, end, out var slot))
+        var leaf = _cache.Leaves(first << PageGeometry.PageShift, end);
+        while (leaf.MoveNext())
         {
-            var head = Pte.PfnOf(_cache[slot]);
-            _cache[slot] = 0;
+            var head = Pte.PfnOf(leaf.Entry);
+            leaf.Entry = 0;
             var info = _memory.Frames[head];
             info.Flags &= ~(FrameFlags.InCache | FrameFlags.Dirty | FrameFlags.DirtyTracked);
             info.FileId = 0;
             CachedFrames -= 1UL << Order;
             _memory.Put(head);
-            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
 
         _cache.Prune(first << PageGeometry.PageShift, end);
     }
 
-    /// <summary>Every cached folio with its page index, ascending.</summary>
-    internal IEnumerable<(ulong Index, Pfn Head)> CachedFolios()
+    /// <summary>Every cached folio with its page index, ascending, for <c>foreach</c>.</summary>
+    internal FolioCursor CachedFolios() => new(_cache.Leaves(0, 1UL << 47));
+
+    /// <summary>A walk over the cache of a file: a <see cref="LeafCursor"/>, and its protocol.</summary>
+    internal ref struct FolioCursor(LeafCursor leaf)
     {
-        var address = 0UL;
-        while (_cache.Next(ref address, 1UL << 47, out var slot))
-        {
-            yield return (address >> PageGeometry.PageShift, Pte.PfnOf(_cache[slot]));
-            address += slot.Size;
-        }
+        private LeafCursor _leaf = leaf;
+
+        /// <summary>Page index of the folio in the file, and its first frame.</summary>
+        public readonly (ulong Index, Pfn Head) Current =>
+            (_leaf.Address >> PageGeometry.PageShift, Pte.PfnOf(_leaf.Entry));
+
+        public readonly FolioCursor GetEnumerator() => this;
+
+        public bool MoveNext() => _leaf.MoveNext();
     }
 
     internal int TableCount => _cache.CountTables();

@@ -223,16 +223,12 @@ internal static class LargeFolio
         var left = kernel.Memory.Frames[head].MapCount;
         foreach (var space in kernel.Spaces)
         {
-            var address = 0UL;
-            while (left > 0 && space.PageTable.Next(ref address, PageGeometry.TaskSize, out var slot))
+            var leaf = space.PageTable.Leaves(0, PageGeometry.TaskSize);
+            while (left > 0 && leaf.MoveNext())
             {
-                if (Maps(kernel, space.PageTable[slot], head))
-                {
-                    found.Add((space, address));
-                    left--;
-                }
-
-                address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+                if (!Maps(kernel, leaf.Entry, head)) continue;
+                found.Add((space, leaf.Address));
+                left--;
             }
         }
 

@@ -125,20 +125,13 @@ internal static class Mapping
         bool onlyFile = false)
     {
         if (!SplitAt(kernel, space, start) || !SplitAt(kernel, space, end)) return false;
-        var table = space.PageTable;
-        var address = start;
-        while (table.Next(ref address, end, out var slot))
+        var leaf = space.PageTable.Leaves(start, end);
+        while (leaf.MoveNext())
         {
-            ref var entry = ref table[slot];
-            var skip = (keepMarkers && entry == Pte.GuardMarker) || (onlyFile && (entry & Pte.Anon) != 0);
-            if (!skip)
-            {
-                var old = entry;
-                entry = 0;
-                Release(kernel, space, vma, old);
-            }
-
-            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+            var old = leaf.Entry;
+            if ((keepMarkers && old == Pte.GuardMarker) || (onlyFile && (old & Pte.Anon) != 0)) continue;
+            leaf.Entry = 0;
+            Release(kernel, space, vma, old);
         }
 
         return true;
@@ -148,14 +141,12 @@ internal static class Mapping
     public static bool ChangeProtection(KernelState kernel, AddressSpace space, Vma vma, ulong start, ulong end)
     {
         if (!SplitAt(kernel, space, start) || !SplitAt(kernel, space, end)) return false;
-        var table = space.PageTable;
-        var address = start;
-        while (table.Next(ref address, end, out var slot))
+        var leaf = space.PageTable.Leaves(start, end);
+        while (leaf.MoveNext())
         {
-            ref var entry = ref table[slot];
+            ref var entry = ref leaf.Entry;
             if (Pte.IsMapped(entry) && kernel.Mutant != Mutant.ProtectKeepsWrite)
                 entry = (entry & Pte.KeepMask) | AccessBits(vma, MayStayWritable(kernel, vma, entry));
-            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
 
         return true;

@@ -89,12 +89,9 @@ internal static class Migration
             return [(space, address)];
         foreach (var candidate in kernel.Spaces)
         {
-            var at = 0UL;
-            while (found.Count < expected && candidate.PageTable.Next(ref at, PageGeometry.TaskSize, out var leaf))
-            {
-                if (Maps(kernel, candidate.PageTable[leaf], head)) found.Add((candidate, at));
-                at = PageGeometry.AlignDown(at, leaf.Size) + leaf.Size;
-            }
+            var leaf = candidate.PageTable.Leaves(0, PageGeometry.TaskSize);
+            while (found.Count < expected && leaf.MoveNext())
+                if (Maps(kernel, leaf.Entry, head)) found.Add((candidate, leaf.Address));
         }
 
         return found;

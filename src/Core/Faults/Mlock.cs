@@ -45,22 +45,17 @@ internal static class Mlock
     public static void Walk(KernelState kernel, AddressSpace space, AddressRange part, bool locks)
     {
         var (table, frames) = (space.PageTable, kernel.Memory.Frames);
-        var address = part.Start;
-        while (table.Next(ref address, part.End, out var slot))
+        var leaf = table.Leaves(part);
+        while (leaf.MoveNext())
         {
-            var entry = table[slot];
-            var next = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
-            if (Pte.IsMapped(entry) && (entry & Pte.Special) == 0)
-            {
-                var head = frames.HeadOf(Pte.PfnOf(entry));
-                var folio = 1 << frames.OrderOf(head);
-                var pages = slot.Order > 0 ? folio : LargeFolio.Batch(table, slot, address, part.End, folio);
-                if (slot.Order == 0) next = address + ((ulong)pages << PageGeometry.PageShift);
-                if (!locks) Unlock(kernel, head);
-                else if (pages == folio) Lock(kernel, head);
-            }
-
-            address = next;
+            var (entry, slot) = (leaf.Entry, leaf.Slot);
+            if (!Pte.IsMapped(entry) || (entry & Pte.Special) != 0) continue;
+            var head = frames.HeadOf(Pte.PfnOf(entry));
+            var folio = 1 << frames.OrderOf(head);
+            var pages = slot.Order > 0 ? folio : LargeFolio.Batch(table, slot, leaf.Address, part.End, folio);
+            if (slot.Order == 0) leaf.Skip(pages);
+            if (!locks) Unlock(kernel, head);
+            else if (pages == folio) Lock(kernel, head);
         }
     }
 

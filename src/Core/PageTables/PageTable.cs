@@ -106,8 +106,14 @@ internal sealed class PageTable
         return new LeafSlot(table, IndexOf(address, bottom), order);
     }
 
+    /// <summary>A walk over the leaves of [<paramref name="start"/>, <paramref name="end"/>), in bytes.</summary>
+    public LeafCursor Leaves(ulong start, ulong end) => new(this, start, end);
+
+    /// <summary>A walk over the leaves of a range.</summary>
+    public LeafCursor Leaves(AddressRange range) => new(this, range.Start, range.End);
+
     /// <summary>
-    /// Advances <paramref name="address"/> to the first entry at or after it that is not empty and lies below
+    /// The step of a <see cref="LeafCursor"/>: advances <paramref name="address"/> to the first entry at or after it that is not empty and lies below
     /// <paramref name="end"/>. The address becomes the leaf's first byte, or stays inside it when it started there.
     /// </summary>
     public bool Next(ref ulong address, ulong end, out LeafSlot slot)

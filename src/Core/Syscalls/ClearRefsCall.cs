@@ -25,13 +25,12 @@ internal static class ClearRefsCall
         {
             vma.Flags &= ~VmFlags.SoftDirty;
             if (vma.HasAny(VmFlags.PfnMap | VmFlags.HugeTlb)) continue;
-            var address = vma.Start;
-            while (space.PageTable.Next(ref address, vma.End, out var slot))
+            var leaf = space.PageTable.Leaves(vma.Range);
+            while (leaf.MoveNext())
             {
-                ref var entry = ref space.PageTable[slot];
+                ref var entry = ref leaf.Entry;
                 if (!IsPinned(kernel, space, vma, entry))
                     entry &= ~(Pte.SoftDirty | (Pte.IsMapped(entry) ? Pte.Write : 0));
-                address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
             }
         }
     }

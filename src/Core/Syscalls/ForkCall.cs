@@ -63,12 +63,12 @@ internal static class ForkCall
         var table = parent.PageTable;
         // copy_pte_range makes a table wherever the parent has one, though nothing in it may be copied.
         if (!child.PageTable.MirrorTables(table, vma.Start, vma.End)) return Errno.ENOMEM;
-        var address = vma.Start;
-        while (table.Next(ref address, vma.End, out var slot))
+        var leaf = table.Leaves(vma.Range);
+        while (leaf.MoveNext())
         {
-            var error = CopyLeaf(kernel, parent, child, vma, copy, address, slot, out var again);
+            var error = CopyLeaf(kernel, parent, child, vma, copy, leaf.Address, leaf.Slot, out var again);
             if (error != Errno.None) return error;
-            if (!again) address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
+            if (again) leaf.Again();
         }
 
         return Errno.None;

@@ -187,13 +187,9 @@ internal static class MadviseCall
         if (vma.HasAny(refused)) return Errno.EINVAL;
         if (!install)
         {
-            var address = part.Start;
-            while (space.PageTable.Next(ref address, part.End, out var slot))
-            {
-                if (space.PageTable[slot] == Pte.GuardMarker) space.PageTable[slot] = 0;
-                address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
-            }
-
+            var leaf = space.PageTable.Leaves(part);
+            while (leaf.MoveNext())
+                if (leaf.Entry == Pte.GuardMarker) leaf.Entry = 0;
             return Errno.None;
         }
 

@@ -310,7 +310,9 @@ internal static class MmapCall
         var wanted = range.Length >> (PageGeometry.PageShift + file.Order);
         if ((vmFlags & VmFlags.MayShare) != 0)
         {
-            var held = (ulong)file.CachedFolios().Count(folio => folio.Index >= pageOffset) + file.ReservedHugePages;
+            var held = file.ReservedHugePages;
+            foreach (var (index, _) in file.CachedFolios())
+                if (index >= pageOffset) held++;
             wanted = wanted > held ? wanted - held : 0;
         }
 

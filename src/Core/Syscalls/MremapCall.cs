@@ -320,16 +320,18 @@ internal static class MremapCall
     private static bool MoveEntries(KernelState kernel, AddressSpace space, Request request, ulong target)
     {
         var table = space.PageTable;
-        var address = request.Address;
         var length = Math.Min(request.OldLength, request.NewLength);
         var end = request.Address + length;
-        if (!MakeTables(table, address, end, target)) return false;
-        while (table.Next(ref address, end, out var slot))
+        if (!MakeTables(table, request.Address, end, target)) return false;
+        var leaf = table.Leaves(request.Address, end);
+        while (leaf.MoveNext())
         {
-            var to = target + (address - request.Address);
+            var slot = leaf.Slot;
+            var to = target + (leaf.Address - request.Address);
             if (slot.Order > 0 && !PageGeometry.IsAligned(to, slot.Size))
             {
-                if (!Mapping.SplitLeaf(kernel, space, address, slot)) return false;
+                if (!Mapping.SplitLeaf(kernel, space, leaf.Address, slot)) return false;
+                leaf.Again();
                 continue;
             }
 
@@ -339,14 +341,14 @@ internal static class MremapCall
             {
                 // A table of small entries is there already, empty: a huge leaf does not go in its place
                 // (move_huge_pmd).
-                if (!Mapping.SplitLeaf(kernel, space, address, slot)) return false;
+                if (!Mapping.SplitLeaf(kernel, space, leaf.Address, slot)) return false;
+                leaf.Again();
                 continue;
             }
 
             // move_soft_dirty_pte
-            table[into] = (table[slot] & ~Pte.UffdWp) | ((table[slot] & Pte.Marker) == 0 ? kernel.SoftDirty : 0);
-            table[slot] = 0;
-            address += slot.Size;
+            table[into] = (leaf.Entry & ~Pte.UffdWp) | ((leaf.Entry & Pte.Marker) == 0 ? kernel.SoftDirty : 0);
+            leaf.Entry = 0;
         }
 
         return true;

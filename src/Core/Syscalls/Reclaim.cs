@@ -197,25 +197,21 @@ internal static class Reclaim
         KernelState kernel, AddressSpace space, AddressRange part, Action<LeafSlot, int>? act,
         SwapAction? onSwap = null)
     {
-        var address = part.Start;
-        while (space.PageTable.Next(ref address, part.End, out var slot))
+        var (table, frames) = (space.PageTable, kernel.Memory.Frames);
+        var leaf = table.Leaves(part);
+        while (leaf.MoveNext())
         {
-            var entry = space.PageTable[slot];
-            var next = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
-            if ((entry & Pte.Swap) != 0) onSwap?.Invoke(ref space.PageTable[slot]);
-            if (Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && act is not null)
-            {
-                var head = kernel.Memory.Frames.HeadOf(Pte.PfnOf(entry));
-                var folio = 1 << kernel.Memory.Frames.OrderOf(head);
-                var pages = slot.Order > 0 ? folio : LargeFolio.Batch(space.PageTable, slot, address, part.End, folio);
-                var isWhole = slot.Order > 0 ? address == next - slot.Size && next <= part.End : pages == folio;
-                if (slot.Order == 0) next = address + ((ulong)pages << PageGeometry.PageShift);
-                if (isWhole) act(slot, slot.Order > 0 ? 1 : pages);
-                else if (!LargeFolio.IsMappedShared(kernel, head) && LargeFolio.Split(kernel, head, dropsZeroes: true))
-                    continue;
-            }
-
-            address = next;
+            var (entry, slot, address) = (leaf.Entry, leaf.Slot, leaf.Address);
+            if ((entry & Pte.Swap) != 0) onSwap?.Invoke(ref leaf.Entry);
+            if (!Pte.IsMapped(entry) || (entry & Pte.Special) != 0 || act is null) continue;
+            var head = frames.HeadOf(Pte.PfnOf(entry));
+            var folio = 1 << frames.OrderOf(head);
+            var pages = slot.Order > 0 ? folio : LargeFolio.Batch(table, slot, address, part.End, folio);
+            var isWhole = slot.Order > 0 ? address == leaf.End - slot.Size && leaf.End <= part.End : pages == folio;
+            if (slot.Order == 0) leaf.Skip(pages);
+            if (isWhole) act(slot, slot.Order > 0 ? 1 : pages);
+            else if (!LargeFolio.IsMappedShared(kernel, head) && LargeFolio.Split(kernel, head, dropsZeroes: true))
+                leaf.Again();
         }
     }
 }

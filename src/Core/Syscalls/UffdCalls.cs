@@ -159,10 +159,10 @@ internal static class UffdCalls
     private static bool Protect(KernelState kernel, AddressSpace space, Vma vma, AddressRange part, bool isOn)
     {
         if (!Mapping.SplitAt(kernel, space, part.Start) || !Mapping.SplitAt(kernel, space, part.End)) return false;
-        var address = part.Start;
-        while (space.PageTable.Next(ref address, part.End, out var slot))
+        var leaf = space.PageTable.Leaves(part);
+        while (leaf.MoveNext())
         {
-            ref var entry = ref space.PageTable[slot];
+            ref var entry = ref leaf.Entry;
             if ((entry & Pte.Swap) != 0) entry = isOn ? entry | Pte.UffdWp : entry & ~Pte.UffdWp;
             if (Pte.IsMapped(entry))
             {
@@ -173,8 +173,6 @@ internal static class UffdCalls
                     entry |= Mapping.AccessBits(vma, Mapping.MayStayWritable(kernel, vma, entry));
                 }
             }
-
-            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
 
         return true;
