@@ -32,7 +32,9 @@ internal static partial class Daemon
 
     /// <param name="options">How it was started.</param>
     /// <param name="time">The clock of leases and deadlines; the system's when null.</param>
-    public static WebApplication Build(DaemonOptions options, TimeProvider? time = null)
+    /// <param name="replace">Puts other services in the place of the daemon's own; none when null.</param>
+    public static WebApplication Build(
+        DaemonOptions options, TimeProvider? time = null, Action<IServiceCollection>? replace = null)
     {
         // Configured by its command line. Settings are not looked for in whatever directory it was started from, nor
         // watched for changes there.
@@ -47,6 +49,11 @@ internal static partial class Daemon
         services.Configure<HostOptions>(host => host.ShutdownTimeout = options.Limits.ShutdownGrace);
         services.AddSingleton(options);
         services.AddSingleton(time ?? TimeProvider.System);
+        services.AddMetrics();
+        services.AddSingleton<ServerTelemetry>();
+        services.AddSingleton<PinTracing>(
+            static provider => provider.GetRequiredService<ServerTelemetry>().TracePin);
+        services.AddSingleton<PinTransactions>();
         services.AddSingleton<MachineRegistry>();
         services.AddSingleton<StreamSessions>();
         services.AddSingleton<LeaseRegistry>();
@@ -70,6 +77,7 @@ internal static partial class Daemon
         services.AddGrpcHealthChecks().AddCheck(
             "framepind", () => Microsoft.Extensions.Diagnostics.HealthChecks.HealthCheckResult.Healthy());
         AddTelemetry(services);
+        replace?.Invoke(services);
         var app = builder.Build();
         app.Lifetime.ApplicationStopping.Register(() =>
         {

@@ -41,7 +41,7 @@ public sealed class DaemonFixture : IAsyncLifetime
     internal FramePin.Core.Vmas.AddressSpace SpaceOf(string name) =>
         ((FramePin.Server.Machines.MachineRegistry)_app!.Services.GetService(
             typeof(FramePin.Server.Machines.MachineRegistry))!)
-        .Get(name.Split('/')[1]).Space(name.Split('/')[3]);
+        .Get(name.Split('/')[1]).Spaces.Get(name.Split('/')[3]);
 
     /// <summary>A machine of the test's own with one address space.</summary>
     public async Task<(string Machine, string Space)> CreateAsync(

@@ -56,7 +56,7 @@ internal sealed class DriverRegistry(DaemonOptions options)
         if (driver.Files.Count >= options.Limits.DriverFilesMax)
             throw Refusals.Limit(
                 "driver_files_max", (ulong)options.Limits.DriverFilesMax, (ulong)driver.Files.Count + 1);
-        var file = new OpenDriverFile(Interlocked.Increment(ref _nextFile), driver, lease, isNonBlocking);
+        var file = new OpenDriverFile(Interlocked.Increment(ref _nextFile), driver, lease, isNonBlocking, file => Close(file));
         // Known before the driver answers, so that a caller who goes meanwhile leaves a file that can be closed.
         driver.Files[file.Number] = file;
         _files[(driver.Host, file.Number)] = file;
@@ -77,7 +77,7 @@ internal sealed class DriverRegistry(DaemonOptions options)
             throw;
         }
 
-        if (lease is null || lease.TryAdd(file, () => Close(file))) return (0, file);
+        if (lease is null || lease.TryAdd(file)) return (0, file);
         _ = Close(file);
         throw LeaseRegistry.Gone(lease.Id);
     }

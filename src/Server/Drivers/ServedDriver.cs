@@ -3,6 +3,7 @@ using System.Diagnostics;
 using System.Threading.Channels;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
 using FramePin.V1;
 using Lease = FramePin.Server.Sessions.Lease;
 using Errno = FramePin.Core.Abi.Errno;
@@ -97,4 +98,28 @@ internal sealed class ServedDriver(MachineHost host, string node, string driver,
 }
 
 /// <summary>A node's file that an application has open.</summary>
-internal sealed record OpenDriverFile(ulong Number, ServedDriver Driver, Lease? Lease, bool IsNonBlocking);
+internal sealed class OpenDriverFile(
+    ulong number, ServedDriver driver, Lease? lease, bool isNonBlocking, Action<OpenDriverFile> close)
+    : ILeased
+{
+    public ulong Number => number;
+
+    public ServedDriver Driver => driver;
+
+    /// <summary>The lease that closes the file at its end; null: the driver's stream does.</summary>
+    public Lease? Lease => lease;
+
+    /// <summary>O_NONBLOCK.</summary>
+    public bool IsNonBlocking => isNonBlocking;
+
+    bool ILeased.IsVector => false;
+
+    long ILeased.Pages => 0;
+
+    bool ILeased.Release(out long pages)
+    {
+        pages = 0;
+        close(this);
+        return true;
+    }
+}

@@ -12,7 +12,7 @@ namespace FramePin.Server.LocalMemory;
 /// its connection or its lease has ended; what it may have mapped still is held until it says so, or is dead.
 /// </summary>
 /// <remarks>Any thread.</remarks>
-internal sealed class Attachment : IDisposable
+internal sealed class Attachment : IFrameHolder, IDisposable
 {
     private readonly Lock _lock = new();
     private readonly CancellationTokenSource _fenced = new();
@@ -67,7 +67,7 @@ internal sealed class Attachment : IDisposable
         FrameHold hold;
         lock (record.Gate)
         {
-            if (record.IsDestroyed || record.IsFilling) throw Host.NotReady(record);
+            record.CheckReady();
             hold = Host.Machine.HoldFrames(record.Vector);
         }
 

@@ -1,42 +1,132 @@
 using System.Diagnostics;
 using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
+using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
+using Grpc.Core;
 
 namespace FramePin.Server.Machines;
 
-/// <summary>A frame vector under its name, and who filled it, when and from which trace.</summary>
+/// <summary>Where a vector's frames came from: the range, the time and the span of the pin that filled it.</summary>
+/// <param name="Space">Whose memory was pinned; null for a device's pages, and before the first pin.</param>
+/// <param name="Start">First byte of the range, as asked.</param>
+/// <param name="IsWrite">The pin asked for pages to write to.</param>
+/// <param name="PinnedAt">Time of the pin.</param>
+/// <param name="Trace">Span that acquired the frames.</param>
+/// <param name="Epoch">Number of the machine's last command before the pin.</param>
+internal readonly record struct PinOrigin(
+    AddressSpace? Space, ulong Start, bool IsWrite, DateTimeOffset PinnedAt, ActivityContext Trace, long Epoch);
+
+/// <summary>A frame vector under its name, with the origin of its frames.</summary>
 /// <remarks>
-/// The vector itself is used under <see cref="Gate"/> only; the rest is written before the record is published.
+/// Any thread. Number, vector and lease never change. Everything else, the vector's content included, is read and
+/// written under <see cref="Gate"/>: each member that needs it throws without it. One exception: the pin that is
+/// filling the vector (<see cref="IsFilling"/>) owns the content without the gate. Lock order: gate, then the lease.
 /// </remarks>
-internal sealed class VectorRecord(ulong number, FrameVector vector)
+internal sealed class VectorRecord(ulong number, FrameVector vector, Lease? lease, VectorTable table) : ILeased
 {
+    private PinOrigin _origin;
+    private bool _isDestroyed;
+    private bool _isFilling;
+
     public ulong Number { get; } = number;
+
+    /// <summary>Full name.</summary>
+    public string Name => table.NameOf(Number);
 
     public FrameVector Vector { get; } = vector;
 
-    /// <summary>One user of the vector at a time. Never held across an await.</summary>
+    /// <summary>The lease that gives the vector back at its end; null: the vector lives as long as the machine.</summary>
+    public Lease? Lease { get; } = lease;
+
+    /// <summary>Lets one thread at a time use the vector. Never held across an await.</summary>
     public Lock Gate { get; } = new();
 
-    /// <summary>Gone: unpinned or destroyed. Guarded by <see cref="Gate"/>.</summary>
-    public bool IsDestroyed { get; set; }
+    /// <summary>The vector was unpinned or destroyed. Under <see cref="Gate"/>.</summary>
+    public bool IsDestroyed => Held(_isDestroyed);
 
-    /// <summary>A pin is filling it and may be parked. Guarded by <see cref="Gate"/>.</summary>
-    public bool IsFilling { get; set; }
+    /// <summary>A pin is filling the vector and may be parked. Under <see cref="Gate"/>.</summary>
+    public bool IsFilling => Held(_isFilling);
 
-    public AddressSpace? Space { get; set; }
+    /// <summary>Where the frames came from. Under <see cref="Gate"/>.</summary>
+    public PinOrigin Origin => Held(_origin);
 
-    public ulong Start { get; set; }
+    bool ILeased.IsVector => true;
 
-    public bool IsWrite { get; set; }
+    long ILeased.Pages
+    {
+        get
+        {
+            lock (Gate) return _isFilling || _isDestroyed ? 0 : Vector.Count;
+        }
+    }
 
-    /// <summary>Whose life it hangs on; null: the machine's.</summary>
-    public Lease? Lease { get; set; }
+    /// <summary>
+    /// Refuses the use of the vector: NOT_FOUND when it is gone, FAILED_PRECONDITION (PIN_IN_PROGRESS) while a pin is
+    /// filling it. Under <see cref="Gate"/>.
+    /// </summary>
+    public void CheckReady()
+    {
+        if (IsFilling) throw Filling();
+        if (IsDestroyed) throw table.Gone(Number);
+    }
 
-    public DateTimeOffset PinnedAt { get; set; }
+    /// <summary>Why nobody may use the vector now: it is gone, or a pin is filling it. Takes <see cref="Gate"/>.</summary>
+    public RpcException NotReady()
+    {
+        lock (Gate) return _isFilling ? Filling() : table.Gone(Number);
+    }
 
-    /// <summary>The span that acquired it.</summary>
-    public ActivityContext Trace { get; set; }
+    /// <summary>
+    /// A pin fills the vector from now on: nobody else uses it, and the lease leaves it alone. Refuses as
+    /// <see cref="CheckReady"/> does. Under <see cref="Gate"/>.
+    /// </summary>
+    public void BeginFilling()
+    {
+        CheckReady();
+        _isFilling = true;
+    }
 
-    public long Epoch { get; set; }
+    /// <summary>The pin that filled the vector has come to its end. Takes <see cref="Gate"/>.</summary>
+    public void EndFilling()
+    {
+        lock (Gate) _isFilling = false;
+    }
+
+    /// <summary>Notes the origin of the frames. Takes <see cref="Gate"/>.</summary>
+    public void Note(in PinOrigin origin)
+    {
+        lock (Gate) _origin = origin;
+    }
+
+    /// <summary>
+    /// Nobody may use the vector any more. False: it was destroyed before, or a pin is filling it. Under
+    /// <see cref="Gate"/>.
+    /// </summary>
+    public bool TryDestroy()
+    {
+        if (IsDestroyed || IsFilling) return false;
+        _isDestroyed = true;
+        return true;
+    }
+
+    bool ILeased.Release(out long pages)
+    {
+        try
+        {
+            return table.Release(this, dirty: false, out pages);
+        }
+        catch (ObjectDisposedException)
+        {
+            // The vector went with its machine, which was deleted before.
+            pages = 0;
+            return false;
+        }
+    }
+
+    private static RpcException Filling() =>
+        Refusals.State("PIN_IN_PROGRESS", "a pin is still filling this vector: resume or cancel it first");
+
+    private T Held<T>(T value) =>
+        Gate.IsHeldByCurrentThread ? value : throw new InvalidOperationException("the vector's gate is not held");
 }

@@ -199,22 +199,23 @@ internal static class WireMapping
         lock (record.Gate)
         {
             var vector = record.Vector;
+            var origin = record.Origin;
             return new V1.FrameVector
             {
-                Name = host.VectorName(record.Number),
+                Name = record.Name,
                 Allocated = (ulong)vector.Allocated,
                 Frames = (ulong)vector.Count,
                 Kind = KindOf(vector),
                 GotRef = vector.GotRef,
-                AddressSpace = record.Space is { } space ? host.SpaceName(space) : "",
-                AddressSpaceExited = record.Space is { Exited: true },
-                Start = record.Start,
-                Write = record.IsWrite,
+                AddressSpace = origin.Space is { } space ? host.SpaceName(space) : "",
+                AddressSpaceExited = origin.Space is { Exited: true },
+                Start = origin.Start,
+                Write = origin.IsWrite,
                 Lease = record.Lease is { } lease ? Names.Lease(lease.Id) : "",
-                PinnedAt = record.PinnedAt.ToUnixTimeMilliseconds() / 1000.0,
-                TraceId = record.Trace == default ? "" : record.Trace.TraceId.ToHexString(),
-                SpanId = record.Trace == default ? "" : record.Trace.SpanId.ToHexString(),
-                Epoch = (ulong)record.Epoch,
+                PinnedAt = origin.PinnedAt.ToUnixTimeMilliseconds() / 1000.0,
+                TraceId = origin.Trace == default ? "" : origin.Trace.TraceId.ToHexString(),
+                SpanId = origin.Trace == default ? "" : origin.Trace.SpanId.ToHexString(),
+                Epoch = (ulong)origin.Epoch,
                 Runs = withRuns && !record.IsFilling ? ToRuns(vector, limits) : null,
             };
         }

@@ -26,7 +26,7 @@ internal sealed partial class AddressSpaceService
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
         return host.Requests.Run(nameof(Call), request.RequestId, request, async () =>
         {
-            var space = host.Space(id);
+            var space = host.Spaces.Get(id);
             var call = request.Call ?? throw Refusals.Bad("call", "must be set");
             Check(call, "call");
             var (result, residency, isPartial) = await RunWatchedAsync(
@@ -44,7 +44,7 @@ internal sealed partial class AddressSpaceService
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
         return host.Requests.Run(nameof(CallBatch), request.RequestId, request, async () =>
         {
-            var space = host.Space(id);
+            var space = host.Spaces.Get(id);
             var most = options.Limits.BatchOperationsMax;
             if (request.Calls.Count > most)
                 throw Refusals.Limit("batch_operations_max", (ulong)most, (ulong)request.Calls.Count);
@@ -226,7 +226,7 @@ internal sealed partial class AddressSpaceService
     private Core.Backing.Device DeviceIn(MachineHost host, string name)
     {
         var (owner, id) = machines.Resolve(name, Names.Devices, "target");
-        return owner == host ? owner.Device(id) : throw Refusals.Bad("target", "belongs to another machine");
+        return owner == host ? owner.Devices.Get(id) : throw Refusals.Bad("target", "belongs to another machine");
     }
 
     /// <summary>Touches page by page, waiting where a handler outside is asked.</summary>

@@ -43,7 +43,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
             var layout = WireMapping.ToLayout(request.Layout);
             var task = WireMapping.ToTask(request.Task);
             var lease = leases.Find(request.Lease);
-            var space = host.AddSpace(request.AddressSpaceId, id => host.Machine.CreateAddressSpace(id, layout, task));
+            var (_, space) = host.Spaces.Add(request.AddressSpaceId, id => host.Machine.CreateAddressSpace(id, layout, task));
             host.HangOn(lease, space, () => _ = host.Watches.RunAsync(
                 [(space, Everything)], InvalidationCause.Exit, () => host.ExitSpace(space)));
             return Task.FromResult(WireMapping.ToWire(host, space));
@@ -53,7 +53,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
     public override Task<AddressSpace> GetAddressSpace(GetAddressSpaceRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.Name, Names.AddressSpaces, "name");
-        return Task.FromResult(WireMapping.ToWire(host, host.Space(id)));
+        return Task.FromResult(WireMapping.ToWire(host, host.Spaces.Get(id)));
     }
 
     public override Task<ListAddressSpacesResponse> ListAddressSpaces(
@@ -61,7 +61,8 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         var response = new ListAddressSpacesResponse();
-        foreach (var space in host.Spaces) response.AddressSpaces.Add(WireMapping.ToWire(host, space));
+        foreach (var (_, space) in host.Spaces.All.OrderBy(pair => pair.Value.Id))
+            response.AddressSpaces.Add(WireMapping.ToWire(host, space));
         return Task.FromResult(response);
     }
 
@@ -70,12 +71,12 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         var (host, id) = machines.Resolve(request.Name, Names.AddressSpaces, "name");
         return host.Requests.Run(nameof(ForkAddressSpace), request.RequestId, request, () =>
         {
-            var parent = host.Space(id);
+            var parent = host.Spaces.Get(id);
             return host.Watches.RunAsync([(parent, Everything)], InvalidationCause.Fork, () =>
             {
                 var error = Errno.None;
                 Core.Vmas.AddressSpace? child = null;
-                host.AddSpace(request.ChildId, childId =>
+                host.Spaces.Add(request.ChildId, childId =>
                 {
                     child = host.Machine.Fork(parent, childId, out error);
                     return child ?? throw Refusals.Errno("fork", error);
@@ -91,7 +92,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         var (host, id) = machines.Resolve(request.Name, Names.AddressSpaces, "name");
         return host.Requests.Run(nameof(ExitAddressSpace), request.RequestId, request, () =>
         {
-            var space = host.Space(id);
+            var space = host.Spaces.Get(id);
             return host.Watches.RunAsync([(space, Everything)], InvalidationCause.Exit, () =>
                 host.ExitSpace(space) ? new ExitAddressSpaceResponse()
                     : throw Refusals.NotFound("ADDRESS_SPACE", request.Name));
@@ -104,7 +105,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
         return host.Requests.Run(nameof(InstallMappings), request.RequestId, request, () =>
         {
-            var space = host.Space(id);
+            var space = host.Spaces.Get(id);
             var most = options.Limits.BatchOperationsMax;
             if (request.Mappings.Count > most)
                 throw Refusals.Limit("batch_operations_max", (ulong)most, (ulong)request.Mappings.Count);
@@ -123,7 +124,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
         return host.Requests.Run(nameof(SetTask), request.RequestId, request, () =>
         {
-            var error = host.Machine.SetTask(host.Space(id), WireMapping.ToTask(request.Task));
+            var error = host.Machine.SetTask(host.Spaces.Get(id), WireMapping.ToTask(request.Task));
             return error == Errno.None
                 ? Task.FromResult(new SetTaskResponse())
                 : throw Refusals.Errno("set_task", error);
@@ -134,7 +135,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
     {
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
         var response = new GetMapsResponse();
-        foreach (var entry in host.Machine.Maps(host.Space(id), request.WithUsage))
+        foreach (var entry in host.Machine.Maps(host.Spaces.Get(id), request.WithUsage))
         {
             response.Entries.Add(new MapsEntry
             {
@@ -166,7 +167,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
             throw Refusals.Limit("pagemap_pages_max", options.Limits.PagemapPagesMax, request.Pages);
         if (request.Start > PageGeometry.TaskSize) throw Refusals.Bad("start", "lies above the user address space");
         var response = new GetPagemapResponse();
-        response.Entries.AddRange(host.Machine.Pagemap(host.Space(id), request.Start, (int)request.Pages));
+        response.Entries.AddRange(host.Machine.Pagemap(host.Spaces.Get(id), request.Start, (int)request.Pages));
         return Task.FromResult(response);
     }
 
@@ -198,6 +199,6 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
     private Core.Backing.MemoryFile FileIn(MachineHost host, string name, string field)
     {
         var (owner, id) = machines.Resolve(name, Names.Files, field);
-        return owner == host ? owner.File(id) : throw Refusals.Bad(field, "belongs to another machine");
+        return owner == host ? owner.Files.Get(id) : throw Refusals.Bad(field, "belongs to another machine");
     }
 }

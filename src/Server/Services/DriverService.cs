@@ -139,7 +139,7 @@ internal sealed class DriverService(
             Length = request.Length,
             Prot = (Prot)request.Prot,
             Flags = (MapFlags)request.Flags,
-            Device = host.Device(id),
+            Device = host.Devices.Get(id),
         });
         return new MapDriverFileResponse { Errno = (uint)result.Error, Address = result.Error == Errno.None
             ? result.Value
@@ -172,7 +172,7 @@ internal sealed class DriverService(
     private Core.Vmas.AddressSpace CheckSpace(MachineHost host, string name)
     {
         var (owner, id) = machines.Resolve(name, Names.AddressSpaces, "address_space");
-        return owner == host ? owner.Space(id)
+        return owner == host ? owner.Spaces.Get(id)
             : throw Refusals.Bad("address_space", "belongs to another machine than the file");
     }
 }

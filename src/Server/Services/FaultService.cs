@@ -58,11 +58,11 @@ internal sealed class FaultService(MachineRegistry machines, LeaseRegistry lease
         if (register.Device.Length > 0)
         {
             var (owner, name) = machines.Resolve(register.Device, Names.Devices, "register.device");
-            return (owner, owner.Faults.Register(owner.Device(name), register.Device));
+            return (owner, owner.Faults.Register(owner.Devices.Get(name), register.Device));
         }
 
         var (host, id) = machines.Resolve(register.AddressSpace, Names.AddressSpaces, "register.address_space");
-        return (host, host.Faults.Register(host.Space(id), register.Start, register.Length));
+        return (host, host.Faults.Register(host.Spaces.Get(id), register.Start, register.Length));
     }
 
     private static async Task SendAsync(

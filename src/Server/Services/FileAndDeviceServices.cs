@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using FramePin.Core.Addressing;
 using FramePin.Server.Configuration;
 using FramePin.Server.Machines;
@@ -34,7 +35,7 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
                 PageGeometry.PudSize => PageGeometry.PudOrder,
                 _ => throw Refusals.Bad("huge_page_bytes", "is 2 MiB or 1 GiB"),
             };
-            var (id, file) = host.AddFile(request.FileId, chosen => host.Machine.CreateFile(
+            var (id, file) = host.Files.Add(request.FileId, chosen => host.Machine.CreateFile(
                 request.Path.Length == 0 ? $"/{chosen}" : request.Path, kind, request.SizeBytes, order,
                 request.Device.Length == 0 ? null : request.Device, request.Inode));
             return Task.FromResult(ToWire(host, id, file));
@@ -44,14 +45,14 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
     public override Task<V1.File> GetFile(GetFileRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.Name, Names.Files, "name");
-        return Task.FromResult(ToWire(host, id, host.File(id)));
+        return Task.FromResult(ToWire(host, id, host.Files.Get(id)));
     }
 
     public override Task<ListFilesResponse> ListFiles(ListFilesRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         var response = new ListFilesResponse();
-        foreach (var (id, file) in host.Files) response.Files.Add(ToWire(host, id, file));
+        foreach (var (id, file) in host.Files.All.OrderBy(pair => pair.Value.Id)) response.Files.Add(ToWire(host, id, file));
         return Task.FromResult(response);
     }
 
@@ -75,8 +76,9 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
         var (host, id) = machines.Resolve(request.Name, Names.Files, "name");
         return host.Requests.Run(nameof(DeleteFile), request.RequestId, request, () =>
         {
-            host.Machine.Unlink(host.File(id));
-            host.RemoveFile(id);
+            var file = host.Files.Get(id);
+            host.Machine.Unlink(file);
+            host.Files.Remove(id, file);
             return Task.FromResult(new DeleteFileResponse());
         });
     }
@@ -88,7 +90,7 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
         var (host, id) = machines.Resolve(name, Names.Files, "name");
         return host.Requests.Run(method, requestId, request, () =>
         {
-            var file = host.File(id);
+            var file = host.Files.Get(id);
             return host.Watches.RunAsync(Mappings(host, file), InvalidationCause.Truncate, () =>
             {
                 var error = change(host, file);
@@ -102,7 +104,7 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
         MachineHost host, MemoryFile file) => file.MappingCount == 0
         ? []
         : [
-            .. host.Spaces.SelectMany(
+            .. host.Spaces.All.Select(pair => pair.Value).SelectMany(
                 space => host.Machine.Maps(space).Where(
                 entry => entry.Inode == file.Inode && entry.Name.StartsWith(file.Name, StringComparison.Ordinal))
             .Select(entry => (space, entry.Range)))];
@@ -127,7 +129,7 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
 }
 
 /// <summary>Devices.</summary>
-internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leases, TimeProvider time,
+internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leases, PinTransactions pins,
     DaemonOptions options) : V1.DeviceService.DeviceServiceBase
 {
     public override Task<Device> CreateDevice(CreateDeviceRequest request, ServerCallContext context)
@@ -146,7 +148,7 @@ internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leas
             if (needsRam && !request.Ram)
                 throw Refusals.Bad("ram", $"{request.Mapping} maps pages, which only RAM has");
             var lease = leases.Find(request.Lease);
-            var (id, device) = host.AddDevice(request.DeviceId, chosen => host.Machine.CreateDevice(
+            var (id, device) = host.Devices.Add(request.DeviceId, chosen => host.Machine.CreateDevice(
                 request.Path.Length == 0
                     ? $"/dev/{chosen}"
                     : request.Path, (Core.Backing.DeviceMapping)(request.Mapping - 1),
@@ -160,7 +162,7 @@ internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leas
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         var response = new ListDevicesResponse();
-        foreach (var (id, device) in host.Devices) response.Devices.Add(ToWire(host, id, device));
+        foreach (var (id, device) in host.Devices.All.OrderBy(pair => pair.Value.Id)) response.Devices.Add(ToWire(host, id, device));
         return Task.FromResult(response);
     }
 
@@ -169,7 +171,7 @@ internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leas
         var (host, id) = machines.Resolve(request.Name, Names.Devices, "name");
         return host.Requests.Run(nameof(DeleteDevice), request.RequestId, request, () =>
         {
-            host.RemoveDevice(id, host.Device(id));
+            host.RemoveDevice(id, host.Devices.Get(id));
             return Task.FromResult(new DeleteDeviceResponse());
         });
     }
@@ -179,15 +181,14 @@ internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leas
         var (host, id) = machines.Resolve(request.Name, Names.Devices, "name");
         return host.Requests.Run(nameof(ExportDevice), request.RequestId, request, () =>
         {
-            var lease = leases.Find(request.Lease);
-            if (!host.Device(id).IsRam)
+            using var pin = pins.Begin(Activity.Current);
+            var scope = new PinScope(host, leases.Find(request.Lease), null);
+            if (!host.Devices.Get(id).IsRam)
                 throw Refusals.State("NO_PAGES", "the device's range is MMIO, which has no pages to hold");
-            var record = host.ExportDevice(host.Device(id));
-            record.Lease = lease;
-            record.PinnedAt = time.GetUtcNow();
-            record.Trace = System.Diagnostics.Activity.Current?.Context ?? default;
-            host.Publish(record);
-            return Task.FromResult(new ExportDeviceResponse { FrameVector = host.VectorName(record.Number) });
+            pin.Export(scope, host.Devices.Get(id));
+            var response = new ExportDeviceResponse { FrameVector = pin.Record.Name };
+            pin.Commit();
+            return Task.FromResult(response);
         });
     }
 

@@ -83,7 +83,7 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
         {
             var (owner, id) = machines.Resolve(rule.AddressSpace, Names.AddressSpaces, "rules.address_space");
             if (owner != host) throw Refusals.Bad("rules.address_space", "belongs to another machine");
-            space = host.Space(id).Name;
+            space = host.Spaces.Get(id).Name;
         }
 
         return new Core.Kernel.FaultRule

@@ -45,7 +45,7 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         if (host != attachment.Host)
             throw Refusals.Bad("frame_vector", "belongs to another machine than the attachment");
         var record = ulong.TryParse(id, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
-            ? host.TryVector(number)
+            ? host.Vectors.Find(number)
             : null;
         if (record is null) throw Refusals.NotFound("FRAME_VECTOR", request.FrameVector);
         var hold = attachment.Hold(record);
@@ -75,7 +75,7 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         if (request.Pages == 0) throw Refusals.Bad("pages", "must be at least 1");
         if (request.Pages > options.Limits.TouchPagesMax)
             throw Refusals.Limit("touch_pages_max", options.Limits.TouchPagesMax, request.Pages);
-        var space = host.Space(id);
+        var space = host.Spaces.Get(id);
         Core.Machines.FrameHold? hold;
         UserSignal signal;
         ulong failedAt;
@@ -165,14 +165,14 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         {
             case Names.AddressSpaces:
                 var (host, id) = machines.Resolve(target.Name, Names.AddressSpaces, "target.name");
-                return ThroughSpace(host, host.Space(id), cancelled);
+                return ThroughSpace(host, host.Spaces.Get(id), cancelled);
             case Names.Files:
                 var (fileHost, fileId) = machines.Resolve(target.Name, Names.Files, "target.name");
-                return OfFile(fileHost.Machine, fileHost.File(fileId));
+                return OfFile(fileHost.Machine, fileHost.Files.Get(fileId));
             case Names.FrameVectors:
                 var (vectorHost, text) = machines.Resolve(target.Name, Names.FrameVectors, "target.name");
                 var record = ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
-                    ? vectorHost.TryVector(number)
+                    ? vectorHost.Vectors.Find(number)
                     : null;
                 if (record is null) throw Refusals.NotFound("FRAME_VECTOR", target.Name);
                 isStale = IsStale(vectorHost, record);

@@ -15,7 +15,7 @@ internal sealed partial class PinningService
         var (host, number) = ResolveVector(request.FrameVector, "frame_vector");
         return host.Requests.Run(nameof(Convert), request.RequestId, request, () =>
         {
-            var record = Find(host, number);
+            var record = host.Vectors.Get(number);
             LinkTo(record);
             lock (record.Gate)
             {
@@ -35,7 +35,7 @@ internal sealed partial class PinningService
 
     private static Errno ConvertOne(MachineHost host, VectorRecord record, FrameKind to)
     {
-        if (record.IsDestroyed || record.IsFilling) throw host.NotReady(record);
+        record.CheckReady();
         switch (to)
         {
             case FrameKind.Pages:

@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using FramePin.Core.Machines;
 using FramePin.Server.LocalMemory;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
@@ -9,7 +8,7 @@ using FramePin.V1;
 using Grpc.Core;
 using AddressSpace = FramePin.Core.Vmas.AddressSpace;
 using Errno = FramePin.Core.Abi.Errno;
-using PinOutcome = FramePin.Core.Machines.PinOutcome;
+using PinRange = FramePin.Server.Machines.PinRange;
 
 namespace FramePin.Server.Services;
 
@@ -74,7 +73,7 @@ internal sealed partial class PinningService
     {
         if (batch.Sequence != last + 1)
             throw Refusals.Bad("sequence", $"messages count up by one: expected {last + 1}, got {batch.Sequence}");
-        using var span = TelemetryNames.Activities.StartActivity("PinStream message", ActivityKind.Server, parent);
+        using var span = telemetry.Activities.StartActivity("PinStream message", ActivityKind.Server, parent);
         span?.SetTag(TelemetryNames.Operations, batch.Operations.Count);
         return await RunBatch(batch, cancelled).ConfigureAwait(false);
     }
@@ -84,7 +83,7 @@ internal sealed partial class PinningService
         var scope = ScopeOf(batch);
         var result = new PinBatchResult { Sequence = batch.Sequence };
         result.Results.Capacity = batch.Operations.Count;
-        long pinned = 0, released = 0;
+        var released = 0L;
         foreach (var operation in batch.Operations)
         {
             var answer = new PinOperationResult();
@@ -92,7 +91,6 @@ internal sealed partial class PinningService
             {
                 case PinOperation.OperationOneofCase.Pin:
                     await PinInBatch(scope, operation.Pin, answer, cancelled).ConfigureAwait(false);
-                    pinned += (long)answer.Frames;
                     break;
                 case PinOperation.OperationOneofCase.Unpin:
                     UnpinInBatch(scope, new UnpinVector { FrameVector = operation.Unpin }, answer);
@@ -112,95 +110,84 @@ internal sealed partial class PinningService
             result.Results.Add(answer);
         }
 
-        if (pinned > 0) TelemetryNames.PinnedPages.Add(pinned);
-        if (released > 0) TelemetryNames.ReleasedPages.Add(released);
+        if (released > 0) telemetry.CountReleased(released);
         return result;
     }
 
-    /// <summary>
-    /// What the operations of a batch have in common. Throws where the batch names what is not there.
-    /// </summary>
+    /// <summary>The machine, address space and owners that the operations of a batch have in common.</summary>
+    /// <remarks>Throws where the batch names a machine or an address space that is not there.</remarks>
     private BatchScope ScopeOf(PinBatch batch)
     {
         if (batch.AddressSpace.Length == 0)
             return new BatchScope(batch, machines.Get(Names.MachineId(batch.Machine, "machine")), null);
         var (host, id) = machines.Resolve(batch.AddressSpace, Names.AddressSpaces, "address_space");
-        return new BatchScope(batch, host, host.Space(id));
+        return new BatchScope(batch, host, host.Spaces.Get(id));
     }
+
+    /// <summary>Lease and attachment of a batch's pins, looked up at the first pin and kept for the others.</summary>
+    private PinScope OwnersOf(BatchScope scope) =>
+        scope.Owners ??= new PinScope(
+            scope.Host, leases.Find(scope.Batch.Lease), FindAttachment(scope.Host, scope.Batch.Attachment));
 
     /// <summary>
     /// Pins, and answers with the errno or the refusal where that fails. What was held by then is given back.
     /// </summary>
     private async ValueTask PinInBatch(
-        BatchScope scope, PinRange range, PinOperationResult answer, CancellationToken cancelled)
+        BatchScope scope, V1.PinRange wanted, PinOperationResult answer, CancellationToken cancelled)
     {
-        using var span = StartOperation("Pin", range.Traceparent);
-        VectorRecord? record = null;
-        Attachment? attachment = null;
+        using var span = StartOperation("Pin", wanted.Traceparent);
+        using var pin = pins.Begin(span);
         try
         {
-            var space = SpaceOf(scope, range);
-            var lease = leases.Find(scope.Batch.Lease);
-            attachment = FindAttachment(scope.Host, scope.Batch.Attachment);
-            record = scope.Host.CreateVector(range.Pages);
-            record.Lease = lease;
-            var flags = WireMapping.PinFlags(range.Write, range.Force);
-            var outcome = await Fill(
-                scope.Host, record, space, range.Start, range.Pages, flags, null, cancelled).ConfigureAwait(false);
-            if (span is null && ActivityContext.TryParse(range.Traceparent, null, isRemote: true, out var own))
-                record.Trace = own;
-            Tag(span, scope.Host, space, range.Pages, record, outcome);
+            var range = new PinRange(
+                SpaceOf(scope, wanted), wanted.Start, wanted.Pages, WireMapping.PinFlags(wanted.Write, wanted.Force),
+                TraceOf(span, wanted.Traceparent));
+            pin.Create(OwnersOf(scope), wanted.Pages);
+            var outcome = await pin.FillAsync(range, cancelled).ConfigureAwait(false);
             answer.StopReason = WireMapping.ToWire(outcome.Reason);
             answer.Errno = (uint)outcome.Result.Error;
-            if (outcome.Result.Error == Errno.None)
-            {
-                if (range.WithFrames) answer.Runs = WireMapping.ToRuns(record.Vector, options.Limits);
-                if (attachment is not null && record.Vector.GotRef) answer.Hold = attachment.Hold(record);
-                answer.FrameVector = record.Number;
-                answer.Frames = (ulong)record.Vector.Count;
-                answer.Kind = WireMapping.KindOf(record.Vector);
-                scope.Host.Publish(record);
-                return;
-            }
-
-            CountRefused(outcome);
+            if (outcome.Result.Error != Errno.None) return;
+            if (wanted.WithFrames) answer.Runs = WireMapping.ToRuns(pin.Record.Vector, options.Limits);
+            answer.Hold = pin.Hold();
+            answer.FrameVector = pin.Record.Number;
+            answer.Frames = (ulong)pin.Record.Vector.Count;
+            answer.Kind = WireMapping.KindOf(pin.Record.Vector);
+            pin.Commit();
         }
         catch (RpcException refusal)
         {
-            if (answer.Hold != 0) attachment!.Release(answer.Hold);
             (answer.Runs, answer.FrameVector, answer.Frames, answer.Hold) = (null, 0, 0, 0);
             answer.StatusCode = (uint)refusal.StatusCode;
             answer.Message = refusal.Status.Detail;
             span?.SetStatus(ActivityStatusCode.Error, refusal.Status.Detail);
         }
-        catch
-        {
-            if (record is not null) scope.Host.Release(record, dirty: false, out _);
-            throw;
-        }
-
-        if (record is not null) scope.Host.Release(record, dirty: false, out _);
     }
 
-    private AddressSpace SpaceOf(BatchScope scope, PinRange range)
+    /// <summary>The operation's own span, the span that it names, or the message's span.</summary>
+    private static ActivityContext TraceOf(Activity? span, string traceparent)
+    {
+        if (span is null && ActivityContext.TryParse(traceparent, null, isRemote: true, out var named)) return named;
+        return Activity.Current?.Context ?? default;
+    }
+
+    private AddressSpace SpaceOf(BatchScope scope, V1.PinRange range)
     {
         if (range.AddressSpace.Length == 0)
             return scope.Space ?? throw Refusals.Bad("address_space", "neither the batch nor the pin names one");
         var (host, id) = machines.Resolve(range.AddressSpace, Names.AddressSpaces, "address_space");
         return host == scope.Host
-            ? host.Space(id)
+            ? host.Spaces.Get(id)
             : throw Refusals.Bad("address_space", "belongs to another machine than the batch");
     }
 
     private void UnpinInBatch(BatchScope scope, UnpinVector unpin, PinOperationResult answer)
     {
         using var span = StartOperation("Unpin", unpin.Traceparent);
-        // Given back whatever becomes of the vector: it is unmapped.
-        if (unpin.Hold != 0)
-            attachments.Find(Names.AttachmentId(scope.Batch.Attachment, "attachment"))?.Release(unpin.Hold);
+        // The process has unmapped the frames, so that the hold goes whatever becomes of the vector.
+        if (unpin.Hold != 0) AttachmentOf(scope)?.Release(unpin.Hold);
         answer.FrameVector = unpin.FrameVector;
-        if (scope.Host.TryVector(unpin.FrameVector) is { } record
-            && scope.Host.Release(record, unpin.Dirty, out var frames))
+        if (scope.Host.Vectors.Find(unpin.FrameVector) is { } record
+            && scope.Host.Vectors.Release(record, unpin.Dirty, out var frames))
         {
             LinkTo(record);
             answer.Frames = (ulong)frames;
@@ -211,16 +198,25 @@ internal sealed partial class PinningService
         }
     }
 
+    /// <summary>The attachment of a batch's unpins, looked up once; null when it has ended.</summary>
+    private Attachment? AttachmentOf(BatchScope scope)
+    {
+        if (!scope.HasAttachment)
+            scope.Attachment = attachments.Find(Names.AttachmentId(scope.Batch.Attachment, "attachment"));
+        scope.HasAttachment = true;
+        return scope.Attachment;
+    }
+
     /// <summary>A span for an operation that names its caller; otherwise the message's span stands for it.</summary>
-    private static Activity? StartOperation(string name, string traceparent) =>
+    private Activity? StartOperation(string name, string traceparent) =>
         traceparent.Length > 0 && ActivityContext.TryParse(traceparent, null, isRemote: true, out var parent)
-            ? TelemetryNames.Activities.StartActivity(name, ActivityKind.Server, parent)
+            ? telemetry.Activities.StartActivity(name, ActivityKind.Server, parent)
             : null;
 
     private static void ConvertInBatch(MachineHost host, ConvertVector convert, PinOperationResult answer)
     {
         answer.FrameVector = convert.FrameVector;
-        if (host.TryVector(convert.FrameVector) is not { } record)
+        if (host.Vectors.Find(convert.FrameVector) is not { } record)
         {
             answer.Errno = (uint)Errno.ENOENT;
             return;
@@ -234,8 +230,24 @@ internal sealed partial class PinningService
         }
     }
 
-    /// <param name="Batch">What names the lease and the attachment of its pins.</param>
-    /// <param name="Host">Machine of the vectors.</param>
-    /// <param name="Space">Of the pins that do not name one; null: each has to.</param>
-    private sealed record BatchScope(PinBatch Batch, MachineHost Host, AddressSpace? Space);
+    /// <summary>The names that the operations of a batch have in common, each looked up once.</summary>
+    /// <param name="batch">Names the lease and the attachment of its pins.</param>
+    /// <param name="host">Machine of the vectors.</param>
+    /// <param name="space">Address space of the pins that name none; null: each pin has to.</param>
+    private sealed class BatchScope(PinBatch batch, MachineHost host, AddressSpace? space)
+    {
+        public PinBatch Batch => batch;
+
+        public MachineHost Host => host;
+
+        public AddressSpace? Space => space;
+
+        /// <summary>Owners of the pins' frames; null before the first pin.</summary>
+        public PinScope? Owners { get; set; }
+
+        /// <summary>Attachment whose holds the unpins give back, once <see cref="HasAttachment"/> is set.</summary>
+        public Attachment? Attachment { get; set; }
+
+        public bool HasAttachment { get; set; }
+    }
 }

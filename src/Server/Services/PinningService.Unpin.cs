@@ -14,7 +14,7 @@ namespace FramePin.Server.Services;
 /// <summary>The frame helper over the wire; one file a call.</summary>
 internal sealed partial class PinningService(
     MachineRegistry machines, LeaseRegistry leases, StreamSessions sessions, Attachments attachments,
-    DaemonOptions options, TimeProvider time)
+    PinTransactions pins, ServerTelemetry telemetry, DaemonOptions options)
     : V1.PinningService.PinningServiceBase
 {
     /// <summary>put_vaddr_frames and frame_vector_destroy (Core/Pinning/FrameVectors.cs).</summary>
@@ -26,11 +26,11 @@ internal sealed partial class PinningService(
             // Given back whatever becomes of the vector: it is unmapped.
             if (request.Hold != 0)
                 attachments.Find(Names.AttachmentId(request.Attachment, "attachment"))?.Release(request.Hold);
-            var record = Find(host, number);
+            var record = host.Vectors.Get(number);
             LinkTo(record);
-            if (!host.Release(record, request.Dirty, out var frames)) throw host.NotReady(record);
+            if (!host.Vectors.Release(record, request.Dirty, out var frames)) throw record.NotReady();
             Activity.Current?.SetTag(TelemetryNames.PagesReleased, frames);
-            TelemetryNames.ReleasedPages.Add(frames);
+            telemetry.CountReleased(frames);
             return Task.FromResult(new UnpinResponse { Frames = (ulong)frames });
         });
     }
@@ -38,8 +38,11 @@ internal sealed partial class PinningService(
     /// <summary>The span of the call points at the span that acquired the pin.</summary>
     private static void LinkTo(VectorRecord record)
     {
-        if (Activity.Current is not { IsAllDataRequested: true } span || record.Trace == default) return;
-        span.AddLink(new ActivityLink(record.Trace));
+        if (Activity.Current is not { IsAllDataRequested: true } span) return;
+        ActivityContext trace;
+        lock (record.Gate) trace = record.Origin.Trace;
+        if (trace == default) return;
+        span.AddLink(new ActivityLink(trace));
         span.SetTag(TelemetryNames.FrameVector, (long)record.Number);
     }
 
@@ -50,7 +53,4 @@ internal sealed partial class PinningService(
             ? (host, number)
             : throw Refusals.Bad(field, "the last segment of a frame vector's name is its number");
     }
-
-    private static VectorRecord Find(MachineHost host, ulong number) =>
-        host.TryVector(number) ?? throw Refusals.NotFound("FRAME_VECTOR", host.VectorName(number));
 }

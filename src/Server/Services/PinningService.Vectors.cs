@@ -1,11 +1,12 @@
+using System.Diagnostics;
 using System.Globalization;
+using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
-using FramePin.Server.Telemetry;
 using FramePin.V1;
 using Grpc.Core;
 using Errno = FramePin.Core.Abi.Errno;
 using GupCall = FramePin.Core.Pinning.GupCall;
-using LockedArgument = FramePin.Core.Pinning.LockedArgument;
+using PinRange = FramePin.Server.Machines.PinRange;
 
 namespace FramePin.Server.Services;
 
@@ -20,9 +21,8 @@ internal sealed partial class PinningService
         return host.Requests.Run(nameof(CreateFrameVector), request.RequestId, request, () =>
         {
             var lease = leases.Find(request.Lease);
-            var record = host.CreateVector(request.Frames);
-            record.Lease = lease;
-            host.Publish(record);
+            var record = host.Vectors.Create(request.Frames, lease);
+            host.Vectors.Publish(record);
             return Task.FromResult(WireMapping.ToWire(host, record, withRuns: false, options.Limits));
         });
     }
@@ -34,34 +34,16 @@ internal sealed partial class PinningService
         if (other != host) throw Refusals.Bad("address_space", "belongs to another machine than the frame vector");
         return host.Requests.Run(nameof(GetVaddrFrames), request.RequestId, request, async () =>
         {
-            var space = host.Space(spaceId);
-            var record = Find(host, number);
-            lock (record.Gate)
-            {
-                if (record.IsDestroyed || record.IsFilling) throw host.NotReady(record);
-                if (record.Vector.Count > 0 && request.Pages > 0)
-                    throw Refusals.State(
-                        "VECTOR_NOT_EMPTY", "the vector holds frames, which a second get would leak: put them first");
-                record.IsFilling = true;
-            }
-
-            try
-            {
-                var flags = WireMapping.PinFlags(request.Write, request.Force);
-                var trace = PinTrace.Begin(System.Diagnostics.Activity.Current);
-                var outcome = await Fill(
-                    host, record, space, request.Start, Math.Min(request.Pages, long.MaxValue), flags, trace,
-                    context.CancellationToken).ConfigureAwait(false);
-                if (outcome.Result.Error != Errno.None) throw Refused(outcome, request.Start, request.Pages);
-                TelemetryNames.PinnedPages.Add(outcome.Result.Pages);
-                return Answer(host, record, outcome, request.OmitFrames);
-            }
-            finally
-            {
-                record.IsFilling = false;
-                // The lease could not release what was being filled.
-                if (record.Lease is { Ended.IsCancellationRequested: true }) host.Release(record, dirty: false, out _);
-            }
+            using var pin = pins.Begin(Activity.Current);
+            var range = new PinRange(
+                host.Spaces.Get(spaceId), request.Start, request.Pages,
+                WireMapping.PinFlags(request.Write, request.Force), Activity.Current?.Context ?? default);
+            pin.Reuse(host, host.Vectors.Get(number), request.Pages);
+            var outcome = await pin.FillAsync(range, context.CancellationToken).ConfigureAwait(false);
+            if (outcome.Result.Error != Errno.None) throw PinTransaction.Refused(range, outcome);
+            var response = Answer(pin.Record, outcome, request.OmitFrames);
+            pin.Commit();
+            return response;
         });
     }
 
@@ -70,12 +52,12 @@ internal sealed partial class PinningService
         var (host, number) = ResolveVector(request.FrameVector, "frame_vector");
         return host.Requests.Run(nameof(PutVaddrFrames), request.RequestId, request, () =>
         {
-            var record = Find(host, number);
+            var record = host.Vectors.Get(number);
             lock (record.Gate)
             {
-                if (record.IsDestroyed || record.IsFilling) throw host.NotReady(record);
+                record.CheckReady();
                 LinkTo(record);
-                TelemetryNames.ReleasedPages.Add(record.Vector.Count);
+                telemetry.CountReleased(record.Vector.Count);
                 if (request.Dirty) host.Machine.PutVaddrFramesDirty(record.Vector);
                 else host.Machine.PutVaddrFrames(record.Vector);
             }
@@ -90,7 +72,7 @@ internal sealed partial class PinningService
         var (host, number) = ResolveVector(request.FrameVector, "frame_vector");
         return host.Requests.Run(nameof(DestroyFrameVector), request.RequestId, request, () =>
         {
-            var record = Find(host, number);
+            var record = host.Vectors.Get(number);
             lock (record.Gate)
             {
                 if (record.Vector.Count > 0)
@@ -98,7 +80,7 @@ internal sealed partial class PinningService
                         "VECTOR_NOT_EMPTY", "frame_vector_destroy wants an empty vector: put its frames first");
             }
 
-            if (!host.Release(record, dirty: false, out _)) throw host.NotReady(record);
+            if (!host.Vectors.Release(record, dirty: false, out _)) throw record.NotReady();
             return Task.FromResult(new DestroyFrameVectorResponse());
         });
     }
@@ -106,7 +88,7 @@ internal sealed partial class PinningService
     public override Task<FrameVector> GetFrameVector(GetFrameVectorRequest request, ServerCallContext context)
     {
         var (host, number) = ResolveVector(request.Name, "name");
-        return Task.FromResult(WireMapping.ToWire(host, Find(host, number), !request.OmitFrames, options.Limits));
+        return Task.FromResult(WireMapping.ToWire(host, host.Vectors.Get(number), !request.OmitFrames, options.Limits));
     }
 
     public override Task<ListFrameVectorsResponse> ListFrameVectors(
@@ -119,7 +101,7 @@ internal sealed partial class PinningService
         if (request.PageToken.Length > 0
             && !ulong.TryParse(request.PageToken, NumberStyles.None, CultureInfo.InvariantCulture, out after))
             throw Refusals.Bad("page_token", "is not one that this call has given out");
-        var found = host.VectorsAfter(after, size);
+        var found = host.Vectors.After(after, size);
         var response = new ListFrameVectorsResponse();
         foreach (var record in found)
             response.FrameVectors.Add(WireMapping.ToWire(host, record, withRuns: false, options.Limits));
@@ -134,41 +116,16 @@ internal sealed partial class PinningService
             throw Refusals.Bad("function", "must name one of the GUP calls");
         return host.Requests.Run(nameof(Gup), request.RequestId, request, async () =>
         {
-            var space = host.Space(spaceId);
-            var lease = leases.Find(request.Lease);
-            var record = host.CreateVector(request.Pages);
-            record.Lease = lease;
-            var call = (GupCall)(request.Function - 1);
-            var outcome = host.Machine.Gup(
-                space, call, request.Start, (long)request.Pages, (Core.Abi.GupFlags)request.Flags, LockedArgument.Held,
-                record.Vector);
-            if (outcome.Parked is { } parked)
-            {
-                using var expiry = new CancellationTokenSource(options.Limits.DefaultDeadline, time);
-                using var either = CancellationTokenSource.CreateLinkedTokenSource(
-                    context.CancellationToken, expiry.Token, lease?.Ended ?? default);
-                outcome = await host.WaitAsync(parked, either.Token).ConfigureAwait(false);
-                if (context.CancellationToken.IsCancellationRequested)
-                {
-                    // Whoever gave the call up learns of no vector.
-                    host.Release(record, dirty: false, out _);
-                    throw new OperationCanceledException(context.CancellationToken);
-                }
-            }
-
-            record.Space = space;
-            record.Start = request.Start;
-            record.PinnedAt = time.GetUtcNow();
-            record.Trace = System.Diagnostics.Activity.Current?.Context ?? default;
-            if (outcome.Result.Error != Errno.None)
-            {
-                host.Release(record, dirty: false, out _);
-                throw Refusals.Errno(
-                    request.Function.ToString(), outcome.Result.Error, ("stop_reason", outcome.Reason.ToString()));
-            }
-
-            host.Publish(record);
-            return Answer(host, record, outcome, request.OmitFrames);
+            using var pin = pins.Begin(Activity.Current);
+            var range = new PinRange(
+                host.Spaces.Get(spaceId), request.Start, request.Pages, (Core.Abi.GupFlags)request.Flags,
+                Activity.Current?.Context ?? default, (GupCall)(request.Function - 1));
+            pin.Create(new PinScope(host, leases.Find(request.Lease), null), request.Pages);
+            var outcome = await pin.FillAsync(range, context.CancellationToken).ConfigureAwait(false);
+            if (outcome.Result.Error != Errno.None) throw PinTransaction.Refused(range, outcome);
+            var response = Answer(pin.Record, outcome, request.OmitFrames);
+            pin.Commit();
+            return response;
         });
     }
 
@@ -176,7 +133,7 @@ internal sealed partial class PinningService
     {
         var (host, number) = ResolveVector(request.FrameVector, "frame_vector");
         if (request.Count > PagesPerAnswer) throw Refusals.Limit("pages_per_answer", PagesPerAnswer, request.Count);
-        var record = Find(host, number);
+        var record = host.Vectors.Get(number);
         var response = new GetPagesResponse();
         lock (record.Gate)
         {
@@ -193,7 +150,7 @@ internal sealed partial class PinningService
         var host = machines.Get(Names.MachineId(request.Machine, "machine"));
         return host.Requests.Run(
             nameof(ResumePins), request.RequestId, request,
-            () => Task.FromResult(new ResumePinsResponse { Resumed = (uint)host.ResumeAll() }));
+            () => Task.FromResult(new ResumePinsResponse { Resumed = (uint)host.Parked.ResumeAll() }));
     }
 
     private static Page ToWire(Core.Machines.PageView view)

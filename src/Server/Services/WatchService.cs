@@ -62,18 +62,26 @@ internal sealed class WatchService(
         {
             var (owner, text) = machines.Resolve(open.FrameVector, Names.FrameVectors, "open.frame_vector");
             var record = ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
-                ? owner.TryVector(number)
+                ? owner.Vectors.Find(number)
                 : null;
-            if (record is not { Space: { } pinned }) throw Refusals.NotFound("FRAME_VECTOR", open.FrameVector);
-            var first = record.Start & PageGeometry.PageMask;
-            var range = new AddressRange(first, first + ((ulong)record.Vector.Count << PageGeometry.PageShift));
+            if (record is null) throw Refusals.NotFound("FRAME_VECTOR", open.FrameVector);
+            Core.Vmas.AddressSpace? pinned;
+            AddressRange range;
+            lock (record.Gate)
+            {
+                pinned = record.Origin.Space;
+                var first = record.Origin.Start & PageGeometry.PageMask;
+                range = new AddressRange(first, first + ((ulong)record.Vector.Count << PageGeometry.PageShift));
+            }
+
+            if (pinned is null) throw Refusals.NotFound("FRAME_VECTOR", open.FrameVector);
             return (owner, owner.Watches.Open(pinned, range, patience, open.ResumeAfter));
         }
 
         var (host, id) = machines.Resolve(open.AddressSpace, Names.AddressSpaces, "open.address_space");
         var end = open.Length == 0 ? ulong.MaxValue : open.Start + open.Length;
         if (end < open.Start) throw Refusals.Bad("open.length", "passes the end of the addresses");
-        return (host, host.Watches.Open(host.Space(id), new AddressRange(open.Start, end), patience, open.ResumeAfter));
+        return (host, host.Watches.Open(host.Spaces.Get(id), new AddressRange(open.Start, end), patience, open.ResumeAfter));
     }
 
     /// <summary>Sends what happens; the present revision when nothing did for a while.</summary>

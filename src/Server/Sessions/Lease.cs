@@ -1,14 +1,14 @@
 using System.Diagnostics;
-using FramePin.Server.Machines;
 
 namespace FramePin.Server.Sessions;
 
 /// <summary>
-/// A client's life, and what it acquired in its name. Everything is released once, the latest first, when it ends.
+/// A client's life, and the things that the client acquired in its name. The lease gives everything back once, when it
+/// ends.
 /// </summary>
 /// <remarks>
-/// Any thread. What is released takes its own gate while the lease holds none of its locks:
-/// <see cref="VectorRecord.Gate"/> comes before the lease's.
+/// Any thread. Lock order: the gate of a leased thing, then the lease. The lease reads pages and gives things back
+/// without its lock.
 /// </remarks>
 internal sealed class Lease : IDisposable
 {
@@ -17,11 +17,17 @@ internal sealed class Lease : IDisposable
     private readonly Action<Lease> _expire;
     private readonly ITimer _timer;
     private readonly CancellationTokenSource _ended = new();
-    private readonly Dictionary<(MachineHost Host, ulong Number), VectorRecord> _vectors = [];
-    private readonly Dictionary<object, Action> _others = new(ReferenceEqualityComparer.Instance);
-    private readonly List<object> _order = [];
 
+    /// <summary>Each thing with its place in the order of arrival. Guarded by <see cref="_lock"/>.</summary>
+    private readonly Dictionary<ILeased, long> _held = new(ReferenceEqualityComparer.Instance);
+
+    /// <summary>Things that have arrived so far. Guarded by <see cref="_lock"/>.</summary>
+    private long _arrived;
+
+    /// <summary>Timestamp of the last sign of life. Read and written atomically.</summary>
     private long _heardOf;
+
+    /// <summary>Guarded by <see cref="_lock"/>.</summary>
     private bool _isEnded;
 
     public Lease(string id, string owner, TimeSpan ttl, TimeProvider time, Action<Lease> expire)
@@ -41,7 +47,7 @@ internal sealed class Lease : IDisposable
     /// <summary>Last segment of the name.</summary>
     public string Id { get; }
 
-    /// <summary>Who it is, in the client's words.</summary>
+    /// <summary>Name that the client gave itself.</summary>
     public string Owner { get; }
 
     public TimeSpan Ttl { get; }
@@ -75,87 +81,57 @@ internal sealed class Lease : IDisposable
         }
     }
 
-    /// <summary>Hangs a vector on the lease. False: it has ended, and the caller releases the vector itself.</summary>
-    public bool TryAdd(MachineHost host, VectorRecord record)
+    /// <summary>Hangs a thing on the lease. False: the lease has ended, and the caller gives the thing back.</summary>
+    public bool TryAdd(ILeased thing)
     {
         lock (_lock)
         {
             if (_isEnded) return false;
-            _vectors[(host, record.Number)] = record;
+            _held.Add(thing, ++_arrived);
             return true;
         }
     }
 
-    /// <summary>
-    /// Hangs something else on the lease: <paramref name="release"/> runs at the end, before the vectors go, the latest
-    /// first. False: the lease has ended, and the caller releases it itself.
-    /// </summary>
-    public bool TryAdd(object owned, Action release)
+    /// <summary>Takes a thing off the lease, since another thread has given it back.</summary>
+    public void Forget(ILeased thing)
     {
-        lock (_lock)
-        {
-            if (_isEnded) return false;
-            _others.Add(owned, release);
-            _order.Add(owned);
-            return true;
-        }
+        lock (_lock) _held.Remove(thing);
     }
 
-    /// <summary>It was released by somebody else.</summary>
-    public void Forget(object owned)
-    {
-        lock (_lock)
-            if (_others.Remove(owned)) _order.Remove(owned);
-    }
-
-    /// <summary>The vector was released by somebody else.</summary>
-    public void Forget(MachineHost host, VectorRecord record)
-    {
-        lock (_lock) _vectors.Remove((host, record.Number));
-    }
-
-    /// <summary>What hangs on it: vectors and the pages they hold.</summary>
+    /// <summary>Vectors that hang on the lease, and the pages that they hold.</summary>
     public (int Vectors, long Pages) Count()
     {
-        lock (_lock) return (_vectors.Count, _vectors.Values.Sum(record => record.Vector.Count));
+        List<ILeased> vectors;
+        lock (_lock) vectors = [.. _held.Keys.Where(thing => thing.IsVector)];
+        return (vectors.Count, vectors.Sum(vector => vector.Pages));
     }
 
     /// <summary>
-    /// Ends the lease: nothing can be acquired from now on, what is under way is given up, what hangs on it is
-    /// released. Only the first call does anything. A vector that a pin is filling is released by that pin, which sees
-    /// the end.
+    /// Ends the lease: nothing can be acquired from now on, calls under way are given up, and everything that hangs on
+    /// the lease is given back: vectors last, and the latest first. Only the first call does anything. A vector that a
+    /// pin is filling stays: the pin sees the end and gives the vector back.
     /// </summary>
+    /// <returns>Vectors that were given back, and the pages that they held.</returns>
     public (int Vectors, long Pages) End()
     {
-        List<KeyValuePair<(MachineHost Host, ulong Number), VectorRecord>> held;
-        List<Action> others;
+        List<ILeased> held;
         lock (_lock)
         {
             if (_isEnded) return default;
             _isEnded = true;
-            held = [.. _vectors.OrderByDescending(pair => pair.Key.Number)];
-            _vectors.Clear();
-            others = [.. Enumerable.Reverse(_order).Select(owned => _others[owned])];
-            _others.Clear();
-            _order.Clear();
+            held = [.. _held.OrderBy(pair => pair.Key.IsVector).ThenByDescending(pair => pair.Value)
+                .Select(pair => pair.Key)];
+            _held.Clear();
         }
 
         _timer.Dispose();
         _ended.Cancel();
-        foreach (var release in others) release();
         var (vectors, pages) = (0, 0L);
-        foreach (var ((host, _), record) in held)
+        foreach (var thing in held)
         {
-            try
-            {
-                if (!host.Release(record, dirty: false, out var frames)) continue;
-                vectors++;
-                pages += frames;
-            }
-            catch (ObjectDisposedException)
-            {
-                // Went with its machine, which was deleted before.
-            }
+            if (!thing.Release(out var given) || !thing.IsVector) continue;
+            vectors++;
+            pages += given;
         }
 
         return (vectors, pages);
@@ -167,7 +143,7 @@ internal sealed class Lease : IDisposable
         _ended.Dispose();
     }
 
-    /// <summary>The timer is set once for a whole time to live: what was heard since moves it on.</summary>
+    /// <summary>The timer runs out after a whole time to live, and is set again when a sign of life came since.</summary>
     private void Look()
     {
         var left = Left;

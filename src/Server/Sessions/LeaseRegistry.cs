@@ -6,7 +6,8 @@ using FramePin.Server.Telemetry;
 namespace FramePin.Server.Sessions;
 
 /// <summary>The leases of all clients. Any thread.</summary>
-internal sealed partial class LeaseRegistry(DaemonOptions options, TimeProvider time, ILogger<LeaseRegistry> log)
+internal sealed partial class LeaseRegistry(
+    DaemonOptions options, ServerTelemetry telemetry, TimeProvider time, ILogger<LeaseRegistry> log)
     : IDisposable
 {
     private readonly ConcurrentDictionary<string, Lease> _leases = new(StringComparer.Ordinal);
@@ -60,7 +61,7 @@ internal sealed partial class LeaseRegistry(DaemonOptions options, TimeProvider 
     {
         _leases.TryRemove(new KeyValuePair<string, Lease>(lease.Id, lease));
         var released = lease.End();
-        TelemetryNames.ReleasedPages.Add(released.Pages);
+        telemetry.CountReleased(released.Pages);
         return released;
     }
 
@@ -75,7 +76,7 @@ internal sealed partial class LeaseRegistry(DaemonOptions options, TimeProvider 
     private void Expire(Lease lease)
     {
         var (vectors, pages) = Close(lease);
-        TelemetryNames.ExpiredLeases.Add(1);
+        telemetry.CountExpired();
         LogExpiry(lease.Id, lease.Owner, lease.Ttl.TotalSeconds, vectors, pages);
     }
 

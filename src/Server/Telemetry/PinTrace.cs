@@ -3,25 +3,11 @@ using FramePin.Core.Machines;
 
 namespace FramePin.Server.Telemetry;
 
-/// <summary>
-/// Turns the phases of one pin into child spans of the call's span. Made only when the span is recorded, so that a pin
-/// that nobody traces pays nothing.
-/// </summary>
-internal sealed class PinTrace : IPinObserver
+/// <summary>Turns the phases of one pin into child spans of the call's span.</summary>
+internal sealed class PinTrace(ActivitySource activities, Activity parent) : IPinSteps
 {
-    private readonly Activity _parent;
-    private string _phase;
-    private DateTime _since;
-
-    private PinTrace(Activity parent)
-    {
-        _parent = parent;
-        _phase = TelemetryNames.PhaseLookup;
-        _since = DateTime.UtcNow;
-    }
-
-    /// <summary>Begins with the look-up; null when the span is not recorded.</summary>
-    public static PinTrace? Begin(Activity? span) => span is { IsAllDataRequested: true } ? new PinTrace(span) : null;
+    private string _phase = TelemetryNames.PhaseLookup;
+    private DateTime _since = DateTime.UtcNow;
 
     public void Entered(PinPhase phase) => Switch(phase switch
     {
@@ -31,14 +17,17 @@ internal sealed class PinTrace : IPinObserver
         _ => TelemetryNames.PhaseReply,
     });
 
-    /// <summary>The answer is built: the last phase ends.</summary>
-    public void End() => Switch("");
+    /// <summary>The last phase ends with the pin. The other steps are parts of the phases.</summary>
+    public void Entered(PinStep step)
+    {
+        if (step == PinStep.Done) Switch("");
+    }
 
     private void Switch(string next)
     {
         var now = DateTime.UtcNow;
-        using (var span = TelemetryNames.Activities.StartActivity(
-            _phase, ActivityKind.Internal, _parent.Context, tags: null, links: null, startTime: _since))
+        using (var span = activities.StartActivity(
+            _phase, ActivityKind.Internal, parent.Context, tags: null, links: null, startTime: _since))
             span?.SetEndTime(now);
         _phase = next;
         _since = now;

@@ -10,7 +10,8 @@ namespace FramePin.Server.Telemetry;
 /// Around every call: its span (child of the client's, by the W3C headers), its duration, and the last word on errors,
 /// so that none leaves without an ErrorInfo.
 /// </summary>
-internal sealed partial class ServerInterceptor(ILogger<ServerInterceptor> log, TimeProvider time) : Interceptor
+internal sealed partial class ServerInterceptor(
+    ServerTelemetry telemetry, ILogger<ServerInterceptor> log, TimeProvider time) : Interceptor
 {
     public override Task<TResponse> UnaryServerHandler<TRequest, TResponse>(
         TRequest request, ServerCallContext context, UnaryServerMethod<TRequest, TResponse> continuation) =>
@@ -63,23 +64,23 @@ internal sealed partial class ServerInterceptor(ILogger<ServerInterceptor> log, 
         finally
         {
             span?.SetTag(TelemetryNames.RpcStatus, status.ToString());
-            if (TelemetryNames.CallDuration.Enabled)
-                TelemetryNames.CallDuration.Record(
+            if (telemetry.CallDuration.Enabled)
+                telemetry.CallDuration.Record(
                     time.GetElapsedTime(started).TotalSeconds, new KeyValuePair<string, object?>(
                         TelemetryNames.RpcMethod, method));
         }
     }
 
-    private static Activity? Start(string method, ServerCallContext context)
+    private Activity? Start(string method, ServerCallContext context)
     {
-        if (!TelemetryNames.Activities.HasListeners()) return null;
+        if (!telemetry.Activities.HasListeners()) return null;
         var headers = context.RequestHeaders;
         // The client's context itself, and not the span that the web server may have made of it.
         ActivityContext.TryParse(
             headers.GetValue("traceparent"), headers.GetValue("tracestate"), isRemote: true, out var parent);
         var before = Activity.Current;
         Activity.Current = null;
-        var span = TelemetryNames.Activities.StartActivity(method, ActivityKind.Server, parent);
+        var span = telemetry.Activities.StartActivity(method, ActivityKind.Server, parent);
         if (span is null) Activity.Current = before;
         span?.SetTag(TelemetryNames.RpcSystem, "grpc");
         span?.SetTag(TelemetryNames.RpcMethod, method);

@@ -1,6 +1,3 @@
-using System.Diagnostics;
-using System.Diagnostics.Metrics;
-
 namespace FramePin.Server.Telemetry;
 
 /// <summary>
@@ -37,21 +34,7 @@ internal static class TelemetryNames
     public const string PhaseFault = "framepin.fault";
     public const string PhaseReply = "framepin.reply";
 
-    public static readonly ActivitySource Activities = new(Source);
-    public static readonly Meter Meter = new(Source);
-
-    public static readonly Counter<long> PinnedPages = Meter.CreateCounter<long>(
-        "framepin.pages.pinned", "{page}", "Pages taken by pins.");
-
-    public static readonly Counter<long> ReleasedPages = Meter.CreateCounter<long>(
-        "framepin.pages.released", "{page}", "Pages given back by unpins.");
-
-    public static readonly Counter<long> RefusedPins = Meter.CreateCounter<long>(
-        "framepin.pins.refused", "{pin}", "Pins that got no page, by errno.");
-
-    public static readonly Counter<long> ExpiredLeases = Meter.CreateCounter<long>(
-        "framepin.leases.expired", "{lease}", "Leases that ended because nothing was heard of their clients.");
-
-    public static readonly Histogram<double> CallDuration = Meter.CreateHistogram<double>(
-        "rpc.server.call.duration", "s", "Duration of calls.");
+    public const string PinsRefused = "framepin.pins.refused";
+    public const string LeasesExpired = "framepin.leases.expired";
+    public const string CallDuration = "rpc.server.call.duration";
 }

@@ -1,0 +1,109 @@
+using System.Collections.Concurrent;
+using FramePin.Core.Backing;
+using FramePin.Core.Machines;
+using FramePin.Core.Pinning;
+using FramePin.Server.Configuration;
+using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
+using Grpc.Core;
+
+namespace FramePin.Server.Machines;
+
+/// <summary>The frame vectors of a machine under their numbers, which count up from 1 and are never used twice.</summary>
+/// <remarks>Any thread.</remarks>
+internal sealed class VectorTable(string machineId, Machine machine, DaemonLimits limits)
+{
+    private readonly ConcurrentDictionary<ulong, VectorRecord> _published = new();
+
+    /// <summary>Vectors made and not released, published or not. Changed atomically.</summary>
+    private int _count;
+    private ulong _lastNumber;
+
+    /// <summary>Full name of a vector.</summary>
+    public string NameOf(ulong number) => $"machines/{machineId}/{Names.FrameVectors}/{number}";
+
+    /// <summary>The refusal for a vector that is not there.</summary>
+    public RpcException Gone(ulong number) => Refusals.NotFound("FRAME_VECTOR", NameOf(number));
+
+    /// <summary>A published vector; null when there is none under the number.</summary>
+    public VectorRecord? Find(ulong number) => _published.GetValueOrDefault(number);
+
+    /// <summary>A published vector. NOT_FOUND when there is none under the number.</summary>
+    public VectorRecord Get(ulong number) => Find(number) ?? throw Gone(number);
+
+    /// <summary>
+    /// Up to <paramref name="most"/> vectors with numbers above <paramref name="after"/>, oldest first.
+    /// </summary>
+    public List<VectorRecord> After(ulong after, int most) =>
+        [.. _published.Values.Where(record => record.Number > after).OrderBy(record => record.Number).Take(most)];
+
+    /// <summary>
+    /// A new vector of <paramref name="slots"/> slots under the next number, not published yet. RESOURCE_EXHAUSTED at
+    /// a limit.
+    /// </summary>
+    public VectorRecord Create(ulong slots, Lease? lease)
+    {
+        if (slots == 0) throw Refusals.Bad("pages", "must be at least 1");
+        if (slots > limits.VectorPagesMax) throw Refusals.Limit("vector_pages_max", limits.VectorPagesMax, slots);
+        Reserve();
+        return Number(machine.CreateVector((long)slots)!, lease);
+    }
+
+    /// <summary>
+    /// A vector that holds a device's pages, not published yet. NOT_FOUND when the device was deleted meanwhile,
+    /// RESOURCE_EXHAUSTED at the limit.
+    /// </summary>
+    public VectorRecord Create(Device device, Lease? lease)
+    {
+        Reserve();
+        if (machine.CreateVector(device) is { } vector) return Number(vector, lease);
+        Interlocked.Decrement(ref _count);
+        throw Refusals.NotFound("DEVICE", device.Name);
+    }
+
+    /// <summary>
+    /// Gives a vector its name and hangs it on its lease. A lease that has ended meanwhile takes the vector along:
+    /// NOT_FOUND, and nothing is held.
+    /// </summary>
+    public void Publish(VectorRecord record)
+    {
+        _published[record.Number] = record;
+        if (record.Lease is not { } lease || lease.TryAdd(record)) return;
+        Release(record, dirty: false, out _);
+        throw LeaseRegistry.Gone(lease.Id);
+    }
+
+    /// <summary>
+    /// Puts the frames of a vector and destroys it. False: another thread has, or a pin is filling it.
+    /// </summary>
+    /// <param name="record">Published or not.</param>
+    /// <param name="dirty">The device wrote to the pages.</param>
+    /// <param name="frames">Frames that were put.</param>
+    public bool Release(VectorRecord record, bool dirty, out long frames)
+    {
+        lock (record.Gate)
+        {
+            frames = record.Vector.Count;
+            if (!record.TryDestroy()) return false;
+            if (dirty) machine.PutVaddrFramesDirty(record.Vector);
+            else machine.PutVaddrFrames(record.Vector);
+            machine.DestroyVector(record.Vector);
+        }
+
+        record.Lease?.Forget(record);
+        _published.TryRemove(record.Number, out _);
+        Interlocked.Decrement(ref _count);
+        return true;
+    }
+
+    private VectorRecord Number(FrameVector vector, Lease? lease) =>
+        new(Interlocked.Increment(ref _lastNumber), vector, lease, this);
+
+    /// <summary>Counts one vector more. RESOURCE_EXHAUSTED at the limit.</summary>
+    private void Reserve()
+    {
+        if (Interlocked.Increment(ref _count) <= limits.FrameVectorsMax) return;
+        Interlocked.Decrement(ref _count);
+        throw Refusals.Limit("frame_vectors_max", (ulong)limits.FrameVectorsMax, (ulong)limits.FrameVectorsMax + 1);
+    }
+}
