@@ -1,4 +1,5 @@
 using FramePin.Core.Abi;
+using FramePin.Core.Access;
 using FramePin.Core.Backing;
 using FramePin.Core.Frames;
 using FramePin.Core.Machines;

@@ -9,7 +9,7 @@ public sealed partial class HouseTests
     /// <summary>Rooms of Core from left to right: each may use only those before it.</summary>
     private static readonly string[] Rooms =
         ["Abi", "Addressing", "Native", "Frames", "PageTables", "Backing", "Vmas", "Kernel", "Faults", "Pinning",
-            "Syscalls", "Machines"];
+            "Syscalls", "Inspection", "Access", "Machines"];
 
     private static readonly string Root = FindRoot();
 

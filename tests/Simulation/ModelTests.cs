@@ -11,7 +11,7 @@ public sealed class ModelTests
     private const int Operations = 100_000;
     private const int PerMachine = 2_500;
 
-    private static int Seed =>
+    internal static int Seed =>
         Environment.GetEnvironmentVariable("FRAMEPIN_SEED") is { Length: > 0 } given
             ? int.Parse(given, CultureInfo.InvariantCulture)
             : (int)(DateTime.UtcNow.Ticks & 0x3fffffff);

@@ -20,6 +20,7 @@ internal sealed class Simulator : IDisposable
 
     private readonly Random _random;
     private readonly Machine _machine;
+    private readonly MachineLog? _log;
     private readonly NaiveModel _model = new();
     private readonly Dictionary<string, AddressSpace> _spaces = [];
     private readonly List<MemoryFile> _files;
@@ -31,11 +32,15 @@ internal sealed class Simulator : IDisposable
     private readonly HashSet<FrameVector> _written = [];
     private int _names;
 
-    public Simulator(int seed, Core.Kernel.Mutant mutant = Core.Kernel.Mutant.None)
+    /// <param name="seed">Seed of the operations.</param>
+    /// <param name="mutant">A bug that is planted on purpose.</param>
+    /// <param name="log">Receives the log of the machine; null for none.</param>
+    public Simulator(int seed, Core.Kernel.Mutant mutant = Core.Kernel.Mutant.None, Stream? log = null)
     {
         _random = new Random(seed);
-        _machine = new Machine(
-            "sim", new MachineOptions { Profile = KernelProfile.Recorded, Memory = 8UL << 20, Swap = 1UL << 20 });
+        var options = new MachineOptions { Profile = KernelProfile.Recorded, Memory = 8UL << 20, Swap = 1UL << 20 };
+        _log = log is null ? null : new MachineLog(log, options);
+        _machine = new Machine("sim", options, _log);
         _machine.Context.Mutant = mutant;
         _spaces["s0"] = _machine.CreateAddressSpace("s0", new AddressSpaceLayout(), new TaskState())!;
         _files =
@@ -48,15 +53,23 @@ internal sealed class Simulator : IDisposable
     /// <summary>Operations by name and outcome.</summary>
     public SortedDictionary<string, int> Outcomes { get; } = new(StringComparer.Ordinal);
 
+    public long CommandNumber => _machine.CommandNumber;
+
+    /// <summary>Records in the log so far.</summary>
+    public long Records => _log?.Records ?? 0;
+
+    public string Digest() => _machine.Digest();
+
     /// <summary>One operation. Null when model and machine agree, else what they disagree on.</summary>
-    public string? Step()
+    /// <param name="audits">Audits the machine after it.</param>
+    public string? Step(bool audits = true)
     {
         var (name, expected, actual) = Operate();
         var outcome = expected.StartsWith("partial", StringComparison.Ordinal) ? "partial" : expected;
         var key = $"{name} {outcome}";
         Outcomes[key] = Outcomes.GetValueOrDefault(key) + 1;
         if (expected != actual) return $"{name}: the model says {expected}, the machine {actual}";
-        var findings = _machine.Audit();
+        var findings = audits ? _machine.Audit() : [];
         if (findings.Count > 0) return $"{name}: audit: {string.Join("; ", findings)}";
         var pinned = _machine.PinStatistics.Acquired - _machine.PinStatistics.Released;
         return pinned == _model.Pinned ? null : $"{name}: {pinned} pages pinned, the model has {_model.Pinned}";
@@ -195,7 +208,7 @@ internal sealed class Simulator : IDisposable
         }
         else
         {
-            Machine.ToPfns(vector);
+            _machine.ToPfns(vector);
         }
 
         var same = before.AsSpan().SequenceEqual(vector.Runs);

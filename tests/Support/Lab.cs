@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
+using FramePin.Core.Inspection;
 using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
 using FramePin.Core.Syscalls;

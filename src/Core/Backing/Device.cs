@@ -34,7 +34,7 @@ public enum DeviceMapping
 /// <remarks>Immutable but for <see cref="MappingCount"/>, which the turn guards. Owned by the machine.</remarks>
 public sealed class Device
 {
-    internal Device(int id, string name, DeviceMapping mapping, Pfn first, ulong frames, bool isRam)
+    internal Device(DeviceId id, string name, DeviceMapping mapping, Pfn first, ulong frames, bool isRam)
     {
         Id = id;
         Name = name;
@@ -44,7 +44,7 @@ public sealed class Device
         IsRam = isRam;
     }
 
-    public int Id { get; }
+    public DeviceId Id { get; }
 
     /// <summary>Path as maps shows it.</summary>
     public string Name { get; }

@@ -105,16 +105,16 @@ internal static class LargeFolio
         info.MapCount += count;
         if (!RemembersSpaces(info)) return;
         var users = new Users(kernel.Memory.Frames[head + 1]);
-        if (users.First == space.Id) users.FirstCount += count;
-        else if (users.Second == space.Id) users.SecondCount += count;
+        if (users.First == space.Id.Value) users.FirstCount += count;
+        else if (users.Second == space.Id.Value) users.SecondCount += count;
         else if (users.First == 0)
         {
-            (users.First, users.FirstCount) = (space.Id, count);
+            (users.First, users.FirstCount) = (space.Id.Value, count);
             if (info.MapCount != count) info.Flags |= FrameFlags.MappedShared;
         }
         else if (users.Second == 0)
         {
-            (users.Second, users.SecondCount) = (space.Id, count);
+            (users.Second, users.SecondCount) = (space.Id.Value, count);
             info.Flags |= FrameFlags.MappedShared;
         }
     }
@@ -129,7 +129,7 @@ internal static class LargeFolio
         info.MapCount -= count;
         if (!RemembersSpaces(info)) return;
         var users = new Users(kernel.Memory.Frames[head + 1]);
-        if (users.First == space.Id)
+        if (users.First == space.Id.Value)
         {
             if (users.FirstCount > count)
             {
@@ -139,7 +139,7 @@ internal static class LargeFolio
 
             (users.First, users.FirstCount) = (0, 0);
         }
-        else if (users.Second == space.Id)
+        else if (users.Second == space.Id.Value)
         {
             if (users.SecondCount > count)
             {

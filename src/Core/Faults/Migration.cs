@@ -100,37 +100,3 @@ internal static class Migration
     private static bool Maps(KernelState kernel, ulong entry, Pfn head) =>
         Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && kernel.Memory.Frames.HeadOf(Pte.PfnOf(entry)) == head;
 }
-
-/// <summary>
-/// Memory compaction (mm/compaction.c: compact_zone): small movable folios from the bottom of a zone go to free frames
-/// at its top, until the two meet. What is pinned, or referenced otherwise, stays.
-/// </summary>
-internal static class Compaction
-{
-    /// <summary>Compacts both zones; the folios moved.</summary>
-    public static long Run(KernelState kernel) =>
-        Run(kernel, kernel.Memory.Normal) + Run(kernel, kernel.Memory.Movable);
-
-    private static long Run(KernelState kernel, Zone zone)
-    {
-        var moved = 0L;
-        using var free = zone.FreeFramesDownwards().GetEnumerator();
-        var target = free.MoveNext() ? free.Current : 0;
-        for (var pfn = zone.Start; pfn < Math.Min(zone.Watermark, target); pfn++)
-        {
-            var head = new Pfn(pfn);
-            var info = kernel.Memory.Frames[head];
-            const FrameFlags movable = FrameFlags.Anon | FrameFlags.InCache;
-            var isCandidate = (info.Flags & FrameFlags.Head) != 0 && info.Order == 0 && (info.Flags & movable) != 0
-                && (info.Flags & (FrameFlags.HugeTlb | FrameFlags.Secret)) == 0;
-            if (!isCandidate || !Migration.IsMovable(kernel, head)) continue;
-            var fresh = kernel.Memory.AllocateAt(zone, new Pfn(target));
-            if (Migration.Move(kernel, head, fresh)) moved++;
-            else kernel.Memory.Put(fresh);
-            if (!free.MoveNext()) break;
-            target = free.Current;
-        }
-
-        return moved;
-    }
-}

@@ -159,6 +159,9 @@ internal sealed class PhysicalMemory : IDisposable
         while (Interlocked.CompareExchange(ref _pending, head.Value, seen) != seen);
     }
 
+    /// <summary>Folios wait to be freed. Exact under the turn.</summary>
+    public bool HasPending => Volatile.Read(ref _pending) != NoPending;
+
     /// <summary>
     /// Frees what unpins left behind, lowest PFN first so that their order does not show. At the start of a turn.
     /// </summary>

@@ -12,7 +12,7 @@ namespace FramePin.Core.Kernel;
 /// space, file and device. Every path of the mm takes it as its first argument.
 /// </summary>
 /// <remarks>The turn guards it. The machine owns it.</remarks>
-internal sealed class KernelState : IDisposable
+internal sealed partial class KernelState : IDisposable
 {
     /// <summary>Users that may touch native memory outside turn and gate, the machine itself being the first.</summary>
     private int _users = 1;
@@ -28,6 +28,14 @@ internal sealed class KernelState : IDisposable
         var tables = Math.Min((memory.Frames.Count / 128) + 65536, int.MaxValue / 2);
         Tables = new TablePool((int)tables);
         memory.HugeFreed = ReturnHuge;
+        // MMIO starts one gigabyte behind the RAM: a PFN behind the end of the one lies well before the other.
+        _nextMmio = memory.Frames.Count + (1UL << PageGeometry.PudOrder);
+        var exited = new AddressSpace(default, "", PageTable.Destroyed(Tables), new AddressSpaceLayout(), new TaskState())
+        {
+            Exited = true,
+        };
+        _spaces = new AddressSpace[16];
+        Array.Fill(_spaces, exited);
     }
 
     public KernelProfile Profile { get; }
@@ -157,7 +165,9 @@ internal sealed class KernelState : IDisposable
     /// </summary>
     public void DropIfUnused(Device? device)
     {
-        if (device is not { IsOrphan: true, MappingCount: 0 } || !Devices.Remove(device) || !device.IsRam) return;
+        if (device is not { IsOrphan: true, MappingCount: 0 } || !_devices.Remove(device.Id)) return;
+        Devices.Remove(device);
+        if (!device.IsRam) return;
         var held = System.Numerics.BitOperations.RoundUpToPowerOf2(device.Frames);
         for (var i = 0UL; i < held; i++)
         {

@@ -101,7 +101,8 @@ internal sealed class ServedFaults
         return null;
     }
 
-    public bool Contains(ServedFault fault) => _faults.Contains(fault);
+    /// <summary>The question with a number, until its reply is taken; null for none.</summary>
+    public ServedFault? Find(ulong number) => _faults.Find(fault => fault.Number == number);
 
     public void Drop(ServedFault fault) => _faults.Remove(fault);
 

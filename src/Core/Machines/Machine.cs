@@ -1,58 +1,46 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
-using FramePin.Core.Faults;
-using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
+using FramePin.Core.Inspection;
+using FramePin.Core.Kernel;
 using FramePin.Core.PageTables;
 using FramePin.Core.Pinning;
-using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Machines;
 
 /// <summary>
-/// One emulated computer: memory, frames, files, devices, address spaces, profile and fault plan. Ties the rooms
-/// together and is the only way into them from outside.
+/// One emulated computer: memory, frames, files, devices, address spaces, profile and fault plan. It owns the turn and
+/// is the only way into the rooms of Core from outside.
 /// </summary>
 /// <remarks>
-/// Threads: every member may be called from any thread. A command (whatever changes a VMA, an entry, the allocator or a
-/// file) takes the machine's turn and a number; pins and unpins of resident pages run beside each other without one
-/// (see <see cref="CountGate"/>). Lock order: turn, gate, vector registry. Same options and same sequence of commands
-/// give the same state, bit by bit.
+/// Any thread. A command (every change of an area, an entry, the allocator or a file) takes the machine's turn and a
+/// number; pins and unpins of resident pages run beside each other without one (see <see cref="CountGate"/>). Lock order:
+/// turn, gate, leaf locks. The same options and the same sequence of commands and counts give the same state, bit by bit.
 /// </remarks>
-public sealed partial class Machine : IDisposable
+public sealed partial class Machine : IPinHost, IDisposable
 {
-    /// <summary>Pins of one address space that may wait for somebody at once.</summary>
-    public const int MaxParkedPerSpace = 64;
-
     private readonly KernelState _kernel;
+    private readonly PinTable _pins;
     private readonly Lock _turn = new();
-    private readonly Lock _registry = new();
-
-    /// <summary>Live vectors, for the audit. Guarded by <see cref="_registry"/>.</summary>
-    private readonly HashSet<FrameVector> _vectors = [];
-
-    /// <summary>Frames that devices own. Guarded by the turn.</summary>
-
-    private readonly List<ParkedPin> _parked = [];
-
-    /// <summary>
-    /// Rings that somebody has open, and what each user is charged for them in pages. Guarded by the turn.
-    /// </summary>
-    private readonly List<Ring> _rings = [];
-    private readonly Dictionary<int, long> _lockedByUser = [];
-    private ulong _nextMmio;
-    private int _nextSpace;
-    private int _nextDevice;
-    private long _commands;
+    private readonly CommandWriter _writer = new();
+    private readonly IMachineObserver? _observer;
     private bool _disposed;
 
+    /// <summary>Frames kept from the allocator above which <see cref="_quarantineExceeded"/> is called.</summary>
+    private ulong _quarantineBound = ulong.MaxValue;
+    private Action? _quarantineExceeded;
+
     /// <summary>Makes a machine. Throws <see cref="ArgumentException"/> when the options are not sound.</summary>
-    public Machine(string name, MachineOptions options)
+    /// <param name="name">Last segment of its name.</param>
+    /// <param name="options">Memory, kernel profile, and the rest of the hardware.</param>
+    /// <param name="observer">Told about every command and count, from the first on; null for none.</param>
+    public Machine(string name, MachineOptions options, IMachineObserver? observer = null)
     {
         if (options.Validate() is { } problem) throw new ArgumentException(problem, nameof(options));
         Name = name;
         Options = options;
+        _observer = observer;
         var memory = new PhysicalMemory(
             $"framepin-{name}", options.Memory >> PageGeometry.PageShift,
             options.MovableMemory >> PageGeometry.PageShift);
@@ -63,11 +51,9 @@ public sealed partial class Machine : IDisposable
             HasProtectionKeys = options.HasProtectionKeys,
             HandlesMemoryFailure = options.HandlesMemoryFailure,
             Swap = options.Swap > 0 ? new SwapDevice(options.Swap, memory) : null,
-            SoftDirty = options.TracksSoftDirty ? PageTables.Pte.SoftDirty : 0,
+            SoftDirty = options.TracksSoftDirty ? Pte.SoftDirty : 0,
         };
-        // MMIO starts one gigabyte behind the RAM, so that a PFN that runs over the end of one meets nothing of the
-        // other.
-        _nextMmio = memory.Frames.Count + (1UL << PageGeometry.PudOrder);
+        _pins = _kernel.Part<PinTable>();
         FillPool(PageGeometry.PudOrder, options.HugePages1G);
         FillPool(PageGeometry.PmdOrder, options.HugePages2M);
     }
@@ -79,60 +65,93 @@ public sealed partial class Machine : IDisposable
     public KernelProfile Profile => _kernel.Profile;
 
     /// <summary>Commands run so far: the epoch that a pin is stamped with.</summary>
-    public long CommandNumber => Volatile.Read(ref _commands);
+    public long CommandNumber => _kernel.CommandNumber;
 
     public PinStatistics PinStatistics => _kernel.Memory.Statistics;
 
-    /// <summary>Told when more frames than this are kept from the allocator.</summary>
-    private ulong _quarantineBound = ulong.MaxValue;
-    private Action? _quarantineExceeded;
+    /// <summary>
+    /// Told about each fault that a handler is asked about. Called under the turn: it must only take note, and call
+    /// nothing of the machine. Set once, before the first handler.
+    /// </summary>
+    public Action<ServedFault>? FaultAsked
+    {
+        get => _kernel.Served.Asked;
+        set => _kernel.Served.Asked = value;
+    }
 
     internal KernelState Context => _kernel;
 
+    /// <summary>
+    /// Runs a command: takes the turn, gives it the next number, runs it, audits where the options say so, and tells the
+    /// observer.
+    /// </summary>
+    /// <remarks>
+    /// The one way to change a machine but for counts of resident pages. Throws
+    /// <see cref="ObjectDisposedException"/> when the machine was deleted.
+    /// </remarks>
+    public TResult Execute<TCommand, TResult>(in TCommand command)
+        where TCommand : ICommand<TCommand, TResult>, allows ref struct =>
+        Execute<TCommand, TResult>(command, null, default);
+
+    /// <summary>Runs a command that answers as a system call does.</summary>
+    public SyscallResult Call<TCommand>(in TCommand command)
+        where TCommand : ISyscall<TCommand>, allows ref struct =>
+        Execute<TCommand, SyscallResult>(command, null, default);
+
+    /// <summary>The same, and tells about a pin's phase as soon as the turn is held.</summary>
+    private TResult Execute<TCommand, TResult>(in TCommand command, IPinObserver? phases, PinPhase entered)
+        where TCommand : ICommand<TCommand, TResult>, allows ref struct
+    {
+        using var held = TakeTurn();
+        phases?.Entered(entered);
+        _kernel.CommandNumber++;
+        var result = command.Run(new Turn(_kernel));
+        if (_observer is { } observer) Tell<TCommand, TResult>(observer, command);
+        return result;
+    }
+
+    /// <summary>Looks at the machine under its turn.</summary>
+    /// <remarks>Throws <see cref="ObjectDisposedException"/> when the machine was deleted.</remarks>
+    public TResult Query<TQuery, TResult>(in TQuery query)
+        where TQuery : IQuery<TResult>, allows ref struct
+    {
+        using var held = TakeTurn();
+        return query.Run(new Turn(_kernel));
+    }
+
+    /// <summary>The whole-structure audit: a sentence for each finding, empty when all is well.</summary>
+    public IReadOnlyList<string> Audit() => Query<AuditQuery, IReadOnlyList<string>>(default);
+
+    /// <summary>SHA-256 of the state: equal digests, equal states but for the contents of memory.</summary>
+    public string Digest() => Query<DigestQuery, string>(default);
+
     /// <summary>Counters of the machine, as one consistent snapshot.</summary>
-    public MachineStatistics Statistics()
+    public MachineStatistics Statistics() => Query<StatisticsQuery, MachineStatistics>(default);
+
+    /// <summary>
+    /// Has <paramref name="exceeded"/> called, on a thread of the pool and outside the turn, whenever a command leaves
+    /// more than <paramref name="frames"/> free frames kept from the allocator.
+    /// </summary>
+    public void WatchQuarantine(ulong frames, Action exceeded)
     {
-        using var turn = EnterQuery();
-        return new MachineStatistics
-        {
-            Frames = _kernel.Memory.Frames.Count,
-            FreeFrames = _kernel.Memory.Normal.FreeFrames + _kernel.Memory.Movable.FreeFrames,
-            AddressSpaces = _kernel.Spaces.Count,
-            Files = _kernel.Files.Count,
-            Devices = _kernel.Devices.Count,
-            Vectors = VectorSnapshot().Count,
-            PageTables = _kernel.Tables.InUse,
-            PinsAcquired = PinStatistics.Acquired,
-            PinsReleased = PinStatistics.Released,
-            Faults = _kernel.FaultCount,
-            Retries = _kernel.RetryCount,
-            QuarantinedFrames = _kernel.Memory.Quarantine.Frames,
-            Migrations = _kernel.MigrationCount,
-            Commands = _commands,
-            ParkedPins = _parked.Count,
-        };
+        using var held = TakeTurn();
+        _quarantineBound = frames;
+        _quarantineExceeded = exceeded;
     }
 
-    /// <summary>Replaces what the calls consult of a task: limits, capabilities, pending signals.</summary>
-    public Errno SetTask(AddressSpace space, TaskState task)
+    /// <summary>
+    /// A descriptor of the machine's whole memory, for a process on the host: the frame with a PFN lies at PFN times
+    /// 4096. Its size is sealed; one that is read-only cannot be mapped writable, nor opened anew by another user. The
+    /// caller owns it.
+    /// </summary>
+    public Microsoft.Win32.SafeHandles.SafeFileHandle OpenMemory(bool isReadOnly)
     {
-        using var turn = EnterTurn();
-        if (space.Exited) return Errno.ESRCH;
-        space.Task = task;
-        return Errno.None;
+        using var held = TakeTurn();
+        return _kernel.Memory.Bytes.Open(isReadOnly);
     }
 
-    public void AddFaultRule(FaultRule rule)
-    {
-        using var turn = EnterTurn();
-        _kernel.Plan.Add(rule);
-    }
-
-    public void ClearFaultPlan()
-    {
-        using var turn = EnterTurn();
-        _kernel.Plan.Clear();
-    }
+    /// <summary>Frames that wait for the allocator go to it, as before any other turn.</summary>
+    internal void Drain() => TakeTurn().Dispose();
 
     public void Dispose()
     {
@@ -140,21 +159,16 @@ public sealed partial class Machine : IDisposable
         {
             if (_disposed) return;
             _disposed = true;
-            _kernel.Freed = ReleaseVectors;
+            _kernel.Freed = _pins.ReleaseVectors;
             _kernel.Dispose();
         }
     }
 
-    /// <summary>Takes the turn for a command.</summary>
-    private Turn EnterTurn()
-    {
-        var turn = EnterQuery();
-        _commands++;
-        return turn;
-    }
-
-    /// <summary>Takes the turn for a look that changes nothing but may free what unpins left behind.</summary>
-    private Turn EnterQuery()
+    /// <summary>
+    /// Takes the turn. Frames whose last reference went beside the turn go to the allocator first; that is a command of
+    /// its own, since it changes the allocator.
+    /// </summary>
+    private HeldTurn TakeTurn()
     {
         _turn.Enter();
         if (_disposed)
@@ -164,22 +178,41 @@ public sealed partial class Machine : IDisposable
         }
 
         _kernel.Memory.Gate.EnterTurn();
-        _kernel.Memory.DrainPending();
-        return new Turn(this);
+        if (!_kernel.Memory.HasPending) return new HeldTurn(this);
+        _kernel.CommandNumber++;
+        new DrainCall().Run(new Turn(_kernel));
+        if (_observer is { } observer) Tell<DrainCall, SyscallResult>(observer, default);
+        return new HeldTurn(this);
     }
 
-    private List<FrameVector> VectorSnapshot()
+    private void LeaveTurn()
     {
-        lock (_registry) return [.. _vectors];
-    }
-
-    private void ReleaseVectors()
-    {
-        lock (_registry)
+        try
         {
-            foreach (var vector in _vectors) vector.Release();
-            _vectors.Clear();
+            if (Options.AuditsEachCommand) ThrowOnFinding();
         }
+        finally
+        {
+            var exceeded = _kernel.Memory.Quarantine.Frames > _quarantineBound ? _quarantineExceeded : null;
+            _kernel.Memory.Gate.LeaveTurn();
+            _turn.Exit();
+            if (exceeded is not null)
+                ThreadPool.UnsafeQueueUserWorkItem(static call => call(), exceeded, preferLocal: false);
+        }
+    }
+
+    private void Tell<TCommand, TResult>(IMachineObserver observer, in TCommand command)
+        where TCommand : ICommand<TCommand, TResult>, allows ref struct
+    {
+        _writer.Clear();
+        command.Write(_writer);
+        observer.Executed(_kernel.CommandNumber, CommandTable.KindOf<TCommand>(), _writer.Written);
+    }
+
+    private void ThrowOnFinding()
+    {
+        var findings = new Auditor(_kernel).FindFaults();
+        if (findings.Count > 0) throw new InvalidOperationException("audit: " + string.Join("; ", findings));
     }
 
     /// <summary>The processor has both sizes: a pool without pages answers as one that is used up.</summary>
@@ -197,60 +230,9 @@ public sealed partial class Machine : IDisposable
         }
     }
 
-    /// <summary>The turn: held until disposed.</summary>
-    private readonly ref struct Turn(Machine machine)
+    /// <summary>The turn, held until disposed.</summary>
+    private readonly ref struct HeldTurn(Machine machine)
     {
-        public void Dispose()
-        {
-            try
-            {
-                if (machine.Options.AuditsEachCommand) machine.ThrowOnFinding();
-            }
-            finally
-            {
-                var exceeded = machine._kernel.Memory.Quarantine.Frames > machine._quarantineBound
-                    ? machine._quarantineExceeded
-                    : null;
-                machine._kernel.Memory.Gate.LeaveTurn();
-                machine._turn.Exit();
-                if (exceeded is not null)
-                    ThreadPool.UnsafeQueueUserWorkItem(static call => call(), exceeded, preferLocal: false);
-            }
-        }
+        public void Dispose() => machine.LeaveTurn();
     }
-}
-
-/// <summary>Counters of a machine at one moment. Frames and pages of 4 KiB.</summary>
-public sealed record MachineStatistics
-{
-    public required ulong Frames { get; init; }
-
-    public required ulong FreeFrames { get; init; }
-
-    public required int AddressSpaces { get; init; }
-
-    public required int Files { get; init; }
-
-    public required int Devices { get; init; }
-
-    public required int Vectors { get; init; }
-
-    public required int PageTables { get; init; }
-
-    public required long PinsAcquired { get; init; }
-
-    public required long PinsReleased { get; init; }
-
-    public required long Faults { get; init; }
-
-    public required long Retries { get; init; }
-
-    public required long Migrations { get; init; }
-
-    /// <summary>Free frames kept from the allocator, since a process outside may have them mapped.</summary>
-    public required ulong QuarantinedFrames { get; init; }
-
-    public required long Commands { get; init; }
-
-    public required int ParkedPins { get; init; }
 }

@@ -70,6 +70,30 @@ public sealed record MachineOptions
     /// <summary>Runs the whole-structure audit after each command and throws on a finding. For tests: slow.</summary>
     public bool AuditsEachCommand { get; init; }
 
+    internal void Write(CommandWriter writer) => writer.Add(Profile.Name).Add(Memory).Add(MovableMemory)
+        .Add(HugePages2M).Add(HugePages1G).Add((int)Thp).Add(UsesZeroPage).Add(CachesZeroedHoles)
+        .Add(HasProtectionKeys).Add(HandlesMemoryFailure).Add(Swap).Add(TracksSoftDirty);
+
+    internal static MachineOptions Read(ref CommandReader reader)
+    {
+        var profile = reader.Text() ?? "";
+        return new MachineOptions
+        {
+            Profile = KernelProfile.Find(profile) ?? throw new InvalidDataException($"no kernel profile is named {profile}"),
+            Memory = reader.U64(),
+            MovableMemory = reader.U64(),
+            HugePages2M = reader.I32(),
+            HugePages1G = reader.I32(),
+            Thp = (ThpMode)reader.I32(),
+            UsesZeroPage = reader.Bool(),
+            CachesZeroedHoles = reader.Bool(),
+            HasProtectionKeys = reader.Bool(),
+            HandlesMemoryFailure = reader.Bool(),
+            Swap = reader.U64(),
+            TracksSoftDirty = reader.Bool(),
+        };
+    }
+
     /// <summary>Null when the options are sound, else what is wrong with them.</summary>
     public string? Validate()
     {

@@ -47,6 +47,9 @@ internal sealed class PageTable
     public static PageTable? Create(TablePool pool) =>
         pool.Allocate() is var root and not 0 ? new PageTable(pool, root) : null;
 
+    /// <summary>The table of an address space that has exited: every look-up finds nothing.</summary>
+    public static PageTable Destroyed(TablePool pool) => new(pool, 0);
+
     public static int ShiftOf(int level) => PageGeometry.PageShift + (9 * level);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

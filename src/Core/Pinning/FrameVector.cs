@@ -34,6 +34,12 @@ public sealed class FrameVector
         else _native = NativeArray<ulong>.Reserve((ulong)slots);
     }
 
+    /// <summary>Number in its machine; 0 for a vector that no machine made.</summary>
+    public VectorId Id { get; internal set; }
+
+    /// <summary>Number of the last command before the vector was filled or emptied.</summary>
+    internal long Epoch { get; set; }
+
     /// <summary>nr_allocated: slots, fixed when the vector was made.</summary>
     public long Allocated { get; private set; }
 
@@ -50,9 +56,9 @@ public sealed class FrameVector
     public bool IsPinned { get; internal set; }
 
     /// <summary>
-    /// First of those outside who have the frames mapped and rely on the vector's references. Changed under the turn.
+    /// First of the holds that rely on the vector's references. <see cref="FrameHolds"/> guards the list by its lock.
     /// </summary>
-    internal Machines.FrameHold? FirstHold { get; set; }
+    internal FrameHold? FirstHold { get; set; }
 
     /// <summary>Runs in use.</summary>
     public int RunCount { get; internal set; }

@@ -25,6 +25,7 @@ internal static class FrameVectors
         }
 
         vector.Reset();
+        vector.Epoch = kernel.CommandNumber;
     }
 
     /// <summary>frame_vector_destroy. False: frames are still held, which is the caller's bug (row 9).</summary>

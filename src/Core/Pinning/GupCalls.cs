@@ -1,8 +1,5 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
-using FramePin.Core.Faults;
-using FramePin.Core.Kernel;
-using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Pinning;
 
@@ -31,102 +28,94 @@ public enum LockedArgument
     NotHeld,
 }
 
+/// <summary>The arguments of a pin come to this: an answer at once, or a walk.</summary>
+/// <param name="Answer">The answer, when there is no walk.</param>
+/// <param name="Reason">Why it is refused.</param>
+/// <param name="Walks">The range is walked; the fields behind hold.</param>
+/// <param name="Path">Which paths the call takes.</param>
+/// <param name="Start">First address, in bytes.</param>
+/// <param name="Count">Pages.</param>
+/// <param name="Flags">Flags, the internal ones of the call included.</param>
+internal readonly record struct GupPlan(
+    GupResult Answer, StopReason Reason, bool Walks, GupPath Path, ulong Start, long Count, GupFlags Flags)
+{
+    public static GupPlan Done(GupResult answer, StopReason reason = StopReason.BadArguments) =>
+        new(answer, reason, false, default, 0, 0, default);
+}
+
+/// <summary>The paths of mm/gup.c that a call takes.</summary>
+internal enum GupPath
+{
+    /// <summary>The slow walk; the caller holds mmap_lock.</summary>
+    Locked,
+
+    /// <summary>The slow walk, which takes mmap_lock itself.</summary>
+    Unlocked,
+
+    /// <summary>The fast walk, then the slow one for the rest.</summary>
+    Fast,
+
+    /// <summary>The fast walk alone.</summary>
+    FastOnly,
+}
+
 /// <summary>Argument checks and flags of the families, in front of the two paths (Semantics 3.1).</summary>
 internal static class GupCalls
 {
-    /// <summary>Outcome of <see cref="Prepare"/>: an answer already, or an operation to run.</summary>
-    internal readonly record struct Prepared(GupResult Result, GupOperation? Operation, StopReason Reason)
+    /// <summary>Checks a call. Pure: it looks at no memory.</summary>
+    public static GupPlan Plan(
+        KernelProfile profile, GupCall call, ulong start, long count, GupFlags flags, LockedArgument locked)
     {
-        public static Prepared Done(GupResult result, StopReason reason = StopReason.BadArguments) =>
-            new(result, null, reason);
-    }
-
-    /// <summary>
-    /// Checks a call, runs its fast path (in the gate, without a turn) and returns the slow operation when one is
-    /// needed.
-    /// </summary>
-    public static Prepared Prepare(
-        KernelState kernel, AddressSpace space, GupCall call, ulong start, long count, GupFlags flags,
-        LockedArgument locked,
-        FrameVector vector)
-    {
-        if (!IsValid(call, flags, locked)) return Prepared.Done(Rejection(call));
+        if (!IsValid(call, flags, locked)) return GupPlan.Done(Rejection(call));
         // __get_user_pages_remote of 6.1 refuses by itself: the arguments were fine.
-        if (call == GupCall.PinUserPagesRemote && (flags & GupFlags.LongTerm) != 0 && !kernel.Profile.RemoteLongTerm)
-            return Prepared.Done(Errno.EINVAL);
-        var isPin = IsPin(call);
-        vector.IsPinned = isPin;
-        var full = flags | (isPin ? GupFlags.Pin : GupFlags.Get);
-        switch (call)
+        if (call == GupCall.PinUserPagesRemote && (flags & GupFlags.LongTerm) != 0 && !profile.RemoteLongTerm)
+            return GupPlan.Done(Errno.EINVAL);
+        var full = flags | (IsPin(call) ? GupFlags.Pin : GupFlags.Get);
+        return call switch
         {
-            case GupCall.GetUserPages:
-                return Slow(space, start, count, full | GupFlags.Touch, vector, locksItself: false);
-            case GupCall.PinUserPages:
-                return Slow(space, start, count, full, vector, locksItself: false);
-            case GupCall.GetUserPagesRemote or GupCall.PinUserPagesRemote:
-                full |= GupFlags.Touch | GupFlags.Remote | (locked == LockedArgument.Held ? GupFlags.Unlockable : 0);
-                return Slow(space, start, count, full, vector, locksItself: false);
-            case GupCall.GetUserPagesUnlocked or GupCall.PinUserPagesUnlocked:
-                return Slow(
-                    space, start, count, full | GupFlags.Touch | GupFlags.Unlockable, vector, locksItself: true);
-            default:
-                return Fast(kernel, space, call, start, count, full, vector);
-        }
+            GupCall.GetUserPages => Slow(GupPath.Locked, start, count, full | GupFlags.Touch),
+            GupCall.PinUserPages => Slow(GupPath.Locked, start, count, full),
+            GupCall.GetUserPagesRemote or GupCall.PinUserPagesRemote => Slow(
+                GupPath.Locked, start, count,
+                full | GupFlags.Touch | GupFlags.Remote | (locked == LockedArgument.Held ? GupFlags.Unlockable : 0)),
+            GupCall.GetUserPagesUnlocked or GupCall.PinUserPagesUnlocked =>
+                Slow(GupPath.Unlocked, start, count, full | GupFlags.Touch | GupFlags.Unlockable),
+            _ => Fast(profile, start, count, full, isOnly: call == GupCall.GetUserPagesFastOnly),
+        };
     }
 
-    /// <summary>gup_fast_fallback: entry checks, the fast walk, and the slow one for the rest.</summary>
-    public static Prepared Fast(
-        KernelState kernel, AddressSpace space, GupCall call, ulong start, long count, GupFlags flags,
-        FrameVector vector)
+    /// <summary>gup_fast_fallback: the checks of a range at its entry.</summary>
+    public static GupPlan Fast(KernelProfile profile, ulong start, long count, GupFlags flags, bool isOnly)
     {
-        var isFastOnly = call == GupCall.GetUserPagesFastOnly;
         start &= PageGeometry.PageMask;
-        if (count <= 0) return Prepared.Done(GupResult.Of(0), StopReason.None);
+        if (count <= 0) return GupPlan.Done(GupResult.Of(0), StopReason.None);
         var length = (ulong)count << PageGeometry.PageShift;
         if (start + length < start)
-            return Prepared.Done(
-                kernel.Profile.FastWrapIsOverflow ? Errno.EOVERFLOW : GupResult.Of(0), StopReason.AddressLimit);
+        {
+            var wrapped = profile.FastWrapIsOverflow ? Errno.EOVERFLOW : GupResult.Of(0);
+            return GupPlan.Done(wrapped, StopReason.AddressLimit);
+        }
+
         if (start + length > PageGeometry.TaskSize)
         {
-            // The kernels measured ran on processors with five-level tables: up to 2^56 there is just nothing mapped
-            // (row 37).
-            var isRefused = !isFastOnly
-                || (kernel.Profile.FastOnlyMayFail && start + length > PageGeometry.FiveLevelTaskSize);
-            return Prepared.Done(isRefused ? Errno.EFAULT : GupResult.Of(0), StopReason.AddressLimit);
+            // The kernels measured ran on processors with five-level tables: nothing is mapped up to 2^56 (row 37).
+            var isRefused = !isOnly
+                || (profile.FastOnlyMayFail && start + length > PageGeometry.FiveLevelTaskSize);
+            return GupPlan.Done(isRefused ? Errno.EFAULT : GupResult.Of(0), StopReason.AddressLimit);
         }
 
-        var taken = GupFast.Take(kernel, space, start, count, flags, vector);
-        if ((flags & GupFlags.Pin) != 0 && kernel.Plan.ForkMeetsFastWalk(space.Name, start))
-        {
-            // gup_fast: a fork may have shared the pages meanwhile; the slow path waits until it is done (row 67).
-            if (taken > 0) FrameVectors.Put(kernel, vector, makeDirty: false);
-            vector.IsPinned = true;
-            taken = 0;
-        }
-
-        if (taken == count) return Prepared.Done(GupResult.Of(taken), StopReason.None);
-        if (isFastOnly) return Prepared.Done(GupResult.Of(taken), StopReason.NotPresent);
-        var rest = start + ((ulong)taken << PageGeometry.PageShift);
-        return Slow(
-            space, rest, count - taken, flags | GupFlags.Touch | GupFlags.Unlockable, vector, locksItself: true);
+        return new GupPlan(
+            default, StopReason.None, true, isOnly ? GupPath.FastOnly : GupPath.Fast, start, count, flags);
     }
 
-    /// <summary>Joins what the fast path took with what the slow path came to.</summary>
-    public static GupResult Combine(GupResult slow, long takenBefore) =>
-        slow.Error == Errno.None ? GupResult.Of(slow.Pages + takenBefore)
-        : takenBefore > 0 ? GupResult.Of(takenBefore) : slow;
-
-    private static Prepared Slow(
-        AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector, bool locksItself)
-    {
-        if (count <= 0) return Prepared.Done(GupResult.Of(0), StopReason.None);
-        var operation = new GupOperation(space, start, count, flags, vector, locksItself);
-        return new Prepared(default, operation, StopReason.None);
-    }
-
-    private static bool IsPin(GupCall call) =>
+    /// <summary>The FOLL_PIN family.</summary>
+    public static bool IsPin(GupCall call) =>
         call is GupCall.PinUserPages or GupCall.PinUserPagesRemote or GupCall.PinUserPagesUnlocked
             or GupCall.PinUserPagesFast;
+
+    private static GupPlan Slow(GupPath path, ulong start, long count, GupFlags flags) => count <= 0
+        ? GupPlan.Done(GupResult.Of(0), StopReason.None)
+        : new GupPlan(default, StopReason.None, true, path, start, count, flags);
 
     private static bool IsFast(GupCall call) =>
         call is GupCall.GetUserPagesFast or GupCall.PinUserPagesFast or GupCall.GetUserPagesFastOnly;

@@ -54,6 +54,8 @@ internal static class GupFast
         {
             ObjectDisposedException.ThrowIf(kernel.IsDisposed, kernel);
             if ((flags & GupFlags.Pin) != 0) space.HasPinned = true;
+            // No command runs while the gate is held: the number is exact.
+            vector.Epoch = kernel.CommandNumber;
             var taken = mode == CountMode.Exclusive
                 ? Walk<PlainCounts>(kernel, space, start, count, flags, vector, mode)
                 : Walk<InterlockedCounts>(kernel, space, start, count, flags, vector, mode);

@@ -31,6 +31,7 @@ internal static class Unpin
             var uncounted = Runs(kernel, vector.Slots[..vector.RunCount], vector.IsPinned, makeDirty, mode);
             if (vector.IsPinned) kernel.Memory.Statistics.Release(vector.Count - uncounted, mode);
             vector.LetGo();
+            vector.Epoch = kernel.CommandNumber;
         }
         finally
         {

@@ -13,53 +13,28 @@ namespace FramePin.Core.Pinning;
 /// </summary>
 internal static class VaddrFrames
 {
-    /// <summary>An answer already, or an operation whose result <see cref="Complete"/> turns into the answer.</summary>
-    /// <param name="Result">Valid when there is no operation.</param>
-    /// <param name="Operation">The slow path still to run, in a turn.</param>
-    /// <param name="TakenFast">Pages the fast path took before.</param>
-    /// <param name="Reason">Why the walk stopped, when it is over.</param>
-    internal readonly record struct Started(
-        GupResult Result, GupOperation? Operation, long TakenFast, StopReason Reason);
-
-    /// <summary>
-    /// True when the era's helper looks at VMAs before anything else and so has to hold the turn from the start.
-    /// </summary>
+    /// <summary>The era's helper looks at areas before anything else, and so holds the turn from the start.</summary>
     public static bool NeedsTurn(KernelProfile profile) => profile.Era <= HelperEra.A2;
 
     /// <summary>
-    /// Checks the arguments and runs what can be run without a turn. The vector must be empty; nr above its slots is
-    /// clamped (row 4); nr 0 leaves it alone (row 3).
+    /// Eras B to D: a range is pinned by the fast call. Before 6.2 a wrapped range makes the pin answer 0, which the
+    /// helper turns into -EFAULT (Semantics 0).
     /// </summary>
-    public static Started StartFast(
-        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags asked, FrameVector vector)
-    {
-        if (count <= 0) return new Started(GupResult.Of(0), null, 0, StopReason.None);
-        count = Math.Min(count, vector.Allocated);
-        vector.Reset();
-        var flags = FlagsOf(kernel.Profile.Era, asked) | GupFlags.Pin;
-        vector.IsPinned = true;
-        var prepared = GupCalls.Fast(kernel, space, GupCall.PinUserPagesFast, start, count, flags, vector);
-        if (prepared.Operation is { } operation) return new Started(default, operation, vector.Count, StopReason.None);
-        // Before 6.2 a wrapped range makes the pin answer 0, which the helper turns into -EFAULT (Semantics 0).
-        return new Started(prepared.Result, null, 0, prepared.Reason);
-    }
+    public static GupPlan Plan(KernelProfile profile, ulong start, long count, GupFlags asked) =>
+        GupCalls.Fast(profile, start, count, FlagsOf(profile.Era, asked) | GupFlags.Pin, isOnly: false);
 
-    /// <summary>Era A: decides by the first VMA. Under the turn.</summary>
-    public static Started StartLocked(
+    /// <summary>Era A: decides by the first area. Under the turn; <paramref name="vector"/> is empty.</summary>
+    public static GupPlan PlanByArea(
         KernelState kernel, AddressSpace space, ulong start, long count, GupFlags asked, FrameVector vector)
     {
-        if (count <= 0) return new Started(GupResult.Of(0), null, 0, StopReason.None);
-        count = Math.Min(count, vector.Allocated);
-        vector.Reset();
-        if (space.Vmas.Find(start) is not { } vma) return new Started(Errno.EFAULT, null, 0, StopReason.Hole);
-        if (vma.File is { Kind: Backing.FileKind.FsDax })
-            return new Started(Errno.EOPNOTSUPP, null, 0, StopReason.Permission);
+        if (space.Vmas.Find(start) is not { } vma) return GupPlan.Done(Errno.EFAULT, StopReason.Hole);
+        if (vma.File is { Kind: Backing.FileKind.FsDax }) return GupPlan.Done(Errno.EOPNOTSUPP, StopReason.Permission);
         if (vma.HasAny(VmFlags.Io | VmFlags.PfnMap))
         {
             vector.GotRef = false;
             vector.IsPfns = true;
             var followed = FollowPfns(space, start, count, vector, out var reason);
-            return new Started(followed, null, 0, reason);
+            return GupPlan.Done(followed, reason);
         }
 
         vector.GotRef = true;
@@ -68,18 +43,16 @@ internal static class VaddrFrames
         var flags = (asked & (GupFlags.Write | GupFlags.Force)) | GupFlags.Unlockable | GupFlags.Touch
             | (kernel.Profile.HelperPins ? GupFlags.Pin : GupFlags.Get);
         // get_user_pages_locked: the helper holds the lock and lets it go when a fault wants that.
-        var operation = new GupOperation(space, start, count, flags, vector, locksItself: false);
-        return new Started(default, operation, 0, StopReason.None);
+        return new GupPlan(default, StopReason.None, true, GupPath.Locked, start, count, flags);
     }
 
     /// <summary>
     /// Turns the pin's answer into the helper's and sets the vector's state. Under the turn for era B.
     /// </summary>
     public static GupResult Complete(
-        KernelState kernel, AddressSpace space, ulong start, long count, FrameVector vector, GupResult pinned,
-        ref StopReason reason)
+        KernelState kernel, in PinRequest request, FrameVector vector, GupResult pinned, ref StopReason reason)
     {
-        if (count <= 0) return GupResult.Of(0);
+        if (request.Count <= 0) return GupResult.Of(0);
         var era = kernel.Profile.Era;
         if (era <= HelperEra.A2)
         {
@@ -89,7 +62,7 @@ internal static class VaddrFrames
         }
 
         if (era == HelperEra.B && pinned.Pages == 0)
-            return FollowAfterPin(kernel, space, start, count, vector, pinned, ref reason);
+            return FollowAfterPin(kernel, request, vector, pinned, ref reason);
         vector.GotRef = true;
         vector.IsPfns = false;
         if (pinned.Pages > 0) return pinned;
@@ -98,13 +71,13 @@ internal static class VaddrFrames
     }
 
     private static GupResult FollowAfterPin(
-        KernelState kernel, AddressSpace space, ulong start, long count, FrameVector vector, GupResult pinned,
-        ref StopReason reason)
+        KernelState kernel, in PinRequest request, FrameVector vector, GupResult pinned, ref StopReason reason)
     {
         vector.GotRef = false;
         vector.IsPfns = true;
-        count = Math.Min(count, vector.Allocated);
-        var followed = FollowPfns(space, start, count, vector, out var followReason);
+        var count = Math.Min(request.Count, vector.Allocated);
+        var followed = FollowPfns(
+            kernel.Space(request.Space), request.Start, count, vector, out var followReason);
         if (followed.Pages > 0)
         {
             reason = followReason;

@@ -11,14 +11,25 @@ namespace FramePin.Core.Syscalls;
 /// Writing 4 to /proc/PID/clear_refs: forgets which pages were stored to (fs/proc/task_mmu.c: clear_refs_write). Under
 /// the turn.
 /// </summary>
-internal static class ClearRefsCall
+public readonly record struct ClearSoftDirtyCall(SpaceId Space) : ISyscall<ClearSoftDirtyCall>
 {
+    public SyscallResult Run(in Turn turn)
+    {
+        if (turn.Kernel.Space(Space) is not { Exited: false } space) return Errno.ESRCH;
+        ClearSoftDirty(turn.Kernel, space);
+        return SyscallResult.Ok();
+    }
+
+    public void Write(CommandWriter writer) => writer.Add(Space);
+
+    public static ClearSoftDirtyCall Read(ref CommandReader reader) => new(reader.Space());
+
     /// <summary>
     /// Takes the soft-dirty bits off areas and entries and write-protects these, so that the next store sets them
     /// again. Writable pinned pages keep both (pte_is_pinned): a device may store to them unseen. Huge pages of
     /// hugetlbfs and raw frames are passed over.
     /// </summary>
-    public static void ClearSoftDirty(KernelState kernel, AddressSpace space)
+    internal static void ClearSoftDirty(KernelState kernel, AddressSpace space)
     {
         if (kernel.SoftDirty == 0) return;
         foreach (var vma in space.Vmas.All)

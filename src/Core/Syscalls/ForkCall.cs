@@ -9,13 +9,32 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>fork's dup_mmap and copy_page_range (kernel/fork.c, mm/memory.c; Semantics 3.7).</summary>
-internal static class ForkCall
+/// <param name="Space">The parent.</param>
+/// <param name="ChildName">Last segment of the child's resource name.</param>
+/// <returns>The child's number.</returns>
+public readonly record struct ForkCall(SpaceId Space, string ChildName) : ISyscall<ForkCall>
 {
+    public SyscallResult Run(in Turn turn)
+    {
+        var kernel = turn.Kernel;
+        if (kernel.Space(Space) is not { Exited: false } parent) return Errno.ESRCH;
+        var task = parent.Task with { Pending = default };
+        if (CreateSpaceCall.Make(kernel, ChildName, parent.Layout, task) is not { } child) return Errno.ENOMEM;
+        var error = Run(kernel, parent, child);
+        if (error != Errno.None) return error;
+        foreach (var hook in kernel.Forked) hook(parent, child);
+        return SyscallResult.Ok((ulong)child.Id.Value);
+    }
+
+    public void Write(CommandWriter writer) => writer.Add(Space).Add(ChildName);
+
+    public static ForkCall Read(ref CommandReader reader) => new(reader.Space(), reader.Text()!);
+
     /// <summary>
     /// Fills the empty <paramref name="child"/> from <paramref name="parent"/>. On -ENOMEM the child is torn down again
     /// and the parent unchanged, but that its pages may have become copy-on-write.
     /// </summary>
-    public static Errno Run(KernelState kernel, AddressSpace parent, AddressSpace child)
+    internal static Errno Run(KernelState kernel, AddressSpace parent, AddressSpace child)
     {
         child.Brk = parent.Brk;
         child.StackStart = parent.StackStart;
@@ -133,9 +152,20 @@ internal static class ForkCall
 }
 
 /// <summary>The end of an address space (mm/mmap.c: exit_mmap). Pins on its frames stay with their holders.</summary>
-internal static class ExitCall
+public readonly record struct ExitCall(SpaceId Space) : ISyscall<ExitCall>
 {
-    public static void Run(KernelState kernel, AddressSpace space)
+    public SyscallResult Run(in Turn turn)
+    {
+        if (turn.Kernel.Space(Space) is not { Exited: false } space) return Errno.ESRCH;
+        Run(turn.Kernel, space);
+        return SyscallResult.Ok();
+    }
+
+    public void Write(CommandWriter writer) => writer.Add(Space);
+
+    public static ExitCall Read(ref CommandReader reader) => new(reader.Space());
+
+    internal static void Run(KernelState kernel, AddressSpace space)
     {
         var vmas = space.Vmas.All.ToList();
         foreach (var vma in vmas) Mapping.Zap(kernel, space, vma, vma.Start, vma.End);
@@ -148,8 +178,7 @@ internal static class ExitCall
         }
 
         space.PageTable.Destroy();
-        space.Exited = true;
         kernel.Served.DropOf(space);
-        kernel.Spaces.Remove(space);
+        kernel.RemoveSpace(space);
     }
 }

@@ -13,9 +13,18 @@ namespace FramePin.Core.Syscalls;
 /// <summary>
 /// madvise (mm/madvise.c; Semantics 4.7). A hole is reported as -ENOMEM after the rest was done.
 /// </summary>
-internal static class MadviseCall
+public readonly record struct MadviseCall(SpaceId Space, ulong Start, ulong Length, Advice Advice) : ISyscall<MadviseCall>
 {
-    public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, Advice advice)
+    public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
+        ? Run(turn.Kernel, space, Start, Length, Advice)
+        : Errno.ESRCH;
+
+    public void Write(CommandWriter writer) => writer.Add(Space).Add(Start).Add(Length).Add((int)Advice);
+
+    public static MadviseCall Read(ref CommandReader reader) =>
+        new(reader.Space(), reader.U64(), reader.U64(), (Advice)reader.I32());
+
+    internal static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, Advice advice)
     {
         if (!IsKnown(kernel, advice) || !PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
         var rounded = PageGeometry.AlignUp(length, PageGeometry.PageSize);

@@ -39,11 +39,65 @@ public sealed record MmapRequest
 /// <summary>
 /// mmap (mm/mmap.c: do_mmap; mm/vma.c: mmap_region; Semantics 4.2). Checks stand in the kernel's order.
 /// </summary>
-internal static class MmapCall
+public readonly record struct MmapCall(
+    SpaceId Space, ulong Address, ulong Length, Prot Prot, MapFlags Flags) : ISyscall<MmapCall>
 {
+    /// <summary>The file to map; none for anonymous memory and for a device.</summary>
+    public FileId File { get; init; }
+
+    /// <summary>The device to map.</summary>
+    public DeviceId Device { get; init; }
+
+    /// <summary>The descriptor was not opened for reading (FMODE_READ).</summary>
+    public bool IsWriteOnly { get; init; }
+
+    /// <summary>The descriptor was not opened for writing (FMODE_WRITE).</summary>
+    public bool IsReadOnly { get; init; }
+
+    /// <summary>Number of the opening (struct file), the caller's own: areas of two openings do not merge.</summary>
+    public int Opening { get; init; }
+
+    /// <summary>Offset in bytes.</summary>
+    public ulong Offset { get; init; }
+
+    public SyscallResult Run(in Turn turn)
+    {
+        var kernel = turn.Kernel;
+        if (kernel.Space(Space) is not { Exited: false } space) return Errno.ESRCH;
+        var (file, device) = (kernel.File(File), kernel.Device(Device));
+        if ((file is null && File != FileId.None) || (device is null && Device != DeviceId.None)) return Errno.EBADF;
+        return Run(kernel, space, new MmapRequest
+        {
+            Address = Address,
+            Length = Length,
+            Prot = Prot,
+            Flags = Flags,
+            File = file,
+            Device = device,
+            OpenedForRead = !IsWriteOnly,
+            OpenedForWrite = !IsReadOnly,
+            Opening = Opening,
+            Offset = Offset,
+        });
+    }
+
+    public void Write(CommandWriter writer) => writer.Add(Space).Add(Address).Add(Length).Add((uint)Prot)
+        .Add((uint)Flags).Add(File).Add(Device).Add(IsWriteOnly).Add(IsReadOnly).Add(Opening).Add(Offset);
+
+    public static MmapCall Read(ref CommandReader reader) =>
+        new(reader.Space(), reader.U64(), reader.U64(), (Prot)reader.U32(), (MapFlags)reader.U32())
+        {
+            File = reader.File(),
+            Device = reader.Device(),
+            IsWriteOnly = reader.Bool(),
+            IsReadOnly = reader.Bool(),
+            Opening = reader.I32(),
+            Offset = reader.U64(),
+        };
+
     private const VmFlags StackLike = VmFlags.GrowsDown | VmFlags.Shared;
 
-    public static SyscallResult Run(KernelState kernel, AddressSpace space, MmapRequest request)
+    internal static SyscallResult Run(KernelState kernel, AddressSpace space, MmapRequest request)
     {
         if (!PageGeometry.IsAligned(request.Offset, PageGeometry.PageSize)) return Errno.EINVAL;
         var hugeOrder = 0;

@@ -9,9 +9,18 @@ namespace FramePin.Core.Syscalls;
 /// <summary>
 /// mprotect (mm/mprotect.c: do_mprotect_pkey; Semantics 4.5): what was changed before an error stays changed.
 /// </summary>
-internal static class MprotectCall
+public readonly record struct MprotectCall(SpaceId Space, ulong Start, ulong Length, Prot Prot) : ISyscall<MprotectCall>
 {
-    public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, Prot prot)
+    public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
+        ? Run(turn.Kernel, space, Start, Length, Prot)
+        : Errno.ESRCH;
+
+    public void Write(CommandWriter writer) => writer.Add(Space).Add(Start).Add(Length).Add((uint)Prot);
+
+    public static MprotectCall Read(ref CommandReader reader) =>
+        new(reader.Space(), reader.U64(), reader.U64(), (Prot)reader.U32());
+
+    internal static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, Prot prot)
     {
         var grows = prot & (Prot.GrowsDown | Prot.GrowsUp);
         prot &= ~(Prot.GrowsDown | Prot.GrowsUp);

@@ -9,8 +9,19 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>mremap (mm/mremap.c; Semantics 4.6). Addresses and lengths in bytes.</summary>
-internal static class MremapCall
+public readonly record struct MremapCall(
+    SpaceId Space, ulong Address, ulong OldLength, ulong NewLength, MremapFlags Flags, ulong NewAddress = 0) : ISyscall<MremapCall>
 {
+    public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
+        ? Run(turn.Kernel, space, Address, OldLength, NewLength, Flags, NewAddress)
+        : Errno.ESRCH;
+
+    public void Write(CommandWriter writer) => writer.Add(Space).Add(Address).Add(OldLength).Add(NewLength).Add((uint)Flags).Add(NewAddress);
+
+    public static MremapCall Read(ref CommandReader reader) =>
+        new(
+            reader.Space(), reader.U64(), reader.U64(), reader.U64(), (MremapFlags)reader.U32(), reader.U64());
+
     private const int HeadRoom = 3;
 
     private readonly record struct Request(
@@ -25,7 +36,7 @@ internal static class MremapCall
         public AddressRange Old => new(Address, Address + OldLength);
     }
 
-    public static SyscallResult Run(
+    internal static SyscallResult Run(
         KernelState kernel, AddressSpace space, ulong address, ulong oldLength, ulong newLength, MremapFlags flags,
         ulong newAddress)
     {

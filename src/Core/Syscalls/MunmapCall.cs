@@ -7,9 +7,18 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>munmap (mm/vma.c: do_vmi_munmap; Semantics 4.3).</summary>
-internal static class MunmapCall
+public readonly record struct MunmapCall(SpaceId Space, ulong Start, ulong Length) : ISyscall<MunmapCall>
 {
-    public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length)
+    public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
+        ? Run(turn.Kernel, space, Start, Length)
+        : Errno.ESRCH;
+
+    public void Write(CommandWriter writer) => writer.Add(Space).Add(Start).Add(Length);
+
+    public static MunmapCall Read(ref CommandReader reader) =>
+        new(reader.Space(), reader.U64(), reader.U64());
+
+    internal static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length)
     {
         if (!PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
         if (start > PageGeometry.TaskSize || length > PageGeometry.TaskSize - start) return Errno.EINVAL;
@@ -20,7 +29,7 @@ internal static class MunmapCall
     }
 
     /// <summary>Removes what lies in the range; nothing there is fine. On an error nothing is unmapped.</summary>
-    public static Errno Unmap(KernelState kernel, AddressSpace space, AddressRange range)
+    internal static Errno Unmap(KernelState kernel, AddressSpace space, AddressRange range)
     {
         var error = Gather(space, range);
         if (error != Errno.None) return error;
@@ -45,7 +54,7 @@ internal static class MunmapCall
     /// vms_gather_munmap_vmas: cuts the areas at the ends of the range and sees whether all of it may go. Cuts stay
     /// when it may not.
     /// </summary>
-    public static Errno Gather(AddressSpace space, AddressRange range)
+    internal static Errno Gather(AddressSpace space, AddressRange range)
     {
         if (space.Vmas.FindFrom(range.Start) is not { } first || first.Start >= range.End) return Errno.None;
         if (range.Start > first.Start)

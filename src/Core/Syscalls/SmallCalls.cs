@@ -12,9 +12,18 @@ namespace FramePin.Core.Syscalls;
 /// <summary>
 /// brk (mm/mmap.c: brk; Semantics 4.8): the answer is the new break, or the old one when it cannot be had.
 /// </summary>
-internal static class BrkCall
+public readonly record struct BrkCall(SpaceId Space, ulong Wanted) : ISyscall<BrkCall>
 {
-    public static ulong Run(KernelState kernel, AddressSpace space, ulong wanted)
+    public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
+        ? SyscallResult.Ok(Run(turn.Kernel, space, Wanted))
+        : Errno.ESRCH;
+
+    public void Write(CommandWriter writer) => writer.Add(Space).Add(Wanted);
+
+    public static BrkCall Read(ref CommandReader reader) =>
+        new(reader.Space(), reader.U64());
+
+    internal static ulong Run(KernelState kernel, AddressSpace space, ulong wanted)
     {
         if (wanted < space.Layout.StartBrk) return space.Brk;
         var old = space.Brk;
@@ -61,9 +70,18 @@ internal static class BrkCall
 }
 
 /// <summary>mseal (mm/mseal.c; Semantics 4.8): all of the range or nothing.</summary>
-internal static class MsealCall
+public readonly record struct MsealCall(SpaceId Space, ulong Start, ulong Length, ulong Flags) : ISyscall<MsealCall>
 {
-    public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, ulong flags)
+    public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
+        ? Run(turn.Kernel, space, Start, Length, Flags)
+        : Errno.ESRCH;
+
+    public void Write(CommandWriter writer) => writer.Add(Space).Add(Start).Add(Length).Add(Flags);
+
+    public static MsealCall Read(ref CommandReader reader) =>
+        new(reader.Space(), reader.U64(), reader.U64(), reader.U64());
+
+    internal static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, ulong flags)
     {
         if (!kernel.Profile.HasMseal) return Errno.ENOSYS;
         if (flags != 0 || !PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
@@ -89,9 +107,18 @@ internal static class MsealCall
 /// <summary>
 /// msync (mm/msync.c): a hole is -ENOMEM after the rest was done; MS_INVALIDATE on locked memory is -EBUSY.
 /// </summary>
-internal static class MsyncCall
+public readonly record struct MsyncCall(SpaceId Space, ulong Start, ulong Length, MsyncFlags Flags) : ISyscall<MsyncCall>
 {
-    public static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, MsyncFlags flags)
+    public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
+        ? Run(turn.Kernel, space, Start, Length, Flags)
+        : Errno.ESRCH;
+
+    public void Write(CommandWriter writer) => writer.Add(Space).Add(Start).Add(Length).Add((uint)Flags);
+
+    public static MsyncCall Read(ref CommandReader reader) =>
+        new(reader.Space(), reader.U64(), reader.U64(), (MsyncFlags)reader.U32());
+
+    internal static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, MsyncFlags flags)
     {
         const MsyncFlags known = MsyncFlags.Async | MsyncFlags.Invalidate | MsyncFlags.Sync;
         if ((flags & ~known) != 0 || !PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
@@ -118,7 +145,7 @@ internal static class MsyncCall
     /// Write-back of a part of a file: its dirty pages become clean and, in every shared mapping, write-protected, so
     /// that the next store is noticed (folio_mkclean).
     /// </summary>
-    public static void Clean(KernelState kernel, MemoryFile file, ulong first, ulong pages)
+    internal static void Clean(KernelState kernel, MemoryFile file, ulong first, ulong pages)
     {
         for (var index = first; index < first + pages; index++)
         {
@@ -145,9 +172,20 @@ internal static class MsyncCall
 }
 
 /// <summary>mincore (mm/mincore.c): one byte a page, 1 where it is resident; -ENOMEM for a hole.</summary>
-internal static class MincoreCall
+/// <param name="space">Whose memory.</param>
+/// <param name="start">Address in bytes, page-aligned.</param>
+/// <param name="length">Bytes.</param>
+/// <param name="residency">Gets a byte for each page.</param>
+public readonly ref struct MincoreQuery(SpaceId space, ulong start, ulong length, Span<byte> residency)
+    : IQuery<SyscallResult>
 {
-    public static SyscallResult Run(
+    private readonly Span<byte> _residency = residency;
+
+    public SyscallResult Run(in Turn turn) => turn.Kernel.Space(space) is { Exited: false } living
+        ? Run(turn.Kernel, living, start, length, _residency)
+        : Errno.ESRCH;
+
+    internal static SyscallResult Run(
         KernelState kernel, AddressSpace space, ulong start, ulong length, Span<byte> residency)
     {
         if (!PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;

@@ -24,13 +24,13 @@ public sealed record AddressSpaceLayout
     public ulong StackSize { get; init; } = 132UL << 10;
 }
 
-/// <summary>An emulated mm_struct: VMAs, page table, and the task behind it. A handle outside Core.</summary>
+/// <summary>An emulated mm_struct: VMAs, page table, and the task behind it. Commands name it by its number.</summary>
 /// <remarks>
 /// Guarded by the machine's turn. Pins read <see cref="PageTable"/> and set <see cref="HasPinned"/> under the gate.
 /// </remarks>
 public sealed class AddressSpace
 {
-    internal AddressSpace(int id, string name, PageTable pageTable, AddressSpaceLayout layout, TaskState task)
+    internal AddressSpace(SpaceId id, string name, PageTable pageTable, AddressSpaceLayout layout, TaskState task)
     {
         Id = id;
         Name = name;
@@ -41,7 +41,7 @@ public sealed class AddressSpace
         StackStart = layout.StackTop;
     }
 
-    public int Id { get; }
+    public SpaceId Id { get; }
 
     /// <summary>Last segment of the resource name.</summary>
     public string Name { get; }

@@ -1,3 +1,5 @@
+using FramePin.Core.Addressing;
+
 namespace FramePin.Core.Vmas;
 
 /// <summary>
@@ -8,7 +10,13 @@ namespace FramePin.Core.Vmas;
 /// <remarks>Made by Machine.CreateUserfaultfd. Areas refer to it; guarded by the turn.</remarks>
 public sealed class Userfaultfd
 {
-    internal Userfaultfd(AddressSpace space) => Space = space;
+    internal Userfaultfd(UffdId id, AddressSpace space)
+    {
+        Id = id;
+        Space = space;
+    }
+
+    public UffdId Id { get; }
 
     /// <summary>Whose memory it can register: that of the process that made it.</summary>
     public AddressSpace Space { get; }

@@ -2,7 +2,6 @@ using System.Collections.Concurrent;
 using System.Net.Sockets;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
-using FramePin.Server.Telemetry;
 using FramePin.V1.Local;
 
 namespace FramePin.Server.LocalCalls;
@@ -12,7 +11,7 @@ namespace FramePin.Server.LocalCalls;
 /// costs the daemon three system calls and one thread woken, where HTTP/2 wakes half a dozen. Beside every Unix socket
 /// PATH it listens on PATH.calls, made with the same permissions.
 /// </summary>
-internal sealed class LocalCallServer(
+internal sealed partial class LocalCallServer(
     DaemonOptions options, LocalMethods methods, TimeProvider time, ILogger<LocalCallServer> log) : BackgroundService
 {
     private const int StackBytes = 1 << 20;
@@ -75,7 +74,7 @@ internal sealed class LocalCallServer(
         catch (Exception exception) when (exception is SocketException or OutOfMemoryException)
         {
             // Out of descriptors, or of threads. Those who are served go on, and make room when they leave.
-            log.LocalConnectionsFull(exception.Message);
+            LogFull(exception.Message);
             await Task.Delay(Respite, time, stopping).ConfigureAwait(false);
         }
     }
@@ -116,11 +115,17 @@ internal sealed class LocalCallServer(
         }
         catch (Exception exception)
         {
-            log.LocalConnectionFailed(exception);
+            LogFailure(exception);
         }
         finally
         {
             Forget(connection, ended);
         }
     }
+
+    [LoggerMessage(41, LogLevel.Warning, "no more connections of local calls for now: {Reason}")]
+    private partial void LogFull(string reason);
+
+    [LoggerMessage(40, LogLevel.Error, "a connection of local calls failed")]
+    private partial void LogFailure(Exception exception);
 }

@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using FramePin.Core.Machines;
+using FramePin.Core.Pinning;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.Server.Native;

@@ -5,6 +5,7 @@ using FramePin.Core.Backing;
 using FramePin.Core.Faults;
 using FramePin.Core.Kernel;
 using FramePin.Core.Machines;
+using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;

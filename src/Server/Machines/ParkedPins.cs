@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using FramePin.Core.Machines;
+using FramePin.Core.Pinning;
 
 namespace FramePin.Server.Machines;
 

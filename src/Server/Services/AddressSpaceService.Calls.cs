@@ -11,6 +11,7 @@ using Grpc.Core;
 using AddressSpace = FramePin.Core.Vmas.AddressSpace;
 using Errno = FramePin.Core.Abi.Errno;
 using MmapCall = FramePin.V1.MmapCall;
+using TouchCall = FramePin.V1.TouchCall;
 
 namespace FramePin.Server.Services;
 

@@ -1,6 +1,8 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
+using FramePin.Core.Inspection;
 using FramePin.Core.Machines;
+using FramePin.Core.Syscalls;
 using FramePin.Server.Configuration;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
@@ -171,7 +173,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         return Task.FromResult(response);
     }
 
-    private Core.Machines.InstalledMapping ToInstalled(MachineHost host, InstalledMapping mapping)
+    private Core.Syscalls.InstalledMapping ToInstalled(MachineHost host, InstalledMapping mapping)
     {
         if (!Enum.IsDefined(mapping.Kind)) throw Refusals.Bad("mappings.kind", "unknown value");
         if ((mapping.Prot & ~(uint)Prot.AccessMask) != 0)
@@ -183,13 +185,15 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
             extra |= ExtraFlags.TryGetValue(letters, out var flag)
                 ? flag
                 : throw Refusals.Bad("mappings.vm_flags", $"'{letters}' cannot be set");
-        return new Core.Machines.InstalledMapping
+        return new Core.Syscalls.InstalledMapping
         {
             Range = new AddressRange(mapping.Start, mapping.End),
             Prot = (Prot)mapping.Prot,
             Kind = (InstalledKind)mapping.Kind,
             IsShared = mapping.Shared,
-            File = mapping.File.Length == 0 ? null : FileIn(host, mapping.File, "mappings.file"),
+            File = mapping.File.Length == 0
+                ? FileId.None
+                : new FileId(FileIn(host, mapping.File, "mappings.file").Id),
             IsReadOnlyFile = mapping.OpenMode == OpenMode.ReadOnly,
             Offset = mapping.Offset,
             Extra = extra,

@@ -1,5 +1,6 @@
 using System.Globalization;
 using FramePin.Core.Abi;
+using FramePin.Core.Pinning;
 using FramePin.Server.Configuration;
 using FramePin.Server.LocalMemory;
 using FramePin.Server.Machines;
@@ -76,7 +77,7 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
         if (request.Pages > options.Limits.TouchPagesMax)
             throw Refusals.Limit("touch_pages_max", options.Limits.TouchPagesMax, request.Pages);
         var space = host.Spaces.Get(id);
-        Core.Machines.FrameHold? hold;
+        Core.Pinning.FrameHold? hold;
         UserSignal signal;
         ulong failedAt;
         while ((hold = host.Machine.HoldRange(

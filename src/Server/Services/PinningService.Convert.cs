@@ -41,7 +41,7 @@ internal sealed partial class PinningService
             case FrameKind.Pages:
                 return host.Machine.ToPages(record.Vector);
             case FrameKind.Pfns:
-                Core.Machines.Machine.ToPfns(record.Vector);
+                host.Machine.ToPfns(record.Vector);
                 return Errno.None;
             default:
                 throw Refusals.Bad("to", "must be PAGES or PFNS");

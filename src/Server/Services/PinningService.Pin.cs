@@ -1,12 +1,12 @@
 using System.Diagnostics;
-using FramePin.Core.Pinning;
 using FramePin.Server.LocalMemory;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.V1;
 using Grpc.Core;
 using Errno = FramePin.Core.Abi.Errno;
-using PinOutcome = FramePin.Core.Machines.PinOutcome;
+using GupResult = FramePin.Core.Pinning.GupResult;
+using PinOutcome = FramePin.Core.Pinning.PinOutcome;
 using PinRange = FramePin.Server.Machines.PinRange;
 
 namespace FramePin.Server.Services;

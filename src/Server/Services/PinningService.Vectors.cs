@@ -153,7 +153,7 @@ internal sealed partial class PinningService
             () => Task.FromResult(new ResumePinsResponse { Resumed = (uint)host.Parked.ResumeAll() }));
     }
 
-    private static Page ToWire(Core.Machines.PageView view)
+    private static Page ToWire(Core.Inspection.PageView view)
     {
         var page = new Page
         {

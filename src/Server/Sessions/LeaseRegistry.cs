@@ -6,7 +6,7 @@ using FramePin.Server.Telemetry;
 namespace FramePin.Server.Sessions;
 
 /// <summary>The leases of all clients. Any thread.</summary>
-internal sealed class LeaseRegistry(
+internal sealed partial class LeaseRegistry(
     DaemonOptions options, ServerTelemetry telemetry, TimeProvider time, ILogger<LeaseRegistry> log)
     : IDisposable
 {
@@ -77,6 +77,11 @@ internal sealed class LeaseRegistry(
     {
         var (vectors, pages) = Close(lease);
         telemetry.CountExpired();
-        log.LeaseExpired(lease.Id, lease.Owner, lease.Ttl.TotalSeconds, vectors, pages);
+        LogExpiry(lease.Id, lease.Owner, lease.Ttl.TotalSeconds, vectors, pages);
     }
+
+    [LoggerMessage(
+        20, LogLevel.Warning,
+        "lease {Lease} ({Owner}) ended: nothing was heard of it for {Seconds} s; {Vectors} vectors with {Pages} pages released")]
+    private partial void LogExpiry(string lease, string owner, double seconds, int vectors, long pages);
 }

@@ -158,12 +158,12 @@ public sealed class FrameVectorTests
         Assert.Equal(4, lab.Get(At, 4, out var vector).Raw);
         var before = vector.Runs.ToArray();
         var refs = lab.View(vector).RefCount;
-        Machine.ToPfns(vector);
+        lab.Machine.ToPfns(vector);
         Assert.True(vector.IsPfns && vector.GotRef);
         Assert.Equal(Errno.None, lab.Machine.ToPages(vector));
         Assert.Equal(before, vector.Runs.ToArray());
         Assert.Equal(refs, lab.View(vector).RefCount);
-        Machine.ToPfns(vector);
+        lab.Machine.ToPfns(vector);
         lab.Drop(vector);
         Assert.Equal(1, lab.ViewAt(At).RefCount);
     }

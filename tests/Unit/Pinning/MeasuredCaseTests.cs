@@ -4,6 +4,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Inspection;
 using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.Machines;

@@ -8,6 +8,7 @@ using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
 using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
+using FramePin.Core.Syscalls;
 using FramePin.Core.Vmas;
 using FramePin.Tests.Support;
 using Xunit;

@@ -31,7 +31,7 @@ public sealed partial class FramePinSystem
             Prot = (mapping.Permissions[0] == 'r' ? Prot.Read : 0) | (mapping.Permissions[1] == 'w' ? Prot.Write : 0)
                 | (mapping.Permissions[2] == 'x' ? Prot.Exec : 0),
             Kind = kind,
-            File = file,
+            File = file is null ? FileId.None : new FileId(file.Id),
             Offset = mapping.Offset,
         });
         if (error != Errno.None) throw new InvalidOperationException($"installing {mapping}: {error}");

@@ -1,5 +1,6 @@
 using System.Globalization;
 using FramePin.Core.Abi;
+using FramePin.Core.Access;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Machines;

@@ -1,6 +1,3 @@
-using System.Buffers.Binary;
-using System.Security.Cryptography;
-using System.Text;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Frames;
@@ -9,10 +6,19 @@ using FramePin.Core.PageTables;
 using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
 
-namespace FramePin.Core.Machines;
+namespace FramePin.Core.Inspection;
 
-/// <summary>The whole-structure audit and the digest.</summary>
-public sealed partial class Machine
+/// <summary>
+/// Recomputes every reference, pin and map count from the page tables, caches, devices and vectors, and checks the
+/// structures themselves. Empty when all is well; otherwise a sentence for each finding.
+/// </summary>
+public readonly record struct AuditQuery : IQuery<IReadOnlyList<string>>
+{
+    public IReadOnlyList<string> Run(in Turn turn) => new Auditor(turn.Kernel).FindFaults();
+}
+
+/// <summary>One audit of a machine. Under the turn.</summary>
+internal sealed class Auditor(KernelState kernel)
 {
     /// <summary>What a frame's counts should be, added up from everything that refers to it.</summary>
     private struct Expected
@@ -29,113 +35,22 @@ public sealed partial class Machine
         public Dictionary<Pfn, (int Maps, int Exclusive)>? Parts;
     }
 
-    /// <summary>
-    /// Recomputes every reference, pin and map count from the page tables, caches, devices and vectors, and checks the
-    /// structures themselves. Empty when all is well; otherwise a sentence for each finding.
-    /// </summary>
-    public IReadOnlyList<string> Audit()
-    {
-        using var turn = EnterQuery();
-        return FindFaults();
-    }
-
-    /// <summary>
-    /// SHA-256 over VMAs, page tables, frame records, files and counters: equal digests, equal states. Contents of
-    /// memory are left out, since attached processes store by themselves.
-    /// </summary>
-    public string Digest()
-    {
-        using var turn = EnterQuery();
-        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
-        Span<byte> word = stackalloc byte[8];
-        void Add(ulong value, Span<byte> buffer)
-        {
-            BinaryPrimitives.WriteUInt64LittleEndian(buffer, value);
-            hash.AppendData(buffer);
-        }
-
-        foreach (var space in _kernel.Spaces)
-        {
-            hash.AppendData(Encoding.UTF8.GetBytes(space.Name));
-            Add(space.Brk, word);
-            Add(space.HasPinned ? 1UL : 0, word);
-            foreach (var vma in space.Vmas.All)
-            {
-                Add(vma.Start, word);
-                Add(vma.End, word);
-                Add((ulong)vma.Flags, word);
-                Add(vma.PageOffset, word);
-                Add((ulong)(vma.File?.Id ?? 0), word);
-                Add((ulong)(vma.Device?.Id ?? 0), word);
-                Add((ulong)(vma.AnonVma?.Id ?? 0), word);
-            }
-
-            var address = 0UL;
-            while (space.PageTable.Next(ref address, PageGeometry.TaskSize, out var slot))
-            {
-                Add(address, word);
-                Add(space.PageTable[slot], word);
-                address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
-            }
-        }
-
-        foreach (var file in _kernel.Files.Values)
-        {
-            Add((ulong)file.Id, word);
-            Add(file.Size, word);
-            foreach (var (index, head) in file.CachedFolios())
-            {
-                Add(index, word);
-                Add(head.Value, word);
-            }
-        }
-
-        foreach (var zone in new[] { _kernel.Memory.Normal, _kernel.Memory.Movable })
-        {
-            Add(zone.FreeFrames, word);
-            for (var pfn = zone.Start; pfn < zone.Watermark; pfn++)
-            {
-                var info = _kernel.Memory.Frames[new Pfn(pfn)];
-                Add((ulong)_kernel.Memory.Frames.Counts[pfn], word);
-                Add((ulong)info.Flags | ((ulong)info.Order << 32), word);
-                Add((ulong)(uint)info.MapCount | ((ulong)info.FileId << 32), word);
-                Add(info.Index, word);
-            }
-        }
-
-        foreach (var (number, count, cached) in _kernel.Swap?.Slots ?? [])
-        {
-            Add(number, word);
-            Add((ulong)count, word);
-            Add(cached.Value, word);
-        }
-
-        Add((ulong)PinStatistics.Acquired, word);
-        Add((ulong)PinStatistics.Released, word);
-        return Convert.ToHexStringLower(hash.GetHashAndReset());
-    }
-
-    private void ThrowOnFinding()
-    {
-        var findings = FindFaults();
-        if (findings.Count > 0) throw new InvalidOperationException("audit: " + string.Join("; ", findings));
-    }
-
-    private List<string> FindFaults()
+    /// <summary>A sentence for each finding; empty when all is well.</summary>
+    public List<string> FindFaults()
     {
         var findings = new List<string>();
         var expected = new Dictionary<ulong, Expected>();
-        foreach (var space in _kernel.Spaces) AuditSpace(space, expected, findings);
-        foreach (var file in _kernel.Files.Values) AuditFile(file, expected, findings);
-        foreach (var device in _kernel.Devices) AuditDevice(device, expected);
+        foreach (var space in kernel.Spaces) AuditSpace(space, expected, findings);
+        foreach (var file in kernel.Files.Values) AuditFile(file, expected, findings);
+        foreach (var device in kernel.Devices) AuditDevice(device, expected);
         AuditSwap(expected, findings);
-        if (_kernel.HugeZero != Pfn.Invalid) AddWord(expected, _kernel.HugeZero, 1);
+        if (kernel.HugeZero != Pfn.Invalid) AddWord(expected, kernel.HugeZero, 1);
         var pins = AuditVectors(expected);
-        var outstanding = PinStatistics.Acquired - PinStatistics.Released;
+        var outstanding = kernel.Memory.Statistics.Acquired - kernel.Memory.Statistics.Released;
         if (outstanding != pins) findings.Add($"pins outstanding by the counters {outstanding}, by the vectors {pins}");
-        AuditZone(_kernel.Memory.Normal, expected, findings);
-        AuditZone(_kernel.Memory.Movable, expected, findings);
-        foreach (var pool in _kernel.HugePools.Values)
+        AuditZone(kernel.Memory.Normal, expected, findings);
+        AuditZone(kernel.Memory.Movable, expected, findings);
+        foreach (var pool in kernel.HugePools.Values)
             if ((ulong)pool.Free.Count < pool.Reserved)
                 findings.Add($"hugetlb pool of order {pool.Order} promised too much");
         AuditTables(findings);
@@ -153,15 +68,14 @@ public sealed partial class Machine
             last = vma;
         }
 
-        var address = 0UL;
-        while (space.PageTable.Next(ref address, PageGeometry.TaskSize, out var slot))
+        var leaves = space.PageTable.Leaves(0, PageGeometry.TaskSize);
+        while (leaves.MoveNext())
         {
-            var entry = space.PageTable[slot];
+            var (address, slot, entry) = (leaves.Address, leaves.Slot, leaves.Entry);
             var vma = space.Vmas.Find(address);
             if (vma is null || address + slot.Size > vma.End && slot.Order == 0)
                 findings.Add($"{space}: entry at 0x{address:x} outside every VMA");
             else AuditEntry(space, vma, address, entry, slot, expected, findings);
-            address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
         }
     }
 
@@ -183,7 +97,7 @@ public sealed partial class Machine
         if (Pte.Has(entry, Pte.Anon | Pte.Write) && (entry & Pte.Exclusive) == 0)
             findings.Add($"{space}: writable anonymous entry at 0x{address:x} is not exclusive");
         var pfn = Pte.PfnOf(entry);
-        var head = _kernel.Memory.Frames.HeadOf(pfn);
+        var head = kernel.Memory.Frames.HeadOf(pfn);
         ref var frame = ref System.Runtime.InteropServices.CollectionsMarshal.GetValueRefOrAddDefault(
             expected, head.Value, out _);
         frame.Word++;
@@ -200,10 +114,10 @@ public sealed partial class Machine
             frame.Exclusive += isExclusive;
         }
 
-        var isAnon = (_kernel.Memory.Frames[head].Flags & FrameFlags.Anon) != 0;
+        var isAnon = (kernel.Memory.Frames[head].Flags & FrameFlags.Anon) != 0;
         if (isAnon != ((entry & Pte.Anon) != 0))
             findings.Add($"{space}: entry at 0x{address:x} and {pfn} disagree on anonymous");
-        var order = _kernel.Memory.Frames.OrderOf(head);
+        var order = kernel.Memory.Frames.OrderOf(head);
         if (slot.Order == 0 && (order > 0) != ((entry & Pte.Compound) != 0))
             findings.Add($"{space}: entry at 0x{address:x} and {pfn} disagree on the size of the folio");
     }
@@ -212,13 +126,13 @@ public sealed partial class Machine
     {
         foreach (var (index, head) in file.CachedFolios())
         {
-            var info = _kernel.Memory.Frames[head];
+            var info = kernel.Memory.Frames[head];
             if (info.FileId != file.Id || info.Index != index)
                 findings.Add($"file {file.Id}: {head} at page {index} says file {info.FileId} page {info.Index}");
             AddWord(expected, head, 1);
         }
 
-        var mappings = _kernel.Spaces.Sum(space => space.Vmas.All.Count(vma => ReferenceEquals(vma.File, file)));
+        var mappings = kernel.Spaces.Sum(space => space.Vmas.All.Count(vma => ReferenceEquals(vma.File, file)));
         if (mappings != file.MappingCount)
             findings.Add($"file {file.Id}: {file.MappingCount} mappings counted, {mappings} found");
     }
@@ -226,16 +140,15 @@ public sealed partial class Machine
     /// <summary>Each slot is counted by the entries that name it, and what the cache holds says so.</summary>
     private void AuditSwap(Dictionary<ulong, Expected> expected, List<string> findings)
     {
-        if (_kernel.Swap is not { } swap) return;
+        if (kernel.Swap is not { } swap) return;
         var named = new Dictionary<ulong, int>();
-        foreach (var space in _kernel.Spaces)
+        foreach (var space in kernel.Spaces)
         {
-            var address = 0UL;
-            while (space.PageTable.Next(ref address, PageGeometry.TaskSize, out var slot))
+            var leaves = space.PageTable.Leaves(0, PageGeometry.TaskSize);
+            while (leaves.MoveNext())
             {
-                var entry = space.PageTable[slot];
+                var entry = leaves.Entry;
                 if ((entry & Pte.Swap) != 0) named[Pte.SlotOf(entry)] = named.GetValueOrDefault(Pte.SlotOf(entry)) + 1;
-                address = PageGeometry.AlignDown(address, slot.Size) + slot.Size;
             }
         }
 
@@ -250,7 +163,7 @@ public sealed partial class Machine
             }
 
             AddWord(expected, cached, 1);
-            var info = _kernel.Memory.Frames[cached];
+            var info = kernel.Memory.Frames[cached];
             if ((info.Flags & FrameFlags.SwapCache) == 0 || info.Index != number)
                 findings.Add($"{cached}: in the swap cache for slot {number}, but says {info.Flags} {info.Index}");
         }
@@ -270,7 +183,7 @@ public sealed partial class Machine
     private long AuditVectors(Dictionary<ulong, Expected> expected)
     {
         var pins = 0L;
-        foreach (var vector in VectorSnapshot())
+        foreach (var vector in kernel.Part<PinTable>().Vectors())
         {
             if (!vector.GotRef) continue;
             foreach (var run in vector.Runs)
@@ -278,11 +191,11 @@ public sealed partial class Machine
                 for (var i = 0UL; i < run.Count; i++)
                 {
                     var pfn = run.First + i;
-                    if (vector.IsPinned && pfn == _kernel.Memory.ZeroPage) continue;
+                    if (vector.IsPinned && pfn == kernel.Memory.ZeroPage) continue;
                     if (vector.IsPinned) pins++;
-                    var head = _kernel.Memory.Frames.HeadOf(pfn);
+                    var head = kernel.Memory.Frames.HeadOf(pfn);
                     AddWord(expected, head, vector.IsPinned
-                        ? FrameTable.PinDelta(_kernel.Memory.Frames.OrderOf(head), 1)
+                        ? FrameTable.PinDelta(kernel.Memory.Frames.OrderOf(head), 1)
                         : 1);
                 }
             }
@@ -311,7 +224,7 @@ public sealed partial class Machine
     {
         if (zone.CountFree() != zone.FreeFrames)
             findings.Add($"{zone.Kind}: {zone.FreeFrames} free frames counted, {zone.CountFree()} in the lists");
-        var frames = _kernel.Memory.Frames;
+        var frames = kernel.Memory.Frames;
         for (var pfn = zone.Start; pfn < zone.Watermark;)
         {
             var at = new Pfn(pfn);
@@ -336,10 +249,10 @@ public sealed partial class Machine
 
     private void AuditTables(List<string> findings)
     {
-        var tables = _kernel.Spaces.Sum(space => space.PageTable.CountTables()) + _kernel.Files.Values.Sum(
+        var tables = kernel.Spaces.Sum(space => space.PageTable.CountTables()) + kernel.Files.Values.Sum(
             file => file.TableCount);
-        if (tables != _kernel.Tables.InUse)
-            findings.Add($"{_kernel.Tables.InUse} page tables in use, {tables} reachable");
+        if (tables != kernel.Tables.InUse)
+            findings.Add($"{kernel.Tables.InUse} page tables in use, {tables} reachable");
     }
 
     private static string Describe(long word) => $"{(int)word} refs {(int)(word >> 32)} pins";

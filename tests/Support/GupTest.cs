@@ -1,9 +1,11 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
+using FramePin.Core.Inspection;
+using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
 
-namespace FramePin.Core.Machines;
+namespace FramePin.Tests.Support;
 
 /// <summary>
 /// What an ioctl of gup_test answered: the errno of the ioctl itself, and the bytes that it stepped over.

@@ -1,50 +1,61 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
+using FramePin.Core.Inspection;
 using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
 
-namespace FramePin.Core.Machines;
+namespace FramePin.Core.Access;
 
 /// <summary>
 /// An io_uring as far as it pins: one table of registered buffers, charged to the user who set the ring up, inherited
 /// over fork as a descriptor is, and given back when the last process that has it ends (io_uring/rsrc.c,
 /// io_uring/memmap.c; Semantics 3.11).
 /// </summary>
-/// <remarks>Made by <see cref="Machine.SetupRing"/>. Any thread; the charge is guarded by the machine's turn.</remarks>
+/// <remarks>
+/// <see cref="RingCalls.SetupRing"/> makes it. The table of buffers belongs to one thread at a time; the turn guards the
+/// rest.
+/// </remarks>
 public sealed class Ring
 {
     /// <summary>Pages of a small ring itself: the queues and the submission entries, a page each.</summary>
     internal const long OwnPages = 2;
 
+    /// <summary>Most bytes of a buffer.</summary>
+    internal const ulong MaxRegisteredBytes = 1UL << 30;
+
     /// <summary>Most buffers of a table (IORING_MAX_REG_BUFFERS).</summary>
     public const int MaxBuffers = 1 << 14;
 
-    private readonly Machine _machine;
     private readonly List<FrameVector?> _buffers = [];
     private long _charged;
 
-    internal Ring(Machine machine, AddressSpace owner, int? user)
+    internal Ring(RingId id, AddressSpace owner, int? user)
     {
-        _machine = machine;
+        Id = id;
         Owner = owner;
         User = user;
         Holders.Add(owner);
     }
 
-    /// <summary>Whose memory is registered: that of the process that set the ring up.</summary>
-    public AddressSpace Owner { get; }
+    public RingId Id { get; }
 
-    /// <summary>Who pays for it; null when the ring was set up with CAP_IPC_LOCK.</summary>
-    public int? User { get; }
-
-    /// <summary>
-    /// The registered buffers, in order; null for a sparse entry. Read their bytes with
-    /// <see cref="Machine.CopyFrames"/>.
-    /// </summary>
+    /// <summary>The registered buffers, in order; null for a sparse entry. IPinHost.CopyFrames reads their bytes.</summary>
     public IReadOnlyList<FrameVector?> Buffers => _buffers;
 
-    /// <summary>Processes that have the ring open. Guarded by the turn.</summary>
+    /// <summary>The process that set the ring up: its memory is registered, and its limits hold.</summary>
+    internal AddressSpace Owner { get; }
+
+    /// <summary>The user who pays; null when the ring was set up with CAP_IPC_LOCK.</summary>
+    internal int? User { get; }
+
+    /// <summary>Processes that have the ring open.</summary>
     internal HashSet<AddressSpace> Holders { get; } = [];
+
+    /// <summary>Pages that the user is charged for registered buffers.</summary>
+    internal long Charged { get; set; }
+
+    /// <summary>The machine that the buffers are pinned on; set by the call that made the ring.</summary>
+    internal IPinHost? Host { get; set; }
 
     /// <summary>
     /// REGISTER_BUFFERS: pins every buffer for writing and for long, or none. -EBUSY over a table that is there,
@@ -76,18 +87,19 @@ public sealed class Ring
         return SyscallResult.Ok();
     }
 
-    /// <summary>Drops every pin and the charge for it. Outside the turn.</summary>
+    /// <summary>Drops every pin and the charge for it. Without a turn.</summary>
     internal void Release()
     {
+        if (Host is not { } host) return;
         foreach (var vector in _buffers)
         {
             if (vector is null) continue;
-            _machine.PutVaddrFrames(vector);
-            _machine.DestroyVector(vector);
+            host.Put(vector, isDirty: false);
+            host.DestroyVector(vector);
         }
 
         _buffers.Clear();
-        _machine.Charge(this, -_charged);
+        host.Call(new ChargeRingCall(Id, -_charged));
         _charged = 0;
     }
 
@@ -99,14 +111,14 @@ public sealed class Ring
             return Errno.None;
         }
 
-        var slots = (long)PageGeometry.PagesOf(
-            (address & ~PageGeometry.PageMask) + Math.Min(length, Machine.MaxRegisteredBytes));
-        if (_machine.CreateVector(Math.Max(1, slots)) is not { } vector) return Errno.ENOMEM;
-        var error = _machine.RegisterBuffer(Owner, address, length, vector).Error;
+        var host = Host!;
+        var bytes = (address & ~PageGeometry.PageMask) + Math.Min(length, MaxRegisteredBytes);
+        if (host.CreateVector(Math.Max(1, (long)PageGeometry.PagesOf(bytes))) is not { } vector) return Errno.ENOMEM;
+        var error = host.RegisterBuffer(Owner.Id, address, length, vector).Error;
         if (error == Errno.None)
         {
-            var pages = PagesToCharge(vector, heads);
-            error = _machine.Charge(this, pages);
+            var pages = PagesToCharge(host, vector, heads);
+            error = host.Call(new ChargeRingCall(Id, pages)).Error;
             if (error == Errno.None)
             {
                 _charged += pages;
@@ -114,18 +126,19 @@ public sealed class Ring
                 return Errno.None;
             }
 
-            _machine.PutVaddrFrames(vector);
+            host.Put(vector, isDirty: false);
         }
 
-        _machine.DestroyVector(vector);
+        host.DestroyVector(vector);
         return error;
     }
 
     /// <summary>io_buffer_account_pin: a large folio counts whole, and once for the table.</summary>
-    private long PagesToCharge(FrameVector vector, HashSet<Pfn> heads)
+    private static long PagesToCharge(IPinHost host, FrameVector vector, HashSet<Pfn> heads)
     {
         var pages = 0L;
-        foreach (var view in _machine.ViewPages(vector, 0, (int)vector.Count))
+        var query = new VectorPagesQuery(vector, 0, (int)vector.Count);
+        foreach (var view in host.Query<VectorPagesQuery, IReadOnlyList<PageView>>(query))
         {
             if (view.Order == 0) pages++;
             else if (heads.Add(view.Head)) pages += 1L << view.Order;

@@ -1,0 +1,18 @@
+namespace FramePin.Core.Kernel;
+
+/// <summary>
+/// Proof that the machine's turn is held: only the machine makes one, and it lives as long as the turn.
+/// </summary>
+/// <remarks>
+/// Linux has no counterpart: the turn stands for every lock of the mm at once (mmap_lock, the page table locks, the
+/// folio locks, the zone locks). Lock order: turn, then the gate of the counts, then leaf locks.
+/// </remarks>
+public readonly ref struct Turn
+{
+    internal Turn(KernelState kernel) => Kernel = kernel;
+
+    /// <summary>Number of the command that runs, or of the last one when a query runs.</summary>
+    public long Number => Kernel.CommandNumber;
+
+    internal KernelState Kernel { get; }
+}

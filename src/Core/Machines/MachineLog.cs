@@ -1,0 +1,88 @@
+using System.Buffers.Binary;
+using FramePin.Core.Abi;
+using FramePin.Core.Kernel;
+using FramePin.Core.Pinning;
+
+namespace FramePin.Core.Machines;
+
+/// <summary>
+/// Everything that happened to a machine as bytes: its options, then a record for each command and for each change of
+/// counts beside the turn. <see cref="MachineReplay"/> reads it.
+/// </summary>
+/// <remarks>
+/// Format, little-endian: the magic number "FPLG", a 16-bit version, the options; then records of a 16-bit kind (0 for a
+/// count), a 64-bit epoch, a 32-bit length and the fields. The epoch of a command is its number, that of a count the
+/// number of the last command before it. A count may stand behind commands with higher numbers, since pins run beside
+/// each other; the counts of one vector stand in their order. Any thread.
+/// </remarks>
+public sealed class MachineLog : IMachineObserver
+{
+    /// <summary>Version of the format that this code writes and reads.</summary>
+    public const ushort Version = 1;
+
+    /// <summary>"FPLG".</summary>
+    internal const uint Magic = 0x474C_5046;
+
+    /// <summary>Kind of a record that is no command.</summary>
+    internal const ushort CountRecord = 0;
+
+    private const int HeaderLength = sizeof(ushort) + sizeof(long) + sizeof(int);
+
+    private readonly Lock _lock = new();
+    private readonly Stream _stream;
+    private readonly CommandWriter _fields = new();
+
+    /// <summary>Begins a log.</summary>
+    /// <param name="stream">Receives the bytes; the caller flushes and closes it when the machine is gone.</param>
+    /// <param name="options">Options of the machine.</param>
+    public MachineLog(Stream stream, MachineOptions options)
+    {
+        _stream = stream;
+        var writer = new CommandWriter();
+        options.Write(writer);
+        Span<byte> head = stackalloc byte[sizeof(uint) + sizeof(ushort) + sizeof(int)];
+        BinaryPrimitives.WriteUInt32LittleEndian(head, Magic);
+        BinaryPrimitives.WriteUInt16LittleEndian(head[sizeof(uint)..], Version);
+        BinaryPrimitives.WriteInt32LittleEndian(head[(sizeof(uint) + sizeof(ushort))..], writer.Written.Length);
+        stream.Write(head);
+        stream.Write(writer.Written);
+    }
+
+    /// <summary>Records so far.</summary>
+    public long Records { get; private set; }
+
+    public void Executed(long number, ushort kind, ReadOnlySpan<byte> fields)
+    {
+        lock (_lock) Append(kind, number, fields);
+    }
+
+    public void Counted(in CountEvent counted)
+    {
+        lock (_lock)
+        {
+            _fields.Clear();
+            _fields.Add((uint)counted.Kind).Add(counted.Vector).Add(counted.Slots).Add(counted.Pages);
+            if (counted.Kind == CountKind.Pin) counted.Request.Write(_fields);
+            Append(CountRecord, counted.Epoch, _fields.Written);
+        }
+    }
+
+    internal static CountEvent ReadCount(long epoch, ref CommandReader reader)
+    {
+        var kind = (CountKind)reader.U32();
+        var (vector, slots, pages) = (reader.Vector(), reader.I64(), reader.I64());
+        var request = kind == CountKind.Pin ? PinRequest.Read(ref reader) : default;
+        return new CountEvent(kind, epoch, vector, slots, pages, request);
+    }
+
+    private void Append(ushort kind, long epoch, ReadOnlySpan<byte> fields)
+    {
+        Span<byte> header = stackalloc byte[HeaderLength];
+        BinaryPrimitives.WriteUInt16LittleEndian(header, kind);
+        BinaryPrimitives.WriteInt64LittleEndian(header[sizeof(ushort)..], epoch);
+        BinaryPrimitives.WriteInt32LittleEndian(header[(sizeof(ushort) + sizeof(long))..], fields.Length);
+        _stream.Write(header);
+        _stream.Write(fields);
+        Records++;
+    }
+}

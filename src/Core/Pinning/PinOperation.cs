@@ -1,0 +1,160 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Kernel;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Pinning;
+
+/// <summary>
+/// One pin from its arguments to its answer, whichever call made it: the fast walk beside other pins, then, where pages
+/// are left, the slow walk under the turn, the era's completion, and the wait at a fault.
+/// </summary>
+/// <remarks>
+/// <see cref="TryWithoutTurn"/> runs first and allocates nothing. An operation is made only for the slow path, under the
+/// turn, and is deterministic from the request and the number of pages that the fast walk took. Between two calls of
+/// <see cref="Run"/> it holds nothing but the references in its vector. Source: mm/gup.c: gup_fast_fallback,
+/// __gup_longterm_locked; drivers/media/common/videobuf2/frame_vector.c: get_vaddr_frames.
+/// </remarks>
+internal sealed class PinOperation
+{
+    private readonly PinRequest _request;
+    private readonly FrameVector _vector;
+    private readonly long _taken;
+    private readonly GupOperation? _walk;
+
+    /// <summary>The plan's answer, when there is no walk.</summary>
+    private readonly GupPlan _plan;
+
+    /// <summary>Prepares the slow path. Under the turn.</summary>
+    /// <param name="kernel">The machine's kernel.</param>
+    /// <param name="request">The arguments.</param>
+    /// <param name="vector">Receives the frames behind those that the fast walk put there.</param>
+    /// <param name="taken">Pages that the fast walk took.</param>
+    public PinOperation(KernelState kernel, in PinRequest request, FrameVector vector, long taken)
+    {
+        _request = request;
+        _vector = vector;
+        _taken = taken;
+        Space = kernel.Space(request.Space);
+        _plan = Plan(kernel, request, vector);
+        if (!_plan.Walks) return;
+        var start = _plan.Start + ((ulong)taken << PageGeometry.PageShift);
+        var locksItself = _plan.Path != GupPath.Locked;
+        var flags = _plan.Flags | (_plan.Path == GupPath.Fast ? GupFlags.Touch | GupFlags.Unlockable : 0);
+        _walk = new GupOperation(Space, start, _plan.Count - taken, flags, vector, locksItself);
+    }
+
+    public AddressSpace Space { get; }
+
+    /// <summary>Address at which a parked operation waits, in bytes: its next page.</summary>
+    public ulong ParkedAt => _walk?.ParkedAt ?? _request.Start;
+
+    /// <summary>A fatal signal for this pin alone: its caller is gone. It ends at its next choice point.</summary>
+    public bool IsKilled
+    {
+        get => _walk is { IsKilled: true };
+        set
+        {
+            if (_walk is not null) _walk.IsKilled = value;
+        }
+    }
+
+    /// <summary>Times a fault dropped the lock.</summary>
+    public int Retries => _walk?.Retries ?? 0;
+
+    /// <summary>
+    /// The part of a pin that needs no turn. True: the answer is complete. False: the rest needs the turn;
+    /// <paramref name="taken"/> pages are in the vector.
+    /// </summary>
+    public static bool TryWithoutTurn(
+        KernelState kernel, in PinRequest request, FrameVector vector, out PinOutcome outcome, out long taken)
+    {
+        outcome = default;
+        taken = 0;
+        var isHelper = request.Call is null;
+        if (isHelper && VaddrFrames.NeedsTurn(kernel.Profile)) return false;
+        if (!isHelper || request.Count > 0) vector.Reset();
+        var plan = Plan(kernel.Profile, request, vector.Allocated);
+        if (plan.Walks || (isHelper && request.Count > 0))
+            vector.IsPinned = isHelper || GupCalls.IsPin(request.Call!.Value);
+        var (result, reason) = (plan.Answer, plan.Reason);
+        if (plan.Walks)
+        {
+            if (plan.Path is GupPath.Locked or GupPath.Unlocked) return false;
+            var space = kernel.Space(request.Space);
+            taken = GupFast.Take(kernel, space, plan.Start, plan.Count, plan.Flags, vector);
+            if ((plan.Flags & GupFlags.Pin) != 0 && kernel.Plan.ForkMeetsFastWalk(space.Name, plan.Start))
+            {
+                // gup_fast: a fork may have shared the pages meanwhile; the slow path waits until it is done (row 67).
+                if (taken > 0) FrameVectors.Put(kernel, vector, makeDirty: false);
+                vector.IsPinned = true;
+                taken = 0;
+            }
+
+            if (taken < plan.Count && plan.Path == GupPath.Fast) return false;
+            result = GupResult.Of(taken);
+            reason = taken == plan.Count ? StopReason.None : StopReason.NotPresent;
+        }
+        else
+        {
+            vector.Epoch = kernel.CommandNumber;
+        }
+
+        if (isHelper && request.Count > 0)
+        {
+            // Era B looks at the areas when the pin took nothing.
+            if (result.Pages == 0 && kernel.Profile.Era == HelperEra.B) return false;
+            result = VaddrFrames.Complete(kernel, request, vector, result, ref reason);
+        }
+
+        outcome = new PinOutcome { Result = result, Reason = reason, Epoch = vector.Epoch };
+        return true;
+    }
+
+    /// <summary>Goes on until the end (true) or until a fault has to wait (false). Under the turn.</summary>
+    public bool Run(KernelState kernel) => _walk is null || _walk.Run(kernel);
+
+    /// <summary>The answer, when <see cref="Run"/> has returned true. Under the turn.</summary>
+    public PinOutcome Finish(KernelState kernel)
+    {
+        var (result, reason) = _walk is null ? (_plan.Answer, _plan.Reason) : (Combine(_walk.Result), _walk.Reason);
+        if (_request.Call is null) result = VaddrFrames.Complete(kernel, _request, _vector, result, ref reason);
+        return new PinOutcome
+        {
+            Result = result,
+            Reason = reason,
+            Epoch = kernel.CommandNumber,
+            Retries = Retries,
+            IsSlow = true,
+        };
+    }
+
+    /// <summary>Joins the pages of the fast walk with the result of the slow one.</summary>
+    private GupResult Combine(GupResult slow)
+    {
+        if (slow.Error == Errno.None) return GupResult.Of(slow.Pages + _taken);
+        return _taken > 0 ? GupResult.Of(_taken) : slow;
+    }
+
+    private static GupPlan Plan(KernelProfile profile, in PinRequest request, long slots)
+    {
+        if (request.Call is { } call)
+        {
+            var wanted = Math.Min(request.Count, slots);
+            return GupCalls.Plan(profile, call, request.Start, wanted, request.Flags, request.Locked);
+        }
+
+        if (request.Count <= 0) return GupPlan.Done(GupResult.Of(0), StopReason.None);
+        return VaddrFrames.Plan(profile, request.Start, Math.Min(request.Count, slots), request.Flags);
+    }
+
+    private GupPlan Plan(KernelState kernel, in PinRequest request, FrameVector vector)
+    {
+        if (request.Call is not null || request.Count <= 0 || !VaddrFrames.NeedsTurn(kernel.Profile))
+            return Plan(kernel.Profile, request, vector.Allocated);
+        if (Space.Exited) return GupPlan.Done(Errno.EFAULT, StopReason.Hole);
+        vector.Reset();
+        var count = Math.Min(request.Count, vector.Allocated);
+        return VaddrFrames.PlanByArea(kernel, Space, request.Start, count, request.Flags, vector);
+    }
+}

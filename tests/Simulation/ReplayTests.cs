@@ -1,0 +1,84 @@
+using Xunit;
+
+namespace FramePin.Tests.Simulation;
+
+/// <summary>A log of commands and counts, executed on a new machine, gives the same state.</summary>
+public sealed class ReplayTests
+{
+    [Fact]
+    public void A_model_run_of_100_000_operations_replays_to_the_same_digest()
+    {
+        const int machines = 40;
+        const int operations = 2_500;
+        var seed = ModelTests.Seed;
+        for (var machine = 0; machine < machines; machine++)
+        {
+            using var log = new MemoryStream();
+            using var simulator = new Simulator(seed + machine, log: log);
+            for (var i = 0; i < operations; i++)
+            {
+                var difference = simulator.Step(audits: i % 100 == 0);
+                Assert.True(difference is null, $"seed {seed}, machine {machine}, operation {i}: {difference}");
+            }
+
+            var digest = simulator.Digest();
+            Assert.True(digest == DigestOf(log), $"seed {seed}, machine {machine}: the replay ends in another state");
+        }
+    }
+
+    [Fact]
+    public void A_log_can_be_run_to_any_step()
+    {
+        var seed = ModelTests.Seed;
+        using var log = new MemoryStream();
+        using var simulator = new Simulator(seed, log: log);
+        var marks = new List<(long Records, long Command, string Digest)>();
+        for (var i = 0; i < 2_000; i++)
+        {
+            simulator.Step(audits: false);
+            if (i % 250 == 249) marks.Add((simulator.Records, simulator.CommandNumber, simulator.Digest()));
+        }
+
+        var replay = new MachineReplay("replay", log.ToArray());
+        using var machine = replay.Machine;
+        var steps = 0L;
+        foreach (var (records, command, digest) in marks)
+        {
+            for (; steps < records; steps++) Assert.True(replay.Step());
+            Assert.Equal(command, machine.CommandNumber);
+            Assert.True(digest == machine.Digest(), $"seed {seed}: another state after command {command}");
+        }
+    }
+
+    [Fact]
+    public void A_log_can_be_run_to_a_command_by_its_number()
+    {
+        using var log = new MemoryStream();
+        using var simulator = new Simulator(ModelTests.Seed, log: log);
+        for (var i = 0; i < 500; i++) simulator.Step(audits: false);
+        var replay = new MachineReplay("replay", log.ToArray());
+        using var machine = replay.Machine;
+        replay.RunTo(simulator.CommandNumber / 2);
+        Assert.Equal(simulator.CommandNumber / 2, machine.CommandNumber);
+        replay.RunToEnd();
+        Assert.Equal(simulator.Digest(), machine.Digest());
+    }
+
+    [Theory]
+    [InlineData(new byte[] { 1, 2, 3, 4, 5, 6, 7, 8 }, "no log of a machine")]
+    [InlineData(new byte[] { 0x46, 0x50, 0x4c, 0x47, 9, 0, 0, 0, 0, 0 }, "version 9")]
+    public void Other_bytes_and_other_versions_are_refused_by_name(byte[] bytes, string reason)
+    {
+        var refusal = Assert.Throws<InvalidDataException>(() => new MachineReplay("replay", bytes));
+        Assert.Contains(reason, refusal.Message, StringComparison.Ordinal);
+    }
+
+    internal static string DigestOf(MemoryStream log)
+    {
+        var replay = new MachineReplay("replay", log.ToArray());
+        using var machine = replay.Machine;
+        replay.RunToEnd();
+        Assert.Empty(machine.Audit());
+        return machine.Digest();
+    }
+}
