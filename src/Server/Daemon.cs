@@ -15,7 +15,7 @@ using OpenTelemetry.Trace;
 namespace FramePin.Server;
 
 /// <summary>Builds the daemon and runs it until SIGTERM or SIGINT.</summary>
-internal static partial class Daemon
+internal static class Daemon
 {
     /// <summary>Exit code when the audit at the end found something.</summary>
     public const int AuditFailed = 3;
@@ -135,12 +135,9 @@ internal static partial class Daemon
             foreach (var finding in host.Machine.Audit())
             {
                 findings++;
-                LogFinding(app.Logger, host.Id, finding);
+                app.Logger.AuditFinding(host.Id, finding);
             }
 
         return findings == 0 ? 0 : AuditFailed;
     }
-
-    [LoggerMessage(10, LogLevel.Error, "audit of {Machine}: {Finding}")]
-    private static partial void LogFinding(ILogger log, string machine, string finding);
 }

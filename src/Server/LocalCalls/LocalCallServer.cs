@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using System.Net.Sockets;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
+using FramePin.Server.Telemetry;
 using FramePin.V1.Local;
 
 namespace FramePin.Server.LocalCalls;
@@ -11,7 +12,7 @@ namespace FramePin.Server.LocalCalls;
 /// costs the daemon three system calls and one thread woken, where HTTP/2 wakes half a dozen. Beside every Unix socket
 /// PATH it listens on PATH.calls, made with the same permissions.
 /// </summary>
-internal sealed partial class LocalCallServer(
+internal sealed class LocalCallServer(
     DaemonOptions options, LocalMethods methods, TimeProvider time, ILogger<LocalCallServer> log) : BackgroundService
 {
     private const int StackBytes = 1 << 20;
@@ -74,7 +75,7 @@ internal sealed partial class LocalCallServer(
         catch (Exception exception) when (exception is SocketException or OutOfMemoryException)
         {
             // Out of descriptors, or of threads. Those who are served go on, and make room when they leave.
-            LogFull(exception.Message);
+            log.LocalConnectionsFull(exception.Message);
             await Task.Delay(Respite, time, stopping).ConfigureAwait(false);
         }
     }
@@ -115,17 +116,11 @@ internal sealed partial class LocalCallServer(
         }
         catch (Exception exception)
         {
-            LogFailure(exception);
+            log.LocalConnectionFailed(exception);
         }
         finally
         {
             Forget(connection, ended);
         }
     }
-
-    [LoggerMessage(41, LogLevel.Warning, "no more connections of local calls for now: {Reason}")]
-    private partial void LogFull(string reason);
-
-    [LoggerMessage(40, LogLevel.Error, "a connection of local calls failed")]
-    private partial void LogFailure(Exception exception);
 }

@@ -2,6 +2,7 @@ using System.Net.Sockets;
 using System.Text;
 using FramePin.Server.Configuration;
 using FramePin.Server.Native;
+using FramePin.Server.Telemetry;
 
 namespace FramePin.Server.LocalMemory;
 
@@ -13,7 +14,7 @@ namespace FramePin.Server.LocalMemory;
 /// The client sends its ticket of 32 bytes; the answer is a byte 0 with the descriptor, or a byte 1 and a sentence.
 /// Then nothing more is sent: the end of the connection is the end of the attachment, on either side.
 /// </remarks>
-internal sealed partial class AttachServer(
+internal sealed class AttachServer(
     DaemonOptions options, AttachTickets tickets, Attachments attachments, TimeProvider time, ILogger<AttachServer> log)
     : BackgroundService
 {
@@ -56,7 +57,7 @@ internal sealed partial class AttachServer(
         catch (SocketException exception)
         {
             // Out of descriptors: those who are attached stay, and make room when they leave.
-            LogFull(exception.Message);
+            log.AttachSocketFull(exception.Message);
             await Task.Delay(PollTime, time, stopping).ConfigureAwait(false);
         }
     }
@@ -88,7 +89,7 @@ internal sealed partial class AttachServer(
             or ObjectDisposedException
             or System.ComponentModel.Win32Exception or IOException)
         {
-            LogBroken(exception.Message);
+            log.AttachmentEnded(exception.Message);
         }
     }
 
@@ -110,7 +111,7 @@ internal sealed partial class AttachServer(
         var isOwn = peer.User == 0 || peer.User == options.User;
         if (!isOwn && !(options.AttachGroup is { } group && peer.IsIn(group)))
         {
-            LogDenied(peer.Pid, peer.User);
+            log.AttachDenied(peer.Pid, peer.User);
             await DenyAsync(socket, $"user {peer.User} is not in the group that may attach (--attach-group)", stopping)
                 .ConfigureAwait(false);
             return null;
@@ -172,13 +173,4 @@ internal sealed partial class AttachServer(
         await socket.SendAsync(answer, stopping).ConfigureAwait(false);
         socket.Shutdown(SocketShutdown.Send);
     }
-
-    [LoggerMessage(30, LogLevel.Warning, "process {Pid} of user {User} may not attach")]
-    private partial void LogDenied(int pid, uint user);
-
-    [LoggerMessage(34, LogLevel.Warning, "nobody can attach for now: {Reason}")]
-    private partial void LogFull(string reason);
-
-    [LoggerMessage(31, LogLevel.Information, "an attachment ended: {Reason}")]
-    private partial void LogBroken(string reason);
 }

@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using FramePin.Core.Addressing;
 using FramePin.Server.Configuration;
 using FramePin.Server.Machines;
+using FramePin.Server.Telemetry;
 
 namespace FramePin.Server.LocalMemory;
 
@@ -10,7 +11,7 @@ namespace FramePin.Server.LocalMemory;
 /// that hold the most are fenced or killed, as the machine says, until it fits again.
 /// </summary>
 /// <remarks>Any thread; one at a time for a machine.</remarks>
-internal sealed partial class QuarantineKeeper(
+internal sealed class QuarantineKeeper(
     Attachments attachments, DaemonOptions options, ILogger<QuarantineKeeper> log)
 {
     private readonly ConcurrentDictionary<MachineHost, Lock> _gates = new();
@@ -47,18 +48,8 @@ internal sealed partial class QuarantineKeeper(
     {
         var isKilled = kills && attachment.Pid != Environment.ProcessId && attachment.Process is { } process
             && process.End() && process.WaitForEnd(options.Limits.KillPatience);
-        if (isKilled) LogKilled(attachment.Pid, attachment.Id, frames);
-        else LogFenced(attachment.Pid, attachment.Id, frames);
+        if (isKilled) log.HolderKilled(attachment.Pid, attachment.Id, frames);
+        else log.HolderFenced(attachment.Pid, attachment.Id, frames);
         attachment.Fence();
     }
-
-    [LoggerMessage(
-        32, LogLevel.Warning,
-        "process {Pid} (attachment {Attachment}) was killed: it kept {Frames} free frames from the allocator, past the bound")]
-    private partial void LogKilled(int pid, string attachment, ulong frames);
-
-    [LoggerMessage(
-        33, LogLevel.Warning,
-        "process {Pid} (attachment {Attachment}) is fenced: it kept {Frames} free frames from the allocator, past the bound; what it stores to them now lands in others' memory")]
-    private partial void LogFenced(int pid, string attachment, ulong frames);
 }

@@ -6,7 +6,7 @@ using FramePin.Server.Telemetry;
 namespace FramePin.Server.Sessions;
 
 /// <summary>The leases of all clients. Any thread.</summary>
-internal sealed partial class LeaseRegistry(
+internal sealed class LeaseRegistry(
     DaemonOptions options, ServerTelemetry telemetry, TimeProvider time, ILogger<LeaseRegistry> log)
     : IDisposable
 {
@@ -77,11 +77,6 @@ internal sealed partial class LeaseRegistry(
     {
         var (vectors, pages) = Close(lease);
         telemetry.CountExpired();
-        LogExpiry(lease.Id, lease.Owner, lease.Ttl.TotalSeconds, vectors, pages);
+        log.LeaseExpired(lease.Id, lease.Owner, lease.Ttl.TotalSeconds, vectors, pages);
     }
-
-    [LoggerMessage(
-        20, LogLevel.Warning,
-        "lease {Lease} ({Owner}) ended: nothing was heard of it for {Seconds} s; {Vectors} vectors with {Pages} pages released")]
-    private partial void LogExpiry(string lease, string owner, double seconds, int vectors, long pages);
 }

@@ -10,7 +10,7 @@ namespace FramePin.Server.Telemetry;
 /// Around every call: its span (child of the client's, by the W3C headers), its duration, and the last word on errors,
 /// so that none leaves without an ErrorInfo.
 /// </summary>
-internal sealed partial class ServerInterceptor(
+internal sealed class ServerInterceptor(
     ServerTelemetry telemetry, ILogger<ServerInterceptor> log, TimeProvider time) : Interceptor
 {
     public override Task<TResponse> UnaryServerHandler<TRequest, TResponse>(
@@ -55,7 +55,7 @@ internal sealed partial class ServerInterceptor(
         {
             var refusal = Refusals.From(exception);
             status = refusal.StatusCode;
-            if (status == StatusCode.Internal) LogFailure(method, exception);
+            if (status == StatusCode.Internal) log.CallFailed(method, exception);
             span?.SetTag(TelemetryNames.ErrorType, status.ToString());
             span?.SetStatus(ActivityStatusCode.Error, refusal.Status.Detail);
             if (ReferenceEquals(refusal, exception)) throw;
@@ -86,7 +86,4 @@ internal sealed partial class ServerInterceptor(
         span?.SetTag(TelemetryNames.RpcMethod, method);
         return span;
     }
-
-    [LoggerMessage(1, LogLevel.Error, "{Method} failed")]
-    private partial void LogFailure(string method, Exception exception);
 }
