@@ -193,7 +193,7 @@ public readonly record struct HoldRangeResult(FrameHold? Hold, UserSignal Signal
 /// <param name="Start">Address in bytes, page-aligned.</param>
 /// <param name="Pages">At least one.</param>
 /// <param name="IsWrite">The process is going to store.</param>
-public readonly record struct HoldRangeCall(SpaceId Space, ulong Start, long Pages, bool IsWrite)
+public readonly partial record struct HoldRangeCall(SpaceId Space, ulong Start, long Pages, bool IsWrite)
     : ICommand<HoldRangeCall, HoldRangeResult>
 {
     public HoldRangeResult Run(in Turn turn)

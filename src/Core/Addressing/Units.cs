@@ -66,6 +66,9 @@ public readonly record struct AddressRange(ulong Start, ulong End)
 {
     public ulong Length => End - Start;
 
+    /// <summary>Pages of 4 KiB, of a range of whole pages.</summary>
+    public ulong Pages => Length >> PageGeometry.PageShift;
+
     public bool IsEmpty => End <= Start;
 
     public bool Contains(ulong address) => address >= Start && address < End;

@@ -116,6 +116,19 @@ internal static class HugeTlb
     /// </summary>
     private static void TakeFromForks(KernelState kernel, AddressSpace owner, Vma vma, ulong address, Pfn head)
     {
+        foreach (var (space, at) in ForksWith(kernel, owner, vma, address, head))
+        {
+            var other = space.Vmas.Find(at)!;
+            other.LostHugePage = true;
+            Mapping.Zap(kernel, space, other, at, at + (PageGeometry.PageSize << vma.HugeOrder));
+        }
+    }
+
+    /// <summary>The forks that map an owner's huge page by a private mapping without a reservation, oldest first.</summary>
+    internal static List<(AddressSpace Space, ulong Address)> ForksWith(
+        KernelState kernel, AddressSpace owner, Vma vma, ulong address, Pfn head)
+    {
+        var found = new List<(AddressSpace, ulong)>();
         var index = vma.IndexOf(address);
         foreach (var space in kernel.Spaces)
         {
@@ -127,11 +140,11 @@ internal static class HugeTlb
                 if (index < other.PageOffset || index >= other.PageOffset + other.Pages) continue;
                 var at = other.Start + ((index - other.PageOffset) << PageGeometry.PageShift);
                 var entry = space.PageTable.Read(at);
-                if (!Pte.IsMapped(entry) || Pte.PfnOf(entry) != head) continue;
-                other.LostHugePage = true;
-                Mapping.Zap(kernel, space, other, at, at + (PageGeometry.PageSize << vma.HugeOrder));
+                if (Pte.IsMapped(entry) && Pte.PfnOf(entry) == head) found.Add((space, at));
             }
         }
+
+        return found;
     }
 
     private static Pfn? Take(KernelState kernel, Vma vma, bool fromReserve, Action taken)

@@ -77,6 +77,13 @@ internal static class Migration
         return true;
     }
 
+    /// <summary>Every entry that maps the folio of a frame, spaces oldest first. Under the turn.</summary>
+    internal static List<(AddressSpace Space, ulong Address)> MappingsOf(KernelState kernel, Pfn pfn)
+    {
+        var head = kernel.Memory.Frames.HeadOf(pfn);
+        return FindMappings(kernel, null, head, 0, kernel.Memory.Frames[head].MapCount);
+    }
+
     /// <summary>
     /// Every entry that maps the folio: the one at hand first, then, if there are more, all address spaces.
     /// </summary>

@@ -119,6 +119,19 @@ public sealed partial class Machine : IPinHost, IDisposable
         return query.Run(new Turn(_kernel));
     }
 
+    /// <summary>
+    /// The ranges that a command would take away if it ran now. The caller asks the watchers of these ranges, waits for
+    /// their acknowledgement outside the turn, and then executes the command.
+    /// </summary>
+    public IReadOnlyList<TakenRange> TakenBy<TCommand>(in TCommand command)
+        where TCommand : IInvalidating, allows ref struct
+    {
+        var taken = new List<TakenRange>();
+        using var held = TakeTurn();
+        command.AddTaken(new Turn(_kernel), taken);
+        return taken;
+    }
+
     /// <summary>The whole-structure audit: a sentence for each finding, empty when all is well.</summary>
     public IReadOnlyList<string> Audit() => Query<AuditQuery, IReadOnlyList<string>>(default);
 

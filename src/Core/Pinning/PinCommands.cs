@@ -9,7 +9,7 @@ namespace FramePin.Core.Pinning;
 /// <param name="Vector">Receives the frames behind those that the fast walk put there.</param>
 /// <param name="Slots">Slots of the vector, so that a replay can make it.</param>
 /// <param name="Taken">Pages that the fast walk took.</param>
-public readonly record struct PinCall(PinRequest Request, VectorId Vector, long Slots, long Taken)
+public readonly partial record struct PinCall(PinRequest Request, VectorId Vector, long Slots, long Taken)
     : ICommand<PinCall, PinOutcome>
 {
     public PinOutcome Run(in Turn turn)

@@ -83,7 +83,7 @@ public readonly record struct UnlinkCall(FileId File) : ISyscall<UnlinkCall>
 }
 
 /// <summary>ftruncate to a size in bytes. -EINVAL for a part of a huge page.</summary>
-public readonly record struct TruncateCall(FileId File, ulong Size) : ISyscall<TruncateCall>
+public readonly partial record struct TruncateCall(FileId File, ulong Size) : ISyscall<TruncateCall>
 {
     public SyscallResult Run(in Turn turn)
     {
@@ -101,7 +101,7 @@ public readonly record struct TruncateCall(FileId File, ulong Size) : ISyscall<T
 
 /// <summary>fallocate(PUNCH_HOLE | KEEP_SIZE) of a range in bytes.</summary>
 /// <remarks>-EINVAL for an empty or wrapping range, -EOPNOTSUPP for secret memory, -EPERM for a sealed file.</remarks>
-public readonly record struct PunchHoleCall(FileId File, ulong Offset, ulong Length) : ISyscall<PunchHoleCall>
+public readonly partial record struct PunchHoleCall(FileId File, ulong Offset, ulong Length) : ISyscall<PunchHoleCall>
 {
     public SyscallResult Run(in Turn turn)
     {

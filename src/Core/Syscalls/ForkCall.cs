@@ -12,7 +12,7 @@ namespace FramePin.Core.Syscalls;
 /// <param name="Space">The parent.</param>
 /// <param name="ChildName">Last segment of the child's resource name.</param>
 /// <returns>The child's number.</returns>
-public readonly record struct ForkCall(SpaceId Space, string ChildName) : ISyscall<ForkCall>
+public readonly partial record struct ForkCall(SpaceId Space, string ChildName) : ISyscall<ForkCall>
 {
     public SyscallResult Run(in Turn turn)
     {
@@ -152,7 +152,7 @@ public readonly record struct ForkCall(SpaceId Space, string ChildName) : ISysca
 }
 
 /// <summary>The end of an address space (mm/mmap.c: exit_mmap). Pins on its frames stay with their holders.</summary>
-public readonly record struct ExitCall(SpaceId Space) : ISyscall<ExitCall>
+public readonly partial record struct ExitCall(SpaceId Space) : ISyscall<ExitCall>
 {
     public SyscallResult Run(in Turn turn)
     {

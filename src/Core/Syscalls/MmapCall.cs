@@ -39,7 +39,7 @@ public sealed record MmapRequest
 /// <summary>
 /// mmap (mm/mmap.c: do_mmap; mm/vma.c: mmap_region; Semantics 4.2). Checks stand in the kernel's order.
 /// </summary>
-public readonly record struct MmapCall(
+public readonly partial record struct MmapCall(
     SpaceId Space, ulong Address, ulong Length, Prot Prot, MapFlags Flags) : ISyscall<MmapCall>
 {
     /// <summary>The file to map; none for anonymous memory and for a device.</summary>
@@ -66,20 +66,22 @@ public readonly record struct MmapCall(
         if (kernel.Space(Space) is not { Exited: false } space) return Errno.ESRCH;
         var (file, device) = (kernel.File(File), kernel.Device(Device));
         if ((file is null && File != FileId.None) || (device is null && Device != DeviceId.None)) return Errno.EBADF;
-        return Run(kernel, space, new MmapRequest
-        {
-            Address = Address,
-            Length = Length,
-            Prot = Prot,
-            Flags = Flags,
-            File = file,
-            Device = device,
-            OpenedForRead = !IsWriteOnly,
-            OpenedForWrite = !IsReadOnly,
-            Opening = Opening,
-            Offset = Offset,
-        });
+        return Run(kernel, space, RequestOf(file, device));
     }
+
+    private MmapRequest RequestOf(MemoryFile? file, Device? device) => new()
+    {
+        Address = Address,
+        Length = Length,
+        Prot = Prot,
+        Flags = Flags,
+        File = file,
+        Device = device,
+        OpenedForRead = !IsWriteOnly,
+        OpenedForWrite = !IsReadOnly,
+        Opening = Opening,
+        Offset = Offset,
+    };
 
     public void Write(CommandWriter writer) => writer.Add(Space).Add(Address).Add(Length).Add((uint)Prot)
         .Add((uint)Flags).Add(File).Add(Device).Add(IsWriteOnly).Add(IsReadOnly).Add(Opening).Add(Offset);

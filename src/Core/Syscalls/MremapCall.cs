@@ -9,7 +9,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>mremap (mm/mremap.c; Semantics 4.6). Addresses and lengths in bytes.</summary>
-public readonly record struct MremapCall(
+public readonly partial record struct MremapCall(
     SpaceId Space, ulong Address, ulong OldLength, ulong NewLength, MremapFlags Flags, ulong NewAddress = 0) : ISyscall<MremapCall>
 {
     public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space

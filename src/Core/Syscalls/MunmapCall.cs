@@ -7,7 +7,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>munmap (mm/vma.c: do_vmi_munmap; Semantics 4.3).</summary>
-public readonly record struct MunmapCall(SpaceId Space, ulong Start, ulong Length) : ISyscall<MunmapCall>
+public readonly partial record struct MunmapCall(SpaceId Space, ulong Start, ulong Length) : ISyscall<MunmapCall>
 {
     public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
         ? Run(turn.Kernel, space, Start, Length)

@@ -12,7 +12,7 @@ namespace FramePin.Core.Syscalls;
 /// <summary>
 /// brk (mm/mmap.c: brk; Semantics 4.8): the answer is the new break, or the old one when it cannot be had.
 /// </summary>
-public readonly record struct BrkCall(SpaceId Space, ulong Wanted) : ISyscall<BrkCall>
+public readonly partial record struct BrkCall(SpaceId Space, ulong Wanted) : ISyscall<BrkCall>
 {
     public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
         ? SyscallResult.Ok(Run(turn.Kernel, space, Wanted))

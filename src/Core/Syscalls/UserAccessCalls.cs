@@ -14,7 +14,7 @@ public readonly record struct AccessResult(long Done, UserSignal Signal);
 /// <param name="Start">An address in the first page, in bytes.</param>
 /// <param name="Pages">Pages to touch.</param>
 /// <param name="IsWrite">A store.</param>
-public readonly record struct TouchCall(SpaceId Space, ulong Start, long Pages, bool IsWrite)
+public readonly partial record struct TouchCall(SpaceId Space, ulong Start, long Pages, bool IsWrite)
     : ICommand<TouchCall, AccessResult>
 {
     public AccessResult Run(in Turn turn)
@@ -61,7 +61,7 @@ public readonly ref struct LoadCall(SpaceId space, ulong address, Span<byte> buf
 /// <param name="space">Whose memory.</param>
 /// <param name="address">First byte.</param>
 /// <param name="bytes">The bytes.</param>
-public readonly ref struct StoreCall(SpaceId space, ulong address, ReadOnlySpan<byte> bytes)
+public readonly ref partial struct StoreCall(SpaceId space, ulong address, ReadOnlySpan<byte> bytes)
     : ICommand<StoreCall, AccessResult>
 {
     private readonly ReadOnlySpan<byte> _bytes = bytes;

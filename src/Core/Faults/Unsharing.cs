@@ -1,0 +1,51 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Frames;
+using FramePin.Core.Kernel;
+using FramePin.Core.PageTables;
+using FramePin.Core.Vmas;
+
+namespace FramePin.Core.Faults;
+
+/// <summary>
+/// The pages that faults would replace: those that a store copies, and those that the owner of a hugetlb mapping takes
+/// from a fork. Under the turn; changes nothing.
+/// </summary>
+internal static class Unsharing
+{
+    /// <summary>Adds the pages of a range that a store to each would replace.</summary>
+    public static void AddTaken(
+        KernelState kernel, AddressSpace space, AddressRange range, ICollection<TakenRange> taken)
+    {
+        var leaves = space.PageTable.Leaves(range);
+        while (leaves.MoveNext())
+        {
+            var entry = leaves.Entry;
+            if (!Pte.IsMapped(entry) || (entry & Pte.Write) != 0) continue;
+            var isZero = Pte.PfnOf(entry) == kernel.Memory.ZeroPage || Pte.PfnOf(entry) == kernel.HugeZero;
+            if ((entry & Pte.Special) != 0 && !isZero) continue;
+            if (space.Vmas.Find(leaves.Address) is not { IsCow: true } vma || !vma.Has(VmFlags.MayWrite)) continue;
+            // An exclusive page is written in place.
+            if (Pte.Has(entry, Pte.Anon | Pte.Exclusive)) continue;
+            var start = PageGeometry.AlignDown(leaves.Address, leaves.Slot.Size);
+            var page = new AddressRange(start, leaves.End);
+            taken.Add(new TakenRange(space.Id, page, TakeCause.Unshare));
+            if (vma.IsHugeTlb && !isZero) AddThefts(kernel, space, vma, start, Pte.PfnOf(entry), taken);
+        }
+    }
+
+    /// <summary>unmap_ref_private: forks lose the page when the pool has none for the owner's copy.</summary>
+    private static void AddThefts(
+        KernelState kernel, AddressSpace owner, Vma vma, ulong address, Pfn head, ICollection<TakenRange> taken)
+    {
+        if (!vma.OwnsHugeReserve || (kernel.Memory.Frames[head].Flags & FrameFlags.Anon) == 0) return;
+        if (kernel.Memory.Frames[head].MapCount <= 1) return;
+        var pool = kernel.HugePools[vma.HugeOrder];
+        var hasReserve = vma.File is { ReservedHugePages: > 0 };
+        if (pool.Free.Count > 0 && (hasReserve || (ulong)pool.Free.Count > pool.Reserved)) return;
+        var size = PageGeometry.PageSize << vma.HugeOrder;
+        foreach (var (space, at) in HugeTlb.ForksWith(kernel, owner, vma, address, head))
+            taken.Add(new TakenRange(space.Id, new AddressRange(at, at + size), TakeCause.HugeTheft));
+    }
+}

@@ -1,0 +1,210 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Inspection;
+using FramePin.Core.Kernel;
+using FramePin.Core.Machines;
+using FramePin.Core.Pinning;
+using FramePin.Core.Syscalls;
+using FramePin.Core.Vmas;
+using Xunit;
+
+namespace FramePin.Tests.Simulation;
+
+/// <summary>
+/// The ranges that a command says it takes, against the pages that it really took: random commands over a few processes
+/// and files, each page looked at before and after.
+/// </summary>
+public sealed class TakenRangeTests
+{
+    private const ulong Base = 0x10_0000;
+    private const ulong Page = 4096;
+    private const int Window = 24;
+    private const int Steps = 6_000;
+
+    private readonly Machine _machine = new("taken", new MachineOptions
+    {
+        Profile = KernelProfile.Recorded,
+        Memory = 16UL << 20,
+        MovableMemory = 8UL << 20,
+        Swap = 1UL << 20,
+    });
+
+    private readonly List<SpaceId> _spaces = [];
+    private readonly List<FileId> _files = [];
+    private readonly List<FrameVector> _vectors = [];
+    private readonly int _seed = ModelTests.Seed;
+    private readonly SortedDictionary<TakeCause, int> _seen = [];
+    private int _silentChanges;
+    private int _vainAnnouncements;
+
+    [Fact]
+    public void Every_page_that_goes_was_announced_and_refused_calls_announce_nothing()
+    {
+        using var machine = _machine;
+        var random = new Random(_seed);
+        _spaces.Add(New());
+        foreach (var kind in new[] { FileKind.Shmem, FileKind.Disk })
+            _files.Add(new FileId((int)machine.Call(new CreateFileCall($"/{kind}", kind, 12 * Page)).Value));
+        for (var step = 0; step < Steps; step++) One(random);
+        TestContext.Current.TestOutputHelper?.WriteLine(
+            $"seed {_seed}: {string.Join(", ", _seen.Select(pair => $"{pair.Value} {pair.Key}"))}");
+        Assert.True(_silentChanges == 0, $"seed {_seed}: {_silentChanges} pages went without a word");
+        Assert.True(_vainAnnouncements == 0, $"seed {_seed}: {_vainAnnouncements} calls announced and were refused");
+        var expected = Enum.GetValues<TakeCause>().Except([TakeCause.HugeTheft]);
+        Assert.True(expected.All(_seen.ContainsKey), $"seed {_seed}: only {string.Join(", ", _seen.Keys)} were met");
+    }
+
+    [Fact]
+    public void A_fork_that_will_lose_its_huge_page_to_the_owner_is_announced()
+    {
+        _machine.Dispose();
+        var options = new MachineOptions { Profile = KernelProfile.Recorded, Memory = 16UL << 20, HugePages2M = 1 };
+        using var machine = new Machine("theft", options);
+        var owner = new SpaceId((int)machine.Call(
+            new CreateSpaceCall("owner", new AddressSpaceLayout(), new TaskState())).Value);
+        const ulong at = 0x4000_0000;
+        const MapFlags flags = MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed | MapFlags.HugeTlb;
+        Assert.True(machine.Call(new MmapCall(owner, at, 2UL << 20, Prot.Read | Prot.Write, flags)).IsOk);
+        machine.Execute<TouchCall, AccessResult>(new(owner, at, 1, IsWrite: true));
+        var child = new SpaceId((int)machine.Call(new ForkCall(owner, "child")).Value);
+
+        var store = new TouchCall(owner, at, 1, IsWrite: true);
+        var taken = machine.TakenBy(store);
+        machine.Execute<TouchCall, AccessResult>(store);
+
+        Assert.Null(machine.Query<TranslateQuery, Pfn?>(new(child, at)));
+        Assert.Contains(
+            new TakenRange(child, new AddressRange(at, at + (2UL << 20)), TakeCause.HugeTheft), taken);
+    }
+
+    private SpaceId New() => new((int)_machine.Call(
+        new CreateSpaceCall($"s{_spaces.Count}", new AddressSpaceLayout { StartBrk = 0x40_0000 }, new TaskState())).Value);
+
+    private void One(Random random)
+    {
+        var space = _spaces[random.Next(_spaces.Count)];
+        var at = Base + ((ulong)random.Next(Window) * Page);
+        var length = (ulong)random.Next(1, 6) * Page;
+        var skew = random.Next(12) == 0 ? 8UL : 0;
+        var file = _files[random.Next(_files.Count)];
+        switch (random.Next(20))
+        {
+            case < 4:
+                var isFile = random.Next(2) == 0;
+                var type = random.Next(2) == 0 ? MapFlags.Shared : MapFlags.Private;
+                var flags = MapFlags.Fixed | type | (isFile ? 0 : MapFlags.Anonymous);
+                var prot = random.Next(5) == 0 ? Prot.Read : Prot.Read | Prot.Write;
+                Run(new MmapCall(space, at + skew, length, prot, flags) { File = isFile ? file : FileId.None });
+                break;
+            case 4:
+                Run(new MunmapCall(space, at + skew, random.Next(10) == 0 ? 0 : length));
+                break;
+            case 5:
+                Run(new MprotectCall(space, at + skew, length, (Prot)random.Next(4)));
+                break;
+            case 6:
+                var target = Base + ((ulong)random.Next(Window) * Page);
+                var moves = random.Next(2) == 0 ? MremapFlags.MayMove | MremapFlags.Fixed : MremapFlags.MayMove;
+                Run(new MremapCall(space, at + skew, length, (ulong)random.Next(1, 6) * Page, moves, target));
+                break;
+            case 7:
+                Advice[] advices =
+                [
+                    Advice.DontNeed, Advice.Free, Advice.Remove, Advice.PageOut, Advice.WillNeed, Advice.GuardInstall,
+                    Advice.GuardRemove, Advice.Normal,
+                ];
+                Run(new MadviseCall(space, at + skew, length, advices[random.Next(advices.Length)]));
+                break;
+            case 8:
+                Run(new BrkCall(space, 0x40_0000 + ((ulong)random.Next(6) * Page)));
+                break;
+            case 9 when _spaces.Count < 3:
+                var child = Run(new ForkCall(space, $"c{_machine.CommandNumber}"));
+                if (child.IsOk) _spaces.Add(new SpaceId((int)child.Value));
+                break;
+            case 9:
+                if (Run(new ExitCall(space)).IsOk) _spaces.Remove(space);
+                break;
+            case 10:
+                Run(new TruncateCall(file, (ulong)random.Next(4, 13) * Page));
+                break;
+            case 11:
+                Run(new PunchHoleCall(file, (ulong)random.Next(12) * Page, length + skew));
+                break;
+            case < 15:
+                Watch<TouchCall, AccessResult>(
+                    new TouchCall(space, at, random.Next(1, 4), random.Next(3) != 0), _ => false);
+                break;
+            case 15 when _vectors.Count > 6:
+                _machine.Put(_vectors[0], isDirty: false);
+                _machine.DestroyVector(_vectors[0]);
+                _vectors.RemoveAt(0);
+                break;
+            default:
+                Pin(random, space, at);
+                break;
+        }
+    }
+
+    private void Pin(Random random, SpaceId space, ulong at)
+    {
+        var vector = _machine.CreateVector(4)!;
+        var flags = (random.Next(2) == 0 ? GupFlags.Write : 0) | (random.Next(2) == 0 ? GupFlags.LongTerm : 0);
+        var request = new PinRequest(space, at, random.Next(1, 5), flags) { Call = GupCall.PinUserPagesFast };
+        var taken = _machine.TakenBy(new PinCall(request, vector.Id, 4, 0));
+        var before = Pages();
+        _machine.Pin(request, vector);
+        Compare($"{request}", taken, before);
+        if (vector.Count > 0) _vectors.Add(vector);
+        else _machine.DestroyVector(vector);
+    }
+
+    private SyscallResult Run<TCommand>(TCommand command)
+        where TCommand : struct, ISyscall<TCommand>, IInvalidating =>
+        Watch<TCommand, SyscallResult>(command, static result => !result.IsOk && !result.IsPartial);
+
+    private TResult Watch<TCommand, TResult>(TCommand command, Func<TResult, bool> isRefused)
+        where TCommand : struct, ICommand<TCommand, TResult>, IInvalidating
+    {
+        var taken = _machine.TakenBy(command);
+        var before = Pages();
+        var result = _machine.Execute<TCommand, TResult>(command);
+        Compare($"{command}", taken, before);
+        if (!isRefused(result) || taken.Count == 0) return result;
+        _vainAnnouncements++;
+        TestContext.Current.TestOutputHelper?.WriteLine($"{command} was refused ({result}), and announced {taken[0]}");
+        return result;
+    }
+
+    private void Compare(string name, IReadOnlyList<TakenRange> taken, Dictionary<(SpaceId, ulong), Pfn> before)
+    {
+        foreach (var range in taken) _seen[range.Cause] = _seen.GetValueOrDefault(range.Cause) + 1;
+        foreach (var ((space, address), pfn) in before)
+        {
+            if (_machine.Query<TranslateQuery, Pfn?>(new(space, address)) == pfn) continue;
+            if (taken.Any(range => range.Space == space && range.Range.Contains(address))) continue;
+            _silentChanges++;
+            TestContext.Current.TestOutputHelper?.WriteLine($"{name} took 0x{address:x} of {space} without a word");
+        }
+    }
+
+    /// <summary>The frame under each address that the test looks at.</summary>
+    private Dictionary<(SpaceId Space, ulong Address), Pfn> Pages()
+    {
+        var pages = new Dictionary<(SpaceId, ulong), Pfn>();
+        foreach (var space in _spaces)
+        {
+            for (var i = 0; i < Window + 6; i++) Add(Base + ((ulong)i * Page));
+            for (var i = 0; i < 6; i++) Add(0x40_0000 + ((ulong)i * Page));
+
+            void Add(ulong address)
+            {
+                var pfn = _machine.Query<TranslateQuery, Pfn?>(new(space, address));
+                if (pfn is { } mapped) pages[(space, address)] = mapped;
+            }
+        }
+
+        return pages;
+    }
+}
