@@ -24,7 +24,8 @@ public sealed class LiveTests(ITestOutputHelper output)
     {
         var seed = Seed(1);
         output.WriteLine($"seed {seed}; FRAMEPIN_SEED={seed} repeats it");
-        var report = Runner.Run(new RunOptions { Seed = seed, Steps = Steps, MaxDivergences = 3 });
+        var options = new RunOptions { Seed = seed, Steps = Steps, MaxDivergences = 3, ReplaysLogs = true };
+        var report = Runner.Run(options);
         var page = report.ToMarkdown();
         File.WriteAllText(Path.Combine(AppContext.BaseDirectory, "conformance.md"), page);
         output.WriteLine(page);

@@ -1,4 +1,6 @@
+using System.Collections.Concurrent;
 using FramePin.Client;
+using FramePin.Core.Machines;
 using FramePin.Server;
 using FramePin.Server.Configuration;
 using FramePin.V1;
@@ -11,6 +13,7 @@ namespace FramePin.Tests.Integration;
 public sealed class DaemonFixture : IAsyncLifetime
 {
     private readonly string _socket = Path.Combine(Path.GetTempPath(), $"framepin-{Guid.NewGuid():N}.sock");
+    private readonly ConcurrentDictionary<string, MemoryStream> _logs = new(StringComparer.Ordinal);
     private WebApplication? _app;
 
     public string Endpoint => $"unix:{_socket}";
@@ -19,7 +22,12 @@ public sealed class DaemonFixture : IAsyncLifetime
 
     public async ValueTask InitializeAsync()
     {
-        _app = Daemon.Build(new DaemonOptions { SocketPath = _socket, AttachSocketPath = _socket + ".attach" });
+        _app = Daemon.Build(new DaemonOptions
+        {
+            SocketPath = _socket,
+            AttachSocketPath = _socket + ".attach",
+            ObserverOf = (id, options) => new MachineLog(_logs[id] = new MemoryStream(), options),
+        });
         await _app.StartAsync();
         Client = FramePinClient.Connect(Endpoint);
     }
@@ -29,6 +37,18 @@ public sealed class DaemonFixture : IAsyncLifetime
         Client.Dispose();
         await _app!.StopAsync();
         await _app.DisposeAsync();
+    }
+
+    /// <summary>
+    /// Replays the log of a machine on a new one. Throws when it ends in another state. The machine is at rest.
+    /// </summary>
+    internal void Replay(string name)
+    {
+        var digest = MachineOf(name).Digest();
+        var replay = new MachineReplay("replay", _logs[name["machines/".Length..]].ToArray());
+        using var machine = replay.Machine;
+        replay.RunToEnd();
+        if (machine.Digest() != digest) throw new InvalidOperationException($"{name}: the replay ends in another state");
     }
 
     /// <summary>The machine itself, beside the wire.</summary>

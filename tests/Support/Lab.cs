@@ -10,7 +10,8 @@ using FramePin.Core.Vmas;
 namespace FramePin.Tests.Support;
 
 /// <summary>
-/// A small machine with one address space, and short words for what tests do to it. Audits itself when disposed.
+/// A small machine with one address space, and short words for the calls of tests. When it is disposed, it audits itself,
+/// and replays its log on a new machine, which must end in the same state.
 /// </summary>
 public sealed class Lab : IDisposable
 {
@@ -25,7 +26,9 @@ public sealed class Lab : IDisposable
             Memory = 64UL << 20,
             AuditsEachCommand = true,
         };
-        Machine = new Machine("lab", configure?.Invoke(options) ?? options);
+        options = configure?.Invoke(options) ?? options;
+        _log = new MemoryStream();
+        Machine = new Machine("lab", options, new MachineLog(_log, options));
         Space = Machine.CreateAddressSpace("app", new AddressSpaceLayout(), new TaskState())!;
     }
 
@@ -39,6 +42,15 @@ public sealed class Lab : IDisposable
 
     private readonly bool _isBorrowed;
 
+    /// <summary>Everything that happened to the machine; null for a borrowed one.</summary>
+    private readonly MemoryStream? _log;
+
+    /// <summary>
+    /// Why the log does not lead to the same state; null when it must. A test sets it that changes the machine behind the
+    /// back of its commands.
+    /// </summary>
+    public string? ReplaysNot { get; set; }
+
     public Machine Machine { get; }
 
     public AddressSpace Space { get; set; }
@@ -47,8 +59,18 @@ public sealed class Lab : IDisposable
     {
         if (_isBorrowed) return;
         var findings = Machine.Audit();
+        var digest = Machine.Digest();
         Machine.Dispose();
         if (findings.Count > 0) throw new InvalidOperationException("audit: " + string.Join("; ", findings));
+        if (ReplaysNot is null) Replay(digest);
+    }
+
+    private void Replay(string digest)
+    {
+        var replay = new MachineReplay("replay", _log!.ToArray());
+        using var machine = replay.Machine;
+        replay.RunToEnd();
+        if (machine.Digest() != digest) throw new InvalidOperationException("the replay ends in another state");
     }
 
     /// <summary>Maps private anonymous pages at an address and stores to each unless told not to.</summary>

@@ -12,10 +12,13 @@ public sealed class Comparison : IDisposable
     private readonly List<Step> _steps = [];
     private string _before = "";
 
-    public Comparison(KernelHost host, KernelProfile profile)
+    /// <param name="host">The running kernel.</param>
+    /// <param name="profile">The profile that is nearest to it.</param>
+    /// <param name="keepsLog">Keeps FramePin's log for a replay.</param>
+    public Comparison(KernelHost host, KernelProfile profile, bool keepsLog = false)
     {
         _kernel = new KernelSystem(host);
-        _framePin = new FramePinSystem(profile, _kernel.Initial);
+        _framePin = new FramePinSystem(profile, _kernel.Initial, keepsLog);
     }
 
     public InitialProcess Initial => _kernel.Initial;

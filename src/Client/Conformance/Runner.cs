@@ -26,6 +26,9 @@ public sealed record RunOptions
     /// <summary>What every script is about; null leaves that to its seed.</summary>
     public ScriptFocus? Focus { get; init; }
 
+    /// <summary>Replays the log of each script on a new machine, which must end in the same state.</summary>
+    public bool ReplaysLogs { get; init; }
+
     /// <summary>Divergences after which the run ends.</summary>
     public int MaxDivergences { get; init; } = 1;
 }
@@ -154,7 +157,7 @@ public static class Runner
 
     private static Divergence? RunScript(KernelHost host, RunOptions options, int seed, ConformanceReport report)
     {
-        using var comparison = new Comparison(host, host.Profile);
+        using var comparison = new Comparison(host, host.Profile, options.ReplaysLogs);
         report.MissingFiles = [.. comparison.Initial.MissingFiles.Select(file => FileSpec.All[file].Name)];
         var generator = new Generator(seed, comparison.Initial, options.Focus);
         for (var i = 0; i < options.StepsPerScript && report.Steps < options.Steps; i++)
@@ -168,6 +171,8 @@ public static class Runner
         var findings = comparison.FramePin.Audit();
         if (findings.Count > 0)
             throw new InvalidOperationException($"seed {seed}: {FirstFinding(host.Profile, comparison)}");
+        if (options.ReplaysLogs && !comparison.FramePin.ReplaysAlike())
+            throw new InvalidOperationException($"seed {seed}: the replay of the log ends in another state");
         return null;
     }
 

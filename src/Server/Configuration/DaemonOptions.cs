@@ -23,5 +23,10 @@ public sealed record DaemonOptions
     /// <summary>The daemon's own user.</summary>
     public uint User { get; init; } = LocalUser.Effective;
 
+    /// <summary>
+    /// Makes the observer of a machine, by its id and options: told about every command. Null for none.
+    /// </summary>
+    public Func<string, MachineOptions, IMachineObserver?>? ObserverOf { get; init; }
+
     public DaemonLimits Limits { get; init; } = new();
 }

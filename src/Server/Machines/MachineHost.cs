@@ -17,12 +17,13 @@ internal sealed class MachineHost : IDisposable
     private readonly CancellationTokenSource _deleted = new();
 
     public MachineHost(
-        string id, MachineOptions options, DaemonLimits limits, TimeProvider time, V1.MachineSpec? spec = null)
+        string id, MachineOptions options, IMachineObserver? observer, DaemonLimits limits, TimeProvider time,
+        V1.MachineSpec? spec)
     {
         Id = id;
         QuarantineBytesMax = spec is { QuarantineBytesMax: > 0 and var most } ? most : limits.QuarantineBytesMax;
         KillsHolders = spec?.QuarantinePolicy == V1.QuarantinePolicy.Kill;
-        Machine = new Machine(id, options);
+        Machine = new Machine(id, options, observer);
         Requests = new RequestLog(limits);
         Deleted = _deleted.Token;
         var naming = new NameCounter();

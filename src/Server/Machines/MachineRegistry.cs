@@ -11,6 +11,7 @@ internal sealed class MachineRegistry : IDisposable
 {
     private readonly ConcurrentDictionary<string, MachineHost> _machines = new(StringComparer.Ordinal);
     private readonly DaemonLimits _limits;
+    private readonly Func<string, MachineOptions, IMachineObserver?> _observerOf;
     private readonly TimeProvider _time;
     private readonly Lock _naming = new();
     private int _nextName;
@@ -19,9 +20,10 @@ internal sealed class MachineRegistry : IDisposable
     {
         _time = time;
         _limits = options.Limits;
+        _observerOf = options.ObserverOf ?? (static (_, _) => null);
         Requests = new RequestLog(options.Limits);
         if (options.DefaultMachine is { } machine)
-            _machines[Names.DefaultMachine] = new MachineHost(Names.DefaultMachine, machine, _limits, time);
+            _machines[Names.DefaultMachine] = Host(Names.DefaultMachine, machine, null);
     }
 
     /// <summary>Requests that make and delete machines.</summary>
@@ -60,12 +62,15 @@ internal sealed class MachineRegistry : IDisposable
                 if (_machines.ContainsKey(id)) throw Refusals.Exists(Names.Machine(id));
             }
 
-            var host = new MachineHost(id, options, _limits, _time, spec);
+            var host = Host(id, options, spec);
             _machines[id] = host;
             Made?.Invoke(host);
             return host;
         }
     }
+
+    private MachineHost Host(string id, MachineOptions options, V1.MachineSpec? spec) =>
+        new(id, options, _observerOf(id, options), _limits, _time, spec);
 
     public void Delete(string id, bool force)
     {

@@ -9,7 +9,7 @@ namespace FramePin.Tests.Integration.Drivers;
 
 /// <summary>
 /// A machine with an application's address space, and a driver's kernel on it. Checks at the end that nothing was left
-/// behind.
+/// behind, and that the log of the machine replays to the same state.
 /// </summary>
 internal class KernelRig : IAsyncDisposable
 {
@@ -117,6 +117,7 @@ internal class KernelRig : IAsyncDisposable
         if (live != 0) throw new InvalidOperationException($"{live} pins leaked");
         var findings = Machine.Audit();
         if (findings.Count > 0) throw new InvalidOperationException("audit: " + string.Join("; ", findings));
+        Daemon.Replay(MachineName);
         await Daemon.Client.Machines.DeleteMachineAsync(new DeleteMachineRequest { Name = MachineName });
     }
 

@@ -33,10 +33,16 @@ public sealed partial class FramePinSystem : IMemorySystem
     /// <param name="Dropped">Pins that io_uring gave back at once, keeping one a large folio.</param>
     private sealed record Registration(ulong Address, ulong Length, int Dropped);
 
+    /// <summary>Everything that happened to the machine; null when it is not kept.</summary>
+    private readonly MemoryStream? _log;
+
     /// <summary>A machine under <paramref name="profile"/> with one process.</summary>
-    public FramePinSystem(KernelProfile profile, InitialProcess initial)
+    /// <param name="profile">The kernel.</param>
+    /// <param name="initial">The process as it begins.</param>
+    /// <param name="keepsLog">Keeps the log that <see cref="ReplaysAlike"/> replays.</param>
+    public FramePinSystem(KernelProfile profile, InitialProcess initial, bool keepsLog = false)
     {
-        _machine = new Machine("conformance", new MachineOptions
+        var options = new MachineOptions
         {
             Profile = profile,
             Memory = 128UL << 20,
@@ -47,7 +53,9 @@ public sealed partial class FramePinSystem : IMemorySystem
             HasProtectionKeys = initial.HasProtectionKeys,
             HandlesMemoryFailure = initial.HandlesMemoryFailure,
             Swap = initial.Swap,
-        });
+        };
+        _log = keepsLog ? new MemoryStream() : null;
+        _machine = new Machine("conformance", options, _log is null ? null : new MachineLog(_log, options));
         var layout = new AddressSpaceLayout { MmapBase = initial.MmapBase, StartBrk = initial.StartBrk,
             DataSize = initial.DataSize };
         var task = new TaskState
@@ -84,6 +92,17 @@ public sealed partial class FramePinSystem : IMemorySystem
     public InitialProcess Initial { get; }
 
     public IReadOnlyList<string> Audit() => _machine.Audit();
+
+    /// <summary>True when the log, run on a new machine, ends in the same state.</summary>
+    public bool ReplaysAlike()
+    {
+        if (_log is null) throw new InvalidOperationException("the log was not kept");
+        var digest = _machine.Digest();
+        var replay = new MachineReplay("replay", _log.ToArray());
+        using var machine = replay.Machine;
+        replay.RunToEnd();
+        return machine.Digest() == digest;
+    }
 
     public string Run(Step step)
     {
