@@ -30,7 +30,8 @@ public sealed class CitationTests
         Assert.Equal(Enumerable.Range(1, 140), Index.Rows.Order());
         var readme = Repository.Read("src/Core/Semantics/README.md");
         foreach (var page in Repository.FilesOf(".md"))
-            if (page.StartsWith("src/Core/Semantics/", StringComparison.Ordinal) && !page.EndsWith("README.md", StringComparison.Ordinal))
+            if (page.StartsWith("src/Core/Semantics/", StringComparison.Ordinal)
+                && !page.EndsWith("README.md", StringComparison.Ordinal))
                 Assert.Contains($"]({Path.GetFileName(page)})", readme, StringComparison.Ordinal);
     }
 
@@ -58,7 +59,8 @@ public sealed class CitationTests
     [InlineData("row 0")]
     [InlineData("kernel-semantics 3.5")]
     [InlineData("§3.5")]
-    public void A_wrong_citation_is_refused(string prose) => Assert.NotEmpty(new CitationResolver(Index).WrongIn(prose));
+    public void A_wrong_citation_is_refused(string prose) =>
+        Assert.NotEmpty(new CitationResolver(Index).WrongIn(prose));
 
     [Theory]
     [InlineData("/// <summary>Row 41, and\n/// rows 42,\n/// 141.</summary>\nclass C;")]
@@ -71,7 +73,8 @@ public sealed class CitationTests
     public void A_string_of_a_program_is_no_citation() =>
         Assert.Empty(new CitationResolver(Index).WrongInSource(Root("""class C { string S = "row 999"; }""")));
 
-    private static Microsoft.CodeAnalysis.SyntaxNode Root(string source) => CSharpSyntaxTree.ParseText(source).GetRoot();
+    private static Microsoft.CodeAnalysis.SyntaxNode Root(string source) =>
+        CSharpSyntaxTree.ParseText(source).GetRoot();
 
     private static string Prose(string file) => file.EndsWith(".md", StringComparison.Ordinal)
         ? string.Join(' ', Repository.Read(file).Split('\n').Select(line => line.Trim()))

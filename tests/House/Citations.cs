@@ -9,7 +9,9 @@ namespace FramePin.Tests.House;
 /// <summary>The sections and rows of src/Core/Semantics that there are.</summary>
 internal sealed partial record SemanticsIndex(IReadOnlySet<string> Sections, IReadOnlySet<int> Rows)
 {
-    /// <summary>Reads headings ("# 3. ...", "## 3.5 ...") and rows ("| 41 | ...") out of the text of all pages.</summary>
+    /// <summary>
+    /// Reads headings ("# 3. ...", "## 3.5 ...") and rows ("| 41 | ...") out of the text of all pages.
+    /// </summary>
     public static SemanticsIndex Read(IEnumerable<string> pages)
     {
         var sections = new HashSet<string>(StringComparer.Ordinal);
@@ -58,7 +60,8 @@ internal sealed partial class CitationResolver(SemanticsIndex index)
         {
             Found++;
             foreach (Match number in Number().Matches(match.Value))
-                if (!index.Sections.Contains(number.Value)) yield return $"\"{match.Value}\": no section {number.Value}";
+                if (!index.Sections.Contains(number.Value))
+                    yield return $"\"{match.Value}\": no section {number.Value}";
         }
 
         foreach (Match match in OldName().Matches(prose))
@@ -92,7 +95,8 @@ internal sealed partial class CitationResolver(SemanticsIndex index)
         {
             if (!int.TryParse(words[i], NumberStyles.None, CultureInfo.InvariantCulture, out var row)) continue;
             var isEnd = words[i - 1] is "to" or "-";
-            var isBackwards = isEnd && int.TryParse(words[i - 2], NumberStyles.None, CultureInfo.InvariantCulture, out var from) &&
+            var isBackwards = isEnd && int.TryParse(
+                words[i - 2], NumberStyles.None, CultureInfo.InvariantCulture, out var from) &&
                 from >= row;
             if (isBackwards) yield return $"\"{citation}\": ends before it begins";
             if (!index.Rows.Contains(row)) yield return $"\"{citation}\": no row {row}";

@@ -48,7 +48,8 @@ public sealed class DaemonFixture : IAsyncLifetime
         var replay = new MachineReplay("replay", _logs[name["machines/".Length..]].ToArray());
         using var machine = replay.Machine;
         replay.RunToEnd();
-        if (machine.Digest() != digest) throw new InvalidOperationException($"{name}: the replay ends in another state");
+        if (machine.Digest() != digest)
+            throw new InvalidOperationException($"{name}: the replay ends in another state");
     }
 
     /// <summary>The machine itself, beside the wire.</summary>

@@ -15,7 +15,7 @@ namespace FramePin.Tests.Simulation;
 /// The ranges that a command says it takes, against the pages that it really took: random commands over a few processes
 /// and files, each page looked at before and after.
 /// </summary>
-public sealed class TakenRangeTests
+public sealed class TakenRangeTests : IDisposable
 {
     private const ulong Base = 0x10_0000;
     private const ulong Page = 4096;
@@ -38,14 +38,15 @@ public sealed class TakenRangeTests
     private int _silentChanges;
     private int _vainAnnouncements;
 
+    public void Dispose() => _machine.Dispose();
+
     [Fact]
     public void Every_page_that_goes_was_announced_and_refused_calls_announce_nothing()
     {
-        using var machine = _machine;
         var random = new Random(_seed);
         _spaces.Add(New());
         foreach (var kind in new[] { FileKind.Shmem, FileKind.Disk })
-            _files.Add(new FileId((int)machine.Call(new CreateFileCall($"/{kind}", kind, 12 * Page)).Value));
+            _files.Add(new FileId((int)_machine.Call(new CreateFileCall($"/{kind}", kind, 12 * Page)).Value));
         for (var step = 0; step < Steps; step++) One(random);
         TestContext.Current.TestOutputHelper?.WriteLine(
             $"seed {_seed}: {string.Join(", ", _seen.Select(pair => $"{pair.Value} {pair.Key}"))}");
@@ -58,7 +59,6 @@ public sealed class TakenRangeTests
     [Fact]
     public void A_fork_that_will_lose_its_huge_page_to_the_owner_is_announced()
     {
-        _machine.Dispose();
         var options = new MachineOptions { Profile = KernelProfile.Recorded, Memory = 16UL << 20, HugePages2M = 1 };
         using var machine = new Machine("theft", options);
         var owner = new SpaceId((int)machine.Call(
@@ -79,7 +79,8 @@ public sealed class TakenRangeTests
     }
 
     private SpaceId New() => new((int)_machine.Call(
-        new CreateSpaceCall($"s{_spaces.Count}", new AddressSpaceLayout { StartBrk = 0x40_0000 }, new TaskState())).Value);
+        new CreateSpaceCall(
+            $"s{_spaces.Count}", new AddressSpaceLayout { StartBrk = 0x40_0000 }, new TaskState())).Value);
 
     private void One(Random random)
     {

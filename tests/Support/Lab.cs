@@ -10,8 +10,8 @@ using FramePin.Core.Vmas;
 namespace FramePin.Tests.Support;
 
 /// <summary>
-/// A small machine with one address space, and short words for the calls of tests. When it is disposed, it audits itself,
-/// and replays its log on a new machine, which must end in the same state.
+/// A small machine with one address space, and short words for the calls of tests. When it is disposed, it audits
+/// itself, and replays its log on a new machine, which must end in the same state.
 /// </summary>
 public sealed class Lab : IDisposable
 {
@@ -46,8 +46,8 @@ public sealed class Lab : IDisposable
     private readonly MemoryStream? _log;
 
     /// <summary>
-    /// Why the log does not lead to the same state; null when it must. A test sets it that changes the machine behind the
-    /// back of its commands.
+    /// Why the log does not lead to the same state; null when it must. A test sets it that changes the machine behind
+    /// the back of its commands.
     /// </summary>
     public string? ReplaysNot { get; set; }
 

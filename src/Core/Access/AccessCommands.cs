@@ -53,7 +53,9 @@ public readonly record struct FixupUserFaultCall(SpaceId Space, ulong Address, b
         if (turn.Kernel.Space(Space) is not { Exited: false } space) return Errno.EFAULT;
         var error = UserAccess.FixupFault(
             turn.Kernel, space, Address, IsWrite, mayDropLock: true, out var unlocked);
-        return error != Errno.None ? SyscallResult.Fail(error, isPartial: unlocked) : SyscallResult.Ok(unlocked ? 1UL : 0);
+        return error != Errno.None
+            ? SyscallResult.Fail(error, isPartial: unlocked)
+            : SyscallResult.Ok(unlocked ? 1UL : 0);
     }
 
     public void Write(CommandWriter writer) => writer.Add(Space).Add(Address).Add(IsWrite);

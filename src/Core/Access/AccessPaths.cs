@@ -8,8 +8,8 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Access;
 
 /// <summary>
-/// The paths by which other parts of the kernel reach a process's memory, each with the GUP call that it makes. A result
-/// is a count of bytes or an errno, as the system call answers it.
+/// The paths by which other parts of the kernel reach a process's memory, each with the GUP call that it makes. A
+/// result is a count of bytes or an errno, as the system call answers it.
 /// </summary>
 /// <remarks>Each call is made of pins and commands of its own: between them other commands may run.</remarks>
 public static class AccessPaths
@@ -52,8 +52,8 @@ public static class AccessPaths
     }
 
     /// <summary>
-    /// process_vm_readv and process_vm_writev by another process: PIN, remote. Pages before the first that cannot be had
-    /// count. Source: mm/process_vm_access.c: process_vm_rw_single_vec.
+    /// process_vm_readv and process_vm_writev by another process: PIN, remote. Pages before the first that cannot be
+    /// had count. Source: mm/process_vm_access.c: process_vm_rw_single_vec.
     /// </summary>
     public static SyscallResult ProcessVm(
         this IPinHost host, SpaceId space, ulong address, Span<byte> buffer, bool isWrite) =>

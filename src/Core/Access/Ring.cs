@@ -7,13 +7,13 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Access;
 
 /// <summary>
-/// An io_uring as far as it pins: one table of registered buffers, charged to the user who set the ring up, inherited
+/// An io_uring as far as it pins: one table of registered buffers, charged to the user that set the ring up, inherited
 /// over fork as a descriptor is, and given back when the last process that has it ends (io_uring/rsrc.c,
 /// io_uring/memmap.c; Semantics 3.11).
 /// </summary>
 /// <remarks>
-/// <see cref="RingCalls.SetupRing"/> makes it. The table of buffers belongs to one thread at a time; the turn guards the
-/// rest.
+/// <see cref="RingCalls.SetupRing"/> makes it. The table of buffers belongs to one thread at a time; the turn guards
+/// the rest.
 /// </remarks>
 public sealed class Ring
 {
@@ -39,13 +39,15 @@ public sealed class Ring
 
     public RingId Id { get; }
 
-    /// <summary>The registered buffers, in order; null for a sparse entry. IPinHost.CopyFrames reads their bytes.</summary>
+    /// <summary>
+    /// The registered buffers, in order; null for a sparse entry. IPinHost.CopyFrames reads their bytes.
+    /// </summary>
     public IReadOnlyList<FrameVector?> Buffers => _buffers;
 
     /// <summary>The process that set the ring up: its memory is registered, and its limits hold.</summary>
     internal AddressSpace Owner { get; }
 
-    /// <summary>The user who pays; null when the ring was set up with CAP_IPC_LOCK.</summary>
+    /// <summary>The user that pays; null when the ring was set up with CAP_IPC_LOCK.</summary>
     internal int? User { get; }
 
     /// <summary>Processes that have the ring open.</summary>

@@ -124,7 +124,9 @@ internal static class HugeTlb
         }
     }
 
-    /// <summary>The forks that map an owner's huge page by a private mapping without a reservation, oldest first.</summary>
+    /// <summary>
+    /// The forks that map an owner's huge page by a private mapping without a reservation, oldest first.
+    /// </summary>
     internal static List<(AddressSpace Space, ulong Address)> ForksWith(
         KernelState kernel, AddressSpace owner, Vma vma, ulong address, Pfn head)
     {

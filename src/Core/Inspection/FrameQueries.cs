@@ -76,7 +76,7 @@ public readonly record struct TranslateQuery(SpaceId Space, ulong Address) : IQu
 }
 
 /// <summary>
-/// A frame's bytes as /proc/PID/mem would show them. False for memory that nobody may look at: secret, broken, MMIO.
+/// A frame's bytes as /proc/PID/mem would show them. False for memory that has no readable bytes: secret, broken, MMIO.
 /// </summary>
 /// <param name="pfn">The frame.</param>
 /// <param name="page">Receives 4096 bytes.</param>

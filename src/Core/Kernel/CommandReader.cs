@@ -55,12 +55,16 @@ public ref struct CommandReader(ReadOnlySpan<byte> bytes)
         return count == -1 ? null : Encoding.UTF8.GetString(Next(count));
     }
 
-    /// <summary>Room for bytes of which only the number was written: a replay of a load needs somewhere to load to.</summary>
+    /// <summary>
+    /// Room for bytes of which only the number was written: a replay of a load needs somewhere to load to.
+    /// </summary>
     public byte[] Room()
     {
         const int most = 1 << 30;
         var length = I32();
-        return length is >= 0 and <= most ? new byte[length] : throw new InvalidDataException($"{length} bytes of room");
+        return length is >= 0 and <= most
+            ? new byte[length]
+            : throw new InvalidDataException($"{length} bytes of room");
     }
 
     /// <summary>The bytes themselves, not a copy.</summary>

@@ -22,7 +22,9 @@ public interface ICommand<TSelf, TResult>
     /// <summary>Writes every field in the order in which <see cref="Read"/> takes them.</summary>
     void Write(CommandWriter writer);
 
-    /// <summary>Reads what <see cref="Write"/> wrote. Throws <see cref="InvalidDataException"/> for other bytes.</summary>
+    /// <summary>
+    /// Reads what <see cref="Write"/> wrote. Throws <see cref="InvalidDataException"/> for other bytes.
+    /// </summary>
     static abstract TSelf Read(ref CommandReader reader);
 }
 

@@ -26,7 +26,9 @@ internal sealed partial class KernelState
     /// <summary>Next free PFN of MMIO. The turn guards it.</summary>
     private ulong _nextMmio;
 
-    /// <summary>Told about each fork, parent and child, under the turn: by rooms to the right whose objects are inherited.</summary>
+    /// <summary>
+    /// Told about each fork, parent and child, under the turn: by rooms to the right whose objects are inherited.
+    /// </summary>
     public List<Action<AddressSpace, AddressSpace>> Forked { get; } = [];
 
     /// <summary>Commands run so far. The turn guards changes; inside the gate it is stable.</summary>

@@ -30,7 +30,8 @@ internal sealed partial class KernelState : IDisposable
         memory.HugeFreed = ReturnHuge;
         // MMIO starts one gigabyte behind the RAM: a PFN behind the end of the one lies well before the other.
         _nextMmio = memory.Frames.Count + (1UL << PageGeometry.PudOrder);
-        var exited = new AddressSpace(default, "", PageTable.Destroyed(Tables), new AddressSpaceLayout(), new TaskState())
+        var exited = new AddressSpace(
+            default, "", PageTable.Destroyed(Tables), new AddressSpaceLayout(), new TaskState())
         {
             Exited = true,
         };

@@ -25,7 +25,9 @@ public static class CommandTable
     static CommandTable() => Entries = Fill();
 #pragma warning restore CA1810
 
-    /// <summary>The name of a command, as the kernel's documentation or this project writes it; null for no command.</summary>
+    /// <summary>
+    /// The name of a command, as the kernel's documentation or this project writes it; null for no command.
+    /// </summary>
     public static string? NameOf(ushort kind) => Entries.TryGetValue(kind, out var entry) ? entry.Name : null;
 
     /// <summary>The numbers in use.</summary>
@@ -41,7 +43,9 @@ public static class CommandTable
             ? Kind<TCommand>.Number
             : throw new InvalidOperationException($"{typeof(TCommand).Name} is not registered in CommandTable");
 
-    /// <summary>Reads a command from its fields and runs it. <see cref="InvalidDataException"/> for other bytes.</summary>
+    /// <summary>
+    /// Reads a command from its fields and runs it. <see cref="InvalidDataException"/> for other bytes.
+    /// </summary>
     internal static void Run(Machine machine, ushort kind, ReadOnlySpan<byte> fields)
     {
         if (!Entries.TryGetValue(kind, out var entry)) throw new InvalidDataException($"no command has number {kind}");
@@ -116,6 +120,7 @@ public static class CommandTable
         Add<SetupRingCall, SetupRingResult>(61, "io_uring_setup");
         Add<ChargeRingCall, SyscallResult>(62, "charge_ring");
         Add<CloseRingsCall, IReadOnlyList<Ring>>(63, "close_rings");
+        Add<RemapFilePagesCall, SyscallResult>(64, "remap_file_pages");
         return entries.ToFrozenDictionary();
 
         void Add<TCommand, TResult>(ushort number, string name)

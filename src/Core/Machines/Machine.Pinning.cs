@@ -24,15 +24,15 @@ public sealed partial class Machine
     public PinOutcome Pin(in PinRequest request, FrameVector vector) => Pin(request, vector, null);
 
     /// <summary>
-    /// Pins: get_vaddr_frames by the machine's era, or a raw call of mm/gup.c. Takes no turn and allocates nothing while
-    /// every page is resident and the era is B to D.
+    /// Pins: get_vaddr_frames by the machine's era, or a raw call of mm/gup.c. Takes no turn and allocates nothing
+    /// while every page is resident and the era is B to D.
     /// </summary>
     /// <param name="request">The arguments.</param>
     /// <param name="vector">An empty vector, used by nothing else meanwhile.</param>
     /// <param name="phases">Told about the phases; may be null.</param>
     /// <returns>
-    /// Frames filled (fewer is a legal partial result), or the errno of the first page. A pin that has to wait at a fault
-    /// is parked in the outcome; <see cref="ResumePinCall"/> takes it up again.
+    /// Frames filled (fewer is a legal partial result), or the errno of the first page. A pin that has to wait at a
+    /// fault is parked in the outcome; <see cref="ResumePinCall"/> takes it up again.
     /// </returns>
     /// <remarks>Source: mm/gup.c, mm/frame_vector.c; Semantics 2.3 to 2.6, 3.</remarks>
     public PinOutcome Pin(in PinRequest request, FrameVector vector, IPinObserver? phases)
@@ -53,9 +53,9 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// put_vaddr_frames: drops one reference a frame if the vector holds any. With <paramref name="isDirty"/> every page
-    /// is marked dirty first, as a driver does whose device wrote (unpin_user_pages_dirty_lock). Idempotent. Takes the
-    /// turn only where a process on the host still has the frames mapped.
+    /// put_vaddr_frames: drops one reference a frame if the vector holds any. With <paramref name="isDirty"/> every
+    /// page is marked dirty first, as a driver does whose device wrote (unpin_user_pages_dirty_lock). Idempotent. Takes
+    /// the turn only where a process on the host still has the frames mapped.
     /// </summary>
     public void Put(FrameVector vector, bool isDirty)
     {
@@ -90,8 +90,8 @@ public sealed partial class Machine
             ?? throw new InvalidOperationException("a hold needs a vector that is not destroyed");
 
     /// <summary>
-    /// The process has unmapped the frames, or is dead. The second call for a hold does nothing. Takes the turn only when
-    /// the vector was put before.
+    /// The process has unmapped the frames, or is dead. The second call for a hold does nothing. Takes the turn only
+    /// when the vector was put before.
     /// </summary>
     public void ReleaseHold(FrameHold hold)
     {
@@ -99,8 +99,8 @@ public sealed partial class Machine
     }
 
     /// <summary>
-    /// Copies bytes of a vector's frames as a device does by DMA, from byte <paramref name="offset"/> of the first frame
-    /// on. Needs no turn: the caller's references keep the frames. -ENXIO for MMIO without memory behind it.
+    /// Copies bytes of a vector's frames as a device does by DMA, from byte <paramref name="offset"/> of the first
+    /// frame on. Needs no turn: the caller's references keep the frames. -ENXIO for MMIO without memory behind it.
     /// </summary>
     public int CopyFrames(FrameVector vector, ulong offset, Span<byte> buffer, bool isWrite, out Errno error)
     {
@@ -122,7 +122,8 @@ public sealed partial class Machine
     internal void PinWithoutTurn(in PinRequest request, FrameVector vector, out long taken) =>
         PinOperation.TryWithoutTurn(_kernel, request, vector, out _, out taken);
 
-    private void Tell(CountKind kind, FrameVector vector, long slots, long pages = 0, in PinRequest request = default) =>
+    private void Tell(
+        CountKind kind, FrameVector vector, long slots, long pages = 0, in PinRequest request = default) =>
         _observer!.Counted(new CountEvent(
             kind, kind <= CountKind.PutDirty ? vector.Epoch : CommandNumber, vector.Id, slots, pages, request));
 }

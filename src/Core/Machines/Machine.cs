@@ -15,8 +15,9 @@ namespace FramePin.Core.Machines;
 /// </summary>
 /// <remarks>
 /// Any thread. A command (every change of an area, an entry, the allocator or a file) takes the machine's turn and a
-/// number; pins and unpins of resident pages run beside each other without one (see <see cref="CountGate"/>). Lock order:
-/// turn, gate, leaf locks. The same options and the same sequence of commands and counts give the same state, bit by bit.
+/// number; pins and unpins of resident pages run beside each other without one (see <see cref="CountGate"/>). Lock
+/// order: turn, gate, leaf locks. The same options and the same sequence of commands and counts give the same state,
+/// bit by bit.
 /// </remarks>
 public sealed partial class Machine : IPinHost, IDisposable
 {
@@ -82,8 +83,8 @@ public sealed partial class Machine : IPinHost, IDisposable
     internal KernelState Context => _kernel;
 
     /// <summary>
-    /// Runs a command: takes the turn, gives it the next number, runs it, audits where the options say so, and tells the
-    /// observer.
+    /// Runs a command: takes the turn, gives it the next number, runs it, audits where the options say so, and tells
+    /// the observer.
     /// </summary>
     /// <remarks>
     /// The one way to change a machine but for counts of resident pages. Throws

@@ -56,7 +56,8 @@ public static class MachineCalls
     public static SyscallResult Munmap(this Machine machine, AddressSpace space, ulong start, ulong length) =>
         machine.Call(new MunmapCall(space.Id, start, length));
 
-    public static SyscallResult Mprotect(this Machine machine, AddressSpace space, ulong start, ulong length, Prot prot) =>
+    public static SyscallResult Mprotect(
+        this Machine machine, AddressSpace space, ulong start, ulong length, Prot prot) =>
         machine.Call(new MprotectCall(space.Id, start, length, prot));
 
     public static SyscallResult Mremap(
@@ -84,7 +85,8 @@ public static class MachineCalls
     public static SyscallResult Brk(this Machine machine, AddressSpace space, ulong wanted) =>
         machine.Call(new BrkCall(space.Id, wanted));
 
-    public static SyscallResult Mseal(this Machine machine, AddressSpace space, ulong start, ulong length, ulong flags) =>
+    public static SyscallResult Mseal(
+        this Machine machine, AddressSpace space, ulong start, ulong length, ulong flags) =>
         machine.Call(new MsealCall(space.Id, start, length, flags));
 
     public static SyscallResult Msync(

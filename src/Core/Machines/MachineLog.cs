@@ -10,8 +10,8 @@ namespace FramePin.Core.Machines;
 /// counts beside the turn. <see cref="MachineReplay"/> reads it.
 /// </summary>
 /// <remarks>
-/// Format, little-endian: the magic number "FPLG", a 16-bit version, the options; then records of a 16-bit kind (0 for a
-/// count), a 64-bit epoch, a 32-bit length and the fields. The epoch of a command is its number, that of a count the
+/// Format, little-endian: the magic number "FPLG", a 16-bit version, the options; then records of a 16-bit kind (0 for
+/// a count), a 64-bit epoch, a 32-bit length and the fields. The epoch of a command is its number, that of a count the
 /// number of the last command before it. A count may stand behind commands with higher numbers, since pins run beside
 /// each other; the counts of one vector stand in their order. Any thread.
 /// </remarks>

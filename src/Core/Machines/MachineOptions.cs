@@ -79,7 +79,8 @@ public sealed record MachineOptions
         var profile = reader.Text() ?? "";
         return new MachineOptions
         {
-            Profile = KernelProfile.Find(profile) ?? throw new InvalidDataException($"no kernel profile is named {profile}"),
+            Profile = KernelProfile.Find(profile)
+                ?? throw new InvalidDataException($"no kernel profile is named {profile}"),
             Memory = reader.U64(),
             MovableMemory = reader.U64(),
             HugePages2M = reader.I32(),

@@ -116,8 +116,9 @@ internal sealed class PageTable
     public LeafCursor Leaves(AddressRange range) => new(this, range.Start, range.End);
 
     /// <summary>
-    /// The step of a <see cref="LeafCursor"/>: advances <paramref name="address"/> to the first entry at or after it that is not empty and lies below
-    /// <paramref name="end"/>. The address becomes the leaf's first byte, or stays inside it when it started there.
+    /// The step of a <see cref="LeafCursor"/>: advances <paramref name="address"/> to the first entry at or after it
+    /// that is not empty and lies below <paramref name="end"/>. The address becomes the leaf's first byte, or stays
+    /// inside it when it started there.
     /// </summary>
     public bool Next(ref ulong address, ulong end, out LeafSlot slot)
     {

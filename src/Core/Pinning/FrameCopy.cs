@@ -8,8 +8,8 @@ namespace FramePin.Core.Pinning;
 internal static class FrameCopy
 {
     /// <summary>
-    /// Copies from byte <paramref name="offset"/> of the first frame on. Needs no turn: the vector's references keep the
-    /// frames.
+    /// Copies from byte <paramref name="offset"/> of the first frame on. Needs no turn: the vector's references keep
+    /// the frames.
     /// </summary>
     /// <returns>Bytes done; fewer with -ENXIO at MMIO without memory behind it.</returns>
     public static int Run(

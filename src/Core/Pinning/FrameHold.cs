@@ -4,12 +4,12 @@ namespace FramePin.Core.Pinning;
 
 /// <summary>
 /// Frames that a process on the host may have mapped. While a hold lasts, a frame of it that becomes free is kept from
-/// the allocator, so that a late store lands in nobody's memory.
+/// the allocator, so that a late store reaches no other owner.
 /// </summary>
 /// <remarks>
-/// A hold on a vector that holds references costs nothing: those references keep the frames from becoming free. It turns
-/// into a quarantine of its frames when the vector is put before the hold ends. <see cref="FrameHolds"/> makes holds and
-/// guards every field.
+/// A hold on a vector that holds references costs nothing: those references keep the frames from becoming free. It
+/// turns into a quarantine of its frames when the vector is put before the hold ends. <see cref="FrameHolds"/> makes
+/// holds and guards every field.
 /// </remarks>
 public sealed class FrameHold
 {

@@ -22,14 +22,17 @@ internal sealed class FrameHolds
     private long _next;
     private long _nextDetached = FirstDetached;
 
-    /// <summary>A hold that rides on the references of a vector; null when the vector has none. Needs no turn.</summary>
+    /// <summary>
+    /// A hold that rides on the references of a vector; null when the vector has none. Needs no turn.
+    /// </summary>
     public FrameHold? TryHold(FrameVector vector)
     {
         lock (_lock) return vector.GotRef ? new FrameHold(vector) : null;
     }
 
     /// <summary>
-    /// Ends a hold that rides on its vector. False: its frames are in quarantine, and the turn is needed. Needs no turn.
+    /// Ends a hold that rides on its vector. False: its frames are in quarantine, and the turn is needed. Needs no
+    /// turn.
     /// </summary>
     public bool TryRelease(FrameHold hold)
     {
@@ -69,7 +72,9 @@ internal sealed class FrameHolds
         }
     }
 
-    /// <summary>Puts the frames of detached holds into quarantine; a replay makes the holds here. Under the turn.</summary>
+    /// <summary>
+    /// Puts the frames of detached holds into quarantine; a replay makes the holds here. Under the turn.
+    /// </summary>
     public void Quarantine(KernelState kernel, FrameVector vector, HoldId first, int count)
     {
         var runs = RamOf(kernel, vector);

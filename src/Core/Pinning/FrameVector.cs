@@ -12,7 +12,7 @@ namespace FramePin.Core.Pinning;
 /// worst, on wholly scattered frames, a run a frame: eight bytes a slot, as in the kernel.
 /// </summary>
 /// <remarks>
-/// As in the kernel there is no lock inside: whoever owns a vector uses it from one thread at a time. The machine that
+/// As in the kernel there is no lock inside: the owner of a vector uses it from one thread at a time. The machine that
 /// made it owns its memory; <see cref="FrameVectors.Destroy"/> gives it back.
 /// </remarks>
 public sealed class FrameVector
@@ -131,8 +131,7 @@ public sealed class FrameVector
             return;
         }
 
-        // Nobody else gets the slots of a vector that somebody looks into still: those see no frames in an array of
-        // their own.
+        // A late reader of this vector sees an empty array, and not the slots of the array's next owner.
         Allocated = 0;
         _managed = [];
         ArrayPool<ulong>.Shared.Return(rented);

@@ -80,7 +80,7 @@ internal sealed class GupOperation
     /// <summary>A fatal signal for this pin alone: its caller is gone. It ends at its next choice point.</summary>
     public bool IsKilled { get; set; }
 
-    /// <summary>Goes on until the end (true) or until it has to wait for somebody (false).</summary>
+    /// <summary>Goes on until the end (true) or until a fault has to wait (false).</summary>
     public bool Run(KernelState kernel)
     {
         while (true)
@@ -116,7 +116,8 @@ internal sealed class GupOperation
     }
 
     /// <summary>
-    /// __gup_longterm_locked: who let the lock go holds nothing but pins between the walk and the look at its folios.
+    /// __gup_longterm_locked: a call that let the lock go holds nothing but pins between the walk and the look at its
+    /// folios.
     /// </summary>
     private bool WaitsBeforeCheck(KernelState kernel)
     {
@@ -136,8 +137,8 @@ internal sealed class GupOperation
                     if (WaitsForLock(kernel)) return false;
                     break;
                 case Stage.LockTaken:
-                    // mmap_read_lock_killable: a fatal signal counts only for who had to wait (row 39); the walk sees
-                    // the others.
+                    // mmap_read_lock_killable: a fatal signal ends the wait for the lock only (row 39); the walk sees
+                    // the other signals.
                     if (IsKilled) Finish(Errno.EAGAIN, StopReason.Signal);
                     else _stage = Stage.Walk;
                     break;
@@ -174,7 +175,9 @@ internal sealed class GupOperation
         return !walked.Parks;
     }
 
-    /// <summary>What a plan has happen while the lock is asked for; true: somebody else has it.</summary>
+    /// <summary>
+    /// A fault plan decides at the moment when the lock is asked for. True: another task has the lock.
+    /// </summary>
     private bool WaitsForLock(KernelState kernel)
     {
         switch (kernel.Plan.Decide(ChoicePoint.LockTake, _space.Name, _address))

@@ -12,7 +12,7 @@ namespace FramePin.Core.Pinning;
 /// <param name="Pages">Pages taken by it.</param>
 /// <param name="Error">Set only when it took none.</param>
 /// <param name="IsLockDropped">A fault dropped mmap_lock: the caller decides whether to go on.</param>
-/// <param name="Parks">The fault waits for somebody; go on only when resumed.</param>
+/// <param name="Parks">The fault waits for a handler or a plan; the walk goes on only when it is resumed.</param>
 internal readonly record struct WalkEnd(long Pages, Errno Error, bool IsLockDropped, bool Parks);
 
 /// <summary>
@@ -62,7 +62,7 @@ internal static class GupWalk
 
     /// <summary>
     /// Faults the pages of a range in without taking them (pages == NULL): populate, mlock. A fault may drop the lock;
-    /// the walk then goes on from its page at once, since nobody gets in between here.
+    /// the walk then goes on from its page at once, since nothing else runs in between here.
     /// </summary>
     public static WalkEnd Populate(KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags)
     {

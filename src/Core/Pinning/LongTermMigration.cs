@@ -102,7 +102,7 @@ internal static class LongTermMigration
     }
 
     /// <summary>
-    /// Moves a folio to memory where it may stay; false when somebody else holds a reference or memory is out.
+    /// Moves a folio to memory where it may stay; false when something else holds a reference or memory is out.
     /// </summary>
     private static bool Move(KernelState kernel, AddressSpace space, Pfn head, ulong address)
     {

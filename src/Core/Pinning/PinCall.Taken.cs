@@ -30,7 +30,9 @@ public readonly partial record struct PinCall : IInvalidating
             if (FrameAt(kernel, space, address) is { } pfn) AddMoves(kernel, pfn, taken);
     }
 
-    /// <summary>The frame that the pin will meet at an address: mapped, or in the cache of its file or of swap.</summary>
+    /// <summary>
+    /// The frame that the pin will meet at an address: mapped, or in the cache of its file or of swap.
+    /// </summary>
     private static Pfn? FrameAt(KernelState kernel, AddressSpace space, ulong address)
     {
         var slot = space.PageTable.Find(address);

@@ -10,9 +10,9 @@ namespace FramePin.Core.Pinning;
 /// are left, the slow walk under the turn, the era's completion, and the wait at a fault.
 /// </summary>
 /// <remarks>
-/// <see cref="TryWithoutTurn"/> runs first and allocates nothing. An operation is made only for the slow path, under the
-/// turn, and is deterministic from the request and the number of pages that the fast walk took. Between two calls of
-/// <see cref="Run"/> it holds nothing but the references in its vector. Source: mm/gup.c: gup_fast_fallback,
+/// <see cref="TryWithoutTurn"/> runs first and allocates nothing. An operation is made only for the slow path, under
+/// the turn, and is deterministic from the request and the number of pages that the fast walk took. Between two calls
+/// of <see cref="Run"/> it holds nothing but the references in its vector. Source: mm/gup.c: gup_fast_fallback,
 /// __gup_longterm_locked; drivers/media/common/videobuf2/frame_vector.c: get_vaddr_frames.
 /// </remarks>
 internal sealed class PinOperation

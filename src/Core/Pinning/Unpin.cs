@@ -89,8 +89,8 @@ internal static class Unpin
     }
 
     /// <summary>
-    /// Drops a reference of each of <paramref name="count"/> frames in a row, eight at a time, for who is alone inside
-    /// the gate. Stops at the first group with a frame that would lose its last one; returns the frames done.
+    /// Drops a reference of each of <paramref name="count"/> frames in a row, eight at a time. The caller is alone
+    /// inside the gate. Stops at the first group with a frame that would lose its last one; returns the frames done.
     /// </summary>
     private static ulong DropConsecutive(NativeArray<long> counts, ulong first, ulong count, long delta)
     {
@@ -173,7 +173,7 @@ internal static class Unpin
 
     private static void DroppedLast(PhysicalMemory memory, ulong pfn, int left)
     {
-        // Less than nothing left: somebody gave back what they did not hold. Going on would free a frame in use.
+        // A count below zero means that a reference was dropped twice. To go on would free a frame in use.
         if (left < 0)
             throw new InvalidOperationException(
                 $"refcount of pfn 0x{pfn:x} fell to {left}: a reference was dropped twice");

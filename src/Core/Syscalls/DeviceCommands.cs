@@ -74,8 +74,8 @@ public readonly record struct CreateDeviceCall(
 }
 
 /// <summary>
-/// The driver gives the device up: it cannot be mapped any more. Its memory goes with its last mapping, and page by page
-/// later where pins or vectors hold some. -ENODEV when it was destroyed before.
+/// The driver gives the device up: it cannot be mapped any more. Its memory goes with its last mapping, and page by
+/// page later where pins or vectors hold some. -ENODEV when it was destroyed before.
 /// </summary>
 public readonly record struct DestroyDeviceCall(DeviceId Device) : ISyscall<DestroyDeviceCall>
 {

@@ -7,7 +7,9 @@ using FramePin.Core.Kernel;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>pread: the bytes copied, fewer at the end of the file or when memory is out; a hole reads as zeroes.</summary>
+/// <summary>
+/// pread: the bytes copied, fewer at the end of the file or when memory is out; a hole reads as zeroes.
+/// </summary>
 /// <param name="file">The file.</param>
 /// <param name="offset">First byte.</param>
 /// <param name="buffer">Receives the bytes.</param>

@@ -13,7 +13,8 @@ namespace FramePin.Core.Syscalls;
 /// <summary>
 /// madvise (mm/madvise.c; Semantics 4.7). A hole is reported as -ENOMEM after the rest was done.
 /// </summary>
-public readonly partial record struct MadviseCall(SpaceId Space, ulong Start, ulong Length, Advice Advice) : ISyscall<MadviseCall>
+public readonly partial record struct MadviseCall(SpaceId Space, ulong Start, ulong Length, Advice Advice)
+    : ISyscall<MadviseCall>
 {
     public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
         ? Run(turn.Kernel, space, Start, Length, Advice)

@@ -13,7 +13,8 @@ public readonly record struct MlockCall(SpaceId Space, ulong Start, ulong Length
 
     public void Write(CommandWriter writer) => writer.Add(Space).Add(Start).Add(Length).Add(Flags);
 
-    public static MlockCall Read(ref CommandReader reader) => new(reader.Space(), reader.U64(), reader.U64(), reader.U32());
+    public static MlockCall Read(ref CommandReader reader) =>
+        new(reader.Space(), reader.U64(), reader.U64(), reader.U32());
 }
 
 /// <summary>munlock of a range in bytes.</summary>

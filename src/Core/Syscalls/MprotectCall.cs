@@ -9,7 +9,8 @@ namespace FramePin.Core.Syscalls;
 /// <summary>
 /// mprotect (mm/mprotect.c: do_mprotect_pkey; Semantics 4.5): what was changed before an error stays changed.
 /// </summary>
-public readonly partial record struct MprotectCall(SpaceId Space, ulong Start, ulong Length, Prot Prot) : ISyscall<MprotectCall>
+public readonly partial record struct MprotectCall(SpaceId Space, ulong Start, ulong Length, Prot Prot)
+    : ISyscall<MprotectCall>
 {
     public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
         ? Run(turn.Kernel, space, Start, Length, Prot)

@@ -10,13 +10,15 @@ namespace FramePin.Core.Syscalls;
 
 /// <summary>mremap (mm/mremap.c; Semantics 4.6). Addresses and lengths in bytes.</summary>
 public readonly partial record struct MremapCall(
-    SpaceId Space, ulong Address, ulong OldLength, ulong NewLength, MremapFlags Flags, ulong NewAddress = 0) : ISyscall<MremapCall>
+    SpaceId Space, ulong Address, ulong OldLength, ulong NewLength, MremapFlags Flags, ulong NewAddress = 0)
+    : ISyscall<MremapCall>
 {
     public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
         ? Run(turn.Kernel, space, Address, OldLength, NewLength, Flags, NewAddress)
         : Errno.ESRCH;
 
-    public void Write(CommandWriter writer) => writer.Add(Space).Add(Address).Add(OldLength).Add(NewLength).Add((uint)Flags).Add(NewAddress);
+    public void Write(CommandWriter writer) =>
+        writer.Add(Space).Add(Address).Add(OldLength).Add(NewLength).Add((uint)Flags).Add(NewAddress);
 
     public static MremapCall Read(ref CommandReader reader) =>
         new(

@@ -48,8 +48,8 @@ public readonly record struct StopServingCall(DeviceId Device) : ISyscall<StopSe
 /// <param name="Reply">The value that ->fault would return.</param>
 /// <param name="Page">Index in the device, for InsertPfn and Page.</param>
 /// <remarks>
-/// -EINVAL for a page behind the device's end or a reply that the device's kind does not know, and then the fault goes on
-/// waiting; -ENOENT when nothing waits for the answer any more.
+/// -EINVAL for a page behind the device's end or a reply that the device's kind does not know, and then the fault goes
+/// on waiting; -ENOENT when nothing waits for the answer any more.
 /// </remarks>
 public readonly record struct AnswerFaultCall(ulong Fault, FaultReply Reply, ulong Page = 0) : ISyscall<AnswerFaultCall>
 {
@@ -77,8 +77,8 @@ public readonly record struct AnswerFaultCall(ulong Fault, FaultReply Reply, ulo
 }
 
 /// <summary>
-/// UFFDIO_WAKE: the fault is tried anew, and asked about anew when its page is still missing. -ENOENT when nothing waits
-/// for it.
+/// UFFDIO_WAKE: the fault is tried anew, and asked about anew when its page is still missing. -ENOENT when nothing
+/// waits for it.
 /// </summary>
 public readonly record struct WakeFaultCall(ulong Fault) : ISyscall<WakeFaultCall>
 {

@@ -8,7 +8,9 @@ namespace FramePin.Core.Syscalls;
 /// prctl(PR_SET_MDWE): refuses from now on mappings that are writable and executable, and mappings that become
 /// executable. fork inherits it unless NO_INHERIT is given.
 /// </summary>
-/// <remarks>-EINVAL before 6.3 and for other bits; -EPERM to take it back. Source: kernel/sys.c: prctl_set_mdwe.</remarks>
+/// <remarks>
+/// -EINVAL before 6.3 and for other bits; -EPERM to take it back. Source: kernel/sys.c: prctl_set_mdwe.
+/// </remarks>
 public readonly record struct SetMdweCall(SpaceId Space, MdweFlags Flags) : ISyscall<SetMdweCall>
 {
     public SyscallResult Run(in Turn turn)

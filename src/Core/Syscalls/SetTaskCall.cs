@@ -5,7 +5,9 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
-/// <summary>Replaces the task state behind an address space: limits, capabilities, pending signal (prlimit, kill).</summary>
+/// <summary>
+/// Replaces the task state behind an address space: limits, capabilities, pending signal (prlimit, kill).
+/// </summary>
 public readonly record struct SetTaskCall(SpaceId Space, TaskState Task) : ISyscall<SetTaskCall>
 {
     public SyscallResult Run(in Turn turn)

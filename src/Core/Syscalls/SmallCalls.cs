@@ -107,7 +107,8 @@ public readonly record struct MsealCall(SpaceId Space, ulong Start, ulong Length
 /// <summary>
 /// msync (mm/msync.c): a hole is -ENOMEM after the rest was done; MS_INVALIDATE on locked memory is -EBUSY.
 /// </summary>
-public readonly record struct MsyncCall(SpaceId Space, ulong Start, ulong Length, MsyncFlags Flags) : ISyscall<MsyncCall>
+public readonly record struct MsyncCall(SpaceId Space, ulong Start, ulong Length, MsyncFlags Flags)
+    : ISyscall<MsyncCall>
 {
     public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
         ? Run(turn.Kernel, space, Start, Length, Flags)
@@ -118,7 +119,8 @@ public readonly record struct MsyncCall(SpaceId Space, ulong Start, ulong Length
     public static MsyncCall Read(ref CommandReader reader) =>
         new(reader.Space(), reader.U64(), reader.U64(), (MsyncFlags)reader.U32());
 
-    internal static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length, MsyncFlags flags)
+    internal static SyscallResult Run(
+        KernelState kernel, AddressSpace space, ulong start, ulong length, MsyncFlags flags)
     {
         const MsyncFlags known = MsyncFlags.Async | MsyncFlags.Invalidate | MsyncFlags.Sync;
         if ((flags & ~known) != 0 || !PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;

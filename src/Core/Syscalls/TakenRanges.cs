@@ -8,11 +8,14 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>
-/// Which ranges the memory calls take away: the one place that decides it, whatever RPC, packet or lease sends the call.
+/// Which ranges the memory calls take away: the one place that decides it, whatever RPC, packet or lease sends the
+/// call.
 /// </summary>
 internal static class TakenRanges
 {
-    /// <summary>The parts of a range that are mapped, unless an area in it is sealed: then the call is refused.</summary>
+    /// <summary>
+    /// The parts of a range that are mapped, unless an area in it is sealed: then the call is refused.
+    /// </summary>
     public static void AddMapped(
         AddressSpace space, AddressRange range, TakeCause cause, ICollection<TakenRange> taken)
     {

@@ -36,7 +36,9 @@ internal sealed class VectorRecord(ulong number, FrameVector vector, Lease? leas
 
     public FrameVector Vector { get; } = vector;
 
-    /// <summary>The lease that gives the vector back at its end; null: the vector lives as long as the machine.</summary>
+    /// <summary>
+    /// The lease that gives the vector back at its end; null: the vector lives as long as the machine.
+    /// </summary>
     public Lease? Lease { get; } = lease;
 
     /// <summary>Lets one thread at a time use the vector. Never held across an await.</summary>
@@ -71,7 +73,9 @@ internal sealed class VectorRecord(ulong number, FrameVector vector, Lease? leas
         if (IsDestroyed) throw table.Gone(Number);
     }
 
-    /// <summary>Why nobody may use the vector now: it is gone, or a pin is filling it. Takes <see cref="Gate"/>.</summary>
+    /// <summary>
+    /// Why nobody may use the vector now: it is gone, or a pin is filling it. Takes <see cref="Gate"/>.
+    /// </summary>
     public RpcException NotReady()
     {
         lock (Gate) return _isFilling ? Filling() : table.Gone(Number);

@@ -9,7 +9,9 @@ using Grpc.Core;
 
 namespace FramePin.Server.Machines;
 
-/// <summary>The frame vectors of a machine under their numbers, which count up from 1 and are never used twice.</summary>
+/// <summary>
+/// The frame vectors of a machine under their numbers, which count up from 1 and are never used twice.
+/// </summary>
 /// <remarks>Any thread.</remarks>
 internal sealed class VectorTable(string machineId, Machine machine, DaemonLimits limits)
 {
