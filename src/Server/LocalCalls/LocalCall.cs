@@ -6,8 +6,8 @@ using Grpc.Core;
 namespace FramePin.Server.LocalCalls;
 
 /// <summary>
-/// A call on a connection. Its handler runs on the connection's thread whenever a message is there, and nowhere else if
-/// it waits for nothing else.
+/// A call on a connection. The connection's thread reads each message and continues the handler; a handler that waits
+/// for nothing but messages runs on no other thread.
 /// </summary>
 internal abstract class LocalCall(LocalConnection connection)
 {
@@ -19,7 +19,7 @@ internal abstract class LocalCall(LocalConnection connection)
     /// <summary>A message packet was read.</summary>
     public abstract void Take(PacketReader packet);
 
-    /// <summary>The client's last message was read before.</summary>
+    /// <summary>The client sends no more messages.</summary>
     public abstract void End();
 
     protected void Refuse(Exception exception) => Connection.SendStatus(Refusals.From(exception));
@@ -98,8 +98,8 @@ internal sealed class LocalDuplexCall<TRequest, TResponse>(
             }
             else
             {
-                // The handler waits for something else. HTTP/2 would make the client wait by now; here its memory is
-                // bounded.
+                // The handler waits for something else than messages. HTTP/2 would hold the client back by now; here
+                // a bound on the bytes does.
                 _unreadBytes += packet.PayloadLength;
                 Connection.CheckUnread(_unreadBytes);
                 _unread.Enqueue((message, packet.PayloadLength));
@@ -135,7 +135,7 @@ internal sealed class LocalDuplexCall<TRequest, TResponse>(
             }
 
             if (_isEnded) return Task.FromResult(false);
-            // Goes on where it is set: on the connection's thread, when it has read the next message.
+            // The handler continues on the thread that completes this: the connection's, after the next message.
             reader = _reader = new TaskCompletionSource<bool>();
         }
 
@@ -180,7 +180,7 @@ internal sealed class LocalDuplexCall<TRequest, TResponse>(
         }
     }
 
-    /// <summary>Ends a wait when its token is cancelled, which may be before this has begun to watch.</summary>
+    /// <summary>Ends a wait when its token is cancelled. The token may be cancelled before this is called.</summary>
     private void Watch(TaskCompletionSource<bool> reader, CancellationToken token)
     {
         if (!token.CanBeCanceled) return;
@@ -208,7 +208,7 @@ internal sealed class LocalDuplexCall<TRequest, TResponse>(
         registration.Unregister();
     }
 
-    /// <summary>Who waits for a message, and is not cancelled any more. Under the lock.</summary>
+    /// <summary>The handler's wait for a message, which cannot be cancelled any more. Under the lock.</summary>
     private TaskCompletionSource<bool>? TakeReader()
     {
         var reader = _reader;

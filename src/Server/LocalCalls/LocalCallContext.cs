@@ -2,9 +2,10 @@ using Grpc.Core;
 
 namespace FramePin.Server.LocalCalls;
 
-/// <summary>What a handler learns about a local call: the same as of one over HTTP/2.</summary>
+/// <summary>The context of a local call, as its handler sees it: the same members as over HTTP/2.</summary>
 /// <remarks>
-/// The client counts its deadline itself and closes the connection, which <paramref name="cancelled"/> tells.
+/// A local call has no deadline here. The client measures its own and closes the connection, which cancels
+/// <paramref name="cancelled"/>.
 /// </remarks>
 internal sealed class LocalCallContext(string method, Metadata headers, CancellationToken cancelled) : ServerCallContext
 {
@@ -29,8 +30,8 @@ internal sealed class LocalCallContext(string method, Metadata headers, Cancella
     protected override AuthContext AuthContextCore { get; } = new(null, []);
 
     protected override ContextPropagationToken CreatePropagationTokenCore(ContextPropagationOptions? options) =>
-        throw new NotSupportedException("calls of this daemon lead to no further ones");
+        throw new NotSupportedException("the daemon makes no calls of its own");
 
-    /// <summary>There are no headers on the way back.</summary>
+    /// <summary>Does nothing: an answer of a local call has no headers.</summary>
     protected override Task WriteResponseHeadersAsyncCore(Metadata responseHeaders) => Task.CompletedTask;
 }

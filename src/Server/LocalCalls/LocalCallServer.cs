@@ -8,8 +8,8 @@ using FramePin.V1.Local;
 namespace FramePin.Server.LocalCalls;
 
 /// <summary>
-/// Serves the calls on a frame's way to processes on this host without HTTP/2 (framepin/v1/local.proto): a message then
-/// costs the daemon three system calls and one thread woken, where HTTP/2 wakes half a dozen. Beside every Unix socket
+/// Serves the pin and driver calls to processes on this host without HTTP/2 (framepin/v1/local.proto). A message costs
+/// the daemon three system calls and wakes one thread; over HTTP/2 it wakes about six. Beside the daemon's Unix socket
 /// PATH it listens on PATH.calls, made with the same permissions.
 /// </summary>
 internal sealed class LocalCallServer(
@@ -17,7 +17,7 @@ internal sealed class LocalCallServer(
 {
     private const int StackBytes = 1 << 20;
 
-    /// <summary>How long nobody is let in when descriptors or threads have run out.</summary>
+    /// <summary>Pause before the next accept when descriptors or threads have run out.</summary>
     private static readonly TimeSpan Respite = TimeSpan.FromMilliseconds(100);
 
     private readonly ConcurrentDictionary<LocalConnection, TaskCompletionSource> _connections = new();
@@ -29,7 +29,7 @@ internal sealed class LocalCallServer(
         await base.StartAsync(cancellationToken).ConfigureAwait(false);
     }
 
-    /// <summary>Cancels what is under way, and waits until it has said so to its clients.</summary>
+    /// <summary>Cancels the calls under way, and waits until each client has been told.</summary>
     public override async Task StopAsync(CancellationToken cancellationToken)
     {
         await base.StopAsync(cancellationToken).ConfigureAwait(false);
@@ -58,7 +58,7 @@ internal sealed class LocalCallServer(
 
     private static Socket Listen(string path)
     {
-        // One left over by a daemon that was killed would make the bind fail.
+        // A socket left over by a daemon that was killed would make the bind fail.
         if (File.Exists(path)) File.Delete(path);
         var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         listener.Bind(new UnixDomainSocketEndPoint(path));
@@ -74,7 +74,7 @@ internal sealed class LocalCallServer(
         }
         catch (Exception exception) when (exception is SocketException or OutOfMemoryException)
         {
-            // Out of descriptors, or of threads. Those who are served go on, and make room when they leave.
+            // Out of descriptors, or of threads. The open connections go on, and make room when they close.
             log.LocalConnectionsFull(exception.Message);
             await Task.Delay(Respite, time, stopping).ConfigureAwait(false);
         }

@@ -8,8 +8,8 @@ using Grpc.Core;
 namespace FramePin.Server.LocalCalls;
 
 /// <summary>
-/// A connection of a process on this host, and the thread that reads it: two system calls bring a message, the handler
-/// runs behind them at once, and one more takes the answer away. Nobody else is woken.
+/// A connection of a process on this host, and the thread that reads it. Two system calls receive a message, the
+/// handler runs on the same thread, and one system call sends the answer. No other thread is woken.
 /// </summary>
 /// <remarks>Reads on its own thread; sends from any. Owns the socket.</remarks>
 internal sealed class LocalConnection(Socket socket, LocalMethods methods, DaemonLimits limits) : IDisposable
@@ -18,14 +18,14 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     private readonly PacketWriter _writer = new();
     private readonly Lock _sending = new();
 
-    /// <summary>The thread that reads.</summary>
+    /// <summary>Managed id of the thread that reads.</summary>
     private int _thread;
     private volatile CancellationTokenSource _cancelled = new();
     private LocalCall? _call;
     private bool _isBroken;
     private volatile bool _isStopping;
 
-    /// <summary>A call is under way: its status has not gone out.</summary>
+    /// <summary>A call is under way: its status has not been sent.</summary>
     private volatile bool _isBusy;
 
     /// <summary>Reads and runs calls until the client closes the connection or <see cref="Close"/> does.</summary>
@@ -44,7 +44,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         catch (Exception exception) when (exception is RpcException or InvalidDataException
             or Google.Protobuf.InvalidProtocolBufferException)
         {
-            // What comes behind cannot be understood, or is too much.
+            // The bytes that follow cannot be understood, or are too many.
             SendStatus(Explain(exception));
             Abandon();
             Drain();
@@ -55,10 +55,10 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         }
     }
 
-    /// <summary>This thread is the one that reads: if it waits for its client, nobody else does.</summary>
+    /// <summary>The calling thread is the one that reads: a wait for the client there delays no other client.</summary>
     public bool IsOwnThread => Environment.CurrentManagedThreadId == _thread;
 
-    /// <summary>A send of so many bytes might have to wait for a client that leaves unread what it was sent.</summary>
+    /// <summary>A send of so many bytes might wait for the client to read earlier ones.</summary>
     public bool MightWait(int bytes) => bytes > limits.ChunkBytesMax || !HasRoom();
 
     /// <summary>Ends the connection from another thread.</summary>
@@ -75,13 +75,13 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     }
 
     /// <summary>
-    /// Cancels the call that is under way, and ends the connection when its status has gone out; at once when there is
-    /// none.
+    /// Cancels the call that is under way, and ends the connection when its status has been sent; ends it at once when
+    /// no call is under way.
     /// </summary>
     public void Stop()
     {
         _isStopping = true;
-        // Behind a status that is being sent.
+        // The lock waits for a status that is being sent.
         lock (_sending)
         {
             if (!_isBusy) Close();
@@ -97,7 +97,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         Drain();
     }
 
-    /// <summary>Sends a message; false when nobody reads it.</summary>
+    /// <summary>Sends a message. False: the client is gone, or does not read.</summary>
     public bool Send<T>(Marshaller<T> marshaller, T message)
     {
         lock (_sending)
@@ -108,7 +108,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         }
     }
 
-    /// <summary>Sends the one answer of a call and its status.</summary>
+    /// <summary>Sends the one answer of a call, and its status with it.</summary>
     public void SendLast<T>(Marshaller<T> marshaller, T message)
     {
         lock (_sending)
@@ -120,7 +120,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         }
     }
 
-    /// <summary>Sends how a call ended; null: well.</summary>
+    /// <summary>Sends the status of a call; null means OK.</summary>
     public void SendStatus(RpcException? refusal)
     {
         LocalStatus? status = null;
@@ -138,7 +138,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         }
     }
 
-    /// <summary>Refuses a client that sends on and on while its call waits for something else.</summary>
+    /// <summary>Refuses a client that sends more than one message's bytes while its handler reads none.</summary>
     public void CheckUnread(int bytes)
     {
         if (bytes > limits.MessageBytesMax)
@@ -158,8 +158,8 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
 
     private bool Receive()
     {
-        // A receive that sleeps is woken too when the client has read what was sent to it (net/unix/af_unix.c:
-        // unix_write_space); a poll is not.
+        // A sleeping receive is also woken when the client has read earlier answers (net/unix/af_unix.c:
+        // unix_write_space); a poll for reading is not.
         socket.Poll(Timeout.Infinite, SelectMode.SelectRead);
         var count = socket.Receive(_reader.Free.Span);
         _reader.Received(count);
@@ -167,7 +167,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     }
 
     /// <summary>
-    /// The call that is under way finds nobody to answer. What its handler waits for ends by this, perhaps later.
+    /// The call under way has no client any more: its sends fail, and its token is cancelled.
     /// </summary>
     private void Abandon()
     {
@@ -176,7 +176,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     }
 
     /// <summary>
-    /// Reads on for a while: a connection that is closed over unread bytes is reset, and the status on it lost.
+    /// Reads on for a while, since a connection that is closed over unread bytes is reset, and the status on it lost.
     /// </summary>
     private void Drain()
     {
@@ -194,7 +194,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         }
         catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
         {
-            // It is gone, or does not end: either way enough was done for it.
+            // The client is gone, or does not end: the status was sent either way.
         }
     }
 
@@ -206,7 +206,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
                 Begin(LocalCallHeader.Parser.ParseFrom(_reader.PayloadAsReadOnlySequence()));
                 break;
             case PacketKind.Message when _call is not null:
-                // What comes for a call that is over was sent before its status was read.
+                // A message for a call that is over was sent before the client read the status.
                 if (_isBusy) _call.Take(_reader);
                 break;
             case PacketKind.End when _call is not null:
@@ -220,8 +220,8 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
 
     private void Begin(LocalCallHeader call)
     {
-        // Without the lock: the thread that sent the status before may hold it still, and was overtaken by the client's
-        // next call.
+        // Without the lock: the thread that sent the last status may still hold it, and the client's next call may be
+        // here before that thread has gone on.
         _cancelled = new CancellationTokenSource();
         _isBusy = true;
         if (_isStopping) throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending");
@@ -243,8 +243,8 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     }
 
     /// <summary>
-    /// Sends what ends a call. The thread may be another connection's, that of the driver who answered: it does not
-    /// wait for this client to read. Under the lock.
+    /// Sends the last packets of a call. The thread may be another connection's, for example of the driver that
+    /// answered, and must not wait for this client to read: the pool does. Under the lock.
     /// </summary>
     private void FlushLast()
     {
@@ -260,13 +260,15 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
 
     private void EndCall()
     {
-        // Before it is sent: the next call may be here before this thread is back.
+        // Before the send: the client's next call may arrive before this thread returns from it.
         _isBusy = false;
         Flush();
         if (_isStopping) Close();
     }
 
-    /// <summary>The kernel says so while three quarters of a socket's buffer are free.</summary>
+    /// <summary>
+    /// A send would not wait: the kernel says so while three quarters of the socket's buffer are free.
+    /// </summary>
     private bool HasRoom()
     {
         try
@@ -275,13 +277,14 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         }
         catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
         {
-            // Nothing will be sent.
+            // The connection is gone, and a send returns at once.
             return true;
         }
     }
 
     /// <summary>
-    /// One system call. A client that does not read for as long as limits say is taken for gone. Under the lock.
+    /// Sends the packets, by one system call as a rule. A client that does not read within the limit counts as gone.
+    /// Under the lock.
     /// </summary>
     private bool Flush()
     {

@@ -5,9 +5,10 @@ using Grpc.Core;
 namespace FramePin.Server.LocalCalls;
 
 /// <summary>
-/// The methods that are served as local calls: those on a frame's way, of the services that serve them over HTTP/2 too.
+/// The methods that are served as local calls: those of PinningService and DriverService, by the same handlers as over
+/// HTTP/2.
 /// </summary>
-/// <remarks>Any thread. One service object for all calls; the services keep nothing of a call.</remarks>
+/// <remarks>Any thread. One service object serves all calls, since a service keeps no state of a call.</remarks>
 internal sealed class LocalMethods : ServiceBinderBase
 {
     private readonly Dictionary<string, Func<LocalConnection, ServerCallContext, LocalCall>> _methods = new(
@@ -21,7 +22,7 @@ internal sealed class LocalMethods : ServiceBinderBase
         V1.DriverService.BindService(this, ActivatorUtilities.CreateInstance<DriverService>(services));
     }
 
-    /// <summary>The call of a method, not begun; null when there is no such method here.</summary>
+    /// <summary>A call of a method, not begun; null for a method that is not served here.</summary>
     public LocalCall? Make(string method, LocalConnection connection, ServerCallContext context) =>
         _methods.TryGetValue(method, out var make) ? make(connection, context) : null;
 

@@ -7,18 +7,18 @@ using FramePin.Server.Telemetry;
 namespace FramePin.Server.LocalMemory;
 
 /// <summary>
-/// The socket where local processes get a machine's memory as a descriptor: one connection is one attachment, and lasts
-/// as long as it.
+/// The socket where local processes get a machine's memory as a descriptor. A connection is an attachment, and the two
+/// end together.
 /// </summary>
 /// <remarks>
-/// The client sends its ticket of 32 bytes; the answer is a byte 0 with the descriptor, or a byte 1 and a sentence.
-/// Then nothing more is sent: the end of the connection is the end of the attachment, on either side.
+/// The client sends its ticket of 32 bytes. The answer is a byte 0 with the descriptor, or a byte 1 and a sentence.
+/// Nothing more is sent: either side ends the attachment by closing the connection.
 /// </remarks>
 internal sealed class AttachServer(
     DaemonOptions options, AttachTickets tickets, Attachments attachments, TimeProvider time, ILogger<AttachServer> log)
     : BackgroundService
 {
-    /// <summary>How often a wait for a process's end looks whether it is needed still.</summary>
+    /// <summary>Interval at which a wait for a process's end looks whether the wait is still needed.</summary>
     private static readonly TimeSpan PollTime = TimeSpan.FromMilliseconds(200);
 
     private const byte Granted = 0;
@@ -27,11 +27,11 @@ internal sealed class AttachServer(
     protected override async Task ExecuteAsync(CancellationToken stoppingToken)
     {
         if (options.AttachSocketPath is not { } path) return;
-        // One left over by a daemon that was killed would make the bind fail.
+        // A socket left over by a daemon that was killed would make the bind fail.
         if (File.Exists(path)) File.Delete(path);
         using var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         listener.Bind(new UnixDomainSocketEndPoint(path));
-        // Everybody may knock; who is let in is decided by credentials, and told why not.
+        // Every user may connect. Credentials decide, and a user without the right is told why.
         if (OperatingSystem.IsLinux()) File.SetUnixFileMode(path, (UnixFileMode)0b110_110_110);
         listener.Listen();
         try
@@ -56,7 +56,7 @@ internal sealed class AttachServer(
         }
         catch (SocketException exception)
         {
-            // Out of descriptors: those who are attached stay, and make room when they leave.
+            // Out of descriptors. The open attachments stay, and make room when they end.
             log.AttachSocketFull(exception.Message);
             await Task.Delay(PollTime, time, stopping).ConfigureAwait(false);
         }
@@ -78,7 +78,7 @@ internal sealed class AttachServer(
             }
             finally
             {
-                // The other side learns that it has ended, before anybody waits for it to let go.
+                // The client learns of the end before the daemon waits for it to unmap.
                 socket.Dispose();
                 await UntilGoneAsync(attachment, stopping).ConfigureAwait(false);
                 attachments.End(attachment);
@@ -93,10 +93,10 @@ internal sealed class AttachServer(
         }
     }
 
-    /// <summary>Looks at who it is and what they may have; null when they were sent away.</summary>
+    /// <summary>Checks the peer's credentials and ticket; null when it was refused or is gone.</summary>
     private async Task<Attachment?> AdmitAsync(Socket socket, CancellationToken stopping)
     {
-        // Read first: a connection closed over unread bytes is reset, and the reason lost.
+        // The ticket is read first, since a connection closed over unread bytes is reset, and the reason lost.
         var token = new byte[AttachTickets.Length];
         using var expiry = new CancellationTokenSource(options.Limits.AttachTicketLife, time);
         using var either = CancellationTokenSource.CreateLinkedTokenSource(stopping, expiry.Token);
@@ -134,13 +134,13 @@ internal sealed class AttachServer(
 
     /// <summary>
     /// Waits until the process has nothing mapped any more: it said so, or is dead. A process that closed its
-    /// connection, or lost its lease, may go on storing through what it has mapped, and its frames stay out of
-    /// everybody else's hands meanwhile.
+    /// connection or lost its lease can still store through its mappings, and the allocator gets none of the mapped
+    /// frames meanwhile.
     /// </summary>
     private static async Task UntilGoneAsync(Attachment attachment, CancellationToken stopping)
     {
         if (attachment.Revoke()) return;
-        // A thread of its own: a process may stay for long, and there are few such.
+        // A thread of its own: such a process may stay for long, and there are few of them.
         var dead = Task.Factory.StartNew(
             () =>
             {

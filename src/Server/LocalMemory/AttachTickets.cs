@@ -4,22 +4,24 @@ using FramePin.Server.Mapping;
 
 namespace FramePin.Server.LocalMemory;
 
-/// <summary>What a ticket entitles to.</summary>
-/// <param name="Attachment">What it becomes.</param>
+/// <summary>A ticket that was issued and not shown yet.</summary>
+/// <param name="Attachment">The attachment that its holder gets.</param>
 /// <param name="IssuedAt">Timestamp of the clock.</param>
 internal sealed record AttachTicket(Attachment Attachment, long IssuedAt);
 
 /// <summary>
-/// Tickets from gRPC for the attach socket: whoever may speak to the daemon asks for one there, and shows it here,
-/// once, within <see cref="DaemonLimits.AttachTicketLife"/>. Any thread.
+/// Tickets for the attach socket. A client gets one by gRPC, and shows it on the attach socket once, within
+/// <see cref="DaemonLimits.AttachTicketLife"/>. Any thread.
 /// </summary>
 internal sealed class AttachTickets(DaemonOptions options, TimeProvider time)
 {
+    /// <summary>Bytes of a ticket.</summary>
     public const int Length = 32;
 
     private readonly Lock _lock = new();
     private readonly Dictionary<string, AttachTicket> _issued = new(StringComparer.Ordinal);
 
+    /// <summary>Issues a ticket of <see cref="Length"/> random bytes. RESOURCE_EXHAUSTED at the limit.</summary>
     public byte[] Issue(Attachment attachment)
     {
         var token = RandomNumberGenerator.GetBytes(Length);

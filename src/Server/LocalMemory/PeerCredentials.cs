@@ -4,8 +4,12 @@ using System.Runtime.InteropServices;
 namespace FramePin.Server.LocalMemory;
 
 /// <summary>
-/// Who is at the other end of a Unix socket, as the kernel noted it at connect (SO_PEERCRED, SO_PEERGROUPS).
+/// The process at the other end of a Unix socket, as the kernel noted it at connect (SO_PEERCRED, SO_PEERGROUPS).
 /// </summary>
+/// <param name="Pid">Number of the process.</param>
+/// <param name="User">Effective user.</param>
+/// <param name="Group">Effective group.</param>
+/// <param name="Groups">Supplementary groups.</param>
 internal sealed record PeerCredentials(int Pid, uint User, uint Group, IReadOnlyList<uint> Groups)
 {
     private const int SolSocket = 1;

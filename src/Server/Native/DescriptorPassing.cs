@@ -31,7 +31,7 @@ internal static unsafe partial class DescriptorPassing
         public nuint Length;
     }
 
-    /// <summary>struct cmsghdr and one descriptor behind it.</summary>
+    /// <summary>struct cmsghdr with one descriptor.</summary>
     [StructLayout(LayoutKind.Sequential, Size = 24)]
     private struct OneDescriptor
     {
@@ -61,8 +61,7 @@ internal static unsafe partial class DescriptorPassing
                 Type = ScmRights,
                 Descriptor = (int)descriptor.DangerousGetHandle(),
             };
-            // SAFETY: everything that the header points to lies on this stack frame, which outlives the call; the
-            // descriptor is held open.
+            // SAFETY: the header points to this stack frame only, which outlives the call; the descriptor is held open.
             var part = new IoVector { Base = &status, Length = 1 };
             var message = new MessageHeader { Parts = &part, PartCount = 1, Control = &control,
                 ControlLength = (nuint)sizeof(OneDescriptor) };

@@ -4,7 +4,7 @@ using Microsoft.Win32.SafeHandles;
 
 namespace FramePin.Server.Native;
 
-/// <summary>A process by a descriptor (pidfd), which means it and no later one of the same number.</summary>
+/// <summary>A process by a descriptor (pidfd), which never means a later process of the same number.</summary>
 /// <remarks>Any thread. Owns the descriptor.</remarks>
 internal sealed unsafe partial class ProcessHandle : IDisposable
 {
@@ -29,8 +29,8 @@ internal sealed unsafe partial class ProcessHandle : IDisposable
     }
 
     /// <summary>
-    /// The process at the other end of a Unix socket: as the kernel noted it at connect where it can (SO_PEERPIDFD,
-    /// since 6.5), else by its number. Null when it is dead.
+    /// The process at the other end of a Unix socket: as the kernel noted it at connect (SO_PEERPIDFD, since 6.5), or
+    /// by its number on older kernels. Null when it is dead.
     /// </summary>
     public static ProcessHandle? OfPeer(Socket socket, int pid)
     {

@@ -1,9 +1,9 @@
 namespace FramePin.Server.Telemetry;
 
 /// <summary>
-/// Every event that the daemon logs, by number and name. Operators filter by both, so neither changes: a new event takes a
-/// new number of its range (1 calls, 10 the daemon, 20 leases, 30 local memory, 40 local calls). No event is logged under a
-/// lock.
+/// Every event that the daemon logs, by number and name. Operators filter by both, so neither changes: a new event
+/// takes a new number of its range (1 calls, 10 the daemon, 20 leases, 30 local memory, 40 local calls). No event is
+/// logged under a lock.
 /// </summary>
 internal static partial class Log
 {

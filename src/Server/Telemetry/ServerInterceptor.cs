@@ -7,8 +7,8 @@ using Grpc.Core.Interceptors;
 namespace FramePin.Server.Telemetry;
 
 /// <summary>
-/// Around every call: its span (child of the client's, by the W3C headers), its duration, and the last word on errors,
-/// so that none leaves without an ErrorInfo.
+/// Runs around every call: starts its span (child of the client's, by the W3C headers), measures its duration, and
+/// gives an ErrorInfo to every error.
 /// </summary>
 internal sealed class ServerInterceptor(
     ServerTelemetry telemetry, ILogger<ServerInterceptor> log, TimeProvider time) : Interceptor
@@ -75,7 +75,7 @@ internal sealed class ServerInterceptor(
     {
         if (!telemetry.Activities.HasListeners()) return null;
         var headers = context.RequestHeaders;
-        // The client's context itself, and not the span that the web server may have made of it.
+        // The parent is the client's context, and not the span that the web server may have made of it.
         ActivityContext.TryParse(
             headers.GetValue("traceparent"), headers.GetValue("tracestate"), isRemote: true, out var parent);
         var before = Activity.Current;

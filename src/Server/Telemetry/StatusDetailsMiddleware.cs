@@ -7,8 +7,8 @@ using Microsoft.AspNetCore.Http.Features;
 namespace FramePin.Server.Telemetry;
 
 /// <summary>
-/// Gives details to the refusals that gRPC makes before a handler runs (message too large, malformed, no such method):
-/// they too carry an ErrorInfo.
+/// Adds an ErrorInfo to the refusals that gRPC makes before a handler runs: message too large, malformed, no such
+/// method.
 /// </summary>
 internal sealed class StatusDetailsMiddleware(RequestDelegate next)
 {
@@ -35,8 +35,8 @@ internal sealed class StatusDetailsMiddleware(RequestDelegate next)
         if (!int.TryParse(text, CultureInfo.InvariantCulture, out var number) || number == 0) return;
         var message = Uri.UnescapeDataString(headers[MessageHeader].ToString());
         var code = (StatusCode)number;
-        // The interceptor turns whatever a handler throws into a refusal with details. UNKNOWN without them comes from
-        // before it: bytes that are no message of this method, which is the caller's mistake.
+        // The interceptor turns every exception of a handler into a refusal with details. UNKNOWN without details comes
+        // from before it: the bytes are no message of this method, which is the caller's mistake.
         if (code == StatusCode.Unknown)
         {
             code = StatusCode.InvalidArgument;
