@@ -33,8 +33,8 @@ internal static partial class Log
 
     [LoggerMessage(
         EventId = 32, EventName = "HolderKilled", Level = LogLevel.Warning,
-        Message = "process {Pid} (attachment {Attachment}) was killed: it kept {Frames} free frames from the allocator, "
-            + "past the bound")]
+        Message = "process {Pid} (attachment {Attachment}) was killed: "
+            + "it kept {Frames} free frames from the allocator, past the bound")]
     public static partial void HolderKilled(this ILogger log, int pid, string attachment, ulong frames);
 
     [LoggerMessage(
