@@ -1,7 +1,10 @@
 using FramePin.Core.Abi;
+using FramePin.Core.Access;
 using FramePin.Core.Addressing;
+using FramePin.Core.Inspection;
 using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
+using FramePin.Core.Syscalls;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Conformance.Scripts;
@@ -9,7 +12,7 @@ namespace FramePin.Conformance.Scripts;
 /// <summary>The steps that go by rings, pipes and userfaultfd, and those that change a process's rights.</summary>
 public sealed partial class FramePinSystem
 {
-    private string Register(int process, AddressSpace space, ulong address, ulong length)
+    private string Register(int process, SpaceId space, ulong address, ulong length)
     {
         if (_registered.ContainsKey(process)) return "-EBUSY";
         if (!_rings.TryGetValue(process, out var ring))
@@ -33,43 +36,51 @@ public sealed partial class FramePinSystem
         return true;
     }
 
-    private string Uffd(AddressSpace space, Step step)
+    private string Uffd(SpaceId space, Step step)
     {
         if (!_uffds.TryGetValue(step.Process, out var fd))
         {
-            if (_machine.CreateUserfaultfd(space, out var error) is not { } fresh) return Text(error);
-            fd = _uffds[step.Process] = fresh;
+            var made = _machine.Call(new CreateUffdCall(space));
+            if (!made.IsOk) return Text(made.Error);
+            fd = _uffds[step.Process] = new UffdId((int)made.Value);
         }
 
         return Text(step.Kind switch
         {
-            StepKind.UffdRegister => _machine.RegisterUffd(fd, step.A, step.B, (UffdModes)step.C),
-            StepKind.UffdUnregister => _machine.UnregisterUffd(fd, step.A, step.B),
-            StepKind.UffdCopy => _machine.FillUffd(fd, step.A, Filled(Page, step.B)),
-            StepKind.UffdZero => _machine.FillUffd(fd, step.A, []),
-            _ => _machine.WriteProtectUffd(fd, step.A, step.B, step.C != 0),
+            StepKind.UffdRegister => _machine.Call(new RegisterUffdCall(fd, step.A, step.B, (UffdModes)step.C)),
+            StepKind.UffdUnregister => _machine.Call(new UnregisterUffdCall(fd, step.A, step.B)),
+            StepKind.UffdCopy => _machine.Call(new FillUffdCall(fd, step.A, Filled(Page, step.B))),
+            StepKind.UffdZero => _machine.Call(new FillUffdCall(fd, step.A, [])),
+            _ => _machine.Call(new ProtectUffdCall(fd, step.A, step.B, step.C != 0)),
         });
     }
 
-    private string Limit(AddressSpace space, ulong resource, ulong bytes)
+    private string Limit(SpaceId space, ulong resource, ulong bytes)
     {
-        var task = space.Task;
-        _machine.SetTask(space, resource switch
+        var task = View(space)!.Task;
+        _machine.Call(new SetTaskCall(space, resource switch
         {
             2 => task with { RlimitData = bytes },
             3 => task with { RlimitStack = bytes },
             8 => task with { RlimitMemlock = bytes },
             9 => task with { RlimitAddressSpace = bytes },
             _ => throw new ArgumentException($"no limit {resource}"),
-        });
+        }));
         return "0x0";
     }
 
-    private string DropRights(AddressSpace space)
+    private string DropRights(SpaceId space)
     {
         if (!Initial.IsPrivileged) return "-EPERM";
-        _machine.SetTask(space,
-            space.Task with { CanLockMemory = false, CanMapLow = false, IsAdmin = false, OwnsFiles = false, User = 1 });
+        var task = View(space)!.Task with
+        {
+            CanLockMemory = false,
+            CanMapLow = false,
+            IsAdmin = false,
+            OwnsFiles = false,
+            User = 1,
+        };
+        _machine.Call(new SetTaskCall(space, task));
         return "ok";
     }
 
@@ -79,7 +90,7 @@ public sealed partial class FramePinSystem
     /// </summary>
     private int Coalesce(FrameVector vector)
     {
-        var pages = _machine.ViewPages(vector, 0, (int)vector.Count);
+        var pages = _machine.Query<VectorPagesQuery, IReadOnlyList<PageView>>(new(vector, 0, (int)vector.Count));
         var order = pages[0].Order;
         if (pages.Count == 1 || order == 0) return 0;
         var folios = 1;
@@ -116,7 +127,7 @@ public sealed partial class FramePinSystem
                 text += " " + Byte(one[0]);
             }
 
-            _machine.PutVaddrFrames(vector);
+            _machine.Put(vector, isDirty: false);
             _machine.DestroyVector(vector);
         }
 

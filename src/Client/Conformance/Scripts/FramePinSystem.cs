@@ -3,6 +3,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Access;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
+using FramePin.Core.Inspection;
 using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
 using FramePin.Core.Syscalls;
@@ -17,10 +18,10 @@ public sealed partial class FramePinSystem : IMemorySystem
     private const int PipePages = 16;
 
     private readonly Machine _machine;
-    private readonly List<AddressSpace> _spaces = [];
-    private readonly MemoryFile?[] _files;
+    private readonly List<SpaceId> _spaces = [];
+    private readonly FileId[] _files;
     private readonly Dictionary<int, Ring> _rings = [];
-    private readonly Dictionary<int, Userfaultfd> _uffds = [];
+    private readonly Dictionary<int, UffdId> _uffds = [];
     private readonly Dictionary<int, Registration> _registered = [];
     private readonly FrameNames _names = new();
     private readonly SnapshotWriter _writer;
@@ -68,11 +69,12 @@ public sealed partial class FramePinSystem : IMemorySystem
         _tracer = task;
         _countsPins = initial.IsPrivileged;
         _names.HidesFrames = !initial.IsPrivileged;
-        var space = _machine.CreateAddressSpace("p0", layout, task)!;
+        var space = new SpaceId((int)_machine.Call(new CreateSpaceCall("p0", layout, task)).Value);
         Initial = initial;
         foreach (var mapping in initial.Mappings) Install(space, mapping);
         _spaces.Add(space);
-        _files = [.. FileSpec.All.Select((spec, i) => initial.MissingFiles.Contains(i) ? null : CreateFile(spec))];
+        _files = [
+            .. FileSpec.All.Select((spec, i) => initial.MissingFiles.Contains(i) ? FileId.None : CreateFile(spec))];
         for (var i = 0; i < _files.Length; i++)
             if (FileSpec.All[i].SameAs >= 0) _files[i] = _files[FileSpec.All[i].SameAs];
         _writer = new SnapshotWriter(_names);
@@ -83,7 +85,7 @@ public sealed partial class FramePinSystem : IMemorySystem
 
     /// <summary>The areas of a process that a script may work on: not its code, stack or the kernel's pages.</summary>
     public IReadOnlyList<Area> Areas(int process) =>
-        [.. _machine.Maps(_spaces[process])
+        [.. Maps(_spaces[process])
             .Where(entry => entry.Name != "exe" && entry.Name is not ['[', 's' or 'v', ..]).Select(entry => new Area(
                 entry.Range,
                 IsAnonymous: entry.Name is "" or "[heap]" && (entry.Flags & (VmFlags.HugeTlb | VmFlags.Droppable)) == 0,
@@ -108,7 +110,7 @@ public sealed partial class FramePinSystem : IMemorySystem
     {
         if (step.Process >= _spaces.Count) return "no such process";
         var space = _spaces[step.Process];
-        if (space.Exited) return "no such process";
+        if (View(space) is null) return "no such process";
         var (acquired, released) = (_machine.PinStatistics.Acquired, _machine.PinStatistics.Released);
         _dropped = 0;
         var answer = RunOn(space, step);
@@ -125,9 +127,9 @@ public sealed partial class FramePinSystem : IMemorySystem
         for (var i = 0; i < _spaces.Count; i++)
         {
             var space = _spaces[i];
-            if (space.Exited) continue;
+            if (View(space) is null) continue;
             _writer.Process(i);
-            foreach (var entry in _machine.Maps(space))
+            foreach (var entry in Maps(space))
             {
                 if (entry.Name.StartsWith("[v", StringComparison.Ordinal)) continue;
                 _writer.Area(
@@ -135,7 +137,7 @@ public sealed partial class FramePinSystem : IMemorySystem
                     withFlags ? entry.VmFlagLetters() : "");
                 if (entry.Name is "[stack]" or "exe") continue;
                 var pages = (int)Math.Min((entry.Range.End - entry.Range.Start) / Page, SnapshotWriter.MaxPages);
-                var entries = _machine.Pagemap(space, entry.Range.Start, pages);
+                var entries = Entries(space, entry.Range.Start, pages);
                 _writer.Pages(
                     entry.Range.Start, entries, page => Digest(new Pfn(entries[page] & SnapshotWriter.PfnMask)));
             }
@@ -149,50 +151,51 @@ public sealed partial class FramePinSystem : IMemorySystem
     private PageDigest Digest(Pfn pfn)
     {
         Span<byte> page = stackalloc byte[(int)Page];
-        return _machine.PeekFrame(pfn, page) ? PageDigest.Of(page) : PageDigest.Unreadable;
+        return _machine.Query<PeekFrameQuery, bool>(new(pfn, page)) ? PageDigest.Of(page) : PageDigest.Unreadable;
     }
 
-    private string RunOn(AddressSpace space, Step step)
+    private string RunOn(SpaceId space, Step step)
     {
         var (a, b, c) = (step.A, step.B, step.C);
         switch (step.Kind)
         {
             case StepKind.Mmap: return Mmap(space, step);
-            case StepKind.Munmap: return Text(_machine.Munmap(space, a, b));
-            case StepKind.Mprotect: return Text(_machine.Mprotect(space, a, b, (Prot)c));
-            case StepKind.Mremap: return Text(_machine.Mremap(space, a, b, c, (MremapFlags)step.D, step.E));
-            case StepKind.Madvise: return Text(_machine.Madvise(space, a, b, (Advice)c));
-            case StepKind.Mlock: return Text(_machine.Mlock(space, a, b, (uint)c));
-            case StepKind.Munlock: return Text(_machine.Munlock(space, a, b));
-            case StepKind.MlockAll: return Text(_machine.MlockAll(space, (uint)a));
-            case StepKind.MunlockAll: return Text(_machine.MunlockAll(space));
-            case StepKind.Brk: return Text(_machine.Brk(space, space.Layout.StartBrk + a));
-            case StepKind.Mseal: return Text(_machine.Mseal(space, a, b, 0));
-            case StepKind.Msync: return Text(_machine.Msync(space, a, b, (MsyncFlags)c));
+            case StepKind.Munmap: return Text(_machine.Call(new MunmapCall(space, a, b)));
+            case StepKind.Mprotect: return Text(_machine.Call(new MprotectCall(space, a, b, (Prot)c)));
+            case StepKind.Mremap: return Text(
+                _machine.Call(new MremapCall(space, a, b, c, (MremapFlags)step.D, step.E)));
+            case StepKind.Madvise: return Text(_machine.Call(new MadviseCall(space, a, b, (Advice)c)));
+            case StepKind.Mlock: return Text(_machine.Call(new MlockCall(space, a, b, (uint)c)));
+            case StepKind.Munlock: return Text(_machine.Call(new MunlockCall(space, a, b)));
+            case StepKind.MlockAll: return Text(_machine.Call(new MlockAllCall(space, (uint)a)));
+            case StepKind.MunlockAll: return Text(_machine.Call(new MunlockAllCall(space)));
+            case StepKind.Brk: return Text(_machine.Call(new BrkCall(space, Initial.StartBrk + a)));
+            case StepKind.Mseal: return Text(_machine.Call(new MsealCall(space, a, b, 0)));
+            case StepKind.Msync: return Text(_machine.Call(new MsyncCall(space, a, b, (MsyncFlags)c)));
             case StepKind.Mincore: return Mincore(space, a, b);
             case StepKind.Load:
                 var one = new byte[1];
-                _machine.Read(space, a, one, out var loadSignal);
+                var loadSignal = _machine.Execute<LoadCall, AccessResult>(new(space, a, one)).Signal;
                 return loadSignal == UserSignal.None ? Byte(one[0]) : $"{loadSignal}";
             case StepKind.Store:
-                _machine.Write(space, a, [(byte)b], out var storeSignal);
+                var storeSignal = _machine.Execute<StoreCall, AccessResult>(new(space, a, [(byte)b])).Signal;
                 return storeSignal == UserSignal.None ? "ok" : $"{storeSignal}";
             case StepKind.Fork:
-                var child = _machine.Fork(space, $"p{_spaces.Count}", out var error);
-                if (child is null) return $"-{error}";
-                _spaces.Add(child);
-                TouchText(child);
+                var forked = _machine.Call(new ForkCall(space, $"p{_spaces.Count}"));
+                if (!forked.IsOk) return $"-{forked.Error}";
+                _spaces.Add(new SpaceId((int)forked.Value));
+                TouchText(_spaces[^1]);
                 return "ok";
             case StepKind.Exit:
                 var freed = Unregister(step.Process);
-                _machine.Exit(space);
+                _machine.ExitProcess(space);
                 return freed ? "ok, unregistered" : "ok";
             case StepKind.Truncate: return Text(File(a) is { } t ? Truncate(t, a, b) : Errno.EBADF);
             case StepKind.PunchHole: return Text(
-                File(a) is { } p && IsWritable(a) ? _machine.PunchHole(p, b, c) : Errno.EBADF);
+                File(a) is { } p && IsWritable(a) ? _machine.Call(new PunchHoleCall(p, b, c)) : Errno.EBADF);
             case StepKind.FileWrite: return FileWrite(step);
             case StepKind.FileRead: return FileRead(step);
-            case StepKind.Seal: return Text(File(a) is { } s ? _machine.SealWrite(s) : Errno.EBADF);
+            case StepKind.Seal: return Text(File(a) is { } s ? _machine.Call(new SealWriteCall(s)) : Errno.EBADF);
             case StepKind.Register: return Register(step.Process, space, a, b);
             case StepKind.RegisteredRead: return RegisteredCopy(step.Process, a, null);
             case StepKind.RegisteredWrite: return RegisteredCopy(step.Process, a, (byte)b);
@@ -210,90 +213,98 @@ public sealed partial class FramePinSystem : IMemorySystem
             case StepKind.CopyFrom: return PipeWrite(_machine.CopyUser(space, a, Buffer(b), isWrite: false), b);
             case StepKind.Clear: return Text(_machine.CopyUser(space, a, Filled(b, 0), isWrite: true));
             case StepKind.Futex: return Text(_machine.FutexWake(space, a));
-            case StepKind.FutexOp: return Text(_machine.FutexWakeOp(space, a));
+            case StepKind.FutexOp: return Text(_machine.Call(new FutexWakeOpCall(space, a)));
             case StepKind.Limit: return Limit(space, a, b);
             case StepKind.DropRights: return DropRights(space);
-            case StepKind.Mdwe: return Text(_machine.SetMdwe(space, (MdweFlags)a));
+            case StepKind.Mdwe: return Text(_machine.Call(new SetMdweCall(space, (MdweFlags)a)));
             case StepKind.Pagemap: return Pagemap(space, a, b);
-            case StepKind.Poison: return Text(_machine.PoisonMarkers(space, a, b));
+            case StepKind.Poison: return Text(_machine.Call(new PoisonUffdCall(space, a, b)));
             case StepKind.UffdRegister or StepKind.UffdUnregister or StepKind.UffdCopy or StepKind.UffdZero
                 or StepKind.UffdProtect:
                 return Uffd(space, step);
             case StepKind.MovePages:
-                return string.Join(' ', _machine.QueryNodes(space, a, (int)(b / Page)).Select(
+                return string.Join(' ', _machine.Query<NodesQuery, Errno[]>(new(space, a, (int)(b / Page))).Select(
                     node => node == Errno.None ? "n0" : $"{node}"));
             default: throw new InvalidOperationException($"no step {step.Kind}");
         }
     }
 
-    private MemoryFile? File(ulong index) => index < (ulong)_files.Length ? _files[index] : null;
+    private FileId? File(ulong index) =>
+        index < (ulong)_files.Length && _files[index] != FileId.None ? _files[index] : null;
 
-    private string Mmap(AddressSpace space, Step step)
+    private SpaceView? View(SpaceId space) => _machine.Query<SpaceQuery, SpaceView?>(new(space));
+
+    private IReadOnlyList<MapsEntry> Maps(SpaceId space) =>
+        _machine.Query<MapsQuery, IReadOnlyList<MapsEntry>>(new(space));
+
+    private ulong[] Entries(SpaceId space, ulong address, int pages) =>
+        _machine.Query<PagemapQuery, ulong[]>(new(space, address, pages));
+
+    private string Mmap(SpaceId space, Step step)
     {
         var spec = step.E == 0 ? null : FileSpec.All[(int)step.E - 1];
         if (spec is { IsZeroDevice: true })
             return Mmap(space, step with { D = step.D | (ulong)MapFlags.Anonymous, E = 0 });
         if (spec is { IsRomDevice: true }) return MmapRom(space, step);
-        var file = step.E == 0 ? null : File(step.E - 1);
+        FileId? file = step.E == 0 ? null : File(step.E - 1);
         if (step.E != 0 && file is null) return "-EBADF";
-        return Text(_machine.Mmap(space, new MmapRequest
+        return Text(_machine.Call(new MmapCall(space, step.A, step.B, (Prot)step.C, (MapFlags)step.D)
         {
-            Address = step.A,
-            Length = step.B,
-            Prot = (Prot)step.C,
-            Flags = (MapFlags)step.D,
-            File = (step.D & (ulong)MapFlags.Anonymous) != 0 ? null : file,
+            File = (step.D & (ulong)MapFlags.Anonymous) != 0 || file is null ? FileId.None : file.Value,
             Opening = (int)step.E,
-            OpenedForWrite = step.E == 0 || FileSpec.All[(int)step.E - 1].IsWritable,
+            IsReadOnly = step.E != 0 && !FileSpec.All[(int)step.E - 1].IsWritable,
             Offset = step.F,
         }));
     }
 
-    private string MmapRom(AddressSpace space, Step step) => Text(_machine.Mmap(space, new MmapRequest
+    private string MmapRom(SpaceId space, Step step)
     {
-        Address = step.A,
-        Length = step.B,
-        Prot = (Prot)step.C,
-        Flags = (MapFlags)step.D,
-        Device = _machine.CreateDevice(
-            "/dev/mem", DeviceMapping.PfnMap, step.B / Page, isRam: true, hasClose: false, isWritable: true),
-    }));
+        var rom = _machine.Call(new CreateDeviceCall(
+            "/dev/mem", DeviceMapping.PfnMap, step.B / Page, IsRam: true, HasClose: false, IsWritable: true));
+        return Text(_machine.Call(new MmapCall(space, step.A, step.B, (Prot)step.C, (MapFlags)step.D)
+        {
+            Device = new DeviceId((int)rom.Value),
+        }));
+    }
 
     /// <summary>
     /// As the recorded tables write it: P present, F file or shared, X exclusive, S swap-like, G guard; map counts of
     /// three.
     /// </summary>
-    private string Pagemap(AddressSpace space, ulong address, ulong length)
+    private string Pagemap(SpaceId space, ulong address, ulong length)
     {
         if (address + length < address || address >= PageGeometry.TaskSize) return "EOF";
-        var entries = _machine.Pagemap(space, address, (int)(length / Page));
+        var entries = Entries(space, address, (int)(length / Page));
         return string.Join(' ', entries.Select((entry, page) => SnapshotWriter.Letters(entry, page, () =>
-            _machine.ViewPage(new Pfn(entry & SnapshotWriter.PfnMask)).MapCount)));
+            _machine.Query<PageQuery, PageView>(new(new Pfn(entry & SnapshotWriter.PfnMask))).MapCount)));
     }
 
     private static bool IsWritable(ulong file) => FileSpec.All[(int)file].IsWritable;
 
-    private Errno Truncate(MemoryFile file, ulong index, ulong size) =>
-        !IsWritable(index) || file.Kind == FileKind.Secret ? Errno.EINVAL : _machine.Truncate(file, size);
+    private Errno Truncate(FileId file, ulong index, ulong size) =>
+        !IsWritable(index) || FileSpec.All[(int)index].Kind == FileKind.Secret
+            ? Errno.EINVAL
+            : _machine.Call(new TruncateCall(file, size)).Error;
 
-    private string Mincore(AddressSpace space, ulong address, ulong length)
+    private string Mincore(SpaceId space, ulong address, ulong length)
     {
         var residency = new byte[(length + Page - 1) / Page];
-        var result = _machine.Mincore(space, address, length, residency);
+        var result = _machine.Query<MincoreQuery, SyscallResult>(new(space, address, length, residency));
         return result.IsOk ? string.Concat(residency.Select(page => page & 1)) : Text(result);
     }
 
     private string FileWrite(Step step)
     {
         if (File(step.A) is not { } file || !IsWritable(step.A)) return "-EBADF";
-        return _machine.WriteFile(file, step.B, [(byte)step.C], out var error) == 1 ? "0x1" : $"-{error}";
+        var (done, error) = _machine.Execute<WriteFileCall, WriteFileResult>(new(file, step.B, [(byte)step.C]));
+        return done == 1 ? "0x1" : $"-{error}";
     }
 
     private string FileRead(Step step)
     {
         if (File(step.A) is not { } file) return "-EBADF";
         var one = new byte[1];
-        return _machine.ReadFile(file, step.B, one) == 1 ? Byte(one[0]) : "end";
+        return _machine.Call(new ReadFileCall(file, step.B, one)).Value == 1 ? Byte(one[0]) : "end";
     }
 
     private Span<byte> Buffer(ulong length) => _buffer.AsSpan(0, (int)Math.Min(length, (ulong)_buffer.Length));
