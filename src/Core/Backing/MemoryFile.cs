@@ -70,8 +70,11 @@ public sealed class MemoryFile
     /// <summary>The name is gone; the file goes with its last mapping.</summary>
     public bool Unlinked { get; internal set; }
 
+    /// <summary>The areas that map the file, in every address space (i_mmap).</summary>
+    internal ReverseMap Mappings { get; } = new();
+
     /// <summary>VMAs that map the file, over all address spaces.</summary>
-    public int MappingCount { get; internal set; }
+    public int MappingCount => Mappings.Count;
 
     /// <summary>F_SEAL_WRITE: no new shared writable mapping, no write.</summary>
     public bool WriteSealed { get; internal set; }

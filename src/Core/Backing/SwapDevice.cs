@@ -10,7 +10,7 @@ namespace FramePin.Core.Backing;
 /// </summary>
 /// <remarks>
 /// A frame in the cache holds one reference for it, has <see cref="FrameFlags.SwapCache"/> and its slot as
-/// <see cref="FrameRecord.Index"/>. It stays there while a slot's contents are its own and somebody else may still ask
+/// <see cref="FrameRecord.SwapSlot"/>. It stays there while a slot's contents are its own and somebody else may still ask
 /// for them. Guarded by the turn.
 /// </remarks>
 internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
@@ -68,7 +68,7 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
         _slots[slot].Cached = pfn;
         var info = memory.Frames[pfn];
         info.Flags |= FrameFlags.SwapCache;
-        info.Index = slot;
+        info.SwapSlot = slot;
         memory.Frames.AddRefs(pfn, 1);
     }
 
@@ -110,7 +110,7 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
     public bool TryDropCache(Pfn pfn)
     {
         var info = memory.Frames[pfn];
-        if ((info.Flags & FrameFlags.SwapCache) == 0 || _slots[info.Index].Count > 0) return false;
+        if ((info.Flags & FrameFlags.SwapCache) == 0 || _slots[info.SwapSlot].Count > 0) return false;
         memory.MarkDirty(pfn);
         DropCache(pfn);
         return true;
@@ -122,7 +122,7 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
     public void WriteOut(Pfn pfn)
     {
         var contents = memory.Bytes.Of(pfn);
-        _slots[memory.Frames[pfn].Index].Contents = contents.ContainsAnyExcept((byte)0) ? contents.ToArray() : null;
+        _slots[memory.Frames[pfn].SwapSlot].Contents = contents.ContainsAnyExcept((byte)0) ? contents.ToArray() : null;
         memory.Frames[pfn].Flags &= ~FrameFlags.Dirty;
         DropCache(pfn);
     }
@@ -133,7 +133,7 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
     /// <summary>The frame moved (migration): the cache's reference goes along.</summary>
     public void Replace(Pfn old, Pfn fresh)
     {
-        var slot = memory.Frames[old].Index;
+        var slot = memory.Frames[old].SwapSlot;
         memory.Frames[old].Flags &= ~FrameFlags.SwapCache;
         AddToCache(slot, fresh);
         memory.Put(old);
@@ -152,7 +152,7 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
     private void DropCache(Pfn pfn)
     {
         var info = memory.Frames[pfn];
-        var slot = info.Index;
+        var slot = info.SwapSlot;
         info.Flags &= ~FrameFlags.SwapCache;
         _slots[slot].Cached = Pfn.Invalid;
         if (_slots[slot].Count == 0) Release(slot);

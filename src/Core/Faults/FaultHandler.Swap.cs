@@ -52,6 +52,12 @@ internal static partial class FaultHandler
         bits |= Mapping.AccessBits(vma, isExclusive && !isWatched) | (isExclusive ? Pte.Exclusive : 0);
         var isWritten = request.IsWrite && (bits & Pte.Write) != 0;
         entry = Pte.Leaf(pfn, bits | (isWritten ? Pte.Dirty | kernel.SoftDirty : 0));
+        if (frames[pfn].AnonVmaId == 0)
+        {
+            if (isExclusive) Rmap.AddNewAnon(kernel, vma, request.Address, pfn);
+            else Rmap.AddSharedAnon(kernel, vma, request.Address, pfn);
+        }
+
         frames[pfn].MapCount++;
         Mlock.Mapped(kernel, vma, pfn);
         if (request.IsWrite && !isWritten)

@@ -44,7 +44,7 @@ internal static partial class FaultHandler
 
     /// <summary>Gives an area its anon_vma before the first anonymous page (anon_vma_prepare).</summary>
     public static void PrepareAnonVma(KernelState kernel, AddressSpace space, Vma vma) =>
-        vma.AnonVma ??= VmaMerge.Reusable(space, vma) ?? kernel.NewAnonVma();
+        kernel.AnonVmas.Prepare(space, vma);
 
     private static VmFault Planned(KernelState kernel, in FaultRequest request, out bool parks)
     {
@@ -130,6 +130,7 @@ internal static partial class FaultHandler
                 if (slot.Exists)
                 {
                     space.PageTable[slot] = Pte.Leaf(head, Pte.Huge | AnonBits(kernel, vma, !request.IsUnshare));
+                    Rmap.AddNewAnon(kernel, vma, start, head);
                     LargeFolio.AddMaps(kernel, space, head, 1);
                     Mlock.AddNew(kernel, vma, head);
                     return VmFault.NoPage;
@@ -213,7 +214,11 @@ internal static partial class FaultHandler
         if ((entry & Pte.Anon) != 0)
         {
             if ((entry & Pte.Exclusive) == 0 && (IsSoleUser(kernel, entry) || kernel.Mutant == Mutant.WriteSkipsCopy))
+            {
                 entry |= Pte.Exclusive;
+                Rmap.MoveAnon(kernel, vma, kernel.Memory.Frames.HeadOf(Pte.PfnOf(entry)));
+            }
+
             if ((entry & Pte.Exclusive) != 0)
             {
                 if (request.IsUnshare) return VmFault.None;
@@ -268,6 +273,7 @@ internal static partial class FaultHandler
             pfn, AnonBits(kernel, vma, !request.IsUnshare)
                 | (request.IsUnshare ? old & (Pte.UffdWp | Pte.SoftDirty) : kernel.SoftDirty));
         kernel.Memory.Frames[pfn].MapCount = 1;
+        Rmap.AddNewAnon(kernel, vma, address, pfn);
         Mlock.AddNew(kernel, vma, pfn);
         Mapping.Release(kernel, space, vma, old);
         return VmFault.NoPage;

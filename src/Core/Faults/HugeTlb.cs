@@ -69,6 +69,8 @@ internal static class HugeTlb
         var info = kernel.Memory.Frames[head];
         info.Flags |= FrameFlags.Anon;
         info.MapCount = 1;
+        var address = PageGeometry.AlignDown(request.Address, PageGeometry.PageSize << vma.HugeOrder);
+        Rmap.AddNewAnon(kernel, vma, address, head);
         var bits = Pte.Huge | Pte.Anon | Pte.Exclusive | Pte.Accessed | Pte.Dirty
             | Mapping.AccessBits(vma, !request.IsUnshare);
         request.Space.PageTable[slot] = Pte.Leaf(head, bits);
@@ -91,6 +93,7 @@ internal static class HugeTlb
         var isOwn = Pte.Has(entry, Pte.Exclusive) || (isAnon && kernel.Memory.Frames[head].MapCount == 1);
         if (isOwn)
         {
+            if (!Pte.Has(entry, Pte.Exclusive)) Rmap.MoveAnon(kernel, vma, head);
             entry |= Pte.Exclusive | Pte.Dirty | Mapping.AccessBits(vma, !request.IsUnshare);
             return VmFault.NoPage;
         }
@@ -132,18 +135,13 @@ internal static class HugeTlb
     {
         var found = new List<(AddressSpace, ulong)>();
         var index = vma.IndexOf(address);
-        foreach (var space in kernel.Spaces)
+        foreach (var other in vma.File!.Mappings.Over<Vma>(index, index + 1))
         {
-            if (space == owner) continue;
-            foreach (var other in space.Vmas.All)
-            {
-                if (!ReferenceEquals(other.File, vma.File) || other.Has(VmFlags.MayShare) || other.OwnsHugeReserve)
-                    continue;
-                if (index < other.PageOffset || index >= other.PageOffset + other.Pages) continue;
-                var at = other.Start + ((index - other.PageOffset) << PageGeometry.PageShift);
-                var entry = space.PageTable.Read(at);
-                if (Pte.IsMapped(entry) && Pte.PfnOf(entry) == head) found.Add((space, at));
-            }
+            var space = other.Space;
+            if (space == owner || other.Has(VmFlags.MayShare) || other.OwnsHugeReserve) continue;
+            var at = other.AddressesOf(index, index + 1).Start;
+            var entry = space.PageTable.Read(at);
+            if (Pte.IsMapped(entry) && Pte.PfnOf(entry) == head) found.Add((space, at));
         }
 
         return found;

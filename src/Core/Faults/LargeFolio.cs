@@ -25,13 +25,13 @@ internal static class LargeFolio
     {
         var frames = kernel.Memory.Frames;
         if ((frames[head].Flags & FrameFlags.Anon) == 0 || frames.RefCount(head) != frames[head].MapCount) return false;
-        foreach (var (space, address) in Leaves(kernel, head))
+        foreach (var (vma, address) in Rmap.Entries(kernel, head))
         {
-            var slot = space.PageTable.Find(address);
+            var slot = vma.Space.PageTable.Find(address);
             // Taken away to be split, each leaf gives up the lock of its area; what comes back takes it again
             // (try_to_migrate_one).
-            if (slot.Order == 0) Mlock.Unmapped(kernel, space.Vmas.Find(address), head);
-            else if (!Mapping.SplitLeaf(kernel, space, address, slot)) return false;
+            if (slot.Order == 0) Mlock.Unmapped(kernel, vma, head);
+            else if (!Mapping.SplitLeaf(kernel, vma.Space, address, slot)) return false;
         }
 
         var order = frames.OrderOf(head);
@@ -39,16 +39,16 @@ internal static class LargeFolio
         var locks = new ushort[1 << order];
         var mayDrop = dropsZeroes && kernel.UsesZeroPage && kernel.Profile.SplitDropsZeroes
             && !Mlock.IsLocked(kernel, head);
-        var leaves = Leaves(kernel, head);
+        var leaves = Rmap.Entries(kernel, head);
         Debug.Assert(leaves.Count == frames[head].MapCount, "an entry of the folio was not found");
-        foreach (var (space, address) in leaves)
+        foreach (var (vma, address) in leaves)
         {
-            ref var entry = ref space.PageTable[space.PageTable.Find(address)];
+            var table = vma.Space.PageTable;
+            ref var entry = ref table[table.Find(address)];
             // One page that was stored to makes the whole folio dirty (try_to_migrate_one), and so each page that comes
             // of it.
             if ((entry & Pte.Dirty) != 0) kernel.Memory.MarkDirty(head);
             var pfn = Pte.PfnOf(entry);
-            var vma = space.Vmas.Find(address)!;
             var isDropped = mayDrop && !vma.Has(VmFlags.Locked) && (frames[pfn].Flags & FrameFlags.HwPoison) == 0
                 && !kernel.Memory.Bytes.Of(pfn).ContainsAnyExcept((byte)0);
             if (isDropped)
@@ -65,6 +65,7 @@ internal static class LargeFolio
         }
 
         var shared = frames[head].Flags & ~FrameFlags.MappedShared;
+        var (anonVma, index) = (frames[head].AnonVmaId, frames[head].Index);
         for (var i = 0; i < maps.Length; i++)
         {
             var pfn = head + (ulong)i;
@@ -73,6 +74,8 @@ internal static class LargeFolio
             info.Clear();
             info.Flags = flags;
             info.MapCount = maps[i];
+            info.AnonVmaId = anonVma;
+            info.Index = index + (ulong)i;
             info.MlockCount = locks[i];
             if (locks[i] > 0) info.Flags |= FrameFlags.Mlocked;
             frames.InitCount(pfn);
@@ -212,26 +215,5 @@ internal static class LargeFolio
             get => (int)(_second.Link >> 32);
             set => _second.Link = (uint)_second.Link | ((ulong)value << 32);
         }
-    }
-
-    private static bool Maps(KernelState kernel, ulong entry, Pfn head) =>
-        Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && kernel.Memory.Frames.HeadOf(Pte.PfnOf(entry)) == head;
-
-    private static List<(AddressSpace Space, ulong Address)> Leaves(KernelState kernel, Pfn head)
-    {
-        var found = new List<(AddressSpace, ulong)>();
-        var left = kernel.Memory.Frames[head].MapCount;
-        foreach (var space in kernel.Spaces)
-        {
-            var leaf = space.PageTable.Leaves(0, PageGeometry.TaskSize);
-            while (left > 0 && leaf.MoveNext())
-            {
-                if (!Maps(kernel, leaf.Entry, head)) continue;
-                found.Add((space, leaf.Address));
-                left--;
-            }
-        }
-
-        return found;
     }
 }

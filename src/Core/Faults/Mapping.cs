@@ -35,7 +35,8 @@ internal static class Mapping
         kernel.SoftDirty != 0 && !vma.Has(VmFlags.SoftDirty) && !vma.IsHugeTlb;
 
     /// <summary>
-    /// Maps a small frame that is already referenced by the caller; the mapping takes that reference over.
+    /// Maps a small frame that is already referenced by the caller; the mapping takes that reference over. An anonymous
+    /// one was just made, and nothing maps it yet.
     /// </summary>
     /// <returns>False when no table is left; the reference stays with the caller.</returns>
     public static bool MapPage(KernelState kernel, AddressSpace space, Vma vma, ulong address, Pfn pfn, ulong bits)
@@ -44,6 +45,7 @@ internal static class Mapping
         if (!slot.Exists) return false;
         space.PageTable[slot] = Pte.Leaf(pfn, bits);
         var head = kernel.Memory.Frames.HeadOf(pfn);
+        if ((bits & Pte.Anon) != 0) Rmap.AddNewAnon(kernel, vma, address, head);
         LargeFolio.AddMaps(kernel, space, head, 1);
         Mlock.Mapped(kernel, vma, head);
         return true;

@@ -45,8 +45,15 @@ internal static class Migration
             | FrameFlags.Secret | FrameFlags.LazyFree);
         var inSwapCache = (info.Flags & FrameFlags.SwapCache) != 0;
         var inCache = (info.Flags & FrameFlags.InCache) != 0;
-        foreach (var (owner, at) in mappings)
+        if ((info.Flags & FrameFlags.Anon) != 0)
         {
+            frames[fresh].AnonVmaId = info.AnonVmaId;
+            frames[fresh].Index = info.Index;
+        }
+
+        foreach (var (vma, at) in mappings)
+        {
+            var owner = vma.Space;
             var slot = owner.PageTable.Find(at);
             ref var entry = ref owner.PageTable[slot];
             // An entry that was stored through makes the folio dirty when it is taken away (try_to_migrate_one).
@@ -56,7 +63,7 @@ internal static class Migration
             frames.AddRefs(fresh, 1);
             LargeFolio.AddMaps(kernel, owner, fresh, 1);
             LargeFolio.RemoveMaps(kernel, owner, head, 1);
-            if (owner.Vmas.Find(at) is { } vma) Mlock.Mapped(kernel, vma, fresh);
+            Mlock.Mapped(kernel, vma, fresh);
             if (info.MapCount > 0 || inCache || inSwapCache) kernel.Memory.Put(head);
         }
 
@@ -77,33 +84,15 @@ internal static class Migration
         return true;
     }
 
-    /// <summary>Every entry that maps the folio of a frame, spaces oldest first. Under the turn.</summary>
-    internal static List<(AddressSpace Space, ulong Address)> MappingsOf(KernelState kernel, Pfn pfn)
-    {
-        var head = kernel.Memory.Frames.HeadOf(pfn);
-        return FindMappings(kernel, null, head, 0, kernel.Memory.Frames[head].MapCount);
-    }
-
     /// <summary>
-    /// Every entry that maps the folio: the one at hand first, then, if there are more, all address spaces.
+    /// Every entry that maps the folio: the one at hand, where it is the only one, else by the reverse map.
     /// </summary>
-    private static List<(AddressSpace Space, ulong Address)> FindMappings(
+    private static List<(Vma Vma, ulong Address)> FindMappings(
         KernelState kernel, AddressSpace? space, Pfn head, ulong address, int expected)
     {
-        var found = new List<(AddressSpace, ulong)>();
         if (expected == 1 && space is { Exited: false } && space.PageTable.Find(address) is { Exists: true } slot
-            && Maps(kernel, space.PageTable[slot], head))
-            return [(space, address)];
-        foreach (var candidate in kernel.Spaces)
-        {
-            var leaf = candidate.PageTable.Leaves(0, PageGeometry.TaskSize);
-            while (found.Count < expected && leaf.MoveNext())
-                if (Maps(kernel, leaf.Entry, head)) found.Add((candidate, leaf.Address));
-        }
-
-        return found;
+            && Rmap.Maps(kernel, space.PageTable[slot], head) && space.Vmas.Find(address) is { } vma)
+            return [(vma, address)];
+        return Rmap.Entries(kernel, head);
     }
-
-    private static bool Maps(KernelState kernel, ulong entry, Pfn head) =>
-        Pte.IsMapped(entry) && (entry & Pte.Special) == 0 && kernel.Memory.Frames.HeadOf(Pte.PfnOf(entry)) == head;
 }

@@ -77,16 +77,22 @@ internal struct FrameInfo
     /// <summary>Page-table entries that map the folio (head only): a leaf of any size counts once.</summary>
     public int MapCount;
 
-    /// <summary>Id of the memory file in whose cache the folio is; 0 for none.</summary>
-    public int FileId;
+    /// <summary>
+    /// Where the folio's mappings are found (head only): the id of the memory file in whose cache it is, or of the
+    /// anon_vma of an anonymous one; 0 for neither.
+    /// </summary>
+    public int Mapping;
 
     /// <summary>
-    /// Page index in the file (cache); slot (swap cache); who maps a large folio (second frame); next free block
+    /// Page index in the file or in the anon_vma (head); who maps a large folio (second frame); next free block
     /// (buddy); next pending frame (pending free).
     /// </summary>
     public ulong Index;
 
-    /// <summary>Previous free block (buddy); how many entries of each map a large folio (second frame).</summary>
+    /// <summary>
+    /// Slot of swap (swap cache); previous free block (buddy); how many entries of each map a large folio (second
+    /// frame).
+    /// </summary>
     public ulong Link;
 }
 
@@ -108,14 +114,20 @@ internal readonly ref struct FrameRecord(ref FrameState state, ref FrameInfo inf
     /// <inheritdoc cref="FrameInfo.MapCount"/>
     public ref int MapCount => ref _info.MapCount;
 
-    /// <inheritdoc cref="FrameInfo.FileId"/>
-    public ref int FileId => ref _info.FileId;
+    /// <summary>Id of the memory file in whose cache the folio is; 0 for none. Not for an anonymous folio.</summary>
+    public ref int FileId => ref _info.Mapping;
+
+    /// <summary>Id of the anon_vma that an anonymous folio was made for; 0 before it is mapped.</summary>
+    public ref int AnonVmaId => ref _info.Mapping;
 
     /// <inheritdoc cref="FrameInfo.Index"/>
     public ref ulong Index => ref _info.Index;
 
     /// <inheritdoc cref="FrameInfo.Link"/>
     public ref ulong Link => ref _info.Link;
+
+    /// <summary>Slot of a frame in the swap cache.</summary>
+    public ref ulong SwapSlot => ref _info.Link;
 
     /// <summary>As that of a frame that was never used.</summary>
     public void Clear()

@@ -44,6 +44,7 @@ internal sealed class Auditor(KernelState kernel)
         foreach (var file in kernel.Files.Values) AuditFile(file, expected, findings);
         foreach (var device in kernel.Devices) AuditDevice(device, expected);
         AuditSwap(expected, findings);
+        ReverseMapAudit.Run(kernel, findings);
         if (kernel.HugeZero != Pfn.Invalid) AddWord(expected, kernel.HugeZero, 1);
         var pins = AuditVectors(expected);
         var outstanding = kernel.Memory.Statistics.Acquired - kernel.Memory.Statistics.Released;
@@ -164,8 +165,8 @@ internal sealed class Auditor(KernelState kernel)
 
             AddWord(expected, cached, 1);
             var info = kernel.Memory.Frames[cached];
-            if ((info.Flags & FrameFlags.SwapCache) == 0 || info.Index != number)
-                findings.Add($"{cached}: in the swap cache for slot {number}, but says {info.Flags} {info.Index}");
+            if ((info.Flags & FrameFlags.SwapCache) == 0 || info.SwapSlot != number)
+                findings.Add($"{cached}: in the swap cache for slot {number}, but says {info.Flags} {info.SwapSlot}");
         }
 
         foreach (var (number, names) in named)

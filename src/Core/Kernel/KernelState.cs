@@ -16,7 +16,6 @@ internal sealed partial class KernelState : IDisposable
 {
     /// <summary>Users that may touch native memory outside turn and gate, the machine itself being the first.</summary>
     private int _users = 1;
-    private int _anonVmas;
     private int _files;
 
     public KernelState(KernelProfile profile, PhysicalMemory memory, ThpMode thp)
@@ -106,7 +105,8 @@ internal sealed partial class KernelState : IDisposable
 
     public long MigrationCount { get; set; }
 
-    public AnonVma NewAnonVma() => new(++_anonVmas);
+    /// <summary>The anon_vmas that areas refer to.</summary>
+    public AnonVmas AnonVmas { get; } = new();
 
     /// <summary>A zeroed user page, or null: memory is out or the plan says so.</summary>
     public Pfn? AllocatePage(

@@ -49,11 +49,11 @@ public readonly partial record struct PinCall : IInvalidating
     private static void AddMoves(KernelState kernel, Pfn pfn, ICollection<TakenRange> taken)
     {
         if (kernel.Memory.IsLongTermPinnable(pfn)) return;
-        foreach (var (owner, address) in Migration.MappingsOf(kernel, pfn))
+        foreach (var (vma, address) in Rmap.Entries(kernel, kernel.Memory.Frames.HeadOf(pfn)))
         {
-            var size = owner.PageTable.Find(address).Size;
+            var size = vma.Space.PageTable.Find(address).Size;
             var start = PageGeometry.AlignDown(address, size);
-            taken.Add(new TakenRange(owner.Id, new AddressRange(start, start + size), TakeCause.Migration));
+            taken.Add(new TakenRange(vma.Space.Id, new AddressRange(start, start + size), TakeCause.Migration));
         }
     }
 }

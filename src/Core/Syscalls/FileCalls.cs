@@ -3,6 +3,7 @@ using FramePin.Core.Backing;
 using FramePin.Core.Faults;
 using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
+using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
@@ -93,17 +94,11 @@ internal static class FileCalls
     /// <summary>unmap_mapping_range over every address space. Page indexes, half-open.</summary>
     private static void UnmapPages(KernelState kernel, MemoryFile file, ulong first, ulong last, bool alsoCopies)
     {
-        foreach (var space in kernel.Spaces)
-            foreach (var vma in space.Vmas.All)
-            {
-                if (!ReferenceEquals(vma.File, file)) continue;
-                var from = Math.Max(first, vma.PageOffset);
-                var to = Math.Min(last, vma.PageOffset + vma.Pages);
-                if (from >= to) continue;
-                var start = vma.Start + ((from - vma.PageOffset) << PageGeometry.PageShift);
-                var end = vma.Start + ((to - vma.PageOffset) << PageGeometry.PageShift);
-                Mapping.Zap(kernel, space, vma, start, end, keepMarkers: true, onlyFile: !alsoCopies);
-            }
+        foreach (var vma in file.Mappings.Over<Vma>(first, last))
+        {
+            var part = vma.AddressesOf(first, last);
+            Mapping.Zap(kernel, vma.Space, vma, part.Start, part.End, keepMarkers: true, onlyFile: !alsoCopies);
+        }
     }
 
     private static void ZeroPart(KernelState kernel, MemoryFile file, ulong start, ulong end)

@@ -2,6 +2,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Kernel;
+using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
@@ -128,9 +129,8 @@ public readonly record struct SealWriteCall(FileId File) : ISyscall<SealWriteCal
     {
         if (turn.Kernel.File(File) is not { } file) return Errno.EBADF;
         if (file.WriteSealed) return SyscallResult.Ok();
-        foreach (var space in turn.Kernel.Spaces)
-            foreach (var vma in space.Vmas.All)
-                if (ReferenceEquals(vma.File, file) && vma.Has(VmFlags.Shared | VmFlags.MayWrite)) return Errno.EBUSY;
+        foreach (var vma in file.Mappings.Over<Vma>(0, ulong.MaxValue))
+            if (vma.Has(VmFlags.Shared | VmFlags.MayWrite)) return Errno.EBUSY;
         var frames = turn.Kernel.Memory.Frames;
         foreach (var (_, head) in file.CachedFolios())
             if (frames.RefCount(head) != frames[head].MapCount + 1) return Errno.EBUSY;

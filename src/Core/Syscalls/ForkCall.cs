@@ -49,19 +49,9 @@ public readonly partial record struct ForkCall(SpaceId Space, string ChildName) 
             // Nobody asked to hear of forks (UFFD_FEATURE_EVENT_FORK).
             copy.Flags &= ~(VmFlags.UffdMissing | VmFlags.UffdWp);
             copy.Uffd = null;
-            if (vma.Has(VmFlags.WipeOnFork))
-            {
-                copy.AnonVma = null;
-                copy.HasForkedAnon = false;
-            }
-            else if (vma.AnonVma is not null)
-            {
-                copy.AnonVma = kernel.NewAnonVma();
-                copy.HasForkedAnon = true;
-            }
-
-            child.Vmas.Insert(copy);
-            VmaMerge.Opened(copy);
+            copy.TakeAnon(null, null);
+            if (!vma.Has(VmFlags.WipeOnFork)) kernel.AnonVmas.Inherit(copy, vma);
+            child.Link(copy);
             if (vma.Has(VmFlags.WipeOnFork) || !NeedsCopy(vma)) continue;
             var error = CopyRange(kernel, parent, child, vma, copy);
             if (error == Errno.None) continue;
@@ -144,6 +134,7 @@ public readonly partial record struct ForkCall(SpaceId Space, string ChildName) 
         else kernel.Memory.Bytes.Of(Pte.PfnOf(entry)).CopyTo(kernel.Memory.Bytes.Of(pfn));
         kernel.Memory.Frames[pfn].Flags |= FrameFlags.Anon;
         kernel.Memory.Frames[pfn].MapCount = 1;
+        Rmap.AddNewAnon(kernel, copy, address, pfn);
         var bits = Pte.Anon | Pte.Exclusive | Pte.Dirty | kernel.SoftDirty | Mapping.AccessBits(copy, true)
             | (order > 0 ? Pte.Huge : 0);
         child.PageTable[into] = Pte.Leaf(pfn, bits);
@@ -167,12 +158,10 @@ public readonly partial record struct ExitCall(SpaceId Space) : ISyscall<ExitCal
 
     internal static void Run(KernelState kernel, AddressSpace space)
     {
-        var vmas = space.Vmas.All.ToList();
-        foreach (var vma in vmas) Mapping.Zap(kernel, space, vma, vma.Start, vma.End);
-        space.Vmas.Clear();
-        foreach (var vma in vmas)
+        foreach (var vma in space.Vmas.All) Mapping.Zap(kernel, space, vma, vma.Start, vma.End);
+        foreach (var vma in space.Vmas.TakeAll())
         {
-            VmaMerge.Closed(vma);
+            vma.Close();
             kernel.DropIfUnused(vma.File);
             kernel.DropIfUnused(vma.Device);
         }

@@ -311,8 +311,7 @@ public readonly partial record struct MmapCall(
         }
         else
         {
-            space.Vmas.Insert(vma);
-            VmaMerge.Opened(vma);
+            space.Link(vma);
         }
 
         if (populates) MlockCalls.Populate(kernel, space, range);

@@ -252,13 +252,12 @@ public readonly partial record struct MremapCall(
             File = vma.File,
             Device = vma.Device,
             Opening = vma.Opening,
-            AnonVma = vma.AnonVma,
-            HasForkedAnon = vma.HasForkedAnon,
             OwnsHugeReserve = vma.OwnsHugeReserve,
             LostHugePage = vma.LostHugePage,
             SpecialName = vma.SpecialName,
             HugeOrder = vma.HugeOrder,
         };
+        copy.TakeAnon(vma);
         var merged = VmaMerge.InsertOrMerge(space, copy);
         // Nobody asked to hear of moves (UFFD_FEATURE_EVENT_REMAP): the area that the copy has become is registered no
         // more, all of it.
@@ -291,7 +290,7 @@ public readonly partial record struct MremapCall(
             // What it keeps, when only a part of it was moved, stays locked as pages.
             if (old.Has(VmFlags.Locked)) space.UncountedUnlocks += old.Pages;
             old.Flags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
-            if (old.Range == request.Old) (old.AnonVma, old.HasForkedAnon) = (null, false);
+            if (old.Range == request.Old) old.TakeAnon(null, null);
         }
     }
 

@@ -38,8 +38,7 @@ public readonly partial record struct MunmapCall(SpaceId Space, ulong Start, ulo
         foreach (var vma in space.Vmas.Overlapping(range))
         {
             Mapping.Zap(kernel, space, vma, vma.Start, vma.End);
-            space.Vmas.Remove(vma);
-            VmaMerge.Closed(vma);
+            space.Unlink(vma);
             kernel.DropIfUnused(vma.File);
             kernel.DropIfUnused(vma.Device);
         }

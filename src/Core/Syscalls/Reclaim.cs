@@ -155,7 +155,7 @@ internal static class Reclaim
         var (old, frames) = (entry, kernel.Memory.Frames);
         var pfn = Pte.PfnOf(old);
         if ((frames[pfn].Flags & FrameFlags.SwapCache) == 0 && !swap.TryAdd(pfn)) return;
-        var number = frames[pfn].Index;
+        var number = frames[pfn].SwapSlot;
         swap.Duplicate(number);
         entry = Pte.SwapEntry(number, old & Pte.SwapKeepMask);
         kernel.Memory.MarkDirty(pfn);

@@ -153,23 +153,20 @@ public readonly record struct MsyncCall(SpaceId Space, ulong Start, ulong Length
         {
             if (file.Lookup(index) is not { } pfn) continue;
             var info = kernel.Memory.Frames[pfn];
-            if (info.MapCount > 0) ProtectMappings(kernel, file, index);
+            if (info.MapCount > 0) ProtectMappings(file, index);
             info.Flags &= ~(FrameFlags.Dirty | FrameFlags.Reclaim);
         }
     }
 
-    private static void ProtectMappings(KernelState kernel, MemoryFile file, ulong index)
+    private static void ProtectMappings(MemoryFile file, ulong index)
     {
-        foreach (var space in kernel.Spaces)
-            foreach (var vma in space.Vmas.All)
-            {
-                if (!ReferenceEquals(vma.File, file) || !vma.Has(VmFlags.Shared) || index < vma.PageOffset
-                    || index >= vma.PageOffset + vma.Pages)
-                    continue;
-                var slot = space.PageTable.Find(vma.Start + ((index - vma.PageOffset) << PageGeometry.PageShift));
-                if (slot.Exists && Pte.IsMapped(space.PageTable[slot]))
-                    space.PageTable[slot] &= ~(Pte.Dirty | Pte.Write);
-            }
+        foreach (var vma in file.Mappings.Over<Vma>(index, index + 1))
+        {
+            if (!vma.Has(VmFlags.Shared)) continue;
+            var table = vma.Space.PageTable;
+            var slot = table.Find(vma.AddressesOf(index, index + 1).Start);
+            if (slot.Exists && Pte.IsMapped(table[slot])) table[slot] &= ~(Pte.Dirty | Pte.Write);
+        }
     }
 }
 

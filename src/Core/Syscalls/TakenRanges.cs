@@ -26,29 +26,17 @@ internal static class TakenRanges
     }
 
     /// <summary>The places where pages of a file are mapped, in any address space. Pages of 4 KiB.</summary>
-    /// <param name="kernel">The machine's kernel.</param>
     /// <param name="file">The file.</param>
     /// <param name="first">First page.</param>
     /// <param name="end">Page behind the last one.</param>
     /// <param name="cause">Why they are taken.</param>
     /// <param name="taken">Gets the ranges.</param>
     public static void AddMappings(
-        KernelState kernel, MemoryFile file, ulong first, ulong end, TakeCause cause, ICollection<TakenRange> taken)
+        MemoryFile file, ulong first, ulong end, TakeCause cause, ICollection<TakenRange> taken)
     {
-        if (file.MappingCount == 0 || first >= end) return;
-        foreach (var space in kernel.Spaces)
-        {
-            foreach (var vma in space.Vmas.All)
-            {
-                if (!ReferenceEquals(vma.File, file)) continue;
-                var from = Math.Max(first, vma.PageOffset);
-                var to = Math.Min(end, vma.PageOffset + vma.Pages);
-                if (from >= to) continue;
-                var start = vma.Start + ((from - vma.PageOffset) << PageGeometry.PageShift);
-                var range = new AddressRange(start, start + ((to - from) << PageGeometry.PageShift));
-                taken.Add(new TakenRange(space.Id, range, cause));
-            }
-        }
+        if (first >= end) return;
+        foreach (var vma in file.Mappings.Over<Vma>(first, end))
+            taken.Add(new TakenRange(vma.Space.Id, vma.AddressesOf(first, end), cause));
     }
 
     /// <summary>A page-aligned range of a call; empty where the kernel refuses it.</summary>
@@ -142,7 +130,7 @@ public readonly partial record struct MadviseCall : IInvalidating
                 if (vma.Has(VmFlags.Locked) || vma.File is not { } file) return false;
                 if (!vma.Has(VmFlags.Shared | VmFlags.MayWrite) || file.Kind == FileKind.Secret) return false;
                 var first = vma.IndexOf(part.Start);
-                TakenRanges.AddMappings(kernel, file, first, first + part.Pages, TakeCause.Madvise, taken);
+                TakenRanges.AddMappings(file, first, first + part.Pages, TakeCause.Madvise, taken);
                 return true;
             case Advice.PageOut:
                 if (vma.HasAny(VmFlags.Locked | VmFlags.PfnMap | VmFlags.HugeTlb)) return false;
@@ -200,7 +188,7 @@ public readonly partial record struct TruncateCall : IInvalidating
         var isWhole = PageGeometry.IsAligned(Size, PageGeometry.PageSize << file.Order);
         if (file.Kind == FileKind.HugeTlb && !isWhole) return;
         var first = PageGeometry.PagesOf(Size);
-        TakenRanges.AddMappings(turn.Kernel, file, first, ulong.MaxValue, TakeCause.Truncate, taken);
+        TakenRanges.AddMappings(file, first, ulong.MaxValue, TakeCause.Truncate, taken);
     }
 }
 
@@ -212,7 +200,7 @@ public readonly partial record struct PunchHoleCall : IInvalidating
         if (turn.Kernel.File(File) is not { WriteSealed: false } file || file.Kind == FileKind.Secret) return;
         // Parts of pages are zeroed in place.
         var (first, end) = (PageGeometry.PagesOf(Offset), (Offset + Length) >> PageGeometry.PageShift);
-        TakenRanges.AddMappings(turn.Kernel, file, first, end, TakeCause.Truncate, taken);
+        TakenRanges.AddMappings(file, first, end, TakeCause.Truncate, taken);
     }
 }
 

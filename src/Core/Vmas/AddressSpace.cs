@@ -94,6 +94,20 @@ public sealed class AddressSpace
 
     public int MapCount => Vmas.Count;
 
+    /// <summary>Makes an area part of the address space (vma_link).</summary>
+    internal void Link(Vma vma)
+    {
+        Vmas.Insert(vma);
+        vma.Open(this);
+    }
+
+    /// <summary>Takes an area out of the address space. Its entries are gone, or another area covers them.</summary>
+    internal void Unlink(Vma vma)
+    {
+        Vmas.Remove(vma);
+        vma.Close();
+    }
+
     /// <summary>
     /// Mapped pages whose VMA has all of <paramref name="wanted"/> and none of <paramref name="unwanted"/>.
     /// </summary>

@@ -5,20 +5,19 @@ using FramePin.Core.Backing;
 namespace FramePin.Core.Vmas;
 
 /// <summary>
-/// Identity of an anon_vma: VMAs that share one may merge. Frames do not point at it; an exclusive page is found
-/// through the address at hand.
-/// </summary>
-internal sealed class AnonVma(int id)
-{
-    /// <summary>Number within the machine, so that a digest can name it.</summary>
-    public int Id { get; } = id;
-}
-
-/// <summary>
 /// A virtual memory area (vm_area_struct). Guarded by the turn; pins do not look at it on the fast path.
 /// </summary>
-internal sealed class Vma
+internal sealed class Vma : IMapping
 {
+    private AddressSpace? _space;
+
+    /// <summary>
+    /// The address space that the area is part of (vm_mm). Throws for an area that is part of none.
+    /// </summary>
+    public AddressSpace Space => _space ?? throw new InvalidOperationException($"{this} is part of no address space");
+
+    SpaceId IMapping.SpaceId => Space.Id;
+
     public required ulong Start { get; set; }
 
     /// <summary>First byte behind the area.</summary>
@@ -37,11 +36,14 @@ internal sealed class Vma
     /// <summary>Which opening of the file was mapped (struct file): areas of two openings do not merge.</summary>
     public int Opening { get; init; }
 
-    /// <summary>Set by the first anonymous fault; inherited over fork.</summary>
-    public AnonVma? AnonVma { get; set; }
+    /// <summary>The anon_vma of the area's new anonymous pages; null before the first of them.</summary>
+    public AnonVma? AnonVma { get; private set; }
+
+    /// <summary>The anon_vmas whose pages the area may map, its own among them; null without any.</summary>
+    public AnonChain? AnonChain { get; private set; }
 
     /// <summary>The area came through a fork and may share pages with a parent (anon_vma_chain not singular).</summary>
-    public bool HasForkedAnon { get; set; }
+    public bool HasForkedAnon => AnonChain?.Older is not null;
 
     /// <summary>Shown by maps in place of a file name: [vdso], [vvar] and their like.</summary>
     public string? SpecialName { get; init; }
@@ -90,6 +92,50 @@ internal sealed class Vma
     /// <summary>Page index in the file (or in linear anonymous numbering) of <paramref name="address"/>.</summary>
     public ulong IndexOf(ulong address) => PageOffset + ((address - Start) >> PageGeometry.PageShift);
 
+    /// <summary>The addresses at which the area maps pages [<paramref name="first"/>, <paramref name="last"/>).</summary>
+    public AddressRange AddressesOf(ulong first, ulong last)
+    {
+        var from = Math.Max(first, PageOffset);
+        var to = Math.Min(last, PageOffset + Pages);
+        return from >= to
+            ? new AddressRange(Start, Start)
+            : new AddressRange(AddressOf(from), AddressOf(to));
+    }
+
+    /// <summary>The area becomes part of an address space: what it maps gains a mapping (vm_ops->open).</summary>
+    public void Open(AddressSpace space)
+    {
+        _space = space;
+        File?.Mappings.Add(this);
+        if (Device is { } device) device.MappingCount++;
+        for (var link = AnonChain; link is not null; link = link.Older) link.AnonVma.Add(this);
+    }
+
+    /// <summary>The area leaves its address space: what it mapped loses a mapping (vm_ops->close).</summary>
+    public void Close()
+    {
+        File?.Mappings.Remove(this);
+        if (Device is { } device) device.MappingCount--;
+        for (var link = AnonChain; link is not null; link = link.Older) link.AnonVma.Remove(this);
+        _space = null;
+    }
+
+    /// <summary>Takes over another area's anon_vmas (anon_vma_clone).</summary>
+    public void TakeAnon(Vma from) => TakeAnon(from.AnonVma, from.AnonChain);
+
+    /// <summary>Changes the area's own anon_vma and those whose pages it may map.</summary>
+    public void TakeAnon(AnonVma? own, AnonChain? chain)
+    {
+        if (ReferenceEquals(own, AnonVma) && ReferenceEquals(chain, AnonChain)) return;
+        if (_space is not null)
+            for (var link = AnonChain; link is not null; link = link.Older) link.AnonVma.Remove(this);
+        (AnonVma, AnonChain) = (own, chain);
+        if (_space is not null)
+            for (var link = AnonChain; link is not null; link = link.Older) link.AnonVma.Add(this);
+    }
+
+    private ulong AddressOf(ulong index) => Start + ((index - PageOffset) << PageGeometry.PageShift);
+
     /// <summary>A copy that covers [<paramref name="start"/>, <paramref name="end"/>) of the same backing.</summary>
     public Vma Slice(ulong start, ulong end) => new()
     {
@@ -102,7 +148,7 @@ internal sealed class Vma
         Opening = Opening,
         Uffd = Uffd,
         AnonVma = AnonVma,
-        HasForkedAnon = HasForkedAnon,
+        AnonChain = AnonChain,
         OwnsHugeReserve = OwnsHugeReserve,
         LostHugePage = LostHugePage,
         SpecialName = SpecialName,

@@ -66,5 +66,11 @@ internal sealed class VmaList
         _items.RemoveAt(index);
     }
 
-    public void Clear() => _items.Clear();
+    /// <summary>Empties the list; what was in it, by address.</summary>
+    public List<Vma> TakeAll()
+    {
+        var all = _items.ToList();
+        _items.Clear();
+        return all;
+    }
 }

@@ -26,8 +26,7 @@ internal static class VmaMerge
         if (!space.CutLeaf(address)) return Errno.ENOMEM;
         upper = vma.Slice(address, vma.End);
         vma.End = address;
-        space.Vmas.Insert(upper);
-        Opened(upper);
+        space.Link(upper);
         return Errno.None;
     }
 
@@ -57,20 +56,6 @@ internal static class VmaMerge
         var right = after is not null && after.Start == vma.End && CanJoin(vma, after) ? after : null;
         if (left is not null && right is not null && !CompatibleAnon(left, right)) right = null;
         return Join(space, left, vma, right, inTree: true);
-    }
-
-    /// <summary>The area's backing gained a mapping (vm_ops->open).</summary>
-    public static void Opened(Vma vma)
-    {
-        if (vma.File is { } file) file.MappingCount++;
-        if (vma.Device is { } device) device.MappingCount++;
-    }
-
-    /// <summary>The area's backing lost a mapping (vm_ops->close).</summary>
-    public static void Closed(Vma vma)
-    {
-        if (vma.File is { } file) file.MappingCount--;
-        if (vma.Device is { } device) device.MappingCount--;
     }
 
     /// <summary>
@@ -120,28 +105,17 @@ internal static class VmaMerge
     {
         if (left is null && right is null)
         {
-            if (!inTree)
-            {
-                space.Vmas.Insert(middle);
-                Opened(middle);
-            }
-
+            if (!inTree) space.Link(middle);
             return middle;
         }
 
-        var anon = left?.AnonVma ?? middle.AnonVma ?? right?.AnonVma;
-        var forked = left is { HasForkedAnon: true } || middle.HasForkedAnon || right is { HasForkedAnon: true };
-        if (inTree)
-        {
-            space.Vmas.Remove(middle);
-            Closed(middle);
-        }
-
         var survivor = left ?? right!;
+        var anon = left is { AnonVma: not null } ? left : middle.AnonVma is not null ? middle : right ?? middle;
+        survivor.TakeAnon(anon);
+        if (inTree) space.Unlink(middle);
         if (left is not null && right is not null)
         {
-            space.Vmas.Remove(right);
-            Closed(right);
+            space.Unlink(right);
             left.End = right.End;
         }
         else if (left is not null)
@@ -158,8 +132,6 @@ internal static class VmaMerge
         survivor.Flags |= ((left?.Flags ?? 0) | middle.Flags | (right?.Flags ?? 0)) & VmFlags.MaybeGuard;
         // A new part makes all of it count as stored to; joining areas that were there does not (VM_SOFTDIRTY).
         if (!inTree) survivor.Flags |= middle.Flags & VmFlags.SoftDirty;
-        survivor.AnonVma = anon;
-        survivor.HasForkedAnon = forked;
         return survivor;
     }
 }
