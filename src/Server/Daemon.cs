@@ -55,8 +55,6 @@ internal static class Daemon
             static provider => provider.GetRequiredService<ServerTelemetry>().TracePin);
         services.AddSingleton<PinTransactions>();
         services.AddSingleton<MachineRegistry>();
-        services.AddSingleton<StreamSessions>();
-        services.AddSingleton<LeaseRegistry>();
         services.AddSingleton<DriverRegistry>();
         services.AddSingleton<AttachTickets>();
         services.AddSingleton<Attachments>();

@@ -97,7 +97,7 @@ public sealed class DaemonFixture : IAsyncLifetime
         });
         request.Calls.Add(new MemoryCall { Touch = new TouchCall { Address = address, Pages = pages, Write = true } });
         var response = await Client.AddressSpaces.CallBatchAsync(request);
-        Assert.All(response.Results, result => Assert.Equal(0, result.Errno));
+        Assert.All(response.Results, result => Assert.Equal((0U, 0U), (result.Errno, result.Signal)));
     }
 
     public async Task<string> DigestAsync(string machine)

@@ -24,7 +24,7 @@ public sealed class FaultStressTests(DaemonFixture daemon) : IClassFixture<Daemo
         await rig.EndHandlerAsync();
         using var stop = new CancellationTokenSource();
         // Who gives a call up that was answered already learns of no vector: its lease gives that back.
-        var lease = await FramePinLease.OpenAsync(Client, "clients");
+        var lease = await FramePinLease.OpenAsync(Client, rig.Machine, "clients");
         var handling = HandleAsync(rig, stop.Token);
         var working = Enumerable.Range(0, clients).Select(
             client => Task.Run(() => WorkAsync(rig, lease.Name, new Random(client), rounds))).ToArray();

@@ -14,8 +14,8 @@ namespace FramePin.Tests.Integration;
 /// </summary>
 public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
-    private const int Sigbus = 7;
-    private const int Sigkill = 9;
+    private const uint Sigbus = 7;
+    private const uint Sigkill = 9;
 
     private FramePinClient Client => daemon.Client;
 
@@ -55,17 +55,17 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     }
 
     [Theory]
-    [InlineData(FaultAnswerKind.Sigbus, -Sigbus)]
-    [InlineData(FaultAnswerKind.Hwpoison, -Sigbus)]
-    [InlineData(FaultAnswerKind.Oom, -Sigkill)]
-    public async Task A_touch_ends_with_the_signal_of_the_handlers_answer(FaultAnswerKind answer, int errno)
+    [InlineData(FaultAnswerKind.Sigbus, Sigbus)]
+    [InlineData(FaultAnswerKind.Hwpoison, Sigbus)]
+    [InlineData(FaultAnswerKind.Oom, Sigkill)]
+    public async Task A_touch_ends_with_the_signal_of_the_handlers_answer(FaultAnswerKind answer, uint signal)
     {
         await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         var touch = rig.TouchAsync(At, 2);
         await rig.AnswerAsync(await rig.NextAsync(), FaultAnswerKind.Page, page: 1);
         await rig.AnswerAsync(await rig.NextAsync(), answer);
         var result = await touch.WaitAsync(Patience);
-        Assert.Equal((1UL, errno), (result.Value, result.Errno));
+        Assert.Equal((1UL, signal), (result.Value, result.Signal));
     }
 
     [Fact]
@@ -120,7 +120,7 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         await rig.NextAsync();
         await Client.AddressSpaces.ExitAddressSpaceAsync(new ExitAddressSpaceRequest { Name = rig.Space });
         Assert.Equal(14, await ErrnoAsync(pin));
-        Assert.NotEqual(0, (await touch.WaitAsync(Patience)).Errno);
+        Assert.NotEqual(0U, (await touch.WaitAsync(Patience)).Signal);
         // The answer comes too late for anybody.
         await rig.AnswerAsync(fault, FaultAnswerKind.Page);
         Assert.Equal((uint)Errno.ENOENT, (await rig.NextAsync()).Errno);
@@ -135,13 +135,13 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         await rig.NextAsync();
         await rig.EndHandlerAsync();
         Assert.Equal(14, await ErrnoAsync(pin));
-        Assert.Equal(-Sigbus, (await touch.WaitAsync(Patience)).Errno);
-        Assert.Equal(-Sigbus, (await rig.TouchAsync(At, 1).WaitAsync(Patience)).Errno);
+        Assert.Equal(Sigbus, (await touch.WaitAsync(Patience)).Signal);
+        Assert.Equal(Sigbus, (await rig.TouchAsync(At, 1).WaitAsync(Patience)).Signal);
         // Another one may serve the device now.
         await rig.ServeAsync();
         touch = rig.TouchAsync(At, 1);
         await rig.AnswerAsync(await rig.NextAsync(), FaultAnswerKind.Page);
-        Assert.Equal(0, (await touch.WaitAsync(Patience)).Errno);
+        Assert.Equal(0U, (await touch.WaitAsync(Patience)).Signal);
     }
 
     [Fact]
@@ -161,7 +161,7 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
 
         Assert.False(touch.IsCompleted);
         await rig.AnswerAsync(fault, FaultAnswerKind.Page, DevicePages - 1);
-        Assert.Equal(0, (await touch.WaitAsync(Patience)).Errno);
+        Assert.Equal(0U, (await touch.WaitAsync(Patience)).Signal);
     }
 
     [Fact]
@@ -190,7 +190,7 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         Assert.Equal((int)Errno.EFAULT, FramePinException.From(refused).Errno);
         // They did ask, and the answer is there for the next one.
         await rig.AnswerAsync(await rig.NextAsync(), FaultAnswerKind.Page);
-        Assert.Equal(0, (await rig.TouchAsync(At, 1).WaitAsync(Patience)).Errno);
+        Assert.Equal(0U, (await rig.TouchAsync(At, 1).WaitAsync(Patience)).Signal);
     }
 
     [Fact]
@@ -280,8 +280,8 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         Assert.False(pin.IsCompleted);
         await rig.EndHandlerAsync();
         await rig.UnpinAsync(pin);
-        Assert.Equal(0, (await touch.WaitAsync(Patience)).Errno);
-        Assert.Equal(0, (await rig.TouchAsync(At + (2 * PageSize), 1).WaitAsync(Patience)).Errno);
+        Assert.Equal(0U, (await touch.WaitAsync(Patience)).Signal);
+        Assert.Equal(0U, (await rig.TouchAsync(At + (2 * PageSize), 1).WaitAsync(Patience)).Signal);
     }
 
     [Fact]
@@ -316,7 +316,7 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         // The late answer is there for whoever comes next.
         await rig.AnswerAsync(second, FaultAnswerKind.Page, page: 4);
         var touch = await rig.TouchAsync(At + PageSize, 1).WaitAsync(Patience);
-        Assert.Equal(0, touch.Errno);
+        Assert.Equal(0U, touch.Signal);
     }
 
     [Fact]
@@ -324,12 +324,12 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     {
         await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         await rig.EndHandlerAsync();
-        await using var lease = await FramePinLease.OpenAsync(Client, "handler");
+        await using var lease = await FramePinLease.OpenAsync(Client, rig.Machine, "handler");
         await rig.ServeAsync(new RegisterFaultHandler { Device = rig.Device, Lease = lease.Name });
         var touch = rig.TouchAsync(At, 1);
         await rig.NextAsync();
         await lease.DisposeAsync();
-        Assert.Equal(-Sigbus, (await touch.WaitAsync(Patience)).Errno);
+        Assert.Equal(Sigbus, (await touch.WaitAsync(Patience)).Signal);
     }
 
     private static async Task<int> ErrnoAsync(Task<PinResponse> pin) =>

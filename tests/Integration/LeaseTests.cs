@@ -2,6 +2,7 @@ using FramePin.Client;
 using FramePin.Server;
 using FramePin.Server.Configuration;
 using FramePin.V1;
+using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.Extensions.Time.Testing;
@@ -15,7 +16,7 @@ namespace FramePin.Tests.Integration;
 public sealed class LeaseTests : IAsyncLifetime
 {
     private const ulong At = 0x10_0000;
-    private const ulong Ttl = 3000;
+    private const double Ttl = 3000;
 
     private readonly string _socket = Path.Combine(Path.GetTempPath(), $"framepin-{Guid.NewGuid():N}.sock");
     private readonly FakeTimeProvider _time = new();
@@ -53,7 +54,7 @@ public sealed class LeaseTests : IAsyncLifetime
                 _time.Advance(TimeSpan.FromMilliseconds(Ttl - 1));
                 await stream.RequestStream.WriteAsync(new KeepAliveRequest { Lease = lease });
                 Assert.True(await stream.ResponseStream.MoveNext(default));
-                Assert.Equal(Ttl, stream.ResponseStream.Current.LeftMs);
+                Assert.Equal(Ttl, stream.ResponseStream.Current.Left.ToTimeSpan().TotalMilliseconds);
             }
         }
 
@@ -89,7 +90,8 @@ public sealed class LeaseTests : IAsyncLifetime
     [Fact]
     public async Task A_lease_that_is_not_there_holds_nothing()
     {
-        foreach (var (name, reason) in new[] { ("leases/none", "LEASE_NOT_FOUND"), ("nonsense", "BAD_FIELD") })
+        foreach (var (name, reason) in new[]
+            { ("machines/default/leases/none", "LEASE_NOT_FOUND"), ("nonsense", "BAD_FIELD") })
         {
             Assert.Equal(
                 reason, await Refused(_client.Pinning.PinAsync(
@@ -99,9 +101,11 @@ public sealed class LeaseTests : IAsyncLifetime
         }
 
         Assert.Empty((await _client.Pinning.ListFrameVectorsAsync(new ListFrameVectorsRequest())).FrameVectors);
-        foreach (var ttl in new[] { 1UL, ulong.MaxValue })
+        var millisecond = Duration.FromTimeSpan(TimeSpan.FromMilliseconds(1));
+        foreach (var ttl in new[]
+            { millisecond, new Duration { Seconds = long.MaxValue }, new Duration { Seconds = -1 } })
             Assert.Equal(
-                "BAD_FIELD", await Refused(_client.Leases.OpenLeaseAsync(new OpenLeaseRequest { TtlMs = ttl })));
+                "BAD_FIELD", await Refused(_client.Leases.OpenLeaseAsync(new OpenLeaseRequest { Ttl = ttl })));
         await BooksBalance();
     }
 
@@ -127,7 +131,7 @@ public sealed class LeaseTests : IAsyncLifetime
     }
 
     [Fact]
-    public async Task A_lease_outlives_the_machine_that_it_held_frames_of()
+    public async Task A_lease_ends_with_its_machine_and_those_of_other_machines_stay()
     {
         var machine = await _client.Machines.CreateMachineAsync(
             new CreateMachineRequest { Spec = new MachineSpec { MemoryBytes = 64UL << 20 } });
@@ -135,12 +139,21 @@ public sealed class LeaseTests : IAsyncLifetime
             new CreateAddressSpaceRequest { Parent = machine.Name });
         var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 4096, Prot = 3, Flags = 0x32 } };
         await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space.Name, Call = map });
-        var lease = await Open();
+        var (ours, theirs) = (await Open(machine.Name), await Open());
         await _client.Pinning.PinAsync(
-            new PinRequest { AddressSpace = space.Name, Start = At, Pages = 1, Write = true, Lease = lease });
-        await Pin(lease, 2);
+            new PinRequest { AddressSpace = space.Name, Start = At, Pages = 1, Write = true, Lease = ours });
+        await Pin(theirs, 2);
+        Assert.Equal("BAD_FIELD", await Refused(_client.Pinning.PinAsync(
+            new PinRequest { AddressSpace = space.Name, Start = At, Pages = 1, Lease = theirs })));
+        using var stream = _client.Leases.KeepAlive();
+        await stream.RequestStream.WriteAsync(new KeepAliveRequest { Lease = ours });
+        Assert.True(await stream.ResponseStream.MoveNext(default));
         await _client.Machines.DeleteMachineAsync(new DeleteMachineRequest { Name = machine.Name, Force = true });
-        var closed = await _client.Leases.CloseLeaseAsync(new CloseLeaseRequest { Name = lease });
+        var ended = await Assert.ThrowsAsync<RpcException>(() => stream.ResponseStream.MoveNext(default));
+        Assert.Equal("LEASE_NOT_FOUND", FramePinException.From(ended).Reason);
+        Assert.Equal(
+            "MACHINE_NOT_FOUND", await Refused(_client.Leases.GetLeaseAsync(new GetLeaseRequest { Name = ours })));
+        var closed = await _client.Leases.CloseLeaseAsync(new CloseLeaseRequest { Name = theirs });
         Assert.Equal(2UL, closed.PinnedPages);
         await BooksBalance();
     }
@@ -148,7 +161,8 @@ public sealed class LeaseTests : IAsyncLifetime
     [Fact]
     public async Task The_clients_lease_keeps_itself_alive_and_notices_its_end()
     {
-        await using var lease = await FramePinLease.OpenAsync(_client, "test", TimeSpan.FromMilliseconds(Ttl), _time);
+        await using var lease = await FramePinLease.OpenAsync(
+            _client, "machines/default", "test", TimeSpan.FromMilliseconds(Ttl), _time);
         await Pin(lease.Name, 1);
         Assert.False(lease.Lost.IsCancellationRequested);
         var ended = new TaskCompletionSource();
@@ -161,7 +175,7 @@ public sealed class LeaseTests : IAsyncLifetime
     [Fact]
     public async Task Disposing_the_clients_lease_ends_it()
     {
-        var lease = await FramePinLease.OpenAsync(_client, "test");
+        var lease = await FramePinLease.OpenAsync(_client, "", "test");
         var listed = Assert.Single((await _client.Leases.ListLeasesAsync(new ListLeasesRequest())).Leases);
         Assert.Equal((lease.Name, "test"), (listed.Name, listed.Owner));
         await Pin(lease.Name, 3);
@@ -171,8 +185,12 @@ public sealed class LeaseTests : IAsyncLifetime
         await BooksBalance();
     }
 
-    private async Task<string> Open() =>
-        (await _client.Leases.OpenLeaseAsync(new OpenLeaseRequest { Owner = "test", TtlMs = Ttl })).Name;
+    private async Task<string> Open(string machine = "")
+    {
+        var ttl = Duration.FromTimeSpan(TimeSpan.FromMilliseconds(Ttl));
+        var request = new OpenLeaseRequest { Parent = machine, Owner = "test", Ttl = ttl };
+        return (await _client.Leases.OpenLeaseAsync(request)).Name;
+    }
 
     private async Task<PinResponse> Pin(string lease, ulong pages) =>
         await _client.Pinning.PinAsync(

@@ -254,7 +254,7 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
             new CreateAddressSpaceRequest { Parent = machine.Name });
         var map = new MemoryCall { Mmap = new MmapCall { Address = At, Length = 32 * 4096, Prot = 3, Flags = 0x32 } };
         await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space.Name, Call = map });
-        var ticket = await _client.Memory.AttachMemoryAsync(new AttachMemoryRequest { Machine = machine.Name });
+        var ticket = await _client.Memory.AttachMemoryAsync(new AttachMemoryRequest { Parent = machine.Name });
         using var holder = StartHolder(ticket);
         Assert.Equal("attached", await holder.StandardOutput.ReadLineAsync());
         var held = await _client.Memory.MapSpaceAsync(new MapSpaceRequest
@@ -428,7 +428,7 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
     private async Task Discard()
     {
         var discard = new MemoryCall { Madvise = new MadviseCall { Address = At, Length = 64 * 4096, Advice = 4 } };
-        Assert.Equal(0,
+        Assert.Equal(0U,
             (await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = _space, Call = discard })).Errno);
     }
 

@@ -224,11 +224,11 @@ public sealed class PinTransactionTests : IAsyncLifetime
         var answer = Assert.Single(stream.ResponseStream.Current.Results);
         await stream.RequestStream.CompleteAsync();
         Assert.False(await stream.ResponseStream.MoveNext(default));
-        if (answer.StatusCode != 0 || answer.Errno != 0)
+        if (answer.Refusal is { } refusal)
         {
             Assert.Equal((0UL, 0UL, 0UL), (answer.FrameVector, answer.Frames, answer.Hold));
             Assert.Null(answer.Runs);
-            throw new RpcException(new Status((StatusCode)answer.StatusCode, answer.Message));
+            throw refusal.ToRpcException();
         }
 
         _hold = answer.Hold;

@@ -224,7 +224,8 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         calls.Calls.Add(new MemoryCall { ClearRefs = new ClearRefsCall { Value = 4 } });
         calls.Calls.Add(new MemoryCall { Madvise = new MadviseCall { Address = At, Length = 8 * 4096, Advice = 21 } });
         Assert.All(
-            (await daemon.Client.AddressSpaces.CallBatchAsync(calls)).Results, result => Assert.Equal(0, result.Errno));
+            (await daemon.Client.AddressSpaces.CallBatchAsync(calls)).Results,
+            result => Assert.Equal((0U, 0U), (result.Errno, result.Signal)));
         var maps = await daemon.Client.AddressSpaces.GetMapsAsync(
             new GetMapsRequest { AddressSpace = space, WithUsage = true });
         Assert.Equal(8UL * 4096, Assert.Single(maps.Entries, entry => entry.Start == At).Swap);

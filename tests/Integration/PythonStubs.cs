@@ -20,6 +20,7 @@ internal sealed class PythonStubs : IDisposable
         var protos = Path.Combine(AppContext.BaseDirectory, "protos");
         var samples = Path.Combine(AppContext.BaseDirectory, "samples");
         string[] files = [.. Directory.GetFiles(Path.Combine(protos, "framepin", "v1"), "*.proto"),
+            .. Directory.GetFiles(Path.Combine(protos, "google", "rpc"), "*.proto"),
             .. Directory.GetFiles(samples, "*.proto")];
         var start = new ProcessStartInfo(
             "protoc",

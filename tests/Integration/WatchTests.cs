@@ -2,6 +2,7 @@ using FramePin.Client;
 using FramePin.Server;
 using FramePin.Server.Configuration;
 using FramePin.V1;
+using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.Extensions.Time.Testing;
@@ -98,7 +99,8 @@ public sealed class WatchTests : IAsyncLifetime
     public async Task Who_stays_silent_past_its_patience_is_fenced_and_stalls_nobody()
     {
         using var watch = _client.Watches.WatchInvalidations();
-        await OpenAsync(watch, new OpenWatch { AddressSpace = _space, PatienceMs = 500 });
+        var patience = Duration.FromTimeSpan(TimeSpan.FromMilliseconds(500));
+        await OpenAsync(watch, new OpenWatch { AddressSpace = _space, Patience = patience });
         var running = Call(new MemoryCall { Munmap = new MunmapCall { Address = At, Length = 4096 } });
         await NextAsync(watch);
         Assert.False(running.IsCompleted);

@@ -17,8 +17,17 @@ internal static class DriverCommands
         yield return line.Create("drivers", "Lists the nodes that driver processes serve.", "drivers -m m1", [],
             async (parsed, client, output, cancelled) =>
             {
-                var request = new ListDriversRequest { Parent = MachineName(line, parsed) };
-                var all = await client.Drivers.ListDriversAsync(request, cancellationToken: cancelled);
+                var all = await Pages.AllAsync(
+                    async token => await client.Drivers.ListDriversAsync(
+                        new ListDriversRequest
+                        {
+                            Parent = MachineName(line, parsed),
+                            PageSize = Pages.Largest,
+                            PageToken = token,
+                        },
+                        cancellationToken: cancelled),
+                    page => page.NextPageToken,
+                    (all, page) => all.Drivers.AddRange(page.Drivers));
                 output.WriteTable(all, ["node", "driver", "open files", "calls"],
                     all.Drivers.Select(
                         driver => new[] { driver.Name, driver.Driver_, $"{driver.OpenFiles}", $"{driver.Calls}" }));

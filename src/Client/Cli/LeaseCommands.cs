@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.Globalization;
 using FramePin.Client;
 using FramePin.V1;
+using Google.Protobuf.WellKnownTypes;
 
 namespace FramePin.Cli;
 
@@ -10,14 +11,14 @@ internal static class LeaseCommands
 {
     public static IEnumerable<Command> Create(CommandLine line)
     {
-        yield return line.Create("leases", "Lists the open leases: the lives of clients.", "leases", [],
-            async (_, client, output, cancelled) =>
+        yield return line.Create("leases", "Lists the open leases of a machine: the lives of clients.", "leases", [],
+            async (parsed, client, output, cancelled) =>
         {
-            var all = await client.Leases.ListLeasesAsync(new ListLeasesRequest(), cancellationToken: cancelled);
+            var all = await ListAsync(parsed.GetValue(line.Machine)!, client, cancelled);
             output.WriteTable(
                 all, ["lease", "owner", "left", "vectors", "pages", "since", "trace"], all.Leases.Select(lease => new[]
             {
-                lease.Name, lease.Owner, $"{lease.LeftMs} of {lease.TtlMs} ms", $"{lease.FrameVectors}",
+                lease.Name, lease.Owner, Left(lease), $"{lease.FrameVectors}",
                 $"{lease.PinnedPages}",
                 Time(lease.OpenedAt), lease.TraceId,
             }));
@@ -42,10 +43,9 @@ internal static class LeaseCommands
             "leaks --older 60", [older], async (parsed, client, output, cancelled) =>
             {
                 var held = await Held(parsed.GetValue(line.Machine)!, client, cancelled);
-                var oldest = TimeProvider.System.GetUtcNow().AddSeconds(
-                    -parsed.GetValue(older)).ToUnixTimeMilliseconds() / 1000.0;
+                var oldest = TimeProvider.System.GetUtcNow().AddSeconds(-parsed.GetValue(older));
                 held.RemoveAll(pin => pin.Vector.Lease.Length > 0 && !pin.Vector.AddressSpaceExited
-                    && pin.Vector.PinnedAt > oldest);
+                    && PinnedAt(pin.Vector) > oldest);
                 Write(output, held);
                 output.HasFindings = held.Count > 0;
             });
@@ -54,28 +54,50 @@ internal static class LeaseCommands
     private static async Task<List<(FrameVector Vector, string Owner)>> Held(
         string machine, FramePinClient client, CancellationToken cancelled)
     {
-        var leases = await client.Leases.ListLeasesAsync(new ListLeasesRequest(), cancellationToken: cancelled);
+        var leases = await ListAsync(machine, client, cancelled);
         var owners = leases.Leases.ToDictionary(lease => lease.Name, lease => lease.Owner, StringComparer.Ordinal);
         var vectors = await PinCommands.ListVectors(machine, client, cancelled);
-        return [.. vectors.FrameVectors.Where(vector => vector.Frames > 0).OrderBy(vector => vector.PinnedAt)
+        return [.. vectors.FrameVectors.Where(vector => vector.Frames > 0).OrderBy(PinnedAt)
             .Select(vector => (vector, owners.GetValueOrDefault(vector.Lease, "")))];
     }
 
     private static void Write(Output output, List<(FrameVector Vector, string Owner)> held)
     {
-        var now = TimeProvider.System.GetUtcNow().ToUnixTimeMilliseconds() / 1000.0;
+        var now = TimeProvider.System.GetUtcNow();
         var all = new ListFrameVectorsResponse();
         all.FrameVectors.AddRange(held.Select(pin => pin.Vector));
         output.WriteTable(
             all, ["vector", "owner", "lease", "age", "range", "frames", "from", "trace"], held.Select(pin => new[]
         {
             pin.Vector.Name, pin.Owner, pin.Vector.Lease.Length > 0 ? pin.Vector.Lease : "none",
-            string.Create(CultureInfo.InvariantCulture, $"{now - pin.Vector.PinnedAt:f1} s"),
+            string.Create(CultureInfo.InvariantCulture, $"{(now - PinnedAt(pin.Vector)).TotalSeconds:f1} s"),
             $"{Values.Hex(pin.Vector.Start)}+{pin.Vector.Frames}", $"{pin.Vector.Frames} {pin.Vector.Kind}",
             pin.Vector.AddressSpace + (pin.Vector.AddressSpaceExited ? " (exited)" : ""), pin.Vector.TraceId,
         }));
     }
 
-    private static string Time(double seconds) =>
-        DateTimeOffset.FromUnixTimeMilliseconds((long)(seconds * 1000)).ToString("u", CultureInfo.InvariantCulture);
+    private static Task<ListLeasesResponse> ListAsync(
+        string machine, FramePinClient client, CancellationToken cancelled) =>
+        Pages.AllAsync(
+            async token => await client.Leases.ListLeasesAsync(
+                new ListLeasesRequest
+                {
+                    Parent = Values.Machine(machine),
+                    PageSize = Pages.Largest,
+                    PageToken = token,
+                },
+                cancellationToken: cancelled),
+            page => page.NextPageToken,
+            (all, page) => all.Leases.AddRange(page.Leases));
+
+    private static DateTimeOffset PinnedAt(FrameVector vector) =>
+        vector.PinnedAt?.ToDateTimeOffset() ?? DateTimeOffset.UnixEpoch;
+
+    private static string Left(Lease lease) =>
+        string.Create(
+            CultureInfo.InvariantCulture,
+            $"{lease.Left.ToTimeSpan().TotalMilliseconds:0} of {lease.Ttl.ToTimeSpan().TotalMilliseconds:0} ms");
+
+    private static string Time(Timestamp time) =>
+        time.ToDateTimeOffset().ToString("u", CultureInfo.InvariantCulture);
 }

@@ -75,8 +75,7 @@ internal static class PinCommands
                 {
                     v.Name, $"{v.Frames}", v.Kind.ToString(), v.AddressSpace
                         + (v.AddressSpaceExited ? " (exited)" : ""), Values.Hex(v.Start),
-                    DateTimeOffset.FromUnixTimeMilliseconds((long)(v.PinnedAt * 1000)).ToString(
-                        "u", CultureInfo.InvariantCulture), v.TraceId,
+                    v.PinnedAt?.ToDateTimeOffset().ToString("u", CultureInfo.InvariantCulture) ?? "", v.TraceId,
                 }));
             });
 
@@ -105,21 +104,18 @@ internal static class PinCommands
             });
     }
 
-    /// <summary>Every live vector of a machine, asked for in pages.</summary>
-    public static async Task<ListFrameVectorsResponse> ListVectors(
-        string machine, FramePinClient client, CancellationToken cancelled)
-    {
-        var all = new ListFrameVectorsResponse();
-        var token = "";
-        do
-        {
-            var page = await client.Pinning.ListFrameVectorsAsync(
-                new ListFrameVectorsRequest { Parent = Values.Machine(machine), PageSize = 1000, PageToken = token },
-                cancellationToken: cancelled);
-            all.FrameVectors.AddRange(page.FrameVectors);
-            token = page.NextPageToken;
-        }
-        while (token.Length > 0);
-        return all;
-    }
+    /// <summary>Every live vector of a machine.</summary>
+    public static Task<ListFrameVectorsResponse> ListVectors(
+        string machine, FramePinClient client, CancellationToken cancelled) =>
+        Pages.AllAsync(
+            async token => await client.Pinning.ListFrameVectorsAsync(
+                new ListFrameVectorsRequest
+                {
+                    Parent = Values.Machine(machine),
+                    PageSize = Pages.Largest,
+                    PageToken = token,
+                },
+                cancellationToken: cancelled),
+            page => page.NextPageToken,
+            (all, page) => all.FrameVectors.AddRange(page.FrameVectors));
 }

@@ -111,7 +111,12 @@ internal static class SpaceCommands
         yield return line.Create(
             "machines", "Lists the machines.", "machines", [], async (_, client, output, cancelled) =>
         {
-            var list = await client.Machines.ListMachinesAsync(new ListMachinesRequest(), cancellationToken: cancelled);
+            var list = await Pages.AllAsync(
+                async token => await client.Machines.ListMachinesAsync(
+                    new ListMachinesRequest { PageSize = Pages.Largest, PageToken = token },
+                    cancellationToken: cancelled),
+                page => page.NextPageToken,
+                (all, page) => all.Machines.AddRange(page.Machines));
             output.WriteTable(list, ["name", "profile", "free frames", "spaces", "vectors", "pinned", "quarantined"],
                 list.Machines.Select(machine => new[]
             {

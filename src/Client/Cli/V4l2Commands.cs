@@ -73,7 +73,7 @@ internal static class V4l2Commands
                     SavePath = parsed.GetValue(save),
                 };
                 await using var lease = await FramePinLease.OpenAsync(
-                    client, "framepin v4l2", TimeSpan.FromSeconds(parsed.GetValue(ttl)), cancelled: cancelled);
+                    client, machine, "framepin v4l2", TimeSpan.FromSeconds(parsed.GetValue(ttl)), cancelled: cancelled);
                 using var local = await AttachAsync(client, machine, parsed.GetValue(memory)!, lease, cancelled);
                 var space = await client.AddressSpaces.CreateAddressSpaceAsync(
                     new CreateAddressSpaceRequest { Parent = machine, Lease = lease.Name },

@@ -68,6 +68,34 @@ public sealed class DriverHandle : IAsyncDisposable
     }
 
     /// <summary>
+    /// ioctl in the form of Linux, as a real program calls it: the driver's errno, the argument's bytes as the driver
+    /// leaves them, and what ioctl returns. Has no deadline, as the typed form.
+    /// </summary>
+    /// <param name="space">Address space that pointers in the argument mean; empty when there are none.</param>
+    /// <param name="request">The number that _IO, _IOR, _IOW and _IOWR make.</param>
+    /// <param name="argument">The bytes behind the argument's pointer.</param>
+    /// <param name="value">The argument itself, for requests whose argument is a number and no pointer.</param>
+    /// <param name="isNonBlocking">O_NONBLOCK for this call.</param>
+    /// <param name="cancelled">A signal: the driver is told to stop waiting.</param>
+    public async Task<(Errno Errno, ReadOnlyMemory<byte> Argument, uint Value)> UapiIoctlAsync(
+        string space, uint request, ReadOnlyMemory<byte> argument, ulong value = 0, bool isNonBlocking = false,
+        CancellationToken cancelled = default)
+    {
+        var call = new IoctlRequest
+        {
+            File = File,
+            Request = request,
+            Argument = ByteString.CopyFrom(argument.Span),
+            Value = value,
+            AddressSpace = space,
+            NonBlocking = isNonBlocking,
+        };
+        var answer = await _client.Drivers.IoctlAsync(call, deadline: DateTime.MaxValue, cancellationToken: cancelled)
+            .ConfigureAwait(false);
+        return ((Errno)answer.Errno, answer.Argument.Memory, answer.Value);
+    }
+
+    /// <summary>
     /// read: from the file to memory of an address space; the bytes done, or the driver's errno. No deadline, as for
     /// ioctl.
     /// </summary>

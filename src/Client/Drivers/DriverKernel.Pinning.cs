@@ -76,9 +76,8 @@ public sealed partial class DriverKernel
             return (ErrnoOf(exception), null);
         }
 
-        if (result.StatusCode != 0)
-            return (ErrnoOf(new RpcException(new Status((StatusCode)result.StatusCode, result.Message))), null);
         if (result.Errno != 0) return ((Errno)result.Errno, null);
+        if (result.Refusal is { } refusal) return (ErrnoOf(refusal.ToRpcException()), null);
         var name = string.Create(CultureInfo.InvariantCulture, $"{Machine}/frameVectors/{result.FrameVector}");
         return (Errno.None, new PinnedFrames(
             name, result.Frames, result.Kind == FrameKind.Pfns, result.Runs, result.Hold));
@@ -126,7 +125,7 @@ public sealed partial class DriverKernel
         var pages = unchecked(last - first + 1);
         // The vector's size and the helper's count are unsigned int.
         var (errno, frames) = await GetVaddrFramesAsync(
-            space, start, (uint)pages, isWrite, isForce: Era <= HelperEra.C, replaced).ConfigureAwait(false);
+            space, start, (uint)pages, isWrite, isForce: Features.HelperForces, replaced).ConfigureAwait(false);
         if (frames is null || frames.Count == pages) return (errno, frames);
         await PutAsync(frames, isDirty: false).ConfigureAwait(false);
         return (Errno.EFAULT, null);

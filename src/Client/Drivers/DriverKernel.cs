@@ -5,23 +5,6 @@ using Grpc.Core;
 
 namespace FramePin.Drivers;
 
-/// <summary>Which generation of the frame helper the machine's kernel has (Semantics 2).</summary>
-public enum HelperEra
-{
-    /// <summary>As the series was merged (4.3): write and force; PFN mappings.</summary>
-    A0,
-    /// <summary>gup_flags (4.9).</summary>
-    A1,
-    /// <summary>Pins (5.8).</summary>
-    A2,
-    /// <summary>5.12.</summary>
-    B,
-    /// <summary>6.1: always FORCE, WRITE and LONGTERM; no PFN mappings.</summary>
-    C,
-    /// <summary>6.12 and on: WRITE by the direction.</summary>
-    D,
-}
-
 /// <summary>
 /// What the kernel gives a driver: the frame helper, its own view of pinned pages, and memory of its own.
 /// </summary>
@@ -35,16 +18,15 @@ public sealed partial class DriverKernel : IAsyncDisposable
     private int _nextDevice;
 
     private DriverKernel(
-        FramePinClient client, string machine, HelperEra era, int minor, FramePinLease lease, LocalMachine? local)
+        FramePinClient client, Machine machine, FramePinLease lease, LocalMachine? local)
     {
         Client = client;
-        Machine = machine;
-        Era = era;
-        Kernel = minor;
+        Machine = machine.Name;
+        Features = machine.Features;
         _lease = lease;
         _local = local;
         _remote = new RemoteFrameMemory(client);
-        _line = new PinLine(client, machine, lease.Name, local?.Name ?? "", lease.Lost);
+        _line = new PinLine(client, machine.Name, lease.Name, local?.Name ?? "", lease.Lost);
     }
 
     public FramePinClient Client { get; }
@@ -52,12 +34,10 @@ public sealed partial class DriverKernel : IAsyncDisposable
     /// <summary>"machines/{m}".</summary>
     public string Machine { get; }
 
-    public HelperEra Era { get; }
+    /// <summary>Facts about the machine's kernel, by name.</summary>
+    public KernelFeatures Features { get; }
 
-    /// <summary>The kernel as a number: 601 for 6.1, 612 for 6.12.</summary>
-    public int Kernel { get; }
-
-    /// <summary>"leases/{l}" of the driver.</summary>
+    /// <summary>"machines/{m}/leases/{l}" of the driver.</summary>
     public string Lease => _lease.Name;
 
     /// <summary>Cancelled when the daemon took the driver for dead: its pins are gone.</summary>
@@ -80,13 +60,13 @@ public sealed partial class DriverKernel : IAsyncDisposable
         ArgumentNullException.ThrowIfNull(client);
         var known = await client.Machines.GetMachineAsync(
             new GetMachineRequest { Name = machine }, cancellationToken: cancelled).ConfigureAwait(false);
-        var (era, kernel) = EraOf(known.Spec.Profile);
-        var lease = await FramePinLease.OpenAsync(client, owner, ttl, cancelled: cancelled).ConfigureAwait(false);
+        var lease = await FramePinLease.OpenAsync(client, known.Name, owner, ttl, cancelled: cancelled)
+            .ConfigureAwait(false);
         try
         {
             var local = isLocal ? await LocalMachine.AttachAsync(
                 client, machine, lease.Name, cancelled: cancelled).ConfigureAwait(false) : null;
-            return new DriverKernel(client, known.Name, era, kernel, lease, local);
+            return new DriverKernel(client, known, lease, local);
         }
         catch
         {
@@ -226,23 +206,6 @@ public sealed partial class DriverKernel : IAsyncDisposable
         await _line.DisposeAsync().ConfigureAwait(false);
         _local?.Dispose();
         await _lease.DisposeAsync().ConfigureAwait(false);
-    }
-
-    private static (HelperEra Era, int Kernel) EraOf(string profile)
-    {
-        var parts = profile.Split('.');
-        var kernel = (int.Parse(parts[0], CultureInfo.InvariantCulture) * 100) + int.Parse(
-            parts[1], CultureInfo.InvariantCulture);
-        var era = kernel switch
-        {
-            < 409 => HelperEra.A0,
-            < 508 => HelperEra.A1,
-            < 512 => HelperEra.A2,
-            <= 517 => HelperEra.B,
-            < 602 => HelperEra.C,
-            _ => HelperEra.D,
-        };
-        return (era, kernel);
     }
 }
 

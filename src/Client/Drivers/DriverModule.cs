@@ -17,6 +17,24 @@ public readonly record struct IoctlResult(Errno Errno, IMessage? Argument = null
 public readonly record struct IoctlContext(
     string Command, ByteString Argument, string AddressSpace, bool IsNonBlocking);
 
+/// <summary>An ioctl of a real program, in the form of Linux, as it reaches a driver.</summary>
+/// <param name="Request">The number that _IO, _IOR, _IOW and _IOWR make.</param>
+/// <param name="Argument">The bytes behind the argument's pointer, as long as the number says.</param>
+/// <param name="Value">The argument itself, for requests whose argument is a number and no pointer.</param>
+/// <param name="AddressSpace">The caller's (current->mm): pointers in the bytes mean it.</param>
+/// <param name="IsNonBlocking">O_NONBLOCK.</param>
+public readonly record struct UapiIoctl(
+    uint Request, ReadOnlyMemory<byte> Argument, ulong Value, string AddressSpace, bool IsNonBlocking);
+
+/// <summary>What an ioctl in the form of Linux answers.</summary>
+/// <param name="Errno">Whether it succeeded.</param>
+/// <param name="Argument">The bytes as the driver leaves them; null where it leaves them as they came.</param>
+/// <param name="Value">What ioctl returns on success.</param>
+public readonly record struct UapiIoctlResult(Errno Errno, ReadOnlyMemory<byte>? Argument = null, uint Value = 0)
+{
+    public static implicit operator UapiIoctlResult(Errno errno) => new(errno);
+}
+
 /// <summary>
 /// A driver: what a module registers under a node. Served to applications by <see cref="DriverServer"/>, or used in a
 /// test directly.
@@ -46,6 +64,13 @@ public abstract class DriverFile
     /// <paramref name="signal"/> is a signal for the caller: who waits stops waiting.
     /// </summary>
     public abstract ValueTask<IoctlResult> IoctlAsync(IoctlContext context, CancellationToken signal);
+
+    /// <summary>
+    /// file_operations.unlocked_ioctl with a number and bytes, as a real program calls it. A driver that speaks the
+    /// typed form alone answers -ENOTTY. <paramref name="signal"/> as for the typed form.
+    /// </summary>
+    public virtual ValueTask<UapiIoctlResult> UapiIoctlAsync(UapiIoctl ioctl, CancellationToken signal) =>
+        ValueTask.FromResult<UapiIoctlResult>(Errno.ENOTTY);
 
     /// <summary>
     /// file_operations.mmap: the device whose memory is mapped in place of the file, or an errno. -ENODEV for who has

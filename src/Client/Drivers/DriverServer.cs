@@ -4,6 +4,7 @@ using System.Threading.Channels;
 using FramePin.Client;
 using FramePin.V1;
 using Google.Protobuf;
+using Grpc.Core;
 
 namespace FramePin.Drivers;
 
@@ -59,8 +60,9 @@ public sealed class DriverServer
             while (await server.NextAsync(stream.ResponseStream, cancelled).ConfigureAwait(false))
             {
                 var call = stream.ResponseStream.Current;
-                if (call.OperationCase == DriverCall.OperationOneofCase.None) ready?.Invoke();
-                else server.Take(call);
+                if (call.OperationCase != DriverCall.OperationOneofCase.None) server.Take(call);
+                else if (call.Refusal is { } refusal) throw refusal.ToRpcException();
+                else ready?.Invoke();
             }
         }
         catch (Grpc.Core.RpcException) when (cancelled.IsCancellationRequested)
@@ -179,6 +181,17 @@ public sealed class DriverServer
                 file.File = opened;
                 if (opened is null) _files.TryRemove(call.File, out _);
                 return new DriverAnswer { Errno = (uint)errno };
+            case DriverCall.OperationOneofCase.Ioctl when file.File is { } open && call.Ioctl.Request != 0:
+                var uapi = new UapiIoctl(
+                    call.Ioctl.Request, call.Ioctl.Argument.Memory, call.Ioctl.Value, call.Ioctl.AddressSpace,
+                    call.Ioctl.NonBlocking);
+                var (failed, argument, value) = await open.UapiIoctlAsync(uapi, signal).ConfigureAwait(false);
+                return new DriverAnswer
+                {
+                    Errno = (uint)failed,
+                    Argument = argument is { } left ? UnsafeByteOperations.UnsafeWrap(left) : call.Ioctl.Argument,
+                    Value = value,
+                };
             case DriverCall.OperationOneofCase.Ioctl when file.File is { } open:
                 var context = new IoctlContext(
                     call.Ioctl.Command, call.Ioctl.Argument, call.Ioctl.AddressSpace, call.Ioctl.NonBlocking);

@@ -71,9 +71,13 @@ public sealed class V4l2Device : IAsyncDisposable
         (await Call(V4l2.SetControl, new V4l2Control { Id = id, Value = value }).ConfigureAwait(false)).Errno;
 
     /// <summary>VIDIOC_S_PARM; 0: as fast as buffers come.</summary>
-    public async Task<Errno> SetFrameRateAsync(double framesPerSecond) =>
-        (await Call(V4l2.SetParameters, new V4l2StreamParameters { Type = Type, FramesPerSecond = framesPerSecond })
-            .ConfigureAwait(false)).Errno;
+    public async Task<Errno> SetFrameRateAsync(double framesPerSecond)
+    {
+        const uint unit = 100_000;
+        var time = new V4l2Fraction { Numerator = unit, Denominator = (uint)Math.Round(framesPerSecond * unit) };
+        var argument = new V4l2StreamParameters { Type = Type, TimePerFrame = framesPerSecond == 0 ? null : time };
+        return (await Call(V4l2.SetParameters, argument).ConfigureAwait(false)).Errno;
+    }
 
     /// <summary>VIDIOC_REQBUFS: how many there are.</summary>
     public Task<(Errno Errno, V4l2RequestBuffers Answer)> RequestBuffersAsync(uint count, uint memory) =>

@@ -1,4 +1,5 @@
 using FramePin.V1;
+using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 
 namespace FramePin.Client;
@@ -23,13 +24,13 @@ public sealed class FramePinLease : IAsyncDisposable
     {
         _client = client;
         _time = time;
-        _ttl = TimeSpan.FromMilliseconds(lease.TtlMs);
+        _ttl = lease.Ttl.ToTimeSpan();
         Name = lease.Name;
         Lost = _lost.Token;
         _keeping = KeepAsync();
     }
 
-    /// <summary>"leases/{l}".</summary>
+    /// <summary>"machines/{m}/leases/{l}".</summary>
     public string Name { get; }
 
     /// <summary>Cancelled when the lease has ended without being disposed: everything it held is gone.</summary>
@@ -37,18 +38,24 @@ public sealed class FramePinLease : IAsyncDisposable
 
     /// <summary>Opens a lease.</summary>
     /// <param name="client">The daemon; it must outlive the lease.</param>
+    /// <param name="machine">"machines/{m}"; empty for the default machine.</param>
     /// <param name="owner">Who it is, for people.</param>
     /// <param name="ttl">How long the daemon waits for a sign of life; its default when null. One is sent three times
     /// as often.</param>
     /// <param name="time">The clock of the signs of life.</param>
     /// <param name="cancelled">Gives the opening up.</param>
     public static async Task<FramePinLease> OpenAsync(
-        FramePinClient client, string owner, TimeSpan? ttl = null, TimeProvider? time = null,
+        FramePinClient client, string machine, string owner, TimeSpan? ttl = null, TimeProvider? time = null,
         CancellationToken cancelled = default)
     {
         ArgumentNullException.ThrowIfNull(client);
-        var request = new OpenLeaseRequest { Owner = owner, TtlMs = (ulong)(ttl?.TotalMilliseconds ?? 0),
-            RequestId = Guid.NewGuid().ToString("N") };
+        var request = new OpenLeaseRequest
+        {
+            Parent = machine,
+            Owner = owner,
+            Ttl = ttl is { } wanted ? Duration.FromTimeSpan(wanted) : null,
+            RequestId = Guid.NewGuid().ToString("N"),
+        };
         var lease = await client.Leases.OpenLeaseAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
         return new FramePinLease(client, lease, time ?? TimeProvider.System);
     }

@@ -35,7 +35,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         _whole = new Lazy<LocalMapping?>(() => LocalMapping.Whole(memory, !isReadOnly));
     }
 
-    /// <summary>"attachments/{a}".</summary>
+    /// <summary>"machines/{m}/attachments/{a}".</summary>
     public string Name { get; }
 
     /// <summary>The descriptor was opened for reading only: the kernel refuses writable mappings of it.</summary>
@@ -55,7 +55,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         CancellationToken cancelled = default)
     {
         ArgumentNullException.ThrowIfNull(client);
-        var request = new AttachMemoryRequest { Machine = machine, Lease = lease ?? "", ReadOnly = isReadOnly };
+        var request = new AttachMemoryRequest { Parent = machine, Lease = lease ?? "", ReadOnly = isReadOnly };
         var ticket = await client.Memory.AttachMemoryAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
@@ -84,7 +84,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     {
         var request = new MapFramesRequest { Attachment = Name, FrameVector = frameVector };
         var mapped = await _client.Memory.MapFramesAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
-        return MapHeld(mapped, isWritable);
+        return MapHeld(mapped.Hold, mapped.Runs, isWritable);
     }
 
     /// <summary>
@@ -127,15 +127,15 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         return whole?.View(runs) ?? _kept.Get(runs, mayWrite, () => LocalMapping.Map(_memory, runs, mayWrite));
     }
 
-    private MappedFrames MapHeld(MapFramesResponse mapped, bool isWritable)
+    private MappedFrames MapHeld(ulong hold, FrameRuns runs, bool isWritable)
     {
         try
         {
-            return new MappedFrames(MapRuns(mapped.Runs, isWritable), () => Unhold(mapped.Hold));
+            return new MappedFrames(MapRuns(runs, isWritable), () => Unhold(hold));
         }
         catch
         {
-            Unhold(mapped.Hold);
+            Unhold(hold);
             throw;
         }
     }
@@ -166,7 +166,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
             Write = isWritable && !IsReadOnly,
         };
         var mapped = await _client.Memory.MapSpaceAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
-        return MapHeld(mapped, isWritable);
+        return MapHeld(mapped.Hold, mapped.Runs, isWritable);
     }
 
     public async Task<int> ReadAsync(

@@ -486,7 +486,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
 
     private static string Hex(ulong value) => value.ToString("x", CultureInfo.InvariantCulture);
 
-    private static string ErrnoName(int number) => number switch
+    private static string ErrnoName(uint number) => number switch
     {
         1 => "EPERM",
         3 => "ESRCH",

@@ -141,6 +141,14 @@ public sealed record KernelProfile
     /// </summary>
     public required bool SplitDropsZeroes { get; init; }
 
+    /// <summary>VIDIOC_REMOVE_BUFS exists, and a queue of vivid takes 64 buffers where it took 32 (6.12; not 6.1).</summary>
+    public required bool Vb2RemovesBuffers { get; init; }
+
+    /// <summary>
+    /// Planes of a buffer that name one dma-buf share an attachment, and a change lets all planes go (6.12; not 6.1).
+    /// </summary>
+    public required bool Vb2SharesAttachments { get; init; }
+
     private static readonly KernelProfile Mm61 = new()
     {
         Name = "6.1",
@@ -170,6 +178,8 @@ public sealed record KernelProfile
         NodeQueryDumps = true,
         HasUffdPoison = false,
         HasMdwe = false,
+        Vb2RemovesBuffers = false,
+        Vb2SharesAttachments = false,
     };
 
     private static readonly KernelProfile Mm612 = Mm61 with
@@ -189,6 +199,8 @@ public sealed record KernelProfile
         NodeQueryDumps = false,
         HasUffdPoison = true,
         HasMdwe = true,
+        Vb2RemovesBuffers = true,
+        Vb2SharesAttachments = true,
         LargeFolioReuse = LargeFolioReuse.Never,
         SplitDropsZeroes = true,
         MprotectUnaccounts = true,
@@ -235,4 +247,26 @@ public sealed record KernelProfile
 
     /// <summary>The helper takes FOLL_PIN references (5.8 on); before it took plain ones.</summary>
     public bool HelperPins => Era >= HelperEra.A2;
+
+    /// <summary>LINUX_VERSION_CODE of the profile's first release, which drivers report.</summary>
+    public uint VersionCode
+    {
+        get
+        {
+            var version = Version.Parse(Name);
+            return ((uint)version.Major << 16) | ((uint)version.Minor << 8);
+        }
+    }
+
+    /// <summary>vb2_create_framevec passes FOLL_FORCE (until 6.1).</summary>
+    public bool HelperForces => Era <= HelperEra.C;
+
+    /// <summary>vb2_dma_contig marks the pages of a USERPTR buffer dirty whatever the direction (until 4.9, row 86).</summary>
+    public bool Vb2DirtiesAllPages => Era <= HelperEra.A1;
+
+    /// <summary>omap_vout can be opened: its use of the helper ended with the FOLL_PIN references (5.8).</summary>
+    public bool HasOmapVout => Era < HelperEra.A2;
+
+    /// <summary>exynos-g2d pins by get_vaddr_frames; by pin_user_pages_fast since 5.12.</summary>
+    public bool G2dUsesHelper => Era < HelperEra.B;
 }

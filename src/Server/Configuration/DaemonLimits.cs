@@ -33,13 +33,21 @@ public sealed record DaemonLimits
     /// <summary>batch_operations_max, per message of a stream or a batch of calls.</summary>
     public int BatchOperationsMax { get; init; } = 4096;
 
-    /// <summary>stream_sessions_max: sessions remembered, the one longest unused forgotten first.</summary>
+    /// <summary>
+    /// stream_sessions_max, per machine: sessions remembered, the one longest unused forgotten first.
+    /// </summary>
     public int StreamSessionsMax { get; init; } = 1024;
 
     /// <summary>
     /// unacknowledged_max: results of a session kept for a repeat. More are a client that never acknowledges.
     /// </summary>
     public int UnacknowledgedMax { get; init; } = 64;
+
+    /// <summary>page_size_max: entries in one answer of a List call, some hundred bytes each.</summary>
+    public uint PageSizeMax { get; init; } = 1000;
+
+    /// <summary>Entries in an answer to a List call that names no page_size.</summary>
+    public uint PageSizeDefault { get; init; } = 100;
 
     /// <summary>touch_pages_max, per touch: it holds the machine's turn.</summary>
     public uint TouchPagesMax { get; init; } = 262_144;
@@ -71,7 +79,7 @@ public sealed record DaemonLimits
     /// <summary>fault_rules_max, in one request.</summary>
     public int FaultRulesMax { get; init; } = 256;
 
-    /// <summary>leases_max: each is a client with a timer.</summary>
+    /// <summary>leases_max, per machine: each is a client with a timer.</summary>
     public int LeasesMax { get; init; } = 4096;
 
     /// <summary>lease_ttl_min: shorter, and a pause of the client's garbage collector would end it.</summary>

@@ -62,7 +62,7 @@ internal sealed class DriverRegistry(DaemonOptions options)
         _files[(driver.Host, file.Number)] = file;
         try
         {
-            var open = new OpenCall { NonBlocking = isNonBlocking, Lease = lease is null ? "" : Names.Lease(lease.Id) };
+            var open = new OpenCall { NonBlocking = isNonBlocking, Lease = lease?.Name ?? "" };
             var answer = await driver.CallAsync(
                 new DriverCall { File = file.Number, Open = open }, cancelled).ConfigureAwait(false);
             if (answer.Errno != 0)
@@ -79,7 +79,7 @@ internal sealed class DriverRegistry(DaemonOptions options)
 
         if (lease is null || lease.TryAdd(file)) return (0, file);
         _ = Close(file);
-        throw LeaseRegistry.Gone(lease.Id);
+        throw LeaseRegistry.Gone(lease.Name);
     }
 
     /// <summary>The file of a name; null when it is closed or its driver is gone.</summary>

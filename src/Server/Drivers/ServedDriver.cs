@@ -58,6 +58,21 @@ internal sealed class ServedDriver(MachineHost host, string node, string driver,
         return await answer.Task.ConfigureAwait(false);
     }
 
+    /// <summary>
+    /// Asks the driver and waits for its answer also when it is cancelled, which the driver is told by an interrupt.
+    /// </summary>
+    public async Task<DriverAnswer> CallToEndAsync(DriverCall call, CancellationToken cancelled)
+    {
+        if (Send(call) is not { } answer) return new DriverAnswer { Errno = (uint)Errno.ENODEV };
+        using var registration = cancelled.Register(
+            () => _outgoing.Writer.TryWrite(new DriverCall { File = call.File, Interrupt = call.Call }));
+        return await answer.Task.ConfigureAwait(false);
+    }
+
+    /// <summary>Tells the driver that an answer of it was not taken.</summary>
+    public void Refuse(ulong call, Grpc.Core.RpcException refusal) =>
+        _outgoing.Writer.TryWrite(new DriverCall { Call = call, Refusal = Refusals.InStream(refusal, out _) });
+
     /// <summary>The driver answers. False: no such call, or answered before.</summary>
     public bool Answer(DriverAnswer answer)
     {

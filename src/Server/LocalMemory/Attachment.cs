@@ -22,16 +22,17 @@ internal sealed class Attachment : IFrameHolder, IDisposable
     private ulong _nextHold;
     private bool _isRevoked;
 
-    public Attachment(string id, MachineHost host, Lease? lease, bool isReadOnly)
+    public Attachment(string name, MachineHost host, Lease? lease, bool isReadOnly)
     {
-        Id = id;
+        Name = name;
         Host = host;
         Lease = lease;
         IsReadOnly = isReadOnly;
         Fenced = _fenced.Token;
     }
 
-    public string Id { get; }
+    /// <summary>"machines/{machine}/attachments/{attachment}".</summary>
+    public string Name { get; }
 
     public MachineHost Host { get; }
 
@@ -91,7 +92,7 @@ internal sealed class Attachment : IFrameHolder, IDisposable
         }
 
         Host.Machine.ReleaseHold(hold);
-        throw Attachments.Gone(Id);
+        throw Attachments.Gone(Name);
     }
 
     /// <summary>The process has unmapped; false for a hold that is not there.</summary>
@@ -161,30 +162,34 @@ internal sealed class Attachment : IFrameHolder, IDisposable
     }
 }
 
-/// <summary>The attachments that are open. Any thread.</summary>
+/// <summary>The attachments that are open, of all machines. Any thread.</summary>
 internal sealed class Attachments
 {
     private readonly ConcurrentDictionary<string, Attachment> _open = new(StringComparer.Ordinal);
-    private long _next;
 
     public int Count => _open.Count;
 
     public IEnumerable<Attachment> Of(MachineHost host) => _open.Values.Where(attachment => attachment.Host == host);
 
-    /// <summary>The name that the next attachment will have; it is there once its connection is.</summary>
-    public string NextId() => $"a{Interlocked.Increment(ref _next)}";
-
-    public void Add(Attachment attachment) => _open[attachment.Id] = attachment;
+    public void Add(Attachment attachment) => _open[attachment.Name] = attachment;
 
     public void End(Attachment attachment)
     {
         attachment.End();
-        _open.TryRemove(attachment.Id, out _);
+        _open.TryRemove(attachment.Name, out _);
     }
 
-    public Attachment Get(string id) => _open.TryGetValue(id, out var attachment) ? attachment : throw Gone(id);
+    /// <summary>The attachment of a request's field. NOT_FOUND when it is not open.</summary>
+    public Attachment Get(string name, string field = "attachment") => Find(name, field) ?? throw Gone(name);
 
-    public Attachment? Find(string id) => _open.GetValueOrDefault(id);
+    /// <summary>
+    /// The attachment of a request's field; null when it is not open. INVALID_ARGUMENT for another thing's name.
+    /// </summary>
+    public Attachment? Find(string name, string field = "attachment")
+    {
+        Names.ChildIds(name, Names.Attachments, field);
+        return _open.GetValueOrDefault(name);
+    }
 
-    public static Grpc.Core.RpcException Gone(string id) => Refusals.NotFound("ATTACHMENT", Names.Attachment(id));
+    public static Grpc.Core.RpcException Gone(string name) => Refusals.NotFound("ATTACHMENT", name);
 }

@@ -48,8 +48,8 @@ internal sealed class QuarantineKeeper(
     {
         var isKilled = kills && attachment.Pid != Environment.ProcessId && attachment.Process is { } process
             && process.End() && process.WaitForEnd(options.Limits.KillPatience);
-        if (isKilled) log.HolderKilled(attachment.Pid, attachment.Id, frames);
-        else log.HolderFenced(attachment.Pid, attachment.Id, frames);
+        if (isKilled) log.HolderKilled(attachment.Pid, attachment.Name, frames);
+        else log.HolderFenced(attachment.Pid, attachment.Name, frames);
         attachment.Fence();
     }
 }

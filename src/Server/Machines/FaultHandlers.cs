@@ -101,7 +101,14 @@ internal sealed class FaultHandlers
             if (error is Errno.None or Errno.ENOENT) Finish(fault);
         }
 
-        if (error != Errno.None) handler.Tell(new FaultEvent { Fault = answer.Fault, Errno = (uint)error });
+        if (error == Errno.None) return;
+        var refusal = Refusals.Errno($"fault {answer.Kind}", error, ("fault", $"{answer.Fault}"));
+        handler.Tell(new FaultEvent
+        {
+            Fault = answer.Fault,
+            Errno = (uint)error,
+            Refusal = Refusals.InStream(refusal, out _),
+        });
     }
 
     /// <summary>The handler is gone: whoever waits for it goes on.</summary>
@@ -179,16 +186,7 @@ internal sealed class FaultHandlers
 
     private Errno Reply(ServedFault fault, FaultAnswer answer)
     {
-        FaultReply? reply = answer.Kind switch
-        {
-            FaultAnswerKind.InsertPfn => FaultReply.InsertPfn,
-            FaultAnswerKind.Page => FaultReply.Page,
-            FaultAnswerKind.Sigbus => FaultReply.SigBus,
-            FaultAnswerKind.Oom => FaultReply.Oom,
-            FaultAnswerKind.Hwpoison => FaultReply.HwPoison,
-            FaultAnswerKind.Retry => FaultReply.Retry,
-            _ => null,
-        };
+        var reply = WireEnums.ToCore(answer.Kind);
         return reply is { } known ? _machine.Answer(fault, known, answer.Page) : Errno.EINVAL;
     }
 

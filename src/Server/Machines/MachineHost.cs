@@ -5,8 +5,17 @@ using FramePin.Core.Vmas;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
+using FramePin.Server.Telemetry;
 
 namespace FramePin.Server.Machines;
+
+/// <summary>The daemon around a machine.</summary>
+/// <param name="Limits">How much a machine may hold.</param>
+/// <param name="Telemetry">Counts what leases give back.</param>
+/// <param name="Time">The clock.</param>
+/// <param name="Log">Told of leases that nobody kept alive.</param>
+internal sealed record HostContext(
+    DaemonLimits Limits, ServerTelemetry Telemetry, TimeProvider Time, ILogger<LeaseRegistry> Log);
 
 /// <summary>A machine under its name, and the parts of the daemon that serve it.</summary>
 /// <remarks>Any thread. Owns the machine.</remarks>
@@ -15,16 +24,19 @@ internal sealed class MachineHost : IDisposable
     private readonly ConcurrentDictionary<object, (Lease Lease, LeasedThing Thing)> _leased = new(
         ReferenceEqualityComparer.Instance);
     private readonly CancellationTokenSource _deleted = new();
+    private int _lastAttachment;
 
     public MachineHost(
-        string id, MachineOptions options, IMachineObserver? observer, DaemonLimits limits, TimeProvider time,
-        V1.MachineSpec? spec)
+        string id, MachineOptions options, IMachineObserver? observer, V1.MachineSpec? spec, HostContext daemon)
     {
+        var (limits, telemetry, time, log) = daemon;
         Id = id;
         QuarantineBytesMax = spec is { QuarantineBytesMax: > 0 and var most } ? most : limits.QuarantineBytesMax;
-        KillsHolders = spec?.QuarantinePolicy == V1.QuarantinePolicy.Kill;
+        KillsHolders = spec is not null && WireEnums.Kills(spec.QuarantinePolicy, "spec.quarantine_policy");
         Machine = new Machine(id, options, observer);
         Requests = new RequestLog(limits);
+        Sessions = new StreamSessions(limits);
+        Leases = new LeaseRegistry(id, limits, telemetry, time, log);
         Deleted = _deleted.Token;
         var naming = new NameCounter();
         Spaces = new NameTable<AddressSpace>(
@@ -47,6 +59,12 @@ internal sealed class MachineHost : IDisposable
 
     /// <summary>Answers to requests with a request_id.</summary>
     public RequestLog Requests { get; }
+
+    /// <summary>Clients' stream sessions.</summary>
+    public StreamSessions Sessions { get; }
+
+    /// <summary>Lives of clients.</summary>
+    public LeaseRegistry Leases { get; }
 
     public NameTable<AddressSpace> Spaces { get; }
 
@@ -76,6 +94,10 @@ internal sealed class MachineHost : IDisposable
 
     public string SpaceName(AddressSpace space) => Spaces.NameOf(space.Name);
 
+    /// <summary>The full name of the next attachment of a local process.</summary>
+    public string NextAttachment() =>
+        Names.Child(Id, Names.Attachments, $"a{Interlocked.Increment(ref _lastAttachment)}");
+
     /// <summary>
     /// Hangs a device or an address space on its lease, if it has one. A lease that has ended meanwhile takes the
     /// thing along: NOT_FOUND.
@@ -87,7 +109,7 @@ internal sealed class MachineHost : IDisposable
         _leased[owned] = (lease, thing);
         if (lease.TryAdd(thing)) return;
         remove();
-        throw LeaseRegistry.Gone(lease.Id);
+        throw LeaseRegistry.Gone(lease.Name);
     }
 
     /// <summary>Takes a device's name away. Its memory goes with the last mapping.</summary>
@@ -135,6 +157,7 @@ internal sealed class MachineHost : IDisposable
     public void Dispose()
     {
         StopWaiting();
+        Leases.CloseAll();
         Machine.Dispose();
         _deleted.Cancel();
         _deleted.Dispose();

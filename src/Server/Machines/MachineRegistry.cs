@@ -3,6 +3,7 @@ using FramePin.Core.Machines;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
+using FramePin.Server.Telemetry;
 
 namespace FramePin.Server.Machines;
 
@@ -10,20 +11,23 @@ namespace FramePin.Server.Machines;
 internal sealed class MachineRegistry : IDisposable
 {
     private readonly ConcurrentDictionary<string, MachineHost> _machines = new(StringComparer.Ordinal);
-    private readonly DaemonLimits _limits;
-    private readonly Func<string, MachineOptions, IMachineObserver?> _observerOf;
-    private readonly TimeProvider _time;
     private readonly Lock _naming = new();
+    private readonly HostContext _daemon;
+    private readonly Func<string, MachineOptions, IMachineObserver?> _observerOf;
     private int _nextName;
 
-    public MachineRegistry(DaemonOptions options, TimeProvider time)
+    /// <param name="options">Limits, and what the default machine is made of.</param>
+    /// <param name="telemetry">Counts what the leases of all machines give back.</param>
+    /// <param name="time">The clock.</param>
+    /// <param name="log">Told of leases that nobody kept alive.</param>
+    public MachineRegistry(
+        DaemonOptions options, ServerTelemetry telemetry, TimeProvider time, ILogger<LeaseRegistry> log)
     {
-        _time = time;
-        _limits = options.Limits;
+        _daemon = new HostContext(options.Limits, telemetry, time, log);
         _observerOf = options.ObserverOf ?? (static (_, _) => null);
         Requests = new RequestLog(options.Limits);
         if (options.DefaultMachine is { } machine)
-            _machines[Names.DefaultMachine] = Host(Names.DefaultMachine, machine, null);
+            _machines[Names.DefaultMachine] = Host(Names.DefaultMachine, machine, spec: null);
     }
 
     /// <summary>Requests that make and delete machines.</summary>
@@ -48,8 +52,8 @@ internal sealed class MachineRegistry : IDisposable
     {
         lock (_naming)
         {
-            if (_machines.Count >= _limits.MachinesMax)
-                throw Refusals.Limit("machines_max", (ulong)_limits.MachinesMax, (ulong)_machines.Count + 1);
+            if (_machines.Count >= _daemon.Limits.MachinesMax)
+                throw Refusals.Limit("machines_max", (ulong)_daemon.Limits.MachinesMax, (ulong)_machines.Count + 1);
             var id = wantedId;
             if (id.Length == 0)
             {
@@ -58,7 +62,7 @@ internal sealed class MachineRegistry : IDisposable
             }
             else
             {
-                Names.CheckId(id, _limits, "machine_id");
+                Names.CheckId(id, _daemon.Limits, "machine_id");
                 if (_machines.ContainsKey(id)) throw Refusals.Exists(Names.Machine(id));
             }
 
@@ -70,7 +74,7 @@ internal sealed class MachineRegistry : IDisposable
     }
 
     private MachineHost Host(string id, MachineOptions options, V1.MachineSpec? spec) =>
-        new(id, options, _observerOf(id, options), _limits, _time, spec);
+        new(id, options, _observerOf(id, options), spec, _daemon);
 
     public void Delete(string id, bool force)
     {

@@ -144,7 +144,7 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
     {
         steps?.Entered(PinStep.Publish);
         if (!_isReused) _scope.Host.Vectors.Publish(Record);
-        else if (IsLeaseOver) throw LeaseRegistry.Gone(_scope.Lease!.Id);
+        else if (IsLeaseOver) throw LeaseRegistry.Gone(_scope.Lease!.Name);
         steps?.Entered(PinStep.Done);
         _isOver = true;
         if (_isReused) EndReuse();
@@ -196,6 +196,7 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
         var outcome = await waiting.WaitAsync(parked, either.Token).ConfigureAwait(false);
         // A caller that gave up learns of no vector.
         cancelled.ThrowIfCancellationRequested();
+        if (expiry.IsCancellationRequested && outcome.Result.Error == Errno.EINTR) throw Refusals.Expired(range.Call);
         if (waiting.IsStopping && outcome.Result.Error == Errno.EINTR)
             throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending and nobody will resume this pin");
         Filled(range, outcome);

@@ -33,11 +33,8 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
     /// <summary>A published vector. NOT_FOUND when there is none under the number.</summary>
     public VectorRecord Get(ulong number) => Find(number) ?? throw Gone(number);
 
-    /// <summary>
-    /// Up to <paramref name="most"/> vectors with numbers above <paramref name="after"/>, oldest first.
-    /// </summary>
-    public List<VectorRecord> After(ulong after, int most) =>
-        [.. _published.Values.Where(record => record.Number > after).OrderBy(record => record.Number).Take(most)];
+    /// <summary>The published vectors, oldest first.</summary>
+    public IEnumerable<VectorRecord> All => _published.Values.OrderBy(record => record.Number);
 
     /// <summary>
     /// A new vector of <paramref name="slots"/> slots under the next number, not published yet. RESOURCE_EXHAUSTED at
@@ -72,7 +69,7 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
         _published[record.Number] = record;
         if (record.Lease is not { } lease || lease.TryAdd(record)) return;
         Release(record, dirty: false, out _);
-        throw LeaseRegistry.Gone(lease.Id);
+        throw LeaseRegistry.Gone(lease.Name);
     }
 
     /// <summary>

@@ -12,30 +12,17 @@ internal static class Names
     public const string FrameVectors = "frameVectors";
     public const string Drivers = "drivers";
     public const string DriverFiles = "driverFiles";
+    public const string Leases = "leases";
+    public const string Attachments = "attachments";
     private const string Machines = "machines";
-    private const string Leases = "leases";
-    private const string Attachments = "attachments";
 
     public static string Machine(string id) => $"{Machines}/{id}";
 
     public static string Child(string machine, string collection, string id) =>
         $"{Machines}/{machine}/{collection}/{id}";
 
-    public static string Lease(string id) => $"{Leases}/{id}";
-
-    public static string Attachment(string id) => $"{Attachments}/{id}";
-
-    /// <summary>The id in "attachments/{id}".</summary>
-    public static string AttachmentId(string name, string field) =>
-        name.Split('/') is [Attachments, { Length: > 0 } id]
-            ? id
-            : throw Refusals.Bad(field, $"expected attachments/{{attachment}}, got '{Short(name)}'");
-
-    /// <summary>The id in "leases/{id}".</summary>
-    public static string LeaseId(string name, string field) =>
-        name.Split('/') is [Leases, { Length: > 0 } id]
-            ? id
-            : throw Refusals.Bad(field, $"expected leases/{{lease}}, got '{Short(name)}'");
+    /// <summary>The last segment of a name.</summary>
+    public static string LastSegment(string name) => name[(name.LastIndexOf('/') + 1)..];
 
     /// <summary>The id in "machines/{id}"; "default" for an empty name.</summary>
     public static string MachineId(string name, string field)

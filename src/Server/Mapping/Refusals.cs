@@ -77,6 +77,35 @@ internal static class Refusals
             new RetryInfo { RetryDelay = Duration.FromTimeSpan(TimeSpan.FromSeconds(1)) });
 
     /// <summary>
+    /// A call without a deadline has waited for as long as the daemon lets it: a signal, in the words of Linux.
+    /// </summary>
+    public static RpcException Expired(string call)
+    {
+        const Errno signal = Core.Abi.Errno.EINTR;
+        return Build(
+            StatusCode.DeadlineExceeded, "DEADLINE_EXCEEDED", $"{call}: the daemon's default deadline has passed",
+            [
+                ("errno", ((int)signal).ToString(CultureInfo.InvariantCulture)), ("errno_name", signal.ToString()),
+                ("call", call),
+            ]);
+    }
+
+    /// <summary>
+    /// A refusal as it stands in a message of a stream: with the ErrorInfo that would end a unary call.
+    /// </summary>
+    /// <param name="refusal">What was refused.</param>
+    /// <param name="errno">Its Linux error number; 0 when it is not one of the kernel's.</param>
+    public static Status InStream(RpcException refusal, out uint errno)
+    {
+        var status = From(refusal).GetRpcStatus()!;
+        var metadata = status.GetDetail<ErrorInfo>()?.Metadata;
+        errno = metadata is not null && metadata.TryGetValue("errno", out var text)
+            ? uint.Parse(text, CultureInfo.InvariantCulture)
+            : 0;
+        return status;
+    }
+
+    /// <summary>
     /// The status with its ErrorInfo; anything thrown in a handler that is not one already becomes INTERNAL.
     /// </summary>
     public static RpcException From(Exception exception) => exception switch

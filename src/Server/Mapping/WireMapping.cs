@@ -14,7 +14,7 @@ using FramePin.Server.Sessions;
 namespace FramePin.Server.Mapping;
 
 /// <summary>
-/// Messages to values of Core and back. Enumerations share their order with the wire, which begins with UNSPECIFIED.
+/// Messages to values of Core and back. The enumerations stand in <see cref="WireEnums"/>.
 /// </summary>
 internal static class WireMapping
 {
@@ -33,16 +33,9 @@ internal static class WireMapping
             HugePages1G = (int)Math.Min(spec.HugePages1G, int.MaxValue),
             Swap = spec.SwapBytes,
             TracksSoftDirty = spec.TracksSoftDirty,
-            Thp = spec.Thp switch
-            {
-                V1.ThpMode.Unspecified or V1.ThpMode.Madvise => ThpMode.MAdvise,
-                V1.ThpMode.Never => ThpMode.Never,
-                V1.ThpMode.Always => ThpMode.Always,
-                _ => throw Refusals.Bad("spec.thp", "unknown value"),
-            },
+            Thp = WireEnums.ToCore(spec.Thp, "spec.thp"),
         };
-        if (spec.QuarantinePolicy > V1.QuarantinePolicy.Kill)
-            throw Refusals.Bad("spec.quarantine_policy", "unknown value");
+        WireEnums.Kills(spec.QuarantinePolicy, "spec.quarantine_policy");
         return options.Validate() is { } problem ? throw Refusals.Bad("spec", problem) : options;
     }
 
@@ -60,12 +53,13 @@ internal static class WireMapping
                 MovableBytes = options.MovableMemory,
                 HugePages2M = (uint)options.HugePages2M,
                 HugePages1G = (uint)options.HugePages1G,
-                Thp = (V1.ThpMode)((int)options.Thp + 1),
+                Thp = WireEnums.ToWire(options.Thp),
                 SwapBytes = options.Swap,
                 TracksSoftDirty = options.TracksSoftDirty,
                 QuarantineBytesMax = host.QuarantineBytesMax,
-                QuarantinePolicy = host.KillsHolders ? V1.QuarantinePolicy.Kill : V1.QuarantinePolicy.Fence,
+                QuarantinePolicy = WireEnums.ToWire(host.KillsHolders),
             },
+            Features = ToWire(options.Profile),
             Statistics = new V1.MachineStatistics
             {
                 Frames = statistics.Frames,
@@ -86,6 +80,32 @@ internal static class WireMapping
             },
         };
     }
+
+    /// <summary>The facts of a kernel by name (src/Core/Abi/KernelProfile.cs).</summary>
+    public static V1.KernelFeatures ToWire(KernelProfile profile) => new()
+    {
+        HelperEra = WireEnums.ToWire(profile.Era),
+        HelperFollowsPfns = profile.FollowsPfns,
+        HelperPins = profile.HelperPins,
+        HelperForces = profile.HelperForces,
+        Vb2DirtiesAllPages = profile.Vb2DirtiesAllPages,
+        Vb2RemovesBuffers = profile.Vb2RemovesBuffers,
+        Vb2SharesAttachments = profile.Vb2SharesAttachments,
+        HasOmapVout = profile.HasOmapVout,
+        G2DUsesHelper = profile.G2dUsesHelper,
+        LongTermUnsharesFilePages = profile.LongTermUnsharesFilePages,
+        RefusesDirtyTrackedLongTerm = profile.RefusesDirtyTrackedLongTerm,
+        RemoteLongTerm = profile.RemoteLongTerm,
+        HasMseal = profile.HasMseal,
+        HasDroppable = profile.HasDroppable,
+        HasGuardRegions = profile.HasGuardRegions,
+        HasUffdPoison = profile.HasUffdPoison,
+        HasMdwe = profile.HasMdwe,
+        DirectIoPins = profile.DirectIoPins,
+        MovesSeveralAreas = profile.MovesSeveralAreas,
+        AlignsHugeAnonymous = profile.AlignsHugeAnonymous,
+        VersionCode = profile.VersionCode,
+    };
 
     public static AddressSpaceLayout ToLayout(V1.Layout? layout)
     {
@@ -117,7 +137,6 @@ internal static class WireMapping
     {
         var result = new TaskState();
         if (task is null) return result;
-        if (!Enum.IsDefined(task.Pending)) throw Refusals.Bad("task.pending", "unknown value");
         return result with
         {
             RlimitAddressSpace = task.HasRlimitAs ? task.RlimitAs : result.RlimitAddressSpace,
@@ -126,7 +145,7 @@ internal static class WireMapping
             RlimitMemlock = task.HasRlimitMemlock ? task.RlimitMemlock : result.RlimitMemlock,
             CanLockMemory = task.CanLockMemory,
             CanMapLow = task.CanMapLow,
-            Pending = (PendingSignal)task.Pending,
+            Pending = WireEnums.ToCore(task.Pending, "task.pending"),
         };
     }
 
@@ -148,7 +167,7 @@ internal static class WireMapping
             RlimitMemlock = space.Task.RlimitMemlock,
             CanLockMemory = space.Task.CanLockMemory,
             CanMapLow = space.Task.CanMapLow,
-            Pending = (V1.PendingSignal)space.Task.Pending,
+            Pending = WireEnums.ToWire(space.Task.Pending),
         },
         Brk = space.Brk,
         MapCount = (uint)space.MapCount,
@@ -156,8 +175,6 @@ internal static class WireMapping
 
     public static V1.FrameKind KindOf(FrameVector vector) =>
         vector.Count == 0 ? V1.FrameKind.Empty : vector.IsPfns ? V1.FrameKind.Pfns : V1.FrameKind.Pages;
-
-    public static V1.StopReason ToWire(StopReason reason) => (V1.StopReason)reason;
 
     /// <summary>The runs of a vector; counts stay out when every run is one frame.</summary>
     public static V1.FrameRuns ToRuns(FrameVector vector, DaemonLimits limits)
@@ -190,11 +207,6 @@ internal static class WireMapping
     public static GupFlags PinFlags(bool write, bool force) =>
         (write ? GupFlags.Write : 0) | (force ? GupFlags.Force : 0);
 
-    public static FileKind ToKind(V1.FileKind kind) =>
-        kind is > V1.FileKind.Unspecified and <= V1.FileKind.Fsdax
-            ? (FileKind)(kind - 1)
-            : throw Refusals.Bad("kind", "must be one of SHMEM, DISK, HUGETLB, SECRET, FSDAX");
-
     public static V1.FrameVector ToWire(MachineHost host, VectorRecord record, bool withRuns, DaemonLimits limits)
     {
         lock (record.Gate)
@@ -212,8 +224,8 @@ internal static class WireMapping
                 AddressSpaceExited = origin.Space is { Exited: true },
                 Start = origin.Start,
                 Write = origin.IsWrite,
-                Lease = record.Lease is { } lease ? Names.Lease(lease.Id) : "",
-                PinnedAt = origin.PinnedAt.ToUnixTimeMilliseconds() / 1000.0,
+                Lease = record.Lease is { } lease ? lease.Name : "",
+                PinnedAt = WireTimes.ToWire(origin.PinnedAt),
                 TraceId = origin.Trace == default ? "" : origin.Trace.TraceId.ToHexString(),
                 SpanId = origin.Trace == default ? "" : origin.Trace.SpanId.ToHexString(),
                 Epoch = (ulong)origin.Epoch,
@@ -227,11 +239,11 @@ internal static class WireMapping
         var (vectors, pages) = lease.Count();
         return new V1.Lease
         {
-            Name = Names.Lease(lease.Id),
+            Name = lease.Name,
             Owner = lease.Owner,
-            TtlMs = (ulong)lease.Ttl.TotalMilliseconds,
-            LeftMs = (ulong)lease.Left.TotalMilliseconds,
-            OpenedAt = lease.OpenedAt.ToUnixTimeMilliseconds() / 1000.0,
+            Ttl = WireTimes.ToWire(lease.Ttl),
+            Left = WireTimes.ToWire(lease.Left),
+            OpenedAt = WireTimes.ToWire(lease.OpenedAt),
             FrameVectors = (uint)vectors,
             PinnedPages = (ulong)pages,
             TraceId = lease.Trace == default ? "" : lease.Trace.TraceId.ToHexString(),

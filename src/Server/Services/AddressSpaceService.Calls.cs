@@ -18,23 +18,25 @@ namespace FramePin.Server.Services;
 /// <summary>The memory calls of a process (Core/Syscalls), one or many to a message.</summary>
 internal sealed partial class AddressSpaceService
 {
-    private const int Sigbus = 7;
-    private const int Sigkill = 9;
-    private const int Sigsegv = 11;
+    private const uint Sigbus = 7;
+    private const uint Sigkill = 9;
+    private const uint Sigsegv = 11;
 
     public override Task<CallResponse> Call(CallRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
-        return host.Requests.Run(nameof(Call), request.RequestId, request, async () =>
+        return host.Requests.Run(context, request.RequestId, request, async cancelled =>
         {
+            // A call that is remembered goes on without its caller, so that a repeat gets its answer.
+            if (request.RequestId.Length > 0) cancelled = CancellationToken.None;
             var space = host.Spaces.Get(id);
             var call = request.Call ?? throw Refusals.Bad("call", "must be set");
             Check(call, "call");
             var (result, residency, isPartial) = await RunWatchedAsync(
-                host, space, call, context.CancellationToken).ConfigureAwait(false);
-            if (result.Errno > 0 && !isPartial)
+                host, space, call, cancelled).ConfigureAwait(false);
+            if (result.Errno != 0 && !isPartial)
                 throw Refusals.Errno(call.CallCase.ToString().ToLowerInvariant(), (Errno)result.Errno);
-            var response = new CallResponse { Value = result.Value, Errno = result.Errno };
+            var response = new CallResponse { Value = result.Value, Errno = result.Errno, Signal = result.Signal };
             if (residency is not null) response.Residency = UnsafeByteOperations.UnsafeWrap(residency);
             return response;
         });
@@ -43,8 +45,10 @@ internal sealed partial class AddressSpaceService
     public override Task<CallBatchResponse> CallBatch(CallBatchRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
-        return host.Requests.Run(nameof(CallBatch), request.RequestId, request, async () =>
+        return host.Requests.Run(context, request.RequestId, request, async cancelled =>
         {
+            // As a single call: the batch goes on without its caller.
+            if (request.RequestId.Length > 0) cancelled = CancellationToken.None;
             var space = host.Spaces.Get(id);
             var most = options.Limits.BatchOperationsMax;
             if (request.Calls.Count > most)
@@ -58,7 +62,7 @@ internal sealed partial class AddressSpaceService
                 var answer = IsTouchOfFailed(call, previous)
                     ? new CallResult()
                     : (await RunWatchedAsync(
-                        host, space, Resolve(call, previous), context.CancellationToken).ConfigureAwait(false)).Result;
+                        host, space, Resolve(call, previous), cancelled).ConfigureAwait(false)).Result;
                 response.Results.Add(answer);
                 if (call.CallCase != MemoryCall.CallOneofCase.Touch) previous = answer;
             }
@@ -129,10 +133,16 @@ internal sealed partial class AddressSpaceService
     /// <summary>What no kernel would take and no limit allows, before anything runs.</summary>
     private void Check(MemoryCall call, string field)
     {
+        const uint softDirty = 4;
         switch (call.CallCase)
         {
             case MemoryCall.CallOneofCase.None:
                 throw Refusals.Bad(field, "must hold one of the memory calls");
+            case MemoryCall.CallOneofCase.Mmap:
+                WireEnums.ToCore(call.Mmap.OpenMode, $"{field}.mmap.open_mode");
+                break;
+            case MemoryCall.CallOneofCase.ClearRefs when call.ClearRefs.Value != softDirty:
+                throw Refusals.Bad($"{field}.clear_refs.value", "only 4 (soft-dirty) is emulated");
             case MemoryCall.CallOneofCase.Touch when call.Touch.Pages > options.Limits.TouchPagesMax:
                 throw Refusals.Limit("touch_pages_max", options.Limits.TouchPagesMax, call.Touch.Pages);
             case MemoryCall.CallOneofCase.Mincore when call.Mincore.Length >> 12 > options.Limits.PagemapPagesMax:
@@ -200,11 +210,12 @@ internal sealed partial class AddressSpaceService
         }
 
         isPartial = result.IsPartial;
-        return new CallResult { Value = result.Value, Errno = (int)result.Error };
+        return new CallResult { Value = result.Value, Errno = (uint)result.Error };
     }
 
     private SyscallResult Mmap(MachineHost host, AddressSpace space, MmapCall call)
     {
+        var (forRead, forWrite) = WireEnums.ToCore(call.OpenMode, "mmap.open_mode");
         var request = new MmapRequest
         {
             Address = call.Address,
@@ -212,8 +223,8 @@ internal sealed partial class AddressSpaceService
             Prot = (Prot)call.Prot,
             Flags = (MapFlags)call.Flags,
             Offset = call.Offset,
-            OpenedForRead = call.OpenMode != OpenMode.WriteOnly,
-            OpenedForWrite = call.OpenMode != OpenMode.ReadOnly,
+            OpenedForRead = forRead,
+            OpenedForWrite = forWrite,
         };
         // MAP_ANONYMOUS ignores the descriptor; without it one is needed.
         if ((request.Flags & MapFlags.Anonymous) != 0) return host.Machine.Mmap(space, request);
@@ -247,11 +258,11 @@ internal sealed partial class AddressSpaceService
 
         var number = signal switch
         {
-            UserSignal.None => 0,
+            UserSignal.None => 0U,
             UserSignal.SigBus or UserSignal.SigBusPoison => Sigbus,
             UserSignal.OutOfMemory => Sigkill,
             _ => Sigsegv,
         };
-        return new CallResult { Value = done, Errno = -number };
+        return new CallResult { Value = done, Signal = number };
     }
 }

@@ -19,7 +19,7 @@ namespace FramePin.Server.Services;
 /// <summary>
 /// Address spaces: making, forking, ending, and looks at them. The memory calls stand in a file of their own.
 /// </summary>
-internal sealed partial class AddressSpaceService(MachineRegistry machines, LeaseRegistry leases, DaemonOptions options)
+internal sealed partial class AddressSpaceService(MachineRegistry machines, DaemonOptions options)
     : V1.AddressSpaceService.AddressSpaceServiceBase
 {
     private static readonly AddressRange Everything = new(0, ulong.MaxValue);
@@ -40,11 +40,11 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
     public override Task<AddressSpace> CreateAddressSpace(CreateAddressSpaceRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
-        return host.Requests.Run(nameof(CreateAddressSpace), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var layout = WireMapping.ToLayout(request.Layout);
             var task = WireMapping.ToTask(request.Task);
-            var lease = leases.Find(request.Lease);
+            var lease = host.Leases.Find(request.Lease);
             var (_, space) = host.Spaces.Add(request.AddressSpaceId, id => host.Machine.CreateAddressSpace(id, layout, task));
             host.HangOn(lease, space, () => _ = host.Watches.RunAsync(
                 [(space, Everything)], InvalidationCause.Exit, () => host.ExitSpace(space)));
@@ -62,16 +62,18 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         ListAddressSpacesRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
-        var response = new ListAddressSpacesResponse();
-        foreach (var (_, space) in host.Spaces.All.OrderBy(pair => pair.Value.Id))
-            response.AddressSpaces.Add(WireMapping.ToWire(host, space));
+        var (page, next) = Paging.ByNumber(
+            host.Spaces.All.Select(pair => pair.Value).OrderBy(space => space.Id.Value), space => (ulong)space.Id.Value,
+            request.PageSize, request.PageToken, options.Limits);
+        var response = new ListAddressSpacesResponse { NextPageToken = next };
+        response.AddressSpaces.Add(page.Select(space => WireMapping.ToWire(host, space)));
         return Task.FromResult(response);
     }
 
     public override Task<AddressSpace> ForkAddressSpace(ForkAddressSpaceRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.Name, Names.AddressSpaces, "name");
-        return host.Requests.Run(nameof(ForkAddressSpace), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var parent = host.Spaces.Get(id);
             return host.Watches.RunAsync([(parent, Everything)], InvalidationCause.Fork, () =>
@@ -92,7 +94,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         ExitAddressSpaceRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.Name, Names.AddressSpaces, "name");
-        return host.Requests.Run(nameof(ExitAddressSpace), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var space = host.Spaces.Get(id);
             return host.Watches.RunAsync([(space, Everything)], InvalidationCause.Exit, () =>
@@ -105,7 +107,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         InstallMappingsRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
-        return host.Requests.Run(nameof(InstallMappings), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var space = host.Spaces.Get(id);
             var most = options.Limits.BatchOperationsMax;
@@ -124,7 +126,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
     public override Task<SetTaskResponse> SetTask(SetTaskRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
-        return host.Requests.Run(nameof(SetTask), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var error = host.Machine.SetTask(host.Spaces.Get(id), WireMapping.ToTask(request.Task));
             return error == Errno.None
@@ -175,7 +177,6 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
 
     private Core.Syscalls.InstalledMapping ToInstalled(MachineHost host, InstalledMapping mapping)
     {
-        if (!Enum.IsDefined(mapping.Kind)) throw Refusals.Bad("mappings.kind", "unknown value");
         if ((mapping.Prot & ~(uint)Prot.AccessMask) != 0)
             throw Refusals.Bad("mappings.prot", "knows PROT_READ, PROT_WRITE, PROT_EXEC");
         if (mapping.Shared && mapping.File.Length == 0)
@@ -189,12 +190,12 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Leas
         {
             Range = new AddressRange(mapping.Start, mapping.End),
             Prot = (Prot)mapping.Prot,
-            Kind = (InstalledKind)mapping.Kind,
+            Kind = WireEnums.ToCore(mapping.Kind, "mappings.kind"),
             IsShared = mapping.Shared,
             File = mapping.File.Length == 0
                 ? FileId.None
                 : new FileId(FileIn(host, mapping.File, "mappings.file").Id),
-            IsReadOnlyFile = mapping.OpenMode == OpenMode.ReadOnly,
+            IsReadOnlyFile = !WireEnums.ToCore(mapping.OpenMode, "mappings.open_mode").ForWrite,
             Offset = mapping.Offset,
             Extra = extra,
         };

@@ -7,7 +7,7 @@ using Grpc.Core;
 namespace FramePin.Server.Services;
 
 /// <summary>Fault handlers over the wire.</summary>
-internal sealed class FaultService(MachineRegistry machines, LeaseRegistry leases, IHostApplicationLifetime lifetime)
+internal sealed class FaultService(MachineRegistry machines, IHostApplicationLifetime lifetime)
     : V1.FaultService.FaultServiceBase
 {
     public override async Task ServeFaults(
@@ -17,8 +17,9 @@ internal sealed class FaultService(MachineRegistry machines, LeaseRegistry lease
         if (!await requestStream.MoveNext(context.CancellationToken).ConfigureAwait(false)) return;
         if (requestStream.Current.Register is not { } register)
             throw Refusals.Bad("register", "the first message registers the handler");
-        var lease = leases.Find(register.Lease);
-        var (host, handler) = Register(register);
+        var host = HostOf(register);
+        var lease = host.Leases.Find(register.Lease, "register.lease");
+        var handler = Register(host, register);
         using var ends = CancellationTokenSource.CreateLinkedTokenSource(
             context.CancellationToken, lifetime.ApplicationStopping, host.Deleted, lease?.Ended ?? default);
         var sending = Task.CompletedTask;
@@ -35,7 +36,7 @@ internal sealed class FaultService(MachineRegistry machines, LeaseRegistry lease
         }
         catch (OperationCanceledException) when (lease is { Ended.IsCancellationRequested: true })
         {
-            throw LeaseRegistry.Gone(lease.Id);
+            throw LeaseRegistry.Gone(lease.Name);
         }
         catch (OperationCanceledException) when (host.Deleted.IsCancellationRequested)
         {
@@ -53,17 +54,14 @@ internal sealed class FaultService(MachineRegistry machines, LeaseRegistry lease
         }
     }
 
-    private (MachineHost Host, FaultHandler Handler) Register(RegisterFaultHandler register)
-    {
-        if (register.Device.Length > 0)
-        {
-            var (owner, name) = machines.Resolve(register.Device, Names.Devices, "register.device");
-            return (owner, owner.Faults.Register(owner.Devices.Get(name), register.Device));
-        }
+    private MachineHost HostOf(RegisterFaultHandler register) => register.Device.Length > 0
+        ? machines.Resolve(register.Device, Names.Devices, "register.device").Host
+        : machines.Resolve(register.AddressSpace, Names.AddressSpaces, "register.address_space").Host;
 
-        var (host, id) = machines.Resolve(register.AddressSpace, Names.AddressSpaces, "register.address_space");
-        return (host, host.Faults.Register(host.Spaces.Get(id), register.Start, register.Length));
-    }
+    private static FaultHandler Register(MachineHost host, RegisterFaultHandler register) => register.Device.Length > 0
+        ? host.Faults.Register(host.Devices.Get(Names.LastSegment(register.Device)), register.Device)
+        : host.Faults.Register(
+            host.Spaces.Get(Names.LastSegment(register.AddressSpace)), register.Start, register.Length);
 
     private static async Task SendAsync(
         FaultHandler handler, IServerStreamWriter<FaultEvent> stream, CancellationToken cancelled)

@@ -20,9 +20,9 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
     public override Task<V1.File> CreateFile(CreateFileRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
-        return host.Requests.Run(nameof(CreateFile), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
-            var kind = WireMapping.ToKind(request.Kind);
+            var kind = WireEnums.ToCore(request.Kind, "kind");
             CheckSize(request.SizeBytes);
             if (request.Path.Length > options.Limits.PathLengthMax)
                 throw Refusals.Limit(
@@ -51,30 +51,33 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
     public override Task<ListFilesResponse> ListFiles(ListFilesRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
-        var response = new ListFilesResponse();
-        foreach (var (id, file) in host.Files.All.OrderBy(pair => pair.Value.Id)) response.Files.Add(ToWire(host, id, file));
+        var (page, next) = Paging.ByNumber(
+            host.Files.All.OrderBy(pair => pair.Value.Id), pair => (ulong)pair.Value.Id, request.PageSize,
+            request.PageToken, options.Limits);
+        var response = new ListFilesResponse { NextPageToken = next };
+        response.Files.Add(page.Select(pair => ToWire(host, pair.Key, pair.Value)));
         return Task.FromResult(response);
     }
 
     public override Task<V1.File> TruncateFile(TruncateFileRequest request, ServerCallContext context)
     {
         CheckSize(request.SizeBytes);
-        return Change(nameof(TruncateFile), request.Name, request.RequestId, request, "ftruncate",
+        return Change(context, request.Name, request.RequestId, request, "ftruncate",
             (host, file) => host.Machine.Truncate(file, request.SizeBytes));
     }
 
     public override Task<V1.File> PunchHole(PunchHoleRequest request, ServerCallContext context) =>
-        Change(nameof(PunchHole), request.Name, request.RequestId, request, "fallocate",
+        Change(context, request.Name, request.RequestId, request, "fallocate",
             (host, file) => host.Machine.PunchHole(file, request.Offset, request.Length));
 
     public override Task<V1.File> SealFile(SealFileRequest request, ServerCallContext context) =>
-        Change(nameof(SealFile), request.Name, request.RequestId, request, "fcntl(F_ADD_SEALS)",
+        Change(context, request.Name, request.RequestId, request, "fcntl(F_ADD_SEALS)",
             (host, file) => host.Machine.SealWrite(file));
 
     public override Task<DeleteFileResponse> DeleteFile(DeleteFileRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.Name, Names.Files, "name");
-        return host.Requests.Run(nameof(DeleteFile), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var file = host.Files.Get(id);
             host.Machine.Unlink(file);
@@ -84,11 +87,11 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
     }
 
     private Task<V1.File> Change(
-        string method, string name, string requestId, Google.Protobuf.IMessage request, string call,
+        ServerCallContext context, string name, string requestId, Google.Protobuf.IMessage request, string call,
         Func<MachineHost, MemoryFile, Errno> change)
     {
         var (host, id) = machines.Resolve(name, Names.Files, "name");
-        return host.Requests.Run(method, requestId, request, () =>
+        return host.Requests.Run(context, requestId, request, () =>
         {
             var file = host.Files.Get(id);
             return host.Watches.RunAsync(Mappings(host, file), InvalidationCause.Truncate, () =>
@@ -117,7 +120,7 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
     private static V1.File ToWire(MachineHost host, string id, MemoryFile file) => new()
     {
         Name = Names.Child(host.Id, Names.Files, id),
-        Kind = (FileKind)((int)file.Kind + 1),
+        Kind = WireEnums.ToWire(file.Kind),
         SizeBytes = file.Size,
         Path = file.Name,
         Device = file.DeviceNumber,
@@ -129,16 +132,15 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
 }
 
 /// <summary>Devices.</summary>
-internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leases, PinTransactions pins,
+internal sealed class DeviceService(MachineRegistry machines, PinTransactions pins,
     DaemonOptions options) : V1.DeviceService.DeviceServiceBase
 {
     public override Task<Device> CreateDevice(CreateDeviceRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
-        return host.Requests.Run(nameof(CreateDevice), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
-            if (request.Mapping is DeviceMapping.Unspecified or > DeviceMapping.ServedPages)
-                throw Refusals.Bad("mapping", "must be set");
+            var mapping = WireEnums.ToCore(request.Mapping, "mapping");
             if (request.Pages == 0) throw Refusals.Bad("pages", "must be at least 1");
             if (request.Pages > options.Limits.DevicePagesMax)
                 throw Refusals.Limit("device_pages_max", options.Limits.DevicePagesMax, request.Pages);
@@ -147,29 +149,36 @@ internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leas
                 or DeviceMapping.P2PPages or DeviceMapping.ServedPages;
             if (needsRam && !request.Ram)
                 throw Refusals.Bad("ram", $"{request.Mapping} maps pages, which only RAM has");
-            var lease = leases.Find(request.Lease);
+            var lease = host.Leases.Find(request.Lease);
             var (id, device) = host.Devices.Add(request.DeviceId, chosen => host.Machine.CreateDevice(
-                request.Path.Length == 0
-                    ? $"/dev/{chosen}"
-                    : request.Path, (Core.Backing.DeviceMapping)(request.Mapping - 1),
-                request.Pages, request.Ram, request.HasClose, !request.ReadOnly, request.RemapsInParts));
+                request.Path.Length == 0 ? $"/dev/{chosen}" : request.Path, mapping, request.Pages, request.Ram,
+                request.HasClose, !request.ReadOnly, request.RemapsInParts));
             host.HangOn(lease, device, () => host.RemoveDevice(id, device));
             return Task.FromResult(ToWire(host, id, device));
         });
     }
 
+    public override Task<Device> GetDevice(GetDeviceRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.Name, Names.Devices, "name");
+        return Task.FromResult(ToWire(host, id, host.Devices.Get(id)));
+    }
+
     public override Task<ListDevicesResponse> ListDevices(ListDevicesRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
-        var response = new ListDevicesResponse();
-        foreach (var (id, device) in host.Devices.All.OrderBy(pair => pair.Value.Id)) response.Devices.Add(ToWire(host, id, device));
+        var (page, next) = Paging.ByNumber(
+            host.Devices.All.OrderBy(pair => pair.Value.Id.Value), pair => (ulong)pair.Value.Id.Value, request.PageSize,
+            request.PageToken, options.Limits);
+        var response = new ListDevicesResponse { NextPageToken = next };
+        response.Devices.Add(page.Select(pair => ToWire(host, pair.Key, pair.Value)));
         return Task.FromResult(response);
     }
 
     public override Task<DeleteDeviceResponse> DeleteDevice(DeleteDeviceRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.Name, Names.Devices, "name");
-        return host.Requests.Run(nameof(DeleteDevice), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             host.RemoveDevice(id, host.Devices.Get(id));
             return Task.FromResult(new DeleteDeviceResponse());
@@ -179,10 +188,10 @@ internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leas
     public override Task<ExportDeviceResponse> ExportDevice(ExportDeviceRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.Name, Names.Devices, "name");
-        return host.Requests.Run(nameof(ExportDevice), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             using var pin = pins.Begin(Activity.Current);
-            var scope = new PinScope(host, leases.Find(request.Lease), null);
+            var scope = new PinScope(host, host.Leases.Find(request.Lease), null);
             if (!host.Devices.Get(id).IsRam)
                 throw Refusals.State("NO_PAGES", "the device's range is MMIO, which has no pages to hold");
             pin.Export(scope, host.Devices.Get(id));
@@ -195,7 +204,7 @@ internal sealed class DeviceService(MachineRegistry machines, LeaseRegistry leas
     private static Device ToWire(MachineHost host, string id, Core.Backing.Device device) => new()
     {
         Name = Names.Child(host.Id, Names.Devices, id),
-        Mapping = (DeviceMapping)((int)device.Mapping + 1),
+        Mapping = WireEnums.ToWire(device.Mapping),
         Pages = device.Frames,
         Ram = device.IsRam,
         FirstPfn = device.First.Value,

@@ -1,3 +1,5 @@
+using FramePin.Server.Configuration;
+using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.V1;
@@ -6,16 +8,19 @@ using Grpc.Core;
 namespace FramePin.Server.Services;
 
 /// <summary>Leases over the wire.</summary>
-internal sealed class LeaseService(LeaseRegistry leases, IHostApplicationLifetime lifetime)
+internal sealed class LeaseService(
+    MachineRegistry machines, DaemonOptions options, IHostApplicationLifetime lifetime)
     : V1.LeaseService.LeaseServiceBase
 {
-    public override Task<V1.Lease> OpenLease(OpenLeaseRequest request, ServerCallContext context) =>
-        leases.Requests.Run(nameof(OpenLease), request.RequestId, request, () =>
+    public override Task<V1.Lease> OpenLease(OpenLeaseRequest request, ServerCallContext context)
+    {
+        var host = machines.Get(Names.MachineId(request.Parent, "parent"));
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
-            // Longer than any bound, without overflow.
-            var ttl = TimeSpan.FromMilliseconds((long)Math.Min(request.TtlMs, 1UL << 40));
-            return Task.FromResult(WireMapping.ToWire(leases.Open(request.LeaseId, request.Owner, ttl)));
+            var ttl = WireTimes.Read(request.Ttl, "ttl");
+            return Task.FromResult(WireMapping.ToWire(host.Leases.Open(request.LeaseId, request.Owner, ttl)));
         });
+    }
 
     public override async Task KeepAlive(
         IAsyncStreamReader<KeepAliveRequest> requestStream, IServerStreamWriter<KeepAliveResponse> responseStream,
@@ -23,18 +28,19 @@ internal sealed class LeaseService(LeaseRegistry leases, IHostApplicationLifetim
     {
         if (!await requestStream.MoveNext(context.CancellationToken).ConfigureAwait(false)) return;
         var name = requestStream.Current.Lease;
-        var lease = leases.Get(Names.LeaseId(name, "lease"));
+        var (host, id) = machines.Resolve(name, Names.Leases, "lease");
+        var lease = host.Leases.Get(id);
         using var either = CancellationTokenSource.CreateLinkedTokenSource(
             context.CancellationToken, lease.Ended, lifetime.ApplicationStopping);
         try
         {
             do
             {
-                if (requestStream.Current.Lease != name) throw Refusals.Bad("lease", "stays the same within a stream");
-                if (!lease.Renew()) throw LeaseRegistry.Gone(lease.Id);
+                if (requestStream.Current.Lease != name)
+                    throw Refusals.Bad("lease", "stays the same within a stream");
+                if (!lease.Renew()) throw LeaseRegistry.Gone(lease.Name);
                 await responseStream.WriteAsync(
-                    new KeepAliveResponse { LeftMs = (ulong)lease.Left.TotalMilliseconds }, either.Token)
-                        .ConfigureAwait(false);
+                    new KeepAliveResponse { Left = WireTimes.ToWire(lease.Left) }, either.Token).ConfigureAwait(false);
             }
             while (await requestStream.MoveNext(either.Token).ConfigureAwait(false));
         }
@@ -42,27 +48,37 @@ internal sealed class LeaseService(LeaseRegistry leases, IHostApplicationLifetim
         {
             throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending");
         }
-        catch (Exception exception) when (exception is OperationCanceledException or RpcException
-            && lease.Ended.IsCancellationRequested)
+        catch (Exception exception)
+            when (exception is OperationCanceledException or RpcException && lease.Ended.IsCancellationRequested)
         {
-            throw LeaseRegistry.Gone(lease.Id);
+            throw LeaseRegistry.Gone(lease.Name);
         }
     }
 
-    public override Task<CloseLeaseResponse> CloseLease(CloseLeaseRequest request, ServerCallContext context) =>
-        leases.Requests.Run(nameof(CloseLease), request.RequestId, request, () =>
+    public override Task<CloseLeaseResponse> CloseLease(CloseLeaseRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.Name, Names.Leases, "name");
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
-            var (vectors, pages) = leases.Close(leases.Get(Names.LeaseId(request.Name, "name")));
-            return Task.FromResult(new CloseLeaseResponse { FrameVectors = (uint)vectors, PinnedPages = (ulong)pages });
+            var (vectors, pages) = host.Leases.Close(host.Leases.Get(id));
+            return Task.FromResult(
+                new CloseLeaseResponse { FrameVectors = (uint)vectors, PinnedPages = (ulong)pages });
         });
+    }
 
-    public override Task<V1.Lease> GetLease(GetLeaseRequest request, ServerCallContext context) =>
-        Task.FromResult(WireMapping.ToWire(leases.Get(Names.LeaseId(request.Name, "name"))));
+    public override Task<V1.Lease> GetLease(GetLeaseRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(request.Name, Names.Leases, "name");
+        return Task.FromResult(WireMapping.ToWire(host.Leases.Get(id)));
+    }
 
     public override Task<ListLeasesResponse> ListLeases(ListLeasesRequest request, ServerCallContext context)
     {
-        var response = new ListLeasesResponse();
-        foreach (var lease in leases.All) response.Leases.Add(WireMapping.ToWire(lease));
+        var host = machines.Get(Names.MachineId(request.Parent, "parent"));
+        var (page, next) = Paging.ByNumber(
+            host.Leases.All, lease => lease.Number, request.PageSize, request.PageToken, options.Limits);
+        var response = new ListLeasesResponse { NextPageToken = next };
+        response.Leases.Add(page.Select(WireMapping.ToWire));
         return Task.FromResult(response);
     }
 }

@@ -14,7 +14,7 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
     : V1.MachineService.MachineServiceBase
 {
     public override Task<Machine> CreateMachine(CreateMachineRequest request, ServerCallContext context) =>
-        machines.Requests.Run(nameof(CreateMachine), request.RequestId, request, () =>
+        machines.Requests.Run(context, request.RequestId, request, () =>
         {
             var wanted = WireMapping.ToOptions(request.Spec);
             return Task.FromResult(WireMapping.ToWire(machines.Create(request.MachineId, wanted, request.Spec)));
@@ -25,14 +25,16 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
 
     public override Task<ListMachinesResponse> ListMachines(ListMachinesRequest request, ServerCallContext context)
     {
-        var response = new ListMachinesResponse();
-        foreach (var host in machines.All) response.Machines.Add(WireMapping.ToWire(host));
+        var (page, next) = Paging.ByName(
+            machines.All, host => host.Id, request.PageSize, request.PageToken, options.Limits);
+        var response = new ListMachinesResponse { NextPageToken = next };
+        response.Machines.Add(page.Select(WireMapping.ToWire));
         return Task.FromResult(response);
     }
 
     public override Task<DeleteMachineResponse> DeleteMachine(
         DeleteMachineRequest request, ServerCallContext context) =>
-        machines.Requests.Run(nameof(DeleteMachine), request.RequestId, request, () =>
+        machines.Requests.Run(context, request.RequestId, request, () =>
         {
             machines.Delete(Names.MachineId(request.Name, "name"), request.Force);
             return Task.FromResult(new DeleteMachineResponse());
@@ -49,7 +51,7 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
     public override Task<AddFaultRulesResponse> AddFaultRules(AddFaultRulesRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Machine, "machine"));
-        return host.Requests.Run(nameof(AddFaultRules), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var most = options.Limits.FaultRulesMax;
             if (request.Rules.Count > most)
@@ -64,7 +66,7 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
         ClearFaultRulesRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Machine, "machine"));
-        return host.Requests.Run(nameof(ClearFaultRules), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             host.Machine.ClearFaultPlan();
             return Task.FromResult(new ClearFaultRulesResponse());
@@ -73,10 +75,8 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
 
     private Core.Kernel.FaultRule ToRule(MachineHost host, V1.FaultRule rule)
     {
-        if (rule.Point is V1.ChoicePoint.Unspecified or > V1.ChoicePoint.LongTermCheck)
-            throw Refusals.Bad("rules.point", "must be set");
-        if (rule.Action is V1.FaultAction.Unspecified or > V1.FaultAction.Signal)
-            throw Refusals.Bad("rules.action", "must be set");
+        var point = WireEnums.ToCore(rule.Point, "rules.point");
+        var action = WireEnums.ToCore(rule.Action, "rules.action");
         if (rule.End < rule.Start) throw Refusals.Bad("rules.end", "must not lie before start");
         string? space = null;
         if (rule.AddressSpace.Length > 0)
@@ -88,8 +88,8 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
 
         return new Core.Kernel.FaultRule
         {
-            Point = (Core.Kernel.ChoicePoint)(rule.Point - 1),
-            Action = (Core.Kernel.FaultAction)rule.Action,
+            Point = point,
+            Action = action,
             Space = space,
             Range = rule.End == 0 ? null : new AddressRange(rule.Start, rule.End),
             Skip = (int)Math.Min(rule.Skip, int.MaxValue),

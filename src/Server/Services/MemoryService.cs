@@ -14,7 +14,7 @@ using Errno = FramePin.Core.Abi.Errno;
 namespace FramePin.Server.Services;
 
 /// <summary>Bytes, in chunks: through an address space, by frames, of a file.</summary>
-internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leases, AttachTickets tickets,
+internal sealed class MemoryService(MachineRegistry machines, AttachTickets tickets,
     Attachments attachments, DaemonOptions options)
     : V1.MemoryService.MemoryServiceBase
 {
@@ -24,80 +24,102 @@ internal sealed class MemoryService(MachineRegistry machines, LeaseRegistry leas
 
     public override Task<AttachMemoryResponse> AttachMemory(AttachMemoryRequest request, ServerCallContext context)
     {
-        var host = machines.Get(Names.MachineId(request.Machine, "machine"));
+        var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         if (options.AttachSocketPath is not { } path)
             throw Refusals.State(
                 "NO_ATTACH_SOCKET", "the daemon has no socket for local memory: start it with --attach-socket");
-        var attachment = new Attachment(attachments.NextId(), host, leases.Find(request.Lease), request.ReadOnly);
-        var ticket = tickets.Issue(attachment);
-        return Task.FromResult(new AttachMemoryResponse
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
-            SocketPath = path,
-            Ticket = UnsafeByteOperations.UnsafeWrap(ticket),
-            MemoryBytes = host.Machine.Options.Memory,
-            Attachment = Names.Attachment(attachment.Id),
+            var lease = host.Leases.Find(request.Lease);
+            var attachment = new Attachment(host.NextAttachment(), host, lease, request.ReadOnly);
+            var ticket = tickets.Issue(attachment);
+            return Task.FromResult(new AttachMemoryResponse
+            {
+                SocketPath = path,
+                Ticket = UnsafeByteOperations.UnsafeWrap(ticket),
+                MemoryBytes = host.Machine.Options.Memory,
+                Attachment = attachment.Name,
+            });
         });
     }
 
     public override Task<MapFramesResponse> MapFrames(MapFramesRequest request, ServerCallContext context)
     {
-        var attachment = attachments.Get(Names.AttachmentId(request.Attachment, "attachment"));
         var (host, id) = machines.Resolve(request.FrameVector, Names.FrameVectors, "frame_vector");
-        if (host != attachment.Host)
-            throw Refusals.Bad("frame_vector", "belongs to another machine than the attachment");
-        var record = ulong.TryParse(id, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
-            ? host.Vectors.Find(number)
-            : null;
-        if (record is null) throw Refusals.NotFound("FRAME_VECTOR", request.FrameVector);
-        var hold = attachment.Hold(record);
-        try
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
-            lock (record.Gate)
+            var attachment = FindAttachment(host, request.Attachment, "frame_vector");
+            var record = ulong.TryParse(id, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
+                ? host.Vectors.Find(number)
+                : null;
+            if (record is null) throw Refusals.NotFound("FRAME_VECTOR", request.FrameVector);
+            var hold = attachment.Hold(record);
+            try
             {
-                if (record.IsDestroyed) throw Refusals.NotFound("FRAME_VECTOR", request.FrameVector);
-                return Task.FromResult(
-                    new MapFramesResponse { Hold = hold, Runs = WireMapping.ToRuns(record.Vector, options.Limits) });
+                lock (record.Gate)
+                {
+                    if (record.IsDestroyed) throw Refusals.NotFound("FRAME_VECTOR", request.FrameVector);
+                    var runs = WireMapping.ToRuns(record.Vector, options.Limits);
+                    return Task.FromResult(new MapFramesResponse { Hold = hold, Runs = runs });
+                }
             }
-        }
-        catch
-        {
-            attachment.Release(hold);
-            throw;
-        }
+            catch
+            {
+                attachment.Release(hold);
+                throw;
+            }
+        });
     }
 
-    public override async Task<MapFramesResponse> MapSpace(MapSpaceRequest request, ServerCallContext context)
+    public override Task<MapSpaceResponse> MapSpace(MapSpaceRequest request, ServerCallContext context)
     {
-        var attachment = attachments.Get(Names.AttachmentId(request.Attachment, "attachment"));
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
-        if (host != attachment.Host)
-            throw Refusals.Bad("address_space", "belongs to another machine than the attachment");
+        return host.Requests.Run(
+            context, request.RequestId, request, cancelled => MapSpaceOnce(host, id, request, cancelled));
+    }
+
+    private async Task<MapSpaceResponse> MapSpaceOnce(
+        MachineHost host, string spaceId, MapSpaceRequest request, CancellationToken cancelled)
+    {
+        var attachment = FindAttachment(host, request.Attachment, "address_space");
         if ((request.Start & 4095) != 0) throw Refusals.Bad("start", "must be a multiple of 4096");
         if (request.Pages == 0) throw Refusals.Bad("pages", "must be at least 1");
         if (request.Pages > options.Limits.TouchPagesMax)
             throw Refusals.Limit("touch_pages_max", options.Limits.TouchPagesMax, request.Pages);
-        var space = host.Spaces.Get(id);
+        var space = host.Spaces.Get(spaceId);
         Core.Pinning.FrameHold? hold;
         UserSignal signal;
         ulong failedAt;
         while ((hold = host.Machine.HoldRange(
             space, request.Start, (long)request.Pages, request.Write, out signal, out failedAt)) is null
             && signal == UserSignal.WaitsForHandler)
-            await host.Faults.WaitAsync(space, failedAt, context.CancellationToken).ConfigureAwait(false);
+            await host.Faults.WaitAsync(space, failedAt, cancelled).ConfigureAwait(false);
         if (hold is null)
             throw Refusals.State(
                 signal.ToString().ToUpperInvariant(),
                 $"the page at 0x{failedAt:x} cannot be mapped: touching it ends in {signal}",
                 ("address", $"0x{failedAt:x}"));
-        return new MapFramesResponse { Hold = attachment.Hold(hold), Runs = WireMapping.ToRuns(hold.Runs) };
+        return new MapSpaceResponse { Hold = attachment.Hold(hold), Runs = WireMapping.ToRuns(hold.Runs) };
     }
 
     public override Task<UnmapFramesResponse> UnmapFrames(UnmapFramesRequest request, ServerCallContext context)
     {
-        var attachment = attachments.Get(Names.AttachmentId(request.Attachment, "attachment"));
-        if (!attachment.Release(request.Hold))
-            throw Refusals.NotFound("HOLD", $"{request.Attachment}/holds/{request.Hold}");
-        return Task.FromResult(new UnmapFramesResponse());
+        var (host, _) = machines.Resolve(request.Attachment, Names.Attachments, "attachment");
+        return host.Requests.Run(context, request.RequestId, request, () =>
+        {
+            if (!attachments.Get(request.Attachment).Release(request.Hold))
+                throw Refusals.NotFound("HOLD", $"{request.Attachment}/holds/{request.Hold}");
+            return Task.FromResult(new UnmapFramesResponse());
+        });
+    }
+
+    /// <summary>An attachment to the machine of what <paramref name="field"/> names.</summary>
+    private Attachment FindAttachment(MachineHost host, string name, string field)
+    {
+        var attachment = attachments.Get(name);
+        return attachment.Host == host
+            ? attachment
+            : throw Refusals.Bad(field, "belongs to another machine than the attachment");
     }
 
     public override async Task ReadMemory(

@@ -13,17 +13,13 @@ internal sealed partial class PinningService
     public override Task<ConvertResponse> Convert(ConvertRequest request, ServerCallContext context)
     {
         var (host, number) = ResolveVector(request.FrameVector, "frame_vector");
-        return host.Requests.Run(nameof(Convert), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var record = host.Vectors.Get(number);
             LinkTo(record);
             lock (record.Gate)
             {
-                var error = ConvertOne(host, record, request.To);
-                if (error != Errno.None)
-                    throw Refusals.State(
-                        "EINVAL", "frame_vector_to_pages: a PFN has no struct page; nothing was converted",
-                        ("errno", "22"), ("errno_name", "EINVAL"), ("call", "frame_vector_to_pages"));
+                ConvertOne(host, record, request.To);
                 return Task.FromResult(new ConvertResponse
                 {
                     Kind = WireMapping.KindOf(record.Vector),
@@ -33,16 +29,23 @@ internal sealed partial class PinningService
         });
     }
 
-    private static Errno ConvertOne(MachineHost host, VectorRecord record, FrameKind to)
+    /// <summary>
+    /// Under the vector's gate. Throws the refusal of what cannot be converted; nothing is changed then.
+    /// </summary>
+    private static void ConvertOne(MachineHost host, VectorRecord record, FrameKind to)
     {
         record.CheckReady();
         switch (to)
         {
+            case FrameKind.Pages when host.Machine.ToPages(record.Vector) != Errno.None:
+                throw Refusals.State(
+                    "EINVAL", "frame_vector_to_pages: a PFN has no struct page; nothing was converted",
+                    ("errno", "22"), ("errno_name", "EINVAL"), ("call", "frame_vector_to_pages"));
             case FrameKind.Pages:
-                return host.Machine.ToPages(record.Vector);
+                return;
             case FrameKind.Pfns:
                 host.Machine.ToPfns(record.Vector);
-                return Errno.None;
+                return;
             default:
                 throw Refusals.Bad("to", "must be PAGES or PFNS");
         }

@@ -17,20 +17,21 @@ internal sealed partial class PinningService
     public override Task<PinResponse> Pin(PinRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
-        return host.Requests.Run(nameof(Pin), request.RequestId, request, () => PinOnce(host, id, request, context));
+        return host.Requests.Run(
+            context, request.RequestId, request, cancelled => PinOnce(host, id, request, cancelled));
     }
 
     private async Task<PinResponse> PinOnce(
-        MachineHost host, string spaceId, PinRequest request, ServerCallContext context)
+        MachineHost host, string spaceId, PinRequest request, CancellationToken cancelled)
     {
         using var pin = pins.Begin(Activity.Current);
         var range = new PinRange(
             host.Spaces.Get(spaceId), request.Start, request.Pages, WireMapping.PinFlags(request.Write, request.Force),
             Activity.Current?.Context ?? default);
-        var scope = new PinScope(host, leases.Find(request.Lease), FindAttachment(host, request.Attachment));
+        var scope = new PinScope(host, host.Leases.Find(request.Lease), FindAttachment(host, request.Attachment));
         if (request.AllOrNothing) CheckWhole(host, range);
         pin.Create(scope, request.Pages);
-        var outcome = await pin.FillAsync(range, context.CancellationToken).ConfigureAwait(false);
+        var outcome = await pin.FillAsync(range, cancelled).ConfigureAwait(false);
         var isShort = outcome.Result.Pages != (long)request.Pages;
         if (outcome.Result.Error != Errno.None || (isShort && request.AllOrNothing))
             throw PinTransaction.Refused(range, outcome);
@@ -44,7 +45,7 @@ internal sealed partial class PinningService
     private Attachment? FindAttachment(MachineHost host, string name)
     {
         if (name.Length == 0) return null;
-        var attachment = attachments.Get(Names.AttachmentId(name, "attachment"));
+        var attachment = attachments.Get(name);
         return attachment.Host == host ? attachment : throw Refusals.Bad("attachment", "belongs to another machine");
     }
 
@@ -67,7 +68,7 @@ internal sealed partial class PinningService
         FrameVector = record.Name,
         Frames = (ulong)record.Vector.Count,
         Kind = WireMapping.KindOf(record.Vector),
-        StopReason = WireMapping.ToWire(outcome.Reason),
+        StopReason = WireEnums.ToWire(outcome.Reason),
         Runs = omitFrames ? null : WireMapping.ToRuns(record.Vector, options.Limits),
         Epoch = (ulong)outcome.Epoch,
         Retries = (uint)outcome.Retries,

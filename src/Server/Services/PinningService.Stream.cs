@@ -19,26 +19,39 @@ internal sealed partial class PinningService
         IAsyncStreamReader<PinBatch> requestStream, IServerStreamWriter<PinBatchResult> responseStream,
         ServerCallContext context)
     {
+        var cancelled = context.CancellationToken;
         var parent = Activity.Current?.Context ?? default;
+        MachineHost? owner = null;
         StreamSession? session = null;
         string? name = null;
         var last = 0UL;
-        await foreach (var batch in requestStream.ReadAllAsync(context.CancellationToken).ConfigureAwait(false))
+        await foreach (var batch in requestStream.ReadAllAsync(cancelled).ConfigureAwait(false))
         {
             // 1. The session, named by the first message.
-            if (name is null && batch.Session.Length > 0) session = sessions.Get(batch.Session);
+            CheckSize(batch);
+            var target = TargetOf(batch);
             name ??= batch.Session;
             if (batch.Session != name) throw Refusals.Bad("session", "stays the same within a stream");
-            CheckSize(batch);
+            if (name.Length > 0)
+            {
+                owner ??= target.Host;
+                if (target.Host != owner) throw Refusals.Bad("machine", "a session belongs to one machine");
+                session ??= owner.Sessions.Get(name);
+            }
 
             // 2. Answered before, or new.
             var result = session is null
-                ? await RunNext(batch, last, parent, context.CancellationToken).ConfigureAwait(false)
-                : await RunInSession(session, batch, parent, context.CancellationToken).ConfigureAwait(false);
+                ? await RunNext(target, batch, last, parent, cancelled).ConfigureAwait(false)
+                : await RunInSession(session, target, batch, parent, cancelled).ConfigureAwait(false);
             last = batch.Sequence;
-            await responseStream.WriteAsync(result, context.CancellationToken).ConfigureAwait(false);
+            await responseStream.WriteAsync(result, cancelled).ConfigureAwait(false);
         }
     }
+
+    /// <summary>The machine of a batch, and the id of its address space, if it names one.</summary>
+    private (MachineHost Host, string? SpaceId) TargetOf(PinBatch batch) => batch.AddressSpace.Length == 0
+        ? (machines.Get(Names.MachineId(batch.Machine, "machine")), null)
+        : machines.Resolve(batch.AddressSpace, Names.AddressSpaces, "address_space");
 
     private void CheckSize(PinBatch batch)
     {
@@ -47,10 +60,24 @@ internal sealed partial class PinningService
             throw Refusals.Limit("batch_operations_max", (ulong)most, (ulong)batch.Operations.Count);
     }
 
+    /// <summary>
+    /// The result of a session's message: that of the first time, or a new one. A message that has begun goes on when
+    /// its stream breaks, so that the client's next stream gets its result.
+    /// </summary>
     private async Task<PinBatchResult> RunInSession(
-        StreamSession session, PinBatch batch, ActivityContext parent, CancellationToken cancelled)
+        StreamSession session, (MachineHost Host, string? SpaceId) target, PinBatch batch, ActivityContext parent,
+        CancellationToken cancelled)
     {
         await session.Gate.WaitAsync(cancelled).ConfigureAwait(false);
+        var running = RunUnderGate(session, target, batch, parent);
+        return running.IsCompleted
+            ? await running.ConfigureAwait(false)
+            : await running.WaitAsync(cancelled).ConfigureAwait(false);
+    }
+
+    private async Task<PinBatchResult> RunUnderGate(
+        StreamSession session, (MachineHost Host, string? SpaceId) target, PinBatch batch, ActivityContext parent)
+    {
         try
         {
             session.Acknowledge(batch.Acknowledged);
@@ -58,7 +85,8 @@ internal sealed partial class PinningService
                 return session.Remembered(batch.Sequence)
                     ?? throw Refusals.Bad("sequence", $"{batch.Sequence} was acknowledged: its result is forgotten");
             session.CheckRoom(options.Limits);
-            var result = await RunNext(batch, session.Last, parent, cancelled).ConfigureAwait(false);
+            var result = await RunNext(target, batch, session.Last, parent, CancellationToken.None)
+                .ConfigureAwait(false);
             session.Keep(result);
             return result;
         }
@@ -69,22 +97,49 @@ internal sealed partial class PinningService
     }
 
     private async Task<PinBatchResult> RunNext(
-        PinBatch batch, ulong last, ActivityContext parent, CancellationToken cancelled)
+        (MachineHost Host, string? SpaceId) target, PinBatch batch, ulong last, ActivityContext parent,
+        CancellationToken cancelled)
     {
         if (batch.Sequence != last + 1)
             throw Refusals.Bad("sequence", $"messages count up by one: expected {last + 1}, got {batch.Sequence}");
         using var span = telemetry.Activities.StartActivity("PinStream message", ActivityKind.Server, parent);
         span?.SetTag(TelemetryNames.Operations, batch.Operations.Count);
-        return await RunBatch(batch, cancelled).ConfigureAwait(false);
+        var space = target.SpaceId is { } id ? target.Host.Spaces.Get(id) : null;
+        return await RunBatch(new BatchScope(batch, target.Host, space), cancelled).ConfigureAwait(false);
     }
 
-    private async Task<PinBatchResult> RunBatch(PinBatch batch, CancellationToken cancelled)
+    private async Task<PinBatchResult> RunBatch(BatchScope scope, CancellationToken cancelled)
     {
-        var scope = ScopeOf(batch);
-        var result = new PinBatchResult { Sequence = batch.Sequence };
-        result.Results.Capacity = batch.Operations.Count;
+        var result = new PinBatchResult { Sequence = scope.Batch.Sequence };
+        result.Results.Capacity = scope.Batch.Operations.Count;
+        try
+        {
+            await RunOperations(scope, result, cancelled).ConfigureAwait(false);
+            return result;
+        }
+        catch (OperationCanceledException)
+        {
+            // The client learns of no vector: its pins are given back.
+            GiveBack(scope, result);
+            throw;
+        }
+    }
+
+    private static void GiveBack(BatchScope scope, PinBatchResult result)
+    {
+        foreach (var (operation, answer) in scope.Batch.Operations.Zip(result.Results))
+        {
+            if (operation.OperationCase != PinOperation.OperationOneofCase.Pin || answer.FrameVector == 0) continue;
+            if (answer.Hold != 0) scope.Owners?.Holder?.Release(answer.Hold);
+            if (scope.Host.Vectors.Find(answer.FrameVector) is { } record)
+                scope.Host.Vectors.Release(record, dirty: false, out _);
+        }
+    }
+
+    private async Task RunOperations(BatchScope scope, PinBatchResult result, CancellationToken cancelled)
+    {
         var released = 0L;
-        foreach (var operation in batch.Operations)
+        foreach (var operation in scope.Batch.Operations)
         {
             var answer = new PinOperationResult();
             switch (operation.OperationCase)
@@ -111,26 +166,15 @@ internal sealed partial class PinningService
         }
 
         if (released > 0) telemetry.CountReleased(released);
-        return result;
-    }
-
-    /// <summary>The machine, address space and owners that the operations of a batch have in common.</summary>
-    /// <remarks>Throws where the batch names a machine or an address space that is not there.</remarks>
-    private BatchScope ScopeOf(PinBatch batch)
-    {
-        if (batch.AddressSpace.Length == 0)
-            return new BatchScope(batch, machines.Get(Names.MachineId(batch.Machine, "machine")), null);
-        var (host, id) = machines.Resolve(batch.AddressSpace, Names.AddressSpaces, "address_space");
-        return new BatchScope(batch, host, host.Spaces.Get(id));
     }
 
     /// <summary>Lease and attachment of a batch's pins, looked up at the first pin and kept for the others.</summary>
     private PinScope OwnersOf(BatchScope scope) =>
         scope.Owners ??= new PinScope(
-            scope.Host, leases.Find(scope.Batch.Lease), FindAttachment(scope.Host, scope.Batch.Attachment));
+            scope.Host, scope.Host.Leases.Find(scope.Batch.Lease), FindAttachment(scope.Host, scope.Batch.Attachment));
 
     /// <summary>
-    /// Pins, and answers with the errno or the refusal where that fails. What was held by then is given back.
+    /// Pins, and answers with the refusal where that fails. What was held by then is given back.
     /// </summary>
     private async ValueTask PinInBatch(
         BatchScope scope, V1.PinRange wanted, PinOperationResult answer, CancellationToken cancelled)
@@ -144,9 +188,13 @@ internal sealed partial class PinningService
                 TraceOf(span, wanted.Traceparent));
             pin.Create(OwnersOf(scope), wanted.Pages);
             var outcome = await pin.FillAsync(range, cancelled).ConfigureAwait(false);
-            answer.StopReason = WireMapping.ToWire(outcome.Reason);
-            answer.Errno = (uint)outcome.Result.Error;
-            if (outcome.Result.Error != Errno.None) return;
+            answer.StopReason = WireEnums.ToWire(outcome.Reason);
+            if (outcome.Result.Error != Errno.None)
+            {
+                Refuse(answer, PinTransaction.Refused(range, outcome));
+                return;
+            }
+
             if (wanted.WithFrames) answer.Runs = WireMapping.ToRuns(pin.Record.Vector, options.Limits);
             answer.Hold = pin.Hold();
             answer.FrameVector = pin.Record.Number;
@@ -157,8 +205,8 @@ internal sealed partial class PinningService
         catch (RpcException refusal)
         {
             (answer.Runs, answer.FrameVector, answer.Frames, answer.Hold) = (null, 0, 0, 0);
-            answer.StatusCode = (uint)refusal.StatusCode;
-            answer.Message = refusal.Status.Detail;
+            answer.Kind = FrameKind.Unspecified;
+            Refuse(answer, refusal);
             span?.SetStatus(ActivityStatusCode.Error, refusal.Status.Detail);
         }
     }
@@ -180,29 +228,36 @@ internal sealed partial class PinningService
             : throw Refusals.Bad("address_space", "belongs to another machine than the batch");
     }
 
+    /// <summary>The operation is refused as the unary call would be.</summary>
+    private static void Refuse(PinOperationResult answer, RpcException refusal)
+    {
+        answer.Refusal = Refusals.InStream(refusal, out var errno);
+        answer.Errno = errno;
+    }
+
     private void UnpinInBatch(BatchScope scope, UnpinVector unpin, PinOperationResult answer)
     {
         using var span = StartOperation("Unpin", unpin.Traceparent);
-        // The process has unmapped the frames, so that the hold goes whatever becomes of the vector.
-        if (unpin.Hold != 0) AttachmentOf(scope)?.Release(unpin.Hold);
         answer.FrameVector = unpin.FrameVector;
-        if (scope.Host.Vectors.Find(unpin.FrameVector) is { } record
-            && scope.Host.Vectors.Release(record, unpin.Dirty, out var frames))
+        try
         {
+            // The process has unmapped the frames, so that the hold goes whatever becomes of the vector.
+            if (unpin.Hold != 0) AttachmentOf(scope)?.Release(unpin.Hold);
+            var record = scope.Host.Vectors.Get(unpin.FrameVector);
+            if (!scope.Host.Vectors.Release(record, unpin.Dirty, out var frames)) throw record.NotReady();
             LinkTo(record);
             answer.Frames = (ulong)frames;
         }
-        else
+        catch (RpcException refusal)
         {
-            answer.Errno = (uint)Errno.ENOENT;
+            Refuse(answer, refusal);
         }
     }
 
     /// <summary>The attachment of a batch's unpins, looked up once; null when it has ended.</summary>
     private Attachment? AttachmentOf(BatchScope scope)
     {
-        if (!scope.HasAttachment)
-            scope.Attachment = attachments.Find(Names.AttachmentId(scope.Batch.Attachment, "attachment"));
+        if (!scope.HasAttachment) scope.Attachment = attachments.Find(scope.Batch.Attachment);
         scope.HasAttachment = true;
         return scope.Attachment;
     }
@@ -216,17 +271,19 @@ internal sealed partial class PinningService
     private static void ConvertInBatch(MachineHost host, ConvertVector convert, PinOperationResult answer)
     {
         answer.FrameVector = convert.FrameVector;
-        if (host.Vectors.Find(convert.FrameVector) is not { } record)
+        try
         {
-            answer.Errno = (uint)Errno.ENOENT;
-            return;
+            var record = host.Vectors.Get(convert.FrameVector);
+            lock (record.Gate)
+            {
+                ConvertOne(host, record, convert.To);
+                answer.Kind = WireMapping.KindOf(record.Vector);
+                answer.Frames = (ulong)record.Vector.Count;
+            }
         }
-
-        lock (record.Gate)
+        catch (RpcException refusal)
         {
-            answer.Errno = (uint)ConvertOne(host, record, convert.To);
-            answer.Kind = WireMapping.KindOf(record.Vector);
-            answer.Frames = (ulong)record.Vector.Count;
+            Refuse(answer, refusal);
         }
     }
 

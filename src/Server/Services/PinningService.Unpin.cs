@@ -13,7 +13,7 @@ namespace FramePin.Server.Services;
 
 /// <summary>The frame helper over the wire; one file a call.</summary>
 internal sealed partial class PinningService(
-    MachineRegistry machines, LeaseRegistry leases, StreamSessions sessions, Attachments attachments,
+    MachineRegistry machines, Attachments attachments,
     PinTransactions pins, ServerTelemetry telemetry, DaemonOptions options)
     : V1.PinningService.PinningServiceBase
 {
@@ -21,11 +21,10 @@ internal sealed partial class PinningService(
     public override Task<UnpinResponse> Unpin(UnpinRequest request, ServerCallContext context)
     {
         var (host, number) = ResolveVector(request.FrameVector, "frame_vector");
-        return host.Requests.Run(nameof(Unpin), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             // Given back whatever becomes of the vector: it is unmapped.
-            if (request.Hold != 0)
-                attachments.Find(Names.AttachmentId(request.Attachment, "attachment"))?.Release(request.Hold);
+            if (request.Hold != 0) attachments.Find(request.Attachment)?.Release(request.Hold);
             var record = host.Vectors.Get(number);
             LinkTo(record);
             if (!host.Vectors.Release(record, request.Dirty, out var frames)) throw record.NotReady();

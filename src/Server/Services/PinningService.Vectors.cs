@@ -1,11 +1,9 @@
 using System.Diagnostics;
-using System.Globalization;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.V1;
 using Grpc.Core;
 using Errno = FramePin.Core.Abi.Errno;
-using GupCall = FramePin.Core.Pinning.GupCall;
 using PinRange = FramePin.Server.Machines.PinRange;
 
 namespace FramePin.Server.Services;
@@ -18,30 +16,39 @@ internal sealed partial class PinningService
     public override Task<FrameVector> CreateFrameVector(CreateFrameVectorRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
-        return host.Requests.Run(nameof(CreateFrameVector), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
-            var lease = leases.Find(request.Lease);
+            var lease = host.Leases.Find(request.Lease);
             var record = host.Vectors.Create(request.Frames, lease);
             host.Vectors.Publish(record);
             return Task.FromResult(WireMapping.ToWire(host, record, withRuns: false, options.Limits));
         });
     }
 
-    public override Task<PinResponse> GetVaddrFrames(GetVaddrFramesRequest request, ServerCallContext context)
+    public override Task<GetVaddrFramesResponse> GetVaddrFrames(
+        GetVaddrFramesRequest request, ServerCallContext context)
     {
         var (host, number) = ResolveVector(request.FrameVector, "frame_vector");
         var (other, spaceId) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
         if (other != host) throw Refusals.Bad("address_space", "belongs to another machine than the frame vector");
-        return host.Requests.Run(nameof(GetVaddrFrames), request.RequestId, request, async () =>
+        return host.Requests.Run(context, request.RequestId, request, async cancelled =>
         {
             using var pin = pins.Begin(Activity.Current);
             var range = new PinRange(
                 host.Spaces.Get(spaceId), request.Start, request.Pages,
                 WireMapping.PinFlags(request.Write, request.Force), Activity.Current?.Context ?? default);
             pin.Reuse(host, host.Vectors.Get(number), request.Pages);
-            var outcome = await pin.FillAsync(range, context.CancellationToken).ConfigureAwait(false);
+            var outcome = await pin.FillAsync(range, cancelled).ConfigureAwait(false);
             if (outcome.Result.Error != Errno.None) throw PinTransaction.Refused(range, outcome);
-            var response = Answer(pin.Record, outcome, request.OmitFrames);
+            var response = new GetVaddrFramesResponse
+            {
+                Frames = (ulong)pin.Record.Vector.Count,
+                Kind = WireMapping.KindOf(pin.Record.Vector),
+                StopReason = WireEnums.ToWire(outcome.Reason),
+                Runs = request.OmitFrames ? null : WireMapping.ToRuns(pin.Record.Vector, options.Limits),
+                Epoch = (ulong)outcome.Epoch,
+                Retries = (uint)outcome.Retries,
+            };
             pin.Commit();
             return response;
         });
@@ -50,7 +57,7 @@ internal sealed partial class PinningService
     public override Task<FrameVector> PutVaddrFrames(PutVaddrFramesRequest request, ServerCallContext context)
     {
         var (host, number) = ResolveVector(request.FrameVector, "frame_vector");
-        return host.Requests.Run(nameof(PutVaddrFrames), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var record = host.Vectors.Get(number);
             lock (record.Gate)
@@ -70,7 +77,7 @@ internal sealed partial class PinningService
         DestroyFrameVectorRequest request, ServerCallContext context)
     {
         var (host, number) = ResolveVector(request.FrameVector, "frame_vector");
-        return host.Requests.Run(nameof(DestroyFrameVector), request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var record = host.Vectors.Get(number);
             lock (record.Gate)
@@ -95,35 +102,37 @@ internal sealed partial class PinningService
         ListFrameVectorsRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
-        if (request.PageSize > 1000) throw Refusals.Limit("page_size", 1000, request.PageSize);
-        var size = request.PageSize == 0 ? 100 : (int)request.PageSize;
-        var after = 0UL;
-        if (request.PageToken.Length > 0
-            && !ulong.TryParse(request.PageToken, NumberStyles.None, CultureInfo.InvariantCulture, out after))
-            throw Refusals.Bad("page_token", "is not one that this call has given out");
-        var found = host.Vectors.After(after, size);
-        var response = new ListFrameVectorsResponse();
-        foreach (var record in found)
-            response.FrameVectors.Add(WireMapping.ToWire(host, record, withRuns: false, options.Limits));
-        if (found.Count == size) response.NextPageToken = found[^1].Number.ToString(CultureInfo.InvariantCulture);
+        var (page, next) = Paging.ByNumber(
+            host.Vectors.All, record => record.Number, request.PageSize, request.PageToken, options.Limits);
+        var response = new ListFrameVectorsResponse { NextPageToken = next };
+        response.FrameVectors.Add(
+            page.Select(record => WireMapping.ToWire(host, record, withRuns: false, options.Limits)));
         return Task.FromResult(response);
     }
 
-    public override Task<PinResponse> Gup(GupRequest request, ServerCallContext context)
+    public override Task<GupResponse> Gup(GupRequest request, ServerCallContext context)
     {
         var (host, spaceId) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
-        if (request.Function is GupFunction.Unspecified or > GupFunction.GetUserPagesFastOnly)
-            throw Refusals.Bad("function", "must name one of the GUP calls");
-        return host.Requests.Run(nameof(Gup), request.RequestId, request, async () =>
+        var call = WireEnums.ToCore(request.Function, "function");
+        return host.Requests.Run(context, request.RequestId, request, async cancelled =>
         {
             using var pin = pins.Begin(Activity.Current);
             var range = new PinRange(
                 host.Spaces.Get(spaceId), request.Start, request.Pages, (Core.Abi.GupFlags)request.Flags,
-                Activity.Current?.Context ?? default, (GupCall)(request.Function - 1));
-            pin.Create(new PinScope(host, leases.Find(request.Lease), null), request.Pages);
-            var outcome = await pin.FillAsync(range, context.CancellationToken).ConfigureAwait(false);
+                Activity.Current?.Context ?? default, call);
+            pin.Create(new PinScope(host, host.Leases.Find(request.Lease), null), request.Pages);
+            var outcome = await pin.FillAsync(range, cancelled).ConfigureAwait(false);
             if (outcome.Result.Error != Errno.None) throw PinTransaction.Refused(range, outcome);
-            var response = Answer(pin.Record, outcome, request.OmitFrames);
+            var response = new GupResponse
+            {
+                FrameVector = pin.Record.Name,
+                Frames = (ulong)pin.Record.Vector.Count,
+                Kind = WireMapping.KindOf(pin.Record.Vector),
+                StopReason = WireEnums.ToWire(outcome.Reason),
+                Runs = request.OmitFrames ? null : WireMapping.ToRuns(pin.Record.Vector, options.Limits),
+                Epoch = (ulong)outcome.Epoch,
+                Retries = (uint)outcome.Retries,
+            };
             pin.Commit();
             return response;
         });
@@ -148,8 +157,7 @@ internal sealed partial class PinningService
     public override Task<ResumePinsResponse> ResumePins(ResumePinsRequest request, ServerCallContext context)
     {
         var host = machines.Get(Names.MachineId(request.Machine, "machine"));
-        return host.Requests.Run(
-            nameof(ResumePins), request.RequestId, request,
+        return host.Requests.Run(context, request.RequestId, request,
             () => Task.FromResult(new ResumePinsResponse { Resumed = (uint)host.Parked.ResumeAll() }));
     }
 

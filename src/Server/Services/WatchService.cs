@@ -11,7 +11,7 @@ namespace FramePin.Server.Services;
 
 /// <summary>Watches over the wire.</summary>
 internal sealed class WatchService(
-    MachineRegistry machines, LeaseRegistry leases, DaemonOptions options, TimeProvider time,
+    MachineRegistry machines, DaemonOptions options, TimeProvider time,
     IHostApplicationLifetime lifetime)
     : V1.WatchService.WatchServiceBase
 {
@@ -21,8 +21,9 @@ internal sealed class WatchService(
     {
         if (!await requestStream.MoveNext(context.CancellationToken).ConfigureAwait(false)) return;
         if (requestStream.Current.Open is not { } open) throw Refusals.Bad("open", "the first message opens the watch");
-        var lease = leases.Find(open.Lease);
-        var (host, watch) = Open(open);
+        var host = HostOf(open);
+        var lease = host.Leases.Find(open.Lease, "open.lease");
+        var watch = Open(host, open);
         using var ends = CancellationTokenSource.CreateLinkedTokenSource(
             context.CancellationToken, watch.Fenced, lifetime.ApplicationStopping, host.Deleted, lease?.Ended
                 ?? default);
@@ -37,7 +38,7 @@ internal sealed class WatchService(
                 throw Refusals.State(
                     "WATCH_FENCED",
                     "no acknowledgement came in time, or events were not read: take everything for changed and watch anew");
-            if (lease is { Ended.IsCancellationRequested: true }) throw LeaseRegistry.Gone(lease.Id);
+            if (lease is { Ended.IsCancellationRequested: true }) throw LeaseRegistry.Gone(lease.Name);
             if (host.Deleted.IsCancellationRequested) throw Refusals.NotFound("MACHINE", Names.Machine(host.Id));
             if (lifetime.ApplicationStopping.IsCancellationRequested)
                 throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending");
@@ -52,17 +53,23 @@ internal sealed class WatchService(
         }
     }
 
-    private (MachineHost Host, InvalidationWatch Watch) Open(OpenWatch open)
+    private MachineHost HostOf(OpenWatch open) => open.FrameVector.Length > 0
+        ? machines.Resolve(open.FrameVector, Names.FrameVectors, "open.frame_vector").Host
+        : machines.Resolve(open.AddressSpace, Names.AddressSpaces, "open.address_space").Host;
+
+    private InvalidationWatch Open(MachineHost host, OpenWatch open)
     {
         var most = options.Limits.WatchPatienceMax;
-        if (open.PatienceMs > most.TotalMilliseconds)
-            throw Refusals.Limit("watch_patience_max", (ulong)most.TotalMilliseconds, open.PatienceMs);
-        var patience = open.PatienceMs == 0 ? most : TimeSpan.FromMilliseconds(open.PatienceMs);
+        var patience = WireTimes.Read(open.Patience, "open.patience");
+        if (patience > most)
+            throw Refusals.Limit(
+                "watch_patience_max", (ulong)most.TotalMilliseconds, (ulong)patience.TotalMilliseconds);
+        if (patience == TimeSpan.Zero) patience = most;
         if (open.FrameVector.Length > 0)
         {
-            var (owner, text) = machines.Resolve(open.FrameVector, Names.FrameVectors, "open.frame_vector");
+            var text = Names.LastSegment(open.FrameVector);
             var record = ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
-                ? owner.Vectors.Find(number)
+                ? host.Vectors.Find(number)
                 : null;
             if (record is null) throw Refusals.NotFound("FRAME_VECTOR", open.FrameVector);
             Core.Vmas.AddressSpace? pinned;
@@ -75,13 +82,13 @@ internal sealed class WatchService(
             }
 
             if (pinned is null) throw Refusals.NotFound("FRAME_VECTOR", open.FrameVector);
-            return (owner, owner.Watches.Open(pinned, range, patience, open.ResumeAfter));
+            return host.Watches.Open(pinned, range, patience, open.ResumeAfter);
         }
 
-        var (host, id) = machines.Resolve(open.AddressSpace, Names.AddressSpaces, "open.address_space");
+        var space = host.Spaces.Get(Names.LastSegment(open.AddressSpace));
         var end = open.Length == 0 ? ulong.MaxValue : open.Start + open.Length;
         if (end < open.Start) throw Refusals.Bad("open.length", "passes the end of the addresses");
-        return (host, host.Watches.Open(host.Spaces.Get(id), new AddressRange(open.Start, end), patience, open.ResumeAfter));
+        return host.Watches.Open(space, new AddressRange(open.Start, end), patience, open.ResumeAfter);
     }
 
     /// <summary>Sends what happens; the present revision when nothing did for a while.</summary>

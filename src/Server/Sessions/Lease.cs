@@ -30,9 +30,16 @@ internal sealed class Lease : IDisposable
     /// <summary>Guarded by <see cref="_lock"/>.</summary>
     private bool _isEnded;
 
-    public Lease(string id, string owner, TimeSpan ttl, TimeProvider time, Action<Lease> expire)
+    /// <param name="name">Full name.</param>
+    /// <param name="number">Its place in the order in which the machine's leases were opened.</param>
+    /// <param name="owner">Name that the client gave itself.</param>
+    /// <param name="ttl">Time to live.</param>
+    /// <param name="time">The clock.</param>
+    /// <param name="expire">Called when nothing was heard of the client for that time.</param>
+    public Lease(string name, ulong number, string owner, TimeSpan ttl, TimeProvider time, Action<Lease> expire)
     {
-        Id = id;
+        Name = name;
+        Number = number;
         Owner = owner;
         Ttl = ttl;
         _time = time;
@@ -44,8 +51,11 @@ internal sealed class Lease : IDisposable
         _timer = time.CreateTimer(static state => ((Lease)state!).Look(), this, ttl, Timeout.InfiniteTimeSpan);
     }
 
-    /// <summary>Last segment of the name.</summary>
-    public string Id { get; }
+    /// <summary>"machines/{machine}/leases/{lease}".</summary>
+    public string Name { get; }
+
+    /// <summary>Its place in the order in which the machine's leases were opened.</summary>
+    public ulong Number { get; }
 
     /// <summary>Name that the client gave itself.</summary>
     public string Owner { get; }

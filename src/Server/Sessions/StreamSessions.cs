@@ -41,8 +41,8 @@ internal sealed class StreamSession : IDisposable
     public void Dispose() => Gate.Dispose();
 }
 
-/// <summary>The sessions of all clients, the longest unused forgotten first. Any thread.</summary>
-internal sealed class StreamSessions(DaemonOptions options)
+/// <summary>The sessions of a machine's clients, the longest unused forgotten first. Any thread.</summary>
+internal sealed class StreamSessions(DaemonLimits limits)
 {
     private readonly Lock _lock = new();
     private readonly Dictionary<string, LinkedListNode<(string Name, StreamSession Session)>> _byName = new(
@@ -51,7 +51,7 @@ internal sealed class StreamSessions(DaemonOptions options)
 
     public StreamSession Get(string name)
     {
-        var most = options.Limits.RequestIdLengthMax;
+        var most = limits.RequestIdLengthMax;
         if (name.Length > most) throw Refusals.Limit("request_id_length_max", (ulong)most, (ulong)name.Length);
         lock (_lock)
         {
@@ -62,7 +62,7 @@ internal sealed class StreamSessions(DaemonOptions options)
                 return known.Value.Session;
             }
 
-            if (_byName.Count >= options.Limits.StreamSessionsMax)
+            if (_byName.Count >= limits.StreamSessionsMax)
             {
                 _byName.Remove(_byUse.First!.Value.Name);
                 _byUse.RemoveFirst();

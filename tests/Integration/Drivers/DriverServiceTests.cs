@@ -111,7 +111,8 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
         var driver = new Scripted();
         using var stop = new CancellationTokenSource();
         await ServeAsync(machine, driver, stop.Token);
-        var lease = await daemon.Client.Leases.OpenLeaseAsync(new OpenLeaseRequest { Owner = "test" });
+        var lease = await daemon.Client.Leases.OpenLeaseAsync(
+            new OpenLeaseRequest { Parent = machine, Owner = "test" });
         var (_, file) = await DriverHandle.OpenAsync(daemon.Client, $"{machine}/drivers/dev0", lease.Name);
         // Who waits in it when it is released leaves first.
         var waiting = byLease ? file!.IoctlAsync("", "WAIT", new V4l2Control())
@@ -130,7 +131,8 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
     public async Task Devices_and_address_spaces_go_with_their_lease()
     {
         var (machine, _) = await daemon.CreateAsync();
-        var lease = await daemon.Client.Leases.OpenLeaseAsync(new OpenLeaseRequest { Owner = "test" });
+        var lease = await daemon.Client.Leases.OpenLeaseAsync(
+            new OpenLeaseRequest { Parent = machine, Owner = "test" });
         var free = daemon.MachineOf(machine).Statistics().FreeFrames;
         var device = await daemon.Client.Devices.CreateDeviceAsync(new CreateDeviceRequest
         {

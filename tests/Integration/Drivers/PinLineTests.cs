@@ -32,14 +32,16 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         var answers = await AskAsync(stream, pins);
         Assert.Equal(
             [StatusCode.OK, StatusCode.InvalidArgument, StatusCode.NotFound, StatusCode.InvalidArgument, StatusCode.OK],
-            answers.Select(answer => (StatusCode)answer.StatusCode));
-        Assert.All(answers.Where(answer => answer.StatusCode != 0), answer => Assert.NotEqual("", answer.Message));
+            answers.Select(answer => (StatusCode)(answer.Refusal?.Code ?? 0)));
+        Assert.All(
+            answers.Where(answer => answer.Refusal is not null),
+            answer => Assert.NotEqual("", answer.Refusal.Message));
         var puts = new PinBatch { Sequence = 2, Machine = machine };
         foreach (var number in new[] { answers[0].FrameVector, answers[0].FrameVector, answers[4].FrameVector })
             puts.Operations.Add(
                 new PinOperation { UnpinVector = new UnpinVector { FrameVector = number, Dirty = true } });
-        Assert.Equal([(0U, 4UL), (2U, 0UL), (0U, 2UL)],
-            (await AskAsync(stream, puts)).Select(answer => (answer.Errno, answer.Frames)));
+        Assert.Equal([("", 4UL), ("FRAME_VECTOR_NOT_FOUND", 0UL), ("", 2UL)],
+            (await AskAsync(stream, puts)).Select(answer => (ReasonOf(answer), answer.Frames)));
         await daemon.DigestAsync(machine);
     }
 
@@ -54,13 +56,14 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
             stream, new PinBatch { Sequence = 1, Machine = machine, Operations = { pin } }))[0].FrameVector;
         var unpin = new PinOperation { UnpinVector = new UnpinVector { FrameVector = held, Hold = 7 } };
         var answers = await AskAsync(
-            stream, new PinBatch { Sequence = 2, Machine = machine, Attachment = "attachments/gone",
+            stream, new PinBatch { Sequence = 2, Machine = machine, Attachment = $"{machine}/attachments/gone",
                 Operations = { pin, unpin } });
-        Assert.Equal((uint)StatusCode.NotFound, answers[0].StatusCode);
-        Assert.Equal((0U, 1UL), (answers[1].Errno, answers[1].Frames));
+        Assert.Equal((int)StatusCode.NotFound, answers[0].Refusal.Code);
+        Assert.Equal(("", 1UL), (ReasonOf(answers[1]), answers[1].Frames));
         answers = await AskAsync(
-            stream, new PinBatch { Sequence = 3, Machine = machine, Lease = "leases/gone", Operations = { pin } });
-        Assert.Equal((uint)StatusCode.NotFound, answers[0].StatusCode);
+            stream,
+            new PinBatch { Sequence = 3, Machine = machine, Lease = $"{machine}/leases/gone", Operations = { pin } });
+        Assert.Equal((int)StatusCode.NotFound, answers[0].Refusal.Code);
         Assert.Equal(0, daemon.MachineOf(machine).Statistics().Vectors);
     }
 
@@ -192,6 +195,9 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         while (daemon.MachineOf(machine).Statistics().Vectors > 0) await Task.Yield();
         Assert.Empty(daemon.MachineOf(machine).ParkedPins());
     }
+
+    private static string ReasonOf(PinOperationResult answer) =>
+        answer.Refusal is { } refusal ? FramePinException.From(refusal.ToRpcException()).Reason : "";
 
     private static async Task<IList<PinOperationResult>> AskAsync(
         AsyncDuplexStreamingCall<PinBatch, PinBatchResult> stream, PinBatch batch)

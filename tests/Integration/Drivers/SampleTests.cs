@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using System.Diagnostics;
 using FramePin.Client;
 using FramePin.Drivers;
@@ -48,6 +49,22 @@ public sealed class SampleTests
         var got = new byte[sent.Length];
         await memory.ReadAsync(space, copy.Destination, got, cancelled);
         Assert.Equal(sent, got);
+        // The same by number and bytes, as a C program calls it.
+        var bytes = new byte[32];
+        foreach (var (field, value) in new[] { (0, At + 100), (8, At + (180 * 4096)), (16, 5000UL) })
+            BinaryPrimitives.WriteUInt64LittleEndian(bytes.AsSpan(field), value);
+        var uapi = await file.UapiIoctlAsync(space, DmaEngine.CopyRequest, bytes, cancelled: cancelled);
+        Assert.Equal(
+            (Errno.None, 5000UL),
+            (uapi.Errno, BinaryPrimitives.ReadUInt64LittleEndian(uapi.Argument.Span[24..])));
+        Assert.Equal(bytes.AsSpan(0, 24), uapi.Argument.Span[..24]);
+        await memory.ReadAsync(space, At + (180 * 4096), got.AsMemory(0, 5000), cancelled);
+        Assert.Equal(sent.AsSpan(0, 5000), got.AsSpan(0, 5000));
+        Assert.Equal(
+            Errno.ENOTTY, (await file.UapiIoctlAsync(space, 0xC020_4402, bytes, cancelled: cancelled)).Errno);
+        Assert.Equal(
+            Errno.EFAULT,
+            (await file.UapiIoctlAsync(space, DmaEngine.CopyRequest, bytes.AsMemory(1), cancelled: cancelled)).Errno);
         copy.Destination = 0x5000_0000;
         Assert.Equal(
             Errno.EFAULT, (await file.IoctlAsync(space, DmaEngine.CopyCommand, copy, cancelled: cancelled)).Errno);

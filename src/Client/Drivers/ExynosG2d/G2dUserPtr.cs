@@ -112,7 +112,7 @@ internal sealed class G2dUserPtrPool(DriverKernel kernel)
     }
 
     private Task<(Errno Errno, PinnedFrames? Frames)> PinAsync(string space, ulong start, ulong pages) =>
-        kernel.Era < HelperEra.B
+        kernel.Features.G2DUsesHelper
         ? kernel.GetVaddrFramesAsync(space, start, pages, isWrite: true, isForce: true)
         : kernel.PinUserPagesFastAsync(space, start, pages, GupBits.Write | GupBits.LongTerm);
 }

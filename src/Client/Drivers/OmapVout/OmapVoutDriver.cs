@@ -50,7 +50,7 @@ public sealed class OmapVoutDriver : DriverModule
     {
         // 5.4 moved to videobuf2 dma-contig with MMAP and DMABUF only; USERPTR was gone.
         return ValueTask.FromResult<(Errno, DriverFile?)>(
-            _kernel.Era >= HelperEra.A2 ? (Errno.ENODEV, null) : (Errno.None, new OmapVoutFile(this)));
+            _kernel.Features.HasOmapVout ? (Errno.None, new OmapVoutFile(this)) : (Errno.ENODEV, null));
     }
 
     public override ValueTask DisposeAsync()

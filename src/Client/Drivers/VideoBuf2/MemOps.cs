@@ -228,7 +228,7 @@ public sealed class DmaContigMemOps : Vb2MemOps
         }
 
         // Up to 4.9 pages were dirtied whatever the direction (row 86).
-        var isDirtied = IsWrite(direction) || Kernel.Era <= HelperEra.A1;
+        var isDirtied = IsWrite(direction) || Kernel.Features.Vb2DirtiesAllPages;
         var mapping = await Kernel.MapAsync(frames).ConfigureAwait(false);
         return (Errno.None, new UserMemory(Kernel, frames, mapping, address, isDirtied, first + inPage));
     }

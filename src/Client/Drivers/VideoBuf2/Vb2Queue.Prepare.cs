@@ -75,7 +75,7 @@ public sealed partial class Vb2Queue
     /// </summary>
     private async Task<Errno> PrepareDmaBufAsync(Vb2Buffer buffer, V4l2Buffer argument)
     {
-        var attachesOnce = _memOps.Kernel.Kernel >= 612;
+        var attachesOnce = _memOps.Kernel.Features.Vb2SharesAttachments;
         var lengths = new ulong[buffer.Planes.Count];
         var isFresh = false;
         for (var i = 0; i < buffer.Planes.Count; i++)
@@ -118,7 +118,7 @@ public sealed partial class Vb2Queue
             await old.PutAsync().ConfigureAwait(false);
         }
 
-        if (_memOps.Kernel.Kernel >= 612
+        if (_memOps.Kernel.Features.Vb2SharesAttachments
             && buffer.Planes.Take(index).FirstOrDefault(earlier => earlier.DmaBuf == dmaBuf) is { Memory: { } shared })
         {
             plane.Memory = shared;

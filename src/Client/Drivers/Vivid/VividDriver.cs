@@ -67,7 +67,7 @@ public sealed class VividDriver : DriverModule, IVb2Driver
         _format = PixelFormat.Find(options.IsMultiplanar ? "NM12" : "YUYV", 640, 360)!;
         var isContig = options.Allocator == VividAllocator.DmaContig;
         // 6.12 raised the number of buffers and lets them be removed.
-        var isNew = kernel.Kernel >= 612;
+        var isNew = kernel.Features.Vb2RemovesBuffers;
         var queue = new Vb2QueueOptions
         {
             Type = TypeOf(options),
@@ -350,8 +350,12 @@ public sealed class VividDriver : DriverModule, IVb2Driver
 
     private IoctlResult Parameters(V4l2StreamParameters argument)
     {
-        if (argument.Type != Queue.Options.Type || argument.FramesPerSecond is < 0 or > 10_000) return Errno.EINVAL;
-        _framesPerSecond = argument.FramesPerSecond;
+        const double most = 10_000;
+        var framesPerSecond = argument.TimePerFrame is { Numerator: > 0 } time
+            ? time.Denominator / (double)time.Numerator
+            : 0;
+        if (argument.Type != Queue.Options.Type || framesPerSecond > most) return Errno.EINVAL;
+        _framesPerSecond = framesPerSecond;
         return new IoctlResult(Errno.None, argument);
     }
 

@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using FramePin.Drivers;
 
 namespace FramePin.Samples;
@@ -10,6 +11,14 @@ namespace FramePin.Samples;
 public sealed class DmaEngine(DriverKernel kernel) : DriverModule
 {
     public const string CopyCommand = "DMA_COPY";
+
+    /// <summary>
+    /// DMA_COPY as a C program calls it: _IOWR('D', 1, struct dma_copy), where struct dma_copy has four __u64: source,
+    /// destination, length, copied.
+    /// </summary>
+    public const uint CopyRequest = 0xC020_4401;
+
+    private const int CopyBytes = 32;
     private const ulong MaxBytes = 64UL << 20;
 
     public override string Name => "dma-engine";
@@ -23,15 +32,36 @@ public sealed class DmaEngine(DriverKernel kernel) : DriverModule
         {
             if (context.Command != CopyCommand) return Errno.ENOTTY;
             var copy = DmaCopy.Parser.ParseFrom(context.Argument);
+            return new IoctlResult(await RunAsync(context.AddressSpace, copy), copy);
+        }
+
+        public override async ValueTask<UapiIoctlResult> UapiIoctlAsync(UapiIoctl ioctl, CancellationToken signal)
+        {
+            if (ioctl.Request != CopyRequest) return Errno.ENOTTY;
+            if (ioctl.Argument.Length != CopyBytes) return Errno.EFAULT;
+            var copy = new DmaCopy
+            {
+                Source = BinaryPrimitives.ReadUInt64LittleEndian(ioctl.Argument.Span),
+                Destination = BinaryPrimitives.ReadUInt64LittleEndian(ioctl.Argument.Span[8..]),
+                Length = BinaryPrimitives.ReadUInt64LittleEndian(ioctl.Argument.Span[16..]),
+            };
+            var errno = await RunAsync(ioctl.AddressSpace, copy);
+            var answer = ioctl.Argument.ToArray();
+            BinaryPrimitives.WriteUInt64LittleEndian(answer.AsSpan(24), copy.Copied);
+            return new UapiIoctlResult(errno, answer);
+        }
+
+        private async Task<Errno> RunAsync(string space, DmaCopy copy)
+        {
             if (copy.Length is 0 or > MaxBytes) return Errno.EINVAL;
             // The device reads the source and writes the destination.
             var (errno, source) = await kernel.CreateFramevecAsync(
-                context.AddressSpace, copy.Source, copy.Length, isWrite: false);
+                space, copy.Source, copy.Length, isWrite: false);
             if (source is null) return errno;
             try
             {
                 (errno, var destination) = await kernel.CreateFramevecAsync(
-                    context.AddressSpace, copy.Destination, copy.Length, isWrite: true);
+                    space, copy.Destination, copy.Length, isWrite: true);
                 if (destination is null) return errno;
                 try
                 {
@@ -48,7 +78,7 @@ public sealed class DmaEngine(DriverKernel kernel) : DriverModule
             }
 
             copy.Copied = copy.Length;
-            return new IoctlResult(Errno.None, copy);
+            return Errno.None;
         }
 
         private async Task CopyAsync(DmaCopy copy, PinnedFrames source, PinnedFrames destination)

@@ -4,6 +4,7 @@ Make the stubs of protos/framepin/v1/*.proto and of dma_engine.proto with protoc
     dma_engine.py [ENDPOINT [MACHINE [NODE]]]
 """
 import queue
+import struct
 import sys
 import threading
 
@@ -23,6 +24,8 @@ PAGE = 4096
 CHUNK = 65536
 DEADLINE = 30
 EFAULT, EINVAL, ENOTTY = 14, 22, 25
+UAPI = struct.Struct("<QQQQ")
+DMA_COPY = 0xC0204401  # _IOWR('D', 1, struct dma_copy)
 
 
 class Engine:
@@ -63,6 +66,16 @@ class Engine:
         self.unpin(source, False)
         return (0 if destination else EFAULT), job.SerializeToString()
 
+    def copy_uapi(self, space, argument):
+        """Runs DMA_COPY in the form of Linux: struct dma_copy, four numbers of 64 bits."""
+        if len(argument) != UAPI.size:
+            return EFAULT, argument
+        source, destination, length, _ = UAPI.unpack(argument)
+        job = dma.DmaCopy(source=source, destination=destination, length=length)
+        errno, answered = self.copy(space, job.SerializeToString())
+        copied = dma.DmaCopy.FromString(answered).copied
+        return errno, UAPI.pack(source, destination, length, copied)
+
     @staticmethod
     def chunks(vector, position, data):
         target = memory.MemoryTarget(name=vector, position=position)
@@ -70,12 +83,12 @@ class Engine:
             yield memory.WriteMemoryRequest(target=target if at == 0 else None, data=data[at:at + CHUNK])
 
 
-def keep_alive(channel, lease, ttl_ms):
+def keep_alive(channel, lease, ttl):
     """Says three times in a time to live that this process is alive; the daemon releases its pins when it is not."""
     ended = threading.Event()
 
     def beats():
-        while not ended.wait(ttl_ms / 3000):
+        while not ended.wait(ttl / 3):
             yield leases.KeepAliveRequest(lease=lease)
 
     for _ in leases_grpc.LeaseServiceStub(channel).KeepAlive(beats()):
@@ -84,14 +97,17 @@ def keep_alive(channel, lease, ttl_ms):
 
 def main(endpoint="127.0.0.1:7461", machine="machines/default", node="dma0"):
     with grpc.insecure_channel(endpoint) as channel:
-        lease = leases_grpc.LeaseServiceStub(channel).OpenLease(leases.OpenLeaseRequest(owner="dma-engine"), timeout=DEADLINE)
-        threading.Thread(target=keep_alive, args=(channel, lease.name, lease.ttl_ms), daemon=True).start()
+        lease = leases_grpc.LeaseServiceStub(channel).OpenLease(
+            leases.OpenLeaseRequest(parent=machine, owner="dma-engine"), timeout=DEADLINE)
+        threading.Thread(target=keep_alive, args=(channel, lease.name, lease.ttl.ToTimedelta().total_seconds()), daemon=True).start()
         engine = Engine(channel, lease.name)
         replies = queue.Queue()
         replies.put(drivers.DriverReply(register=drivers.RegisterDriver(machine=machine, node=node, driver="dma-engine")))
         for call in drivers_grpc.DriverServiceStub(channel).ServeDriver(iter(replies.get, None)):
             kind = call.WhichOneof("operation")
             answer = drivers.DriverAnswer(call=call.call)
+            if call.HasField("refusal"):
+                raise RuntimeError(f"the daemon took an answer not: {call.refusal.message}")
             if kind is None:
                 print(f"dma-engine serves {machine}/drivers/{node}", flush=True)
                 continue
@@ -100,6 +116,8 @@ def main(endpoint="127.0.0.1:7461", machine="machines/default", node="dma0"):
             if kind == "ioctl":
                 if call.ioctl.command == "DMA_COPY":
                     answer.errno, answer.argument = engine.copy(call.ioctl.address_space, call.ioctl.argument)
+                elif call.ioctl.request == DMA_COPY:
+                    answer.errno, answer.argument = engine.copy_uapi(call.ioctl.address_space, call.ioctl.argument)
                 else:
                     answer.errno = ENOTTY
             replies.put(drivers.DriverReply(answer=answer))
