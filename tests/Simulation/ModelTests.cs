@@ -1,7 +1,9 @@
+extern alias mutants;
+
 using System.Globalization;
-using FramePin.Core.Faults;
-using FramePin.Core.Kernel;
 using Xunit;
+using Mutant = mutants::FramePin.Core.Kernel.Mutant;
+using MutantSimulator = mutants::FramePin.Tests.Simulation.Simulator;
 
 namespace FramePin.Tests.Simulation;
 
@@ -55,7 +57,8 @@ public sealed class ModelTests
         var seed = Seed;
         for (var machine = 0; machine < Operations / PerMachine; machine++)
         {
-            using var simulator = new Simulator(seed + machine, (Mutant)mutant);
+            using var simulator = new MutantSimulator(
+                seed + machine, prepare: made => made.Context.Planted = (Mutant)mutant);
             for (var i = 0; i < PerMachine; i++)
             {
                 if (simulator.Step() is not { } difference) continue;

@@ -33,15 +33,15 @@ internal sealed class Simulator : IDisposable
     private int _names;
 
     /// <param name="seed">Seed of the operations.</param>
-    /// <param name="mutant">A bug that is planted on purpose.</param>
+    /// <param name="prepare">Run on the machine before the first operation; null for nothing.</param>
     /// <param name="log">Receives the log of the machine; null for none.</param>
-    public Simulator(int seed, Core.Kernel.Mutant mutant = Core.Kernel.Mutant.None, Stream? log = null)
+    public Simulator(int seed, Action<Machine>? prepare = null, Stream? log = null)
     {
         _random = new Random(seed);
         var options = new MachineOptions { Profile = KernelProfile.Recorded, Memory = 8UL << 20, Swap = 1UL << 20 };
         _log = log is null ? null : new MachineLog(log, options);
         _machine = new Machine("sim", options, _log);
-        _machine.Context.Mutant = mutant;
+        prepare?.Invoke(_machine);
         _spaces["s0"] = _machine.CreateAddressSpace("s0", new AddressSpaceLayout(), new TaskState())!;
         _files =
         [

@@ -213,7 +213,7 @@ internal static partial class FaultHandler
 
         if ((entry & Pte.Anon) != 0)
         {
-            if ((entry & Pte.Exclusive) == 0 && (IsSoleUser(kernel, entry) || kernel.Mutant == Mutant.WriteSkipsCopy))
+            if ((entry & Pte.Exclusive) == 0 && IsSoleUser(kernel, entry))
             {
                 entry |= Pte.Exclusive;
                 Rmap.MoveAnon(kernel, vma, kernel.Memory.Frames.HeadOf(Pte.PfnOf(entry)));

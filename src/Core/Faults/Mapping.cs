@@ -147,7 +147,7 @@ internal static class Mapping
         while (leaf.MoveNext())
         {
             ref var entry = ref leaf.Entry;
-            if (Pte.IsMapped(entry) && kernel.Mutant != Mutant.ProtectKeepsWrite)
+            if (Pte.IsMapped(entry))
                 entry = (entry & Pte.KeepMask) | AccessBits(vma, MayStayWritable(kernel, vma, entry));
         }
 

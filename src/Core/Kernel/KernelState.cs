@@ -85,8 +85,6 @@ internal sealed partial class KernelState : IDisposable
     /// <summary>Faults that handlers outside are asked about.</summary>
     public ServedFaults Served { get; } = new();
 
-    public Mutant Mutant { get; set; }
-
     public Dictionary<int, HugePool> HugePools { get; } = [];
 
     /// <summary>Every address space that has not been deleted, oldest first.</summary>

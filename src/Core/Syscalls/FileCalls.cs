@@ -24,8 +24,7 @@ internal static class FileCalls
         }
 
         var first = PageGeometry.PagesOf(size);
-        if (kernel.Mutant != Mutant.TruncateKeepsMapped)
-            UnmapPages(kernel, file, first, ulong.MaxValue, alsoCopies: true);
+        UnmapPages(kernel, file, first, ulong.MaxValue, alsoCopies: true);
         file.Remove(first, ulong.MaxValue >> PageGeometry.PageShift);
         NoteZeroed(kernel, file, size);
         var within = size & (PageGeometry.PageSize - 1);

@@ -90,7 +90,7 @@ public readonly partial record struct ForkCall(SpaceId Space, string ChildName) 
         again = false;
         ref var entry = ref parent.PageTable[slot];
         if (entry == Pte.PoisonMarker || Pte.IsMapped(entry) && IsPoisoned(kernel, entry)) return Errno.EHWPOISON;
-        var isOwnPinned = kernel.Mutant != Mutant.ForkSharesPinned && Pte.IsMapped(entry)
+        var isOwnPinned = Pte.IsMapped(entry)
             && (entry & Pte.Exclusive) != 0 && parent.HasPinned
             && kernel.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
         if (isOwnPinned && slot.Order > 0 && !vma.IsHugeTlb)

@@ -167,7 +167,6 @@ public readonly partial record struct MadviseCall(SpaceId Space, ulong Start, ul
             return Errno.EINVAL;
         }
 
-        if (kernel.Mutant == Mutant.DontNeedKeeps) return Errno.None;
         if (advice != Advice.Free)
         {
             if (!Mapping.Zap(kernel, space, vma, part.Start, part.End, keepMarkers: true)) return Errno.ENOMEM;
