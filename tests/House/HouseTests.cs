@@ -1,84 +1,72 @@
-using System.Text.RegularExpressions;
+using Microsoft.CodeAnalysis;
+using Microsoft.CodeAnalysis.CSharp;
 using Xunit;
 
 namespace FramePin.Tests.House;
 
-/// <summary>The order of the house: rooms depend one way, documents name files that exist.</summary>
-public sealed partial class HouseTests
+/// <summary>The order of the house: rooms depend one way, documents name what exists.</summary>
+public sealed class HouseTests
 {
-    /// <summary>Rooms of Core from left to right: each may use only those before it.</summary>
-    private static readonly string[] Rooms =
-        ["Abi", "Addressing", "Native", "Frames", "PageTables", "Backing", "Vmas", "Kernel", "Faults", "Pinning",
-            "Syscalls", "Inspection", "Access", "Machines"];
-
-    private static readonly string Root = FindRoot();
-
-    [GeneratedRegex(@"FramePin\.Core\.(\w+)")]
-    private static partial Regex CoreRoom();
-
-    [GeneratedRegex("`((?:src|tests|protos|deploy|\\.ci)/[^`\\s]*|[A-Z]+\\.md)`")]
-    private static partial Regex NamedFile();
+    private static readonly RoomOrder Core = RoomOrder.All.Single(order => order.Folder == "src/Core");
 
     [Fact]
-    public void Rooms_of_core_depend_leftwards_only()
-    {
-        var wrong = new List<string>();
-        for (var i = 0; i < Rooms.Length; i++)
-        {
-            var later = Rooms[(i + 1)..];
-            foreach (var file in Directory.EnumerateFiles(Path.Combine(Root, "src/Core", Rooms[i]), "*.cs"))
-                foreach (Match match in CoreRoom().Matches(File.ReadAllText(file)))
-                    if (later.Contains(match.Groups[1].Value))
-                        wrong.Add($"{Path.GetRelativePath(Root, file)} uses {match.Value}");
-        }
-
-        Assert.Empty(wrong);
-    }
+    public void Rooms_of_core_depend_leftwards_only() => HouseGuards.Hold(
+        "rooms-of-core",
+        [
+            .. Rooms.BackArrows(
+                SymbolUses.All.Where(use => use.From.StartsWith("src/Core/", StringComparison.Ordinal)), [Core]),
+        ]);
 
     [Fact]
-    public void Every_room_of_core_is_in_the_order()
-    {
-        var folders = Directory.EnumerateDirectories(Path.Combine(Root, "src/Core")).Select(Path.GetFileName)
-            .Where(name => name is not ("bin" or "obj" or "Semantics"));
-        Assert.Equal(Rooms.Order(StringComparer.Ordinal), folders.Order(StringComparer.Ordinal));
-    }
+    public void Every_room_of_core_is_in_the_order() => Assert.Empty(Rooms.Unplaced(Repository.FilesOf(".cs"), [Core]));
 
     [Fact]
-    public void Unsafe_code_stays_in_the_native_room()
-    {
-        var outside = Directory.EnumerateFiles(Path.Combine(Root, "src"), "*.cs", SearchOption.AllDirectories)
-            .Where(file => !file.Contains("/Native/", StringComparison.Ordinal))
-            .Where(file => Regex.IsMatch(
-                File.ReadAllText(file), @"\bunsafe\s+(class|struct|void|static|partial|\{)|static unsafe"));
-        Assert.Empty(outside);
-    }
+    public void Unsafe_code_stays_in_the_native_room() => Assert.DoesNotContain(
+        Repository.FilesOf(".cs").Where(file => file.StartsWith("src/", StringComparison.Ordinal) ||
+            file.StartsWith("protos/", StringComparison.Ordinal)),
+        file => !file.Contains("/Native/", StringComparison.Ordinal) && IsUnsafe(Repository.Read(file)));
+
+    [Theory]
+    [InlineData("class C { unsafe void M() { } }", true)]
+    [InlineData("class C { void M() { unsafe { } } }", true)]
+    [InlineData("/* unsafe */ class C { string S = \"unsafe\"; }", false)]
+    public void Unsafe_code_is_seen(string source, bool expected) => Assert.Equal(expected, IsUnsafe(source));
 
     [Fact]
     public void Core_references_no_package()
     {
-        var project = File.ReadAllText(Path.Combine(Root, "src/Core/FramePin.Core.csproj"));
+        var project = Repository.Read("src/Core/FramePin.Core.csproj");
         Assert.DoesNotContain("PackageReference", project, StringComparison.Ordinal);
         Assert.DoesNotContain("ProjectReference", project, StringComparison.Ordinal);
     }
 
     [Fact]
-    public void Documents_name_files_that_exist()
-    {
-        var missing = new List<string>();
-        foreach (var document in Directory.EnumerateFiles(Root, "*.md", SearchOption.AllDirectories))
-        {
-            if (document.Contains("/artifacts/", StringComparison.Ordinal)
-                || document.Contains("/tmp/", StringComparison.Ordinal))
-                continue;
-            foreach (Match match in NamedFile().Matches(File.ReadAllText(document)))
-            {
-                var path = Path.Combine(Root, match.Groups[1].Value.TrimEnd('/'));
-                if (!File.Exists(path) && !Directory.Exists(path))
-                    missing.Add($"{Path.GetRelativePath(Root, document)} names {match.Groups[1].Value}");
-            }
-        }
+    public void Documents_name_files_that_exist() => Assert.Empty(
+        Repository.Documents.SelectMany(file => Documents.MissingFiles(file, Repository.Read(file), Repository.Files)));
 
-        Assert.Empty(missing);
+    [Fact]
+    public void Documents_name_members_that_exist() => Assert.Empty(
+        Repository.Documents.SelectMany(
+            file => Documents.MissingMembers(file, Repository.Read(file), Documents.MembersOfSolution)));
+
+    [Theory]
+    [InlineData("`src/A/B.cs`", 0)]
+    [InlineData("`src/A` and `src/A/`", 0)]
+    [InlineData("`src/A/C.cs`", 1)]
+    [InlineData("`README.md`", 1)]
+    public void A_file_that_is_missing_is_seen(string text, int expected) =>
+        Assert.Equal(expected, Documents.MissingFiles("a.md", text, ["src/A/B.cs"]).Count());
+
+    [Theory]
+    [InlineData("`Machine.Execute` and `Machine.Execute()`", 0)]
+    [InlineData("`Machine.Gone`", 1)]
+    [InlineData("`Gone.Execute`", 1)]
+    [InlineData("`google.rpc.Status`, `FramePin.Client`, `README.md`, `a.B`", 0)]
+    [InlineData("```\nMachine.Gone\n```", 0)]
+    public void A_member_that_is_missing_is_seen(string text, int expected)
+    {
+        var members = new Dictionary<string, IReadOnlySet<string>> { ["Machine"] = new HashSet<string> { "Execute" } };
+        Assert.Equal(expected, Documents.MissingMembers("a.md", text, members).Count());
     }
 
     [Fact]
@@ -88,12 +76,6 @@ public sealed partial class HouseTests
         Assert.Equal(24, System.Runtime.CompilerServices.Unsafe.SizeOf<FramePin.Core.Frames.FrameInfo>());
     }
 
-    private static string FindRoot()
-    {
-        var folder = AppContext.BaseDirectory;
-        while (!File.Exists(Path.Combine(folder, "FramePin.slnx")))
-            folder = Path.GetDirectoryName(folder)
-                ?? throw new InvalidOperationException("no FramePin.slnx above the tests");
-        return folder;
-    }
+    private static bool IsUnsafe(string source) => CSharpSyntaxTree.ParseText(source).GetRoot().DescendantTokens()
+        .Any(token => token.IsKind(SyntaxKind.UnsafeKeyword));
 }

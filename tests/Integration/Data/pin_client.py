@@ -25,7 +25,8 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
     assert frames == 3, pin
     unpin = pins.Unpin(pinning.UnpinRequest(frame_vector=pin.frame_vector), timeout=DEADLINE)
     try:
-        pins.Pin(pinning.PinRequest(address_space="machines/default/addressSpaces/none", start=0, pages=1), timeout=DEADLINE)
+        nowhere = pinning.PinRequest(address_space="machines/default/addressSpaces/none", start=0, pages=1)
+        pins.Pin(nowhere, timeout=DEADLINE)
         raise AssertionError("an unknown address space was accepted")
     except grpc.RpcError as error:
         assert error.code() == grpc.StatusCode.NOT_FOUND, error

@@ -39,7 +39,8 @@ class Engine:
     def pin(self, space, address, length, write):
         """The name of a frame vector that holds every page, or None."""
         pages = (address + length - 1) // PAGE - address // PAGE + 1
-        request = pinning.PinRequest(address_space=space, start=address, pages=pages, write=write, all_or_nothing=True, lease=self.lease)
+        request = pinning.PinRequest(
+            address_space=space, start=address, pages=pages, write=write, all_or_nothing=True, lease=self.lease)
         try:
             return self.pins.Pin(request, timeout=DEADLINE).frame_vector
         except grpc.RpcError:
@@ -99,10 +100,12 @@ def main(endpoint="127.0.0.1:7461", machine="machines/default", node="dma0"):
     with grpc.insecure_channel(endpoint) as channel:
         lease = leases_grpc.LeaseServiceStub(channel).OpenLease(
             leases.OpenLeaseRequest(parent=machine, owner="dma-engine"), timeout=DEADLINE)
-        threading.Thread(target=keep_alive, args=(channel, lease.name, lease.ttl.ToTimedelta().total_seconds()), daemon=True).start()
+        seconds = lease.ttl.ToTimedelta().total_seconds()
+        threading.Thread(target=keep_alive, args=(channel, lease.name, seconds), daemon=True).start()
         engine = Engine(channel, lease.name)
         replies = queue.Queue()
-        replies.put(drivers.DriverReply(register=drivers.RegisterDriver(machine=machine, node=node, driver="dma-engine")))
+        register = drivers.RegisterDriver(machine=machine, node=node, driver="dma-engine")
+        replies.put(drivers.DriverReply(register=register))
         for call in drivers_grpc.DriverServiceStub(channel).ServeDriver(iter(replies.get, None)):
             kind = call.WhichOneof("operation")
             answer = drivers.DriverAnswer(call=call.call)
