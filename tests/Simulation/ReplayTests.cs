@@ -1,3 +1,7 @@
+using FramePin.Core.Addressing;
+using FramePin.Core.Kernel;
+using FramePin.Core.Syscalls;
+using FramePin.Core.Vmas;
 using Xunit;
 
 namespace FramePin.Tests.Simulation;
@@ -62,6 +66,68 @@ public sealed class ReplayTests
         Assert.Equal(simulator.CommandNumber / 2, machine.CommandNumber);
         replay.RunToEnd();
         Assert.Equal(simulator.Digest(), machine.Digest());
+    }
+
+    [Fact]
+    public void A_look_between_two_records_changes_nothing_and_the_machine_goes_on_behind_the_last()
+    {
+        using var log = new MemoryStream();
+        using var simulator = new Simulator(ModelTests.Seed, log: log);
+        for (var i = 0; i < 1_000; i++) simulator.Step(audits: false);
+        var replay = new MachineReplay("replay", log.ToArray());
+        using var machine = replay.Machine;
+        while (replay.Step()) _ = machine.Statistics();
+        Assert.Equal(simulator.Digest(), machine.Digest());
+        var space = new SpaceId((int)machine.Call(
+            new CreateSpaceCall("more", new AddressSpaceLayout(), new TaskState())).Value);
+        Assert.True(machine.Call(new BrkCall(space, new AddressSpaceLayout().StartBrk + 4096)).IsOk);
+        Assert.Empty(machine.Audit());
+    }
+
+    [Fact]
+    public void Logs_with_wrong_bytes_end_in_InvalidDataException_or_run()
+    {
+        var seed = ModelTests.Seed;
+        var random = new Random(seed);
+        using var log = new MemoryStream();
+        using var simulator = new Simulator(seed, log: log);
+        for (var i = 0; i < 120; i++) simulator.Step(audits: false);
+        var whole = log.ToArray();
+        for (var round = 0; round < 300; round++)
+        {
+            var bytes = whole.AsSpan(0, random.Next(8, whole.Length)).ToArray();
+            for (var i = 0; i < 3; i++) bytes[random.Next(6, bytes.Length)] ^= (byte)(1 << random.Next(8));
+            Machine? machine = null;
+            try
+            {
+                var replay = new MachineReplay("replay", bytes);
+                machine = replay.Machine;
+                if (machine.Options.Memory > 1UL << 30) continue;
+                for (var i = 0; i < 400 && replay.Step(); i++) { }
+            }
+            catch (InvalidDataException)
+            {
+                // Refused by name, as it must be.
+            }
+            catch (Exception exception)
+            {
+                Assert.Fail($"seed {seed}, round {round}: {exception}");
+            }
+            finally
+            {
+                machine?.Dispose();
+            }
+        }
+    }
+
+    [Fact]
+    public void Every_command_is_registered()
+    {
+        var commands = typeof(Machine).Assembly.GetTypes().Where(type => type.IsValueType && !type.IsGenericType
+            && type.GetInterfaces().Any(face => face.IsGenericType
+                && face.GetGenericTypeDefinition() == typeof(ICommand<,>))).ToList();
+        Assert.Equal(CommandTable.Kinds.Count(), commands.Count);
+        Assert.All(CommandTable.Kinds, kind => Assert.NotNull(CommandTable.NameOf(kind)));
     }
 
     [Theory]

@@ -14,7 +14,7 @@ namespace FramePin.Core.Access;
 /// FUTEX_WAKE_OP of private futexes on which nothing waits, with an operation that adds nothing: the second word is
 /// written under a lock, and its page is made writable first when it is not (kernel/futex/waitwake.c: futex_wake_op).
 /// </summary>
-public readonly record struct FutexWakeOpCall(SpaceId Space, ulong Address) : ISyscall<FutexWakeOpCall>
+public readonly partial record struct FutexWakeOpCall(SpaceId Space, ulong Address) : ISyscall<FutexWakeOpCall>
 {
     public SyscallResult Run(in Turn turn)
     {
@@ -45,7 +45,7 @@ public readonly record struct FutexWakeOpCall(SpaceId Space, ulong Address) : IS
 /// <param name="IsWrite">Whether it is to be writable.</param>
 /// <returns>1 when the lock was dropped meanwhile, so that areas looked up before are stale; else 0.</returns>
 /// <remarks>Source: mm/gup.c: fixup_user_fault; row 74.</remarks>
-public readonly record struct FixupUserFaultCall(SpaceId Space, ulong Address, bool IsWrite)
+public readonly partial record struct FixupUserFaultCall(SpaceId Space, ulong Address, bool IsWrite)
     : ISyscall<FixupUserFaultCall>
 {
     public SyscallResult Run(in Turn turn)
@@ -128,12 +128,17 @@ public readonly ref struct AccessRawCall(SpaceId space, ulong address, Span<byte
         return SyscallResult.Ok();
     }
 
-    public void Write(CommandWriter writer) => writer.Add(space).Add(address).Add(isWrite).Add(_part);
+    public void Write(CommandWriter writer)
+    {
+        writer.Add(space).Add(address).Add(isWrite);
+        if (isWrite) writer.Add(_part);
+        else writer.Add(_part.Length);
+    }
 
     public static AccessRawCall Read(ref CommandReader reader)
     {
         var (space, address, isWrite) = (reader.Space(), reader.U64(), reader.Bool());
-        return new AccessRawCall(space, address, reader.Bytes().ToArray(), isWrite);
+        return new AccessRawCall(space, address, isWrite ? reader.Bytes().ToArray() : reader.Room(), isWrite);
     }
 }
 
@@ -212,7 +217,7 @@ public readonly partial record struct HoldRangeCall(SpaceId Space, ulong Start, 
             Append(runs, pfn);
         }
 
-        return new(kernel.Part<PinTable>().Holds.Quarantine(kernel, runs), UserSignal.None, Start);
+        return new(PinTable.Of(kernel).Holds.Quarantine(kernel, runs), UserSignal.None, Start);
     }
 
     public void Write(CommandWriter writer) => writer.Add(Space).Add(Start).Add(Pages).Add(IsWrite);

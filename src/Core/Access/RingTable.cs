@@ -20,13 +20,12 @@ internal sealed class RingTable
     /// <summary>Opens a ring, or says why not.</summary>
     public Ring? Open(KernelState kernel, AddressSpace owner, out Errno error)
     {
-        // fork inherits a ring as it inherits any descriptor.
-        if (_next == 0) kernel.Forked.Add(Inherit);
         int? user = owner.Task.CanLockMemory ? null : owner.Task.User;
         var ring = new Ring(new RingId(_next + 1), owner, user);
         error = ChargeUser(ring, Access.Ring.OwnPages);
         if (error != Errno.None) return null;
-        _next++;
+        // fork inherits a ring as it inherits any descriptor.
+        if (_next++ == 0) kernel.Forked.Add(Inherit);
         _rings.Add(ring.Id, ring);
         return ring;
     }

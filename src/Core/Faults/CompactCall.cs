@@ -2,6 +2,7 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Frames;
 using FramePin.Core.Kernel;
+using FramePin.Core.PageTables;
 
 namespace FramePin.Core.Faults;
 
@@ -10,8 +11,25 @@ namespace FramePin.Core.Faults;
 /// at its top, until the two meet. What is pinned, or referenced otherwise, stays.
 /// </summary>
 /// <returns>The folios moved.</returns>
-public readonly record struct CompactCall : ISyscall<CompactCall>
+public readonly record struct CompactCall : ISyscall<CompactCall>, IInvalidating
 {
+    /// <summary>Every mapped small page that may move: the target decides which of them do.</summary>
+    public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
+    {
+        foreach (var space in turn.Kernel.Spaces)
+        {
+            var leaves = space.PageTable.Leaves(0, PageGeometry.TaskSize);
+            while (leaves.MoveNext())
+            {
+                var entry = leaves.Entry;
+                if (!Pte.IsMapped(entry) || (entry & (Pte.Special | Pte.Compound)) != 0 || leaves.Slot.Order > 0) continue;
+                if (!IsCandidate(turn.Kernel, Pte.PfnOf(entry))) continue;
+                taken.Add(new TakenRange(
+                    space.Id, new AddressRange(leaves.Address, leaves.End), TakeCause.Migration));
+            }
+        }
+    }
+
     public SyscallResult Run(in Turn turn) => SyscallResult.Ok((ulong)Run(turn.Kernel));
 
     public void Write(CommandWriter writer) => ArgumentNullException.ThrowIfNull(writer);
@@ -30,11 +48,7 @@ public readonly record struct CompactCall : ISyscall<CompactCall>
         for (var pfn = zone.Start; pfn < Math.Min(zone.Watermark, target); pfn++)
         {
             var head = new Pfn(pfn);
-            var info = kernel.Memory.Frames[head];
-            const FrameFlags movable = FrameFlags.Anon | FrameFlags.InCache;
-            var isCandidate = (info.Flags & FrameFlags.Head) != 0 && info.Order == 0 && (info.Flags & movable) != 0
-                && (info.Flags & (FrameFlags.HugeTlb | FrameFlags.Secret)) == 0;
-            if (!isCandidate || !Migration.IsMovable(kernel, head)) continue;
+            if (!IsCandidate(kernel, head)) continue;
             var fresh = kernel.Memory.AllocateAt(zone, new Pfn(target));
             if (Migration.Move(kernel, head, fresh)) moved++;
             else kernel.Memory.Put(fresh);
@@ -43,5 +57,13 @@ public readonly record struct CompactCall : ISyscall<CompactCall>
         }
 
         return moved;
+    }
+
+    private static bool IsCandidate(KernelState kernel, Pfn head)
+    {
+        const FrameFlags movable = FrameFlags.Anon | FrameFlags.InCache;
+        var info = kernel.Memory.Frames[head];
+        return (info.Flags & FrameFlags.Head) != 0 && info.Order == 0 && (info.Flags & movable) != 0
+            && (info.Flags & (FrameFlags.HugeTlb | FrameFlags.Secret)) == 0 && Migration.IsMovable(kernel, head);
     }
 }

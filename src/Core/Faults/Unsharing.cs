@@ -14,9 +14,19 @@ namespace FramePin.Core.Faults;
 /// </summary>
 internal static class Unsharing
 {
-    /// <summary>Adds the pages of a range that a store to each would replace.</summary>
+    /// <summary>Which pages of private memory an access makes the address space's own.</summary>
+    /// <param name="IsWrite">A store, or a pin for writing.</param>
+    /// <param name="IsForced">FORCE: memory without VM_WRITE too.</param>
+    /// <param name="UnsharesAnon">A pin for reading unshares anonymous pages.</param>
+    /// <param name="UnsharesFile">A pin for reading unshares file pages and the zero page too.</param>
+    internal readonly record struct Access(bool IsWrite, bool IsForced, bool UnsharesAnon, bool UnsharesFile)
+    {
+        public static readonly Access Store = new(true, false, false, false);
+    }
+
+    /// <summary>Adds the pages of a range that an access to each would replace.</summary>
     public static void AddTaken(
-        KernelState kernel, AddressSpace space, AddressRange range, ICollection<TakenRange> taken)
+        KernelState kernel, AddressSpace space, AddressRange range, Access access, ICollection<TakenRange> taken)
     {
         var leaves = space.PageTable.Leaves(range);
         while (leaves.MoveNext())
@@ -25,7 +35,10 @@ internal static class Unsharing
             if (!Pte.IsMapped(entry) || (entry & Pte.Write) != 0) continue;
             var isZero = Pte.PfnOf(entry) == kernel.Memory.ZeroPage || Pte.PfnOf(entry) == kernel.HugeZero;
             if ((entry & Pte.Special) != 0 && !isZero) continue;
-            if (space.Vmas.Find(leaves.Address) is not { IsCow: true } vma || !vma.Has(VmFlags.MayWrite)) continue;
+            if (space.Vmas.Find(leaves.Address) is not { IsCow: true } vma) continue;
+            var mayWrite = vma.Has(VmFlags.Write) || (access.IsForced && vma.Has(VmFlags.MayWrite));
+            var unshares = (entry & Pte.Anon) != 0 ? access.UnsharesAnon : access.UnsharesFile;
+            if (access.IsWrite ? !mayWrite : !unshares) continue;
             // An exclusive page is written in place.
             if (Pte.Has(entry, Pte.Anon | Pte.Exclusive)) continue;
             var start = PageGeometry.AlignDown(leaves.Address, leaves.Slot.Size);

@@ -184,7 +184,7 @@ internal sealed class Auditor(KernelState kernel)
     private long AuditVectors(Dictionary<ulong, Expected> expected)
     {
         var pins = 0L;
-        foreach (var vector in kernel.Part<PinTable>().Vectors())
+        foreach (var vector in PinTable.Of(kernel).Vectors())
         {
             if (!vector.GotRef) continue;
             foreach (var run in vector.Runs)

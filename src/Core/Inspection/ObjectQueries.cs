@@ -28,7 +28,7 @@ public readonly record struct SpaceQuery(SpaceId Space) : IQuery<SpaceView?>
 /// <summary>The pins of every address space that wait, oldest first.</summary>
 public readonly record struct ParkedPinsQuery : IQuery<IReadOnlyList<ParkedPin>>
 {
-    public IReadOnlyList<ParkedPin> Run(in Turn turn) => [.. turn.Kernel.Part<PinTable>().Parked];
+    public IReadOnlyList<ParkedPin> Run(in Turn turn) => [.. PinTable.Of(turn.Kernel).Parked];
 }
 
 /// <summary>The pins that wait at a page.</summary>
@@ -37,7 +37,7 @@ public readonly record struct ParkedAtQuery(SpaceId Space, ulong Address) : IQue
     public IReadOnlyList<ParkedPin> Run(in Turn turn)
     {
         var (space, page) = (Space, Address & PageGeometry.PageMask);
-        return [.. turn.Kernel.Part<PinTable>().Parked.Where(
+        return [.. PinTable.Of(turn.Kernel).Parked.Where(
             parked => parked.Space == space && (parked.Address & PageGeometry.PageMask) == page)];
     }
 }

@@ -9,7 +9,7 @@ public readonly record struct StatisticsQuery : IQuery<MachineStatistics>
     public MachineStatistics Run(in Turn turn)
     {
         var kernel = turn.Kernel;
-        var pins = kernel.Part<PinTable>();
+        var pins = PinTable.Of(kernel);
         return new MachineStatistics
         {
             Frames = kernel.Memory.Frames.Count,

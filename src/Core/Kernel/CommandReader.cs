@@ -48,6 +48,9 @@ public ref struct CommandReader(ReadOnlySpan<byte> bytes)
 
     public AddressRange Range() => new(U64(), U64());
 
+    /// <summary>A text that is never null.</summary>
+    public string Name() => Text() ?? throw new InvalidDataException("a name is missing in a command");
+
     /// <summary>Null where null was written.</summary>
     public string? Text()
     {
@@ -60,7 +63,7 @@ public ref struct CommandReader(ReadOnlySpan<byte> bytes)
     /// </summary>
     public byte[] Room()
     {
-        const int most = 1 << 30;
+        const int most = 1 << 26;
         var length = I32();
         return length is >= 0 and <= most
             ? new byte[length]

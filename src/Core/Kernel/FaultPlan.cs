@@ -69,36 +69,35 @@ public sealed record FaultRule
 
     /// <summary>How often it acts.</summary>
     public int Times { get; init; } = 1;
+
+    /// <summary>The rule holds for an address of a space.</summary>
+    internal bool Concerns(string space, ulong address) =>
+        (Space is null || Space == space) && (Range is not { } range || range.Contains(address));
 }
 
 /// <summary>
-/// The rules in force and how often each matched. Rules for <see cref="ChoicePoint.FastWalk"/> are asked by pins beside
-/// each other and are guarded by a lock; all else happens under the turn.
+/// The rules in force and how often each matched. The turn guards them, but for the rules for
+/// <see cref="ChoicePoint.FastWalk"/>: pins ask those beside each other, inside the gate and without a lock.
 /// </summary>
 internal sealed class FaultPlan
 {
     private readonly List<(FaultRule Rule, int[] Seen)> _rules = [];
-    private readonly Lock _guard = new();
-    private volatile bool _hasFastWalkRules;
 
-    public int Count => _rules.Count;
+    /// <summary>The rules for the fast walk. Replaced under the turn; read inside the gate.</summary>
+    private (FaultRule Rule, int[] Seen)[] _fastWalk = [];
+
+    public int Count => _rules.Count + _fastWalk.Length;
 
     public void Add(FaultRule rule)
     {
-        lock (_guard)
-        {
-            _rules.Add((rule, [0]));
-            if (rule.Point == ChoicePoint.FastWalk) _hasFastWalkRules = true;
-        }
+        if (rule.Point == ChoicePoint.FastWalk) _fastWalk = [.. _fastWalk, (rule, [0])];
+        else _rules.Add((rule, [0]));
     }
 
     public void Clear()
     {
-        lock (_guard)
-        {
-            _rules.Clear();
-            _hasFastWalkRules = false;
-        }
+        _rules.Clear();
+        _fastWalk = [];
     }
 
     /// <summary>
@@ -106,8 +105,14 @@ internal sealed class FaultPlan
     /// </summary>
     public bool ForkMeetsFastWalk(string space, ulong address)
     {
-        if (!_hasFastWalkRules) return false;
-        lock (_guard) return Decide(ChoicePoint.FastWalk, space, address) != FaultAction.None;
+        foreach (var (rule, seen) in _fastWalk)
+        {
+            if (!rule.Concerns(space, address)) continue;
+            var turn = Interlocked.Increment(ref seen[0]) - 1;
+            if (turn >= rule.Skip && turn - rule.Skip < rule.Times && rule.Action != FaultAction.None) return true;
+        }
+
+        return false;
     }
 
     /// <summary>What happens at a choice point: the first rule that acts wins.</summary>
@@ -116,8 +121,7 @@ internal sealed class FaultPlan
         if (_rules.Count == 0) return FaultAction.None;
         foreach (var (rule, seen) in _rules)
         {
-            if (rule.Point != point || (rule.Space is not null && rule.Space != space)) continue;
-            if (rule.Range is { } range && !range.Contains(address)) continue;
+            if (rule.Point != point || !rule.Concerns(space, address)) continue;
             var turn = seen[0]++;
             if (turn >= rule.Skip && turn - rule.Skip < rule.Times) return rule.Action;
         }

@@ -31,6 +31,16 @@ internal sealed partial class KernelState
     /// </summary>
     public List<Action<AddressSpace, AddressSpace>> Forked { get; } = [];
 
+    /// <summary>
+    /// The state of room Pinning, which lies to the right: only that room knows its type. Set once, by the machine.
+    /// </summary>
+    public object? Pins { get; set; }
+
+    /// <summary>
+    /// The machine runs a log. Then a command makes the vectors that it names, and nothing is drained but by the log.
+    /// </summary>
+    public bool IsReplay { get; set; }
+
     /// <summary>Commands run so far. The turn guards changes; inside the gate it is stable.</summary>
     public long CommandNumber { get; set; }
 
@@ -85,7 +95,11 @@ internal sealed partial class KernelState
         Spaces.Remove(space);
         _spaces[space.Id.Value] = _spaces[0];
         foreach (var (id, fd) in _userfaultfds)
-            if (fd.Space == space) _userfaultfds.Remove(id);
+        {
+            if (fd.Space != space) continue;
+            Served.Serve(fd, isServed: false);
+            _userfaultfds.Remove(id);
+        }
     }
 
     public Userfaultfd AddUserfaultfd(AddressSpace space)

@@ -166,6 +166,7 @@ internal sealed partial class KernelState : IDisposable
     {
         if (device is not { IsOrphan: true, MappingCount: 0 } || !_devices.Remove(device.Id)) return;
         Devices.Remove(device);
+        Served.Serve(device, isServed: false);
         if (!device.IsRam) return;
         var held = System.Numerics.BitOperations.RoundUpToPowerOf2(device.Frames);
         for (var i = 0UL; i < held; i++)

@@ -33,9 +33,6 @@ public static class CommandTable
     /// <summary>The numbers in use.</summary>
     public static IEnumerable<ushort> Kinds => Entries.Keys.Order();
 
-    /// <summary>The command that a machine runs by itself.</summary>
-    internal static bool IsDrain(ushort kind) => kind == Kind<DrainCall>.Number;
-
     /// <summary>Number of a command's type.</summary>
     internal static ushort KindOf<TCommand>()
         where TCommand : allows ref struct =>
@@ -109,7 +106,7 @@ public static class CommandTable
         Add<PinCall, PinOutcome>(50, "pin");
         Add<ResumePinCall, PinOutcome?>(51, "resume_pin");
         Add<ExportDeviceCall, SyscallResult>(52, "export_device");
-        Add<HoldFramesCall, FrameHold?>(53, "hold_frames");
+        Add<HoldFramesCall, FrameHold>(53, "hold_frames");
         Add<HoldRangeCall, HoldRangeResult>(54, "hold_range");
         Add<QuarantineVectorCall, SyscallResult>(55, "quarantine_vector");
         Add<ReleaseHoldCall, SyscallResult>(56, "release_hold");

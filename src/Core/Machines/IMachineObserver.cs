@@ -13,7 +13,9 @@ public interface IMachineObserver
     /// A command has run. Called under the turn, in the order of the numbers; must not call the machine.
     /// </summary>
     /// <param name="number">Number of the command in its machine, from 1.</param>
-    /// <param name="kind">Number of the command's type in <see cref="CommandTable"/>.</param>
+    /// <param name="kind">
+    /// Number of the command's type in <see cref="CommandTable"/>; with the highest bit for a command that threw.
+    /// </param>
     /// <param name="fields">The command's fields. Valid during the call only.</param>
     void Executed(long number, ushort kind, ReadOnlySpan<byte> fields);
 
@@ -23,6 +25,16 @@ public interface IMachineObserver
     /// vectors between the same two commands commute.
     /// </summary>
     void Counted(in CountEvent counted);
+
+    /// <summary>
+    /// Bytes were stored to a vector's frames beside the turn, as a device does. Called on the thread that stored. Bytes
+    /// decide little of the state: only whether a huge page that is taken apart has pages without contents.
+    /// </summary>
+    /// <param name="epoch">Number of the last command before it.</param>
+    /// <param name="vector">The vector.</param>
+    /// <param name="offset">First byte, from the first frame on.</param>
+    /// <param name="bytes">Valid during the call only.</param>
+    void Written(long epoch, VectorId vector, ulong offset, ReadOnlySpan<byte> bytes);
 }
 
 /// <summary>What happened to a vector beside the turn.</summary>
@@ -45,6 +57,9 @@ public enum CountKind : byte
 
     /// <summary>frame_vector_destroy.</summary>
     Destroy,
+
+    /// <summary>A device stored bytes.</summary>
+    Write,
 }
 
 /// <summary>One change of counts beside the turn.</summary>
@@ -53,6 +68,7 @@ public enum CountKind : byte
 /// <param name="Vector">The vector.</param>
 /// <param name="Slots">Slots of the vector, so that a replay can make it.</param>
 /// <param name="Pages">Pages that a pin took.</param>
+/// <param name="MetFork">The fault plan had a fork meet the pin's fast walk.</param>
 /// <param name="Request">The pin's arguments.</param>
 public readonly record struct CountEvent(
-    CountKind Kind, long Epoch, VectorId Vector, long Slots, long Pages, PinRequest Request);
+    CountKind Kind, long Epoch, VectorId Vector, long Slots, long Pages, bool MetFork, PinRequest Request);

@@ -39,12 +39,14 @@ public sealed partial class Machine
     {
         var walksInTurn = request.Call is null && VaddrFrames.NeedsTurn(Profile);
         if (!walksInTurn) phases?.Entered(PinPhase.Walk);
-        var isDone = PinOperation.TryWithoutTurn(_kernel, request, vector, out var outcome, out var taken);
-        if (_observer is not null && !walksInTurn) Tell(CountKind.Pin, vector, vector.Allocated, taken, request);
+        var isDone = PinOperation.TryWithoutTurn(_kernel, request, vector, null, out var outcome, out var begun);
+        var taken = begun.Taken;
+        if (_observer is not null && !walksInTurn)
+            Tell(CountKind.Pin, vector, vector.Allocated, taken, begun.MetFork, request);
         if (!isDone)
         {
             phases?.Entered(PinPhase.TurnWait);
-            var call = new PinCall(request, vector.Id, vector.Allocated, taken);
+            var call = new PinCall(request, vector.Id, vector.Allocated, taken) { InHand = vector };
             outcome = Execute<PinCall, PinOutcome>(call, phases, walksInTurn ? PinPhase.Walk : PinPhase.Fault);
         }
 
@@ -86,8 +88,7 @@ public sealed partial class Machine
     /// for bare PFNs.
     /// </summary>
     public FrameHold HoldFrames(FrameVector vector) =>
-        _pins.Holds.TryHold(vector) ?? Execute<HoldFramesCall, FrameHold?>(new(vector.Id))
-            ?? throw new InvalidOperationException("a hold needs a vector that is not destroyed");
+        _pins.Holds.TryHold(vector) ?? Execute<HoldFramesCall, FrameHold>(new(vector.Id, vector.Allocated));
 
     /// <summary>
     /// The process has unmapped the frames, or is dead. The second call for a hold does nothing. Takes the turn only
@@ -107,7 +108,9 @@ public sealed partial class Machine
         ObjectDisposedException.ThrowIf(!_kernel.TryUse(), this);
         try
         {
-            return FrameCopy.Run(_kernel, vector, offset, buffer, isWrite, out error);
+            var done = FrameCopy.Run(_kernel, vector, offset, buffer, isWrite, out error);
+            if (isWrite) _observer?.Written(CommandNumber, vector.Id, offset, buffer[..done]);
+            return done;
         }
         finally
         {
@@ -119,11 +122,15 @@ public sealed partial class Machine
     internal FrameVector VectorOf(VectorId id, long slots) => _pins.Vector(id) ?? _pins.CreateVector(id, slots);
 
     /// <summary>A replay's pin: the part beside the turn. The rest is a command of the log.</summary>
-    internal void PinWithoutTurn(in PinRequest request, FrameVector vector, out long taken) =>
-        PinOperation.TryWithoutTurn(_kernel, request, vector, out _, out taken);
+    internal void PinWithoutTurn(in PinRequest request, FrameVector vector, bool metFork, out long taken)
+    {
+        PinOperation.TryWithoutTurn(_kernel, request, vector, metFork, out _, out var begun);
+        taken = begun.Taken;
+    }
 
     private void Tell(
-        CountKind kind, FrameVector vector, long slots, long pages = 0, in PinRequest request = default) =>
+        CountKind kind, FrameVector vector, long slots, long pages = 0, bool metFork = false,
+        in PinRequest request = default) =>
         _observer!.Counted(new CountEvent(
-            kind, kind <= CountKind.PutDirty ? vector.Epoch : CommandNumber, vector.Id, slots, pages, request));
+            kind, kind <= CountKind.PutDirty ? vector.Epoch : CommandNumber, vector.Id, slots, pages, metFork, request));
 }

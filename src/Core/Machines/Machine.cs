@@ -54,7 +54,8 @@ public sealed partial class Machine : IPinHost, IDisposable
             Swap = options.Swap > 0 ? new SwapDevice(options.Swap, memory) : null,
             SoftDirty = options.TracksSoftDirty ? Pte.SoftDirty : 0,
         };
-        _pins = _kernel.Part<PinTable>();
+        _pins = new PinTable();
+        _kernel.Pins = _pins;
         FillPool(PageGeometry.PudOrder, options.HugePages1G);
         FillPool(PageGeometry.PmdOrder, options.HugePages2M);
     }
@@ -106,9 +107,18 @@ public sealed partial class Machine : IPinHost, IDisposable
         using var held = TakeTurn();
         phases?.Entered(entered);
         _kernel.CommandNumber++;
-        var result = command.Run(new Turn(_kernel));
-        if (_observer is { } observer) Tell<TCommand, TResult>(observer, command);
-        return result;
+        var mark = MachineLog.Threw;
+        try
+        {
+            var result = command.Run(new Turn(_kernel));
+            mark = 0;
+            return result;
+        }
+        finally
+        {
+            // A command that throws is a bug, and has a number all the same: a log without it could not be replayed.
+            if (_observer is { } observer) Tell<TCommand, TResult>(observer, command, mark);
+        }
     }
 
     /// <summary>Looks at the machine under its turn.</summary>
@@ -164,9 +174,6 @@ public sealed partial class Machine : IPinHost, IDisposable
         return _kernel.Memory.Bytes.Open(isReadOnly);
     }
 
-    /// <summary>Frames that wait for the allocator go to it, as before any other turn.</summary>
-    internal void Drain() => TakeTurn().Dispose();
-
     public void Dispose()
     {
         lock (_turn)
@@ -192,10 +199,11 @@ public sealed partial class Machine : IPinHost, IDisposable
         }
 
         _kernel.Memory.Gate.EnterTurn();
-        if (!_kernel.Memory.HasPending) return new HeldTurn(this);
+        // A replay drains where its log does, so that a look between two records changes nothing.
+        if (!_kernel.Memory.HasPending || _kernel.IsReplay) return new HeldTurn(this);
         _kernel.CommandNumber++;
         new DrainCall().Run(new Turn(_kernel));
-        if (_observer is { } observer) Tell<DrainCall, SyscallResult>(observer, default);
+        if (_observer is { } observer) Tell<DrainCall, SyscallResult>(observer, default, 0);
         return new HeldTurn(this);
     }
 
@@ -215,12 +223,13 @@ public sealed partial class Machine : IPinHost, IDisposable
         }
     }
 
-    private void Tell<TCommand, TResult>(IMachineObserver observer, in TCommand command)
+    private void Tell<TCommand, TResult>(IMachineObserver observer, in TCommand command, ushort mark)
         where TCommand : ICommand<TCommand, TResult>, allows ref struct
     {
         _writer.Clear();
         command.Write(_writer);
-        observer.Executed(_kernel.CommandNumber, CommandTable.KindOf<TCommand>(), _writer.Written);
+        var kind = (ushort)(CommandTable.KindOf<TCommand>() | mark);
+        observer.Executed(_kernel.CommandNumber, kind, _writer.Written);
     }
 
     private void ThrowOnFinding()

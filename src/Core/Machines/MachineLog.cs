@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
 using FramePin.Core.Kernel;
 using FramePin.Core.Pinning;
 
@@ -13,7 +14,8 @@ namespace FramePin.Core.Machines;
 /// Format, little-endian: the magic number "FPLG", a 16-bit version, the options; then records of a 16-bit kind (0 for
 /// a count), a 64-bit epoch, a 32-bit length and the fields. The epoch of a command is its number, that of a count the
 /// number of the last command before it. A count may stand behind commands with higher numbers, since pins run beside
-/// each other; the counts of one vector stand in their order. Any thread.
+/// each other; the counts of one vector stand in their order. Stores of attached processes are not in the log: they reach
+/// the memory past the machine. A kind with the highest bit set is a command that threw. Any thread.
 /// </remarks>
 public sealed class MachineLog : IMachineObserver
 {
@@ -22,6 +24,9 @@ public sealed class MachineLog : IMachineObserver
 
     /// <summary>"FPLG".</summary>
     internal const uint Magic = 0x474C_5046;
+
+    /// <summary>Set in the kind of a command that threw.</summary>
+    internal const ushort Threw = 0x8000;
 
     /// <summary>Kind of a record that is no command.</summary>
     internal const ushort CountRecord = 0;
@@ -62,8 +67,18 @@ public sealed class MachineLog : IMachineObserver
         {
             _fields.Clear();
             _fields.Add((uint)counted.Kind).Add(counted.Vector).Add(counted.Slots).Add(counted.Pages);
-            if (counted.Kind == CountKind.Pin) counted.Request.Write(_fields);
+            if (counted.Kind == CountKind.Pin) counted.Request.Write(_fields.Add(counted.MetFork));
             Append(CountRecord, counted.Epoch, _fields.Written);
+        }
+    }
+
+    public void Written(long epoch, VectorId vector, ulong offset, ReadOnlySpan<byte> bytes)
+    {
+        lock (_lock)
+        {
+            _fields.Clear();
+            _fields.Add((uint)CountKind.Write).Add(vector).Add(0L).Add(0L).Add(offset).Add(bytes);
+            Append(CountRecord, epoch, _fields.Written);
         }
     }
 
@@ -71,8 +86,9 @@ public sealed class MachineLog : IMachineObserver
     {
         var kind = (CountKind)reader.U32();
         var (vector, slots, pages) = (reader.Vector(), reader.I64(), reader.I64());
+        var metFork = kind == CountKind.Pin && reader.Bool();
         var request = kind == CountKind.Pin ? PinRequest.Read(ref reader) : default;
-        return new CountEvent(kind, epoch, vector, slots, pages, request);
+        return new CountEvent(kind, epoch, vector, slots, pages, metFork, request);
     }
 
     private void Append(ushort kind, long epoch, ReadOnlySpan<byte> fields)

@@ -21,7 +21,7 @@ public sealed class MachineReplay
     private int _next;
 
     /// <summary>A record: a command has its number as epoch and comes before the counts of that epoch.</summary>
-    private readonly record struct Record(long Epoch, ushort Kind, int Offset, int Length);
+    private readonly record struct Record(long Epoch, ushort Kind, bool Threw, int Offset, int Length);
 
     /// <summary>Reads a log and makes the machine, on which nothing has run yet.</summary>
     public MachineReplay(string name, ReadOnlyMemory<byte> log)
@@ -39,7 +39,15 @@ public sealed class MachineReplay
 
         rest = new CommandReader(log.Span[(sizeof(uint) + sizeof(ushort))..]);
         var optionsReader = new CommandReader(rest.Bytes());
-        Machine = new Machine(name, MachineOptions.Read(ref optionsReader));
+        var options = MachineOptions.Read(ref optionsReader);
+        try
+        {
+            Machine = new Machine(name, options);
+        }
+        catch (ArgumentException exception)
+        {
+            throw new InvalidDataException($"the log's options make no machine: {exception.Message}", exception);
+        }
         var offset = log.Length - rest.Left;
         while (offset < log.Length) offset = Index(offset);
         // Counts may stand behind later commands; the order within an epoch is kept.
@@ -47,6 +55,7 @@ public sealed class MachineReplay
             .ThenBy(record => record.Kind == MachineLog.CountRecord).ToList();
         _records.Clear();
         _records.AddRange(sorted);
+        Machine.Context.IsReplay = Left > 0;
     }
 
     public Machine Machine { get; }
@@ -54,7 +63,7 @@ public sealed class MachineReplay
     /// <summary>Records left.</summary>
     public int Left => _records.Count - _next;
 
-    /// <summary>Runs the rest of the log.</summary>
+    /// <summary>Runs the rest of the log. The machine can go on by itself afterwards.</summary>
     public void RunToEnd()
     {
         while (Left > 0) Step();
@@ -71,49 +80,97 @@ public sealed class MachineReplay
     {
         if (Left == 0) return false;
         var record = _records[_next++];
+        try
+        {
+            Run(record);
+        }
+        catch (Exception exception) when (exception is not InvalidDataException)
+        {
+            throw new InvalidDataException(
+                $"the record behind command {record.Epoch} cannot be run: {exception.Message}", exception);
+        }
+
+        if (Left == 0) Machine.Context.IsReplay = false;
+        return true;
+    }
+
+    private void Run(in Record record)
+    {
         var fields = _log.Span.Slice(record.Offset, record.Length);
         if (record.Kind == MachineLog.CountRecord)
         {
             var reader = new CommandReader(fields);
-            Count(MachineLog.ReadCount(record.Epoch, ref reader));
-            return true;
+            Count(MachineLog.ReadCount(record.Epoch, ref reader), ref reader);
+            return;
         }
 
-        // The machine drains by itself before it runs anything else: a drain of the log is asked for by a look.
-        if (CommandTable.IsDrain(record.Kind)) Machine.Drain();
+        if (record.Threw) RunThrowing(record.Kind, fields);
         else CommandTable.Run(Machine, record.Kind, fields);
-        if (Machine.CommandNumber == record.Epoch) return true;
+        if (Machine.CommandNumber == record.Epoch) return;
         throw new InvalidDataException(
             $"command {record.Epoch} ({CommandTable.NameOf(record.Kind)}) got number {Machine.CommandNumber}");
+    }
+
+    /// <summary>A command that threw has a number, and throws again.</summary>
+    private void RunThrowing(ushort kind, ReadOnlySpan<byte> fields)
+    {
+        try
+        {
+            CommandTable.Run(Machine, kind, fields);
+        }
+        catch (Exception exception) when (exception is not InvalidDataException)
+        {
+            return;
+        }
+
+        throw new InvalidDataException($"{CommandTable.NameOf(kind)} threw when the log was written, and does not now");
     }
 
     private int Index(int offset)
     {
         var reader = new CommandReader(_log.Span[offset..]);
-        var kind = reader.U16();
+        var written = reader.U16();
+        var (kind, threw) = ((ushort)(written & ~MachineLog.Threw), (written & MachineLog.Threw) != 0);
         var (epoch, length) = (reader.I64(), reader.I32());
         var start = _log.Length - reader.Left;
         if (length < 0 || length > reader.Left)
             throw new InvalidDataException($"the record at byte {offset} ends behind the log");
         if (kind != MachineLog.CountRecord && CommandTable.NameOf(kind) is null)
             throw new InvalidDataException($"the record at byte {offset} is command {kind}, which is not known here");
-        _records.Add(new Record(epoch, kind, start, length));
+        _records.Add(new Record(epoch, kind, threw, start, length));
         return start + length;
     }
 
-    private void Count(in CountEvent counted)
+    private FrameVector MakeVector(in CountEvent counted)
+    {
+        try
+        {
+            return Machine.VectorOf(counted.Vector, counted.Slots);
+        }
+        catch
+        {
+            _vectors.Remove(counted.Vector);
+            throw;
+        }
+    }
+
+    private void Count(in CountEvent counted, ref CommandReader rest)
     {
         ref var vector = ref CollectionsMarshal.GetValueRefOrAddDefault(_vectors, counted.Vector, out var isKnown);
-        if (!isKnown) vector = Machine.VectorOf(counted.Vector, counted.Slots);
+        if (!isKnown) vector = MakeVector(counted);
         switch (counted.Kind)
         {
             case CountKind.Pin:
-                Machine.PinWithoutTurn(counted.Request, vector!, out var taken);
+                Machine.PinWithoutTurn(counted.Request, vector!, counted.MetFork, out var taken);
                 if (taken == counted.Pages) return;
                 throw new InvalidDataException(
                     $"a pin of {counted.Vector} after command {counted.Epoch} took {taken} pages, not {counted.Pages}");
             case CountKind.Put or CountKind.PutDirty:
                 Machine.Put(vector!, counted.Kind == CountKind.PutDirty);
+                return;
+            case CountKind.Write:
+                var offset = rest.U64();
+                Machine.CopyFrames(vector!, offset, rest.Bytes().ToArray(), isWrite: true, out _);
                 return;
             case CountKind.ToPages:
                 Machine.ToPages(vector!);

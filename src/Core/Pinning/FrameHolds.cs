@@ -80,6 +80,7 @@ internal sealed class FrameHolds
         var runs = RamOf(kernel, vector);
         lock (_lock)
         {
+            _nextDetached = Math.Max(_nextDetached, first.Value + count);
             for (var i = 0; i < count; i++)
             {
                 var id = new HoldId(first.Value + i);

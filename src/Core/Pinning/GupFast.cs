@@ -44,9 +44,16 @@ internal static class GupFast
     /// Takes up to <paramref name="count"/> pages from <paramref name="start"/> (page-aligned) and appends them to
     /// <paramref name="vector"/>.
     /// </summary>
-    /// <returns>Pages taken; fewer than asked means that the slow path has to go on.</returns>
-    public static long Take(
-        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector)
+    /// <param name="kernel">The machine's kernel.</param>
+    /// <param name="space">The address space.</param>
+    /// <param name="start">First address, page-aligned.</param>
+    /// <param name="count">Pages.</param>
+    /// <param name="flags">Flags, the internal ones included.</param>
+    /// <param name="vector">Receives the frames.</param>
+    /// <param name="metFork">Whether a fork meets the walk; null to ask the fault plan.</param>
+    public static BegunPin Take(
+        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector,
+        bool? metFork)
     {
         var gate = kernel.Memory.Gate;
         var mode = gate.EnterPin();
@@ -61,7 +68,12 @@ internal static class GupFast
                 : Walk<InterlockedCounts>(kernel, space, start, count, flags, vector, mode);
             // Inside the gate, so that an audit never sees references without the vector that holds them.
             if (taken > 0) vector.Hold();
-            return taken;
+            if ((flags & GupFlags.Pin) == 0 || !(metFork ?? kernel.Plan.ForkMeetsFastWalk(space.Name, start)))
+                return new BegunPin(taken, false);
+            // gup_fast: a fork may have shared the pages meanwhile; the slow path waits until it is done (row 67).
+            if (taken > 0) Unpin.AllInGate(kernel, vector, makeDirty: false, mode);
+            vector.IsPinned = true;
+            return new BegunPin(0, true);
         }
         finally
         {

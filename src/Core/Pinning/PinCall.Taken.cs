@@ -16,16 +16,23 @@ public readonly partial record struct PinCall : IInvalidating
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
         var kernel = turn.Kernel;
-        var plan = Request.Call is { } call
-            ? GupCalls.Plan(kernel.Profile, call, Request.Start, Request.Count, Request.Flags, Request.Locked)
-            : VaddrFrames.Plan(kernel.Profile, Request.Start, Request.Count, Request.Flags);
+        var plan = PinOperation.PlanByArguments(kernel.Profile, Request, Slots);
         if (!plan.Walks) return;
         var start = plan.Start & PageGeometry.PageMask;
-        var range = new AddressRange(start, start + ((ulong)plan.Count << PageGeometry.PageShift));
         var space = kernel.Space(Request.Space);
-        // A pin for reading unshares as a store does (FAULT_FLAG_UNSHARE).
-        if ((plan.Flags & (GupFlags.Write | GupFlags.Pin)) != 0) Unsharing.AddTaken(kernel, space, range, taken);
-        if ((plan.Flags & GupFlags.LongTerm) == 0) return;
+        var end = start + ((ulong)plan.Count << PageGeometry.PageShift);
+        // The walk ends at a hole. An area that refuses the slow walk does not end it: the fast walk looks at no area.
+        var reach = start;
+        while (reach < end && space.Vmas.Find(reach) is { } vma) reach = vma.End;
+        var range = new AddressRange(start, Math.Min(reach, end));
+        if (range.IsEmpty) return;
+        var isPin = (plan.Flags & GupFlags.Pin) != 0;
+        var isLongTerm = (plan.Flags & GupFlags.LongTerm) != 0;
+        var access = new Unsharing.Access(
+            (plan.Flags & GupFlags.Write) != 0, (plan.Flags & GupFlags.Force) != 0, UnsharesAnon: isPin,
+            UnsharesFile: isPin && isLongTerm && kernel.Profile.LongTermUnsharesFilePages);
+        Unsharing.AddTaken(kernel, space, range, access, taken);
+        if (!isLongTerm) return;
         for (var address = range.Start; address < range.End; address += PageGeometry.PageSize)
             if (FrameAt(kernel, space, address) is { } pfn) AddMoves(kernel, pfn, taken);
     }

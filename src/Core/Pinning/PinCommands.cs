@@ -14,10 +14,13 @@ public readonly partial record struct PinCall(PinRequest Request, VectorId Vecto
 {
     public PinOutcome Run(in Turn turn)
     {
-        var pins = turn.Kernel.Part<PinTable>();
-        var vector = pins.Vector(Vector) ?? pins.CreateVector(Vector, Slots);
+        var pins = PinTable.Of(turn.Kernel);
+        var vector = InHand ?? pins.Vector(turn.Kernel, Vector, Slots);
         return pins.Run(turn.Kernel, new PinOperation(turn.Kernel, Request, vector, Taken));
     }
+
+    /// <summary>The vector itself, which saves the caller a look-up. It is not written.</summary>
+    internal FrameVector? InHand { get; init; }
 
     public void Write(CommandWriter writer)
     {
@@ -33,11 +36,18 @@ public readonly partial record struct PinCall(PinRequest Request, VectorId Vecto
 /// <param name="Pin">The pin.</param>
 /// <param name="IsKilled">A fatal signal ends it with the pages that it has, or -EINTR.</param>
 /// <returns>The outcome; null when the pin does not wait any more.</returns>
-public readonly record struct ResumePinCall(ParkedPinId Pin, bool IsKilled) : ICommand<ResumePinCall, PinOutcome?>
+public readonly record struct ResumePinCall(ParkedPinId Pin, bool IsKilled)
+    : ICommand<ResumePinCall, PinOutcome?>, IInvalidating
 {
+    /// <summary>What the pin would take if it began now: a fork may have come while it waited.</summary>
+    public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
+    {
+        if (PinTable.Of(turn.Kernel).Find(Pin) is { } operation) operation.AsCall().AddTaken(turn, taken);
+    }
+
     public PinOutcome? Run(in Turn turn)
     {
-        var pins = turn.Kernel.Part<PinTable>();
+        var pins = PinTable.Of(turn.Kernel);
         if (pins.Take(Pin) is not { } operation) return null;
         if (IsKilled) operation.IsKilled = true;
         return pins.Run(turn.Kernel, operation);
@@ -61,8 +71,9 @@ public readonly record struct ExportDeviceCall(DeviceId Device, VectorId Vector,
     public SyscallResult Run(in Turn turn)
     {
         if (turn.Kernel.Device(Device) is not { IsRam: true, IsOrphan: false } device) return Errno.ENODEV;
-        var pins = turn.Kernel.Part<PinTable>();
-        var vector = pins.Vector(Vector) ?? pins.CreateVector(Vector, Slots);
+        var pins = PinTable.Of(turn.Kernel);
+        var vector = pins.Vector(turn.Kernel, Vector, Slots);
+        if (vector.Allocated < (long)device.Frames) return Errno.EINVAL;
         for (var i = 0UL; i < device.Frames; i++) turn.Kernel.Memory.Frames.AddRefs(device.First + i, 1);
         var writer = new RunWriter(vector);
         for (var i = 0UL; i < device.Frames; i++) writer.Append((device.First + i).Value, 1, isLarge: false);
@@ -81,20 +92,21 @@ public readonly record struct ExportDeviceCall(DeviceId Device, VectorId Vector,
 /// <summary>
 /// Puts the frames of a vector without references into quarantine: a process on the host is about to map bare PFNs.
 /// </summary>
-public readonly record struct HoldFramesCall(VectorId Vector) : ICommand<HoldFramesCall, FrameHold?>
+/// <param name="Vector">The vector.</param>
+/// <param name="Slots">Slots of the vector, so that a replay can make it.</param>
+public readonly record struct HoldFramesCall(VectorId Vector, long Slots) : ICommand<HoldFramesCall, FrameHold>
 {
-    /// <summary>The hold; null when the vector is gone.</summary>
-    public FrameHold? Run(in Turn turn)
+    public FrameHold Run(in Turn turn)
     {
-        var pins = turn.Kernel.Part<PinTable>();
-        if (pins.Vector(Vector) is not { } vector) return null;
+        var pins = PinTable.Of(turn.Kernel);
+        var vector = pins.Vector(turn.Kernel, Vector, Slots);
         return pins.Holds.TryHold(vector)
             ?? pins.Holds.Quarantine(turn.Kernel, FrameHolds.RamOf(turn.Kernel, vector));
     }
 
-    public void Write(CommandWriter writer) => writer.Add(Vector);
+    public void Write(CommandWriter writer) => writer.Add(Vector).Add(Slots);
 
-    public static HoldFramesCall Read(ref CommandReader reader) => new(reader.Vector());
+    public static HoldFramesCall Read(ref CommandReader reader) => new(reader.Vector(), reader.I64());
 }
 
 /// <summary>A vector with holds is about to be put: its frames go into quarantine, once for each hold.</summary>
@@ -104,10 +116,14 @@ public readonly record struct HoldFramesCall(VectorId Vector) : ICommand<HoldFra
 public readonly record struct QuarantineVectorCall(VectorId Vector, HoldId First, int Count)
     : ISyscall<QuarantineVectorCall>
 {
+    /// <summary>Holds of one vector: more is a log with wrong bytes.</summary>
+    private const int MaxHolds = 1 << 20;
+
     public SyscallResult Run(in Turn turn)
     {
-        var pins = turn.Kernel.Part<PinTable>();
+        var pins = PinTable.Of(turn.Kernel);
         if (pins.Vector(Vector) is not { } vector) return Errno.ENOENT;
+        if (Count is < 0 or > MaxHolds) throw new InvalidDataException($"{Count} holds on one vector");
         pins.Holds.Quarantine(turn.Kernel, vector, First, Count);
         return SyscallResult.Ok();
     }
@@ -124,7 +140,7 @@ public readonly record struct QuarantineVectorCall(VectorId Vector, HoldId First
 public readonly record struct ReleaseHoldCall(HoldId Hold) : ISyscall<ReleaseHoldCall>
 {
     public SyscallResult Run(in Turn turn) =>
-        turn.Kernel.Part<PinTable>().Holds.Release(turn.Kernel, Hold) ? SyscallResult.Ok() : Errno.ENOENT;
+        PinTable.Of(turn.Kernel).Holds.Release(turn.Kernel, Hold) ? SyscallResult.Ok() : Errno.ENOENT;
 
     public void Write(CommandWriter writer) => writer.Add(Hold);
 

@@ -5,6 +5,11 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Pinning;
 
+/// <summary>The part of a pin that has run beside the turn.</summary>
+/// <param name="Taken">Pages taken.</param>
+/// <param name="MetFork">The fault plan had a fork meet the walk, which dropped its pages again.</param>
+internal readonly record struct BegunPin(long Taken, bool MetFork);
+
 /// <summary>
 /// One pin from its arguments to its answer, whichever call made it: the fast walk beside other pins, then, where pages
 /// are left, the slow walk under the turn, the era's completion, and the wait at a fault.
@@ -64,17 +69,24 @@ internal sealed class PinOperation
 
     /// <summary>
     /// The part of a pin that needs no turn. True: the answer is complete. False: the rest needs the turn;
-    /// <paramref name="taken"/> pages are in the vector.
+    /// <paramref name="begun"/> says which pages are in the vector.
     /// </summary>
+    /// <param name="kernel">The machine's kernel.</param>
+    /// <param name="request">The arguments.</param>
+    /// <param name="vector">Receives the frames.</param>
+    /// <param name="metFork">A replay's knowledge of whether a fork met the fast walk; null to ask the fault plan.</param>
+    /// <param name="outcome">The answer, when it is complete.</param>
+    /// <param name="begun">The pages taken.</param>
     public static bool TryWithoutTurn(
-        KernelState kernel, in PinRequest request, FrameVector vector, out PinOutcome outcome, out long taken)
+        KernelState kernel, in PinRequest request, FrameVector vector, bool? metFork, out PinOutcome outcome,
+        out BegunPin begun)
     {
         outcome = default;
-        taken = 0;
+        begun = default;
         var isHelper = request.Call is null;
         if (isHelper && VaddrFrames.NeedsTurn(kernel.Profile)) return false;
         if (!isHelper || request.Count > 0) vector.Reset();
-        var plan = Plan(kernel.Profile, request, vector.Allocated);
+        var plan = PlanByArguments(kernel.Profile, request, vector.Allocated);
         if (plan.Walks || (isHelper && request.Count > 0))
             vector.IsPinned = isHelper || GupCalls.IsPin(request.Call!.Value);
         var (result, reason) = (plan.Answer, plan.Reason);
@@ -82,15 +94,8 @@ internal sealed class PinOperation
         {
             if (plan.Path is GupPath.Locked or GupPath.Unlocked) return false;
             var space = kernel.Space(request.Space);
-            taken = GupFast.Take(kernel, space, plan.Start, plan.Count, plan.Flags, vector);
-            if ((plan.Flags & GupFlags.Pin) != 0 && kernel.Plan.ForkMeetsFastWalk(space.Name, plan.Start))
-            {
-                // gup_fast: a fork may have shared the pages meanwhile; the slow path waits until it is done (row 67).
-                if (taken > 0) FrameVectors.Put(kernel, vector, makeDirty: false);
-                vector.IsPinned = true;
-                taken = 0;
-            }
-
+            begun = GupFast.Take(kernel, space, plan.Start, plan.Count, plan.Flags, vector, metFork);
+            var taken = begun.Taken;
             if (taken < plan.Count && plan.Path == GupPath.Fast) return false;
             result = GupResult.Of(taken);
             reason = taken == plan.Count ? StopReason.None : StopReason.NotPresent;
@@ -110,6 +115,9 @@ internal sealed class PinOperation
         outcome = new PinOutcome { Result = result, Reason = reason, Epoch = vector.Epoch };
         return true;
     }
+
+    /// <summary>The command that began it.</summary>
+    public PinCall AsCall() => new(_request, _vector.Id, _vector.Allocated, _taken);
 
     /// <summary>Goes on until the end (true) or until a fault has to wait (false). Under the turn.</summary>
     public bool Run(KernelState kernel) => _walk is null || _walk.Run(kernel);
@@ -136,7 +144,10 @@ internal sealed class PinOperation
         return _taken > 0 ? GupResult.Of(_taken) : slow;
     }
 
-    private static GupPlan Plan(KernelProfile profile, in PinRequest request, long slots)
+    /// <summary>
+    /// The plan as far as the arguments alone decide it. In era A the helper's flags are those of any range of pages.
+    /// </summary>
+    internal static GupPlan PlanByArguments(KernelProfile profile, in PinRequest request, long slots)
     {
         if (request.Call is { } call)
         {
@@ -151,7 +162,7 @@ internal sealed class PinOperation
     private GupPlan Plan(KernelState kernel, in PinRequest request, FrameVector vector)
     {
         if (request.Call is not null || request.Count <= 0 || !VaddrFrames.NeedsTurn(kernel.Profile))
-            return Plan(kernel.Profile, request, vector.Allocated);
+            return PlanByArguments(kernel.Profile, request, vector.Allocated);
         if (Space.Exited) return GupPlan.Done(Errno.EFAULT, StopReason.Hole);
         vector.Reset();
         var count = Math.Min(request.Count, vector.Allocated);

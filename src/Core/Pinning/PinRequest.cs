@@ -19,10 +19,6 @@ public readonly record struct PinRequest(SpaceId Space, ulong Start, long Count,
     /// <summary>The caller's <c>locked</c> argument; only the remote calls look at it.</summary>
     public LockedArgument Locked { get; init; }
 
-    /// <summary>The range is walked by the fast path first.</summary>
-    internal bool IsFastFirst => Call is null or GupCall.PinUserPagesFast or GupCall.GetUserPagesFast
-        or GupCall.GetUserPagesFastOnly;
-
     internal void Write(CommandWriter writer) => writer.Add(Space).Add(Start).Add(Count).Add((uint)Flags)
         .Add(Call is null ? -1 : (int)Call.Value).Add((int)Locked);
 

@@ -17,6 +17,9 @@ internal sealed class PinTable
 
     public FrameHolds Holds { get; } = new();
 
+    /// <summary>The pins of a machine.</summary>
+    public static PinTable Of(KernelState kernel) => (PinTable)kernel.Pins!;
+
     /// <summary>Pins that wait, oldest first.</summary>
     public IReadOnlyList<ParkedPin> Parked => _parked;
 
@@ -40,7 +43,7 @@ internal sealed class PinTable
         vector.Id = id;
         lock (_lock)
         {
-            _vectors.Add(id, vector);
+            if (!_vectors.TryAdd(id, vector)) throw new InvalidDataException($"frame vector {id.Value} is there already");
             _next = Math.Max(_next, id.Value);
         }
 
@@ -58,6 +61,14 @@ internal sealed class PinTable
 
         return FrameVectors.Destroy(vector);
     }
+
+    /// <summary>
+    /// The vector that a command names. A replay makes a vector that its log has not mentioned yet.
+    /// </summary>
+    public FrameVector Vector(KernelState kernel, VectorId id, long slots) =>
+        Vector(id) ?? (kernel.IsReplay
+            ? CreateVector(id, slots)
+            : throw new InvalidOperationException($"frame vector {id.Value} was destroyed under a call that uses it"));
 
     public FrameVector? Vector(VectorId id)
     {
@@ -105,6 +116,9 @@ internal sealed class PinTable
             Parked = pin,
         };
     }
+
+    /// <summary>A parked pin; null when it is not there.</summary>
+    public PinOperation? Find(ParkedPinId id) => _parked.Find(parked => parked.Id == id)?.Operation;
 
     /// <summary>Takes a parked pin off the list; null when it is not there.</summary>
     public PinOperation? Take(ParkedPinId id)

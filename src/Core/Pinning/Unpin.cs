@@ -28,15 +28,21 @@ internal static class Unpin
         try
         {
             ObjectDisposedException.ThrowIf(kernel.IsDisposed, kernel);
-            var uncounted = Runs(kernel, vector.Slots[..vector.RunCount], vector.IsPinned, makeDirty, mode);
-            if (vector.IsPinned) kernel.Memory.Statistics.Release(vector.Count - uncounted, mode);
-            vector.LetGo();
-            vector.Epoch = kernel.CommandNumber;
+            AllInGate(kernel, vector, makeDirty, mode);
         }
         finally
         {
             gate.LeavePin(mode);
         }
+    }
+
+    /// <summary>The same for a caller that is inside the gate.</summary>
+    public static void AllInGate(KernelState kernel, FrameVector vector, bool makeDirty, CountMode mode)
+    {
+        var uncounted = Runs(kernel, vector.Slots[..vector.RunCount], vector.IsPinned, makeDirty, mode);
+        if (vector.IsPinned) kernel.Memory.Statistics.Release(vector.Count - uncounted, mode);
+        vector.LetGo();
+        vector.Epoch = kernel.CommandNumber;
     }
 
     /// <summary>Drops the references; returns how many slots held none (the zero page, pinned).</summary>

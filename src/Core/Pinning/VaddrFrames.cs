@@ -21,7 +21,9 @@ internal static class VaddrFrames
     /// helper turns into -EFAULT (Semantics 0).
     /// </summary>
     public static GupPlan Plan(KernelProfile profile, ulong start, long count, GupFlags asked) =>
-        GupCalls.Fast(profile, start, count, FlagsOf(profile.Era, asked) | GupFlags.Pin, isOnly: false);
+        GupCalls.Fast(
+            profile, start, count, FlagsOf(profile.Era, asked) | (profile.HelperPins ? GupFlags.Pin : GupFlags.Get),
+            isOnly: false);
 
     /// <summary>Era A: decides by the first area. Under the turn; <paramref name="vector"/> is empty.</summary>
     public static GupPlan PlanByArea(
@@ -137,6 +139,7 @@ internal static class VaddrFrames
     private static GupFlags FlagsOf(HelperEra era, GupFlags asked) => era switch
     {
         HelperEra.B or HelperEra.C => GupFlags.LongTerm | GupFlags.Force | GupFlags.Write,
-        _ => GupFlags.LongTerm | (asked & GupFlags.Write),
+        HelperEra.D => GupFlags.LongTerm | (asked & GupFlags.Write),
+        _ => asked & (GupFlags.Write | GupFlags.Force),
     };
 }

@@ -39,7 +39,7 @@ public readonly record struct CreateSpaceCall(string Name, AddressSpaceLayout La
     }
 
     public static CreateSpaceCall Read(ref CommandReader reader) => new(
-        reader.Text()!,
+        reader.Name(),
         new AddressSpaceLayout
         {
             MmapBase = reader.U64(),

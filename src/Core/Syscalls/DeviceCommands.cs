@@ -53,7 +53,7 @@ public readonly record struct CreateDeviceCall(
         .Add(HasClose).Add(IsWritable).Add(RemapsInParts);
 
     public static CreateDeviceCall Read(ref CommandReader reader) => new(
-        reader.Text()!, (DeviceMapping)reader.I32(), reader.U64(), reader.Bool(), reader.Bool(), reader.Bool(),
+        reader.Name(), (DeviceMapping)reader.I32(), reader.U64(), reader.Bool(), reader.Bool(), reader.Bool(),
         reader.Bool());
 
     /// <summary>Single frames, each with a reference that the device holds.</summary>

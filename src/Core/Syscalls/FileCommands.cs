@@ -32,7 +32,7 @@ public readonly record struct CreateFileCall(
         writer.Add(Name).Add((int)Kind).Add(Size).Add(HugeOrder).Add(DeviceNumber).Add(Inode);
 
     public static CreateFileCall Read(ref CommandReader reader) => new(
-        reader.Text()!, (FileKind)reader.I32(), reader.U64(), reader.I32(), reader.Text(), reader.U64());
+        reader.Name(), (FileKind)reader.I32(), reader.U64(), reader.I32(), reader.Text(), reader.U64());
 }
 
 /// <summary>fsync: dirty pages are written back and, in shared mappings, write-protected.</summary>

@@ -28,7 +28,7 @@ public readonly partial record struct ForkCall(SpaceId Space, string ChildName) 
 
     public void Write(CommandWriter writer) => writer.Add(Space).Add(ChildName);
 
-    public static ForkCall Read(ref CommandReader reader) => new(reader.Space(), reader.Text()!);
+    public static ForkCall Read(ref CommandReader reader) => new(reader.Space(), reader.Name());
 
     /// <summary>
     /// Fills the empty <paramref name="child"/> from <paramref name="parent"/>. On -ENOMEM the child is torn down again

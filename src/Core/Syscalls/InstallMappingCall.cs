@@ -45,6 +45,7 @@ public readonly record struct InstallMappingCall(SpaceId Space, InstalledMapping
         if (space.Vmas.Intersects(range)) return Errno.EEXIST;
         if (mapping.Kind == InstalledKind.Stack) space.StackStart = range.End - PageGeometry.PageSize;
         var file = kernel.File(mapping.File);
+        if (file is null && mapping.File != FileId.None) return Errno.EBADF;
         var offset = file is null ? range.Start : mapping.Offset;
         VmaMerge.InsertOrMerge(space, new Vma
         {

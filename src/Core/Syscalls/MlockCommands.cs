@@ -5,7 +5,7 @@ using FramePin.Core.Kernel;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>mlock2 of a range in bytes: flags 0, or 1 for MLOCK_ONFAULT (mm/mlock.c: do_mlock).</summary>
-public readonly record struct MlockCall(SpaceId Space, ulong Start, ulong Length, uint Flags) : ISyscall<MlockCall>
+public readonly partial record struct MlockCall(SpaceId Space, ulong Start, ulong Length, uint Flags) : ISyscall<MlockCall>
 {
     public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
         ? MlockCalls.Lock(turn.Kernel, space, Start, Length, Flags)
@@ -30,7 +30,7 @@ public readonly record struct MunlockCall(SpaceId Space, ulong Start, ulong Leng
 }
 
 /// <summary>mlockall with MCL_CURRENT, MCL_FUTURE and MCL_ONFAULT.</summary>
-public readonly record struct MlockAllCall(SpaceId Space, uint Flags) : ISyscall<MlockAllCall>
+public readonly partial record struct MlockAllCall(SpaceId Space, uint Flags) : ISyscall<MlockAllCall>
 {
     public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
         ? MlockCalls.LockAll(turn.Kernel, space, Flags)

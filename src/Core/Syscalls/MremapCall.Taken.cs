@@ -23,7 +23,8 @@ public readonly partial record struct MremapCall : IInvalidating
             return;
         }
 
-        if (vma.IsHugeTlb && !PageGeometry.IsAligned(Address, PageGeometry.PageSize << vma.HugeOrder)) return;
+        if (RoundToHugePages(vma, ref request) != Errno.None) return;
+        (oldLength, newLength) = (request.OldLength, request.NewLength);
         if (!request.IsFixed && !request.KeepsOld)
         {
             if (newLength == oldLength) return;
@@ -62,7 +63,8 @@ public readonly partial record struct MremapCall : IInvalidating
                 NewLength = part.Length,
                 NewAddress = request.NewAddress + (part.Start - request.Address),
             };
-            if (vma.Has(VmFlags.Sealed) || CheckVma(space, vma, move) != Errno.None) return;
+            if (vma.Has(VmFlags.Sealed) || RoundToHugePages(vma, ref move) != Errno.None) return;
+            if (CheckVma(space, vma, move) != Errno.None) return;
             var isWhole = vma.Start >= request.Address && vma.End <= request.Old.End;
             if ((vma.Device is not null || vma.Uffd is not null) && !isWhole) return;
             AddMove(space, move, taken);

@@ -91,25 +91,13 @@ public readonly partial record struct MremapCall(
 
     private static SyscallResult RunOn(KernelState kernel, AddressSpace space, Vma vma, Request request)
     {
-        var (address, oldLength, newLength) = (request.Address, request.OldLength, request.NewLength);
         if (vma.Has(VmFlags.Sealed)) return Errno.EPERM;
-        if (vma.IsHugeTlb)
-        {
-            var size = PageGeometry.PageSize << vma.HugeOrder;
-            request = request with
-            {
-                OldLength = PageGeometry.AlignUp(oldLength, size),
-                NewLength = PageGeometry.AlignUp(newLength, size),
-            };
-            if (!PageGeometry.IsAligned(address, size)
-                || (request.IsFixed && !PageGeometry.IsAligned(request.NewAddress, size)))
-                return Errno.EINVAL;
-            if (request.NewLength > request.OldLength) return Errno.EINVAL;
-        }
+        var rounded = RoundToHugePages(vma, ref request);
+        if (rounded != Errno.None) return rounded;
 
         if (!request.IsFixed && !request.KeepsOld)
         {
-            if (request.OldLength == request.NewLength) return SyscallResult.Ok(address);
+            if (request.OldLength == request.NewLength) return SyscallResult.Ok(request.Address);
             if (request.NewLength < request.OldLength) return ShrinkInPlace(kernel, space, request);
         }
 
@@ -117,6 +105,21 @@ public readonly partial record struct MremapCall(
         if (error != Errno.None) return error;
         if (request.IsFixed || request.KeepsOld) return MoveTo(kernel, space, vma, request);
         return Expand(kernel, space, vma, request);
+    }
+
+    /// <summary>mremap of hugetlbfs works on whole huge pages, and does not grow.</summary>
+    private static Errno RoundToHugePages(Vma vma, ref Request request)
+    {
+        if (!vma.IsHugeTlb) return Errno.None;
+        var size = PageGeometry.PageSize << vma.HugeOrder;
+        request = request with
+        {
+            OldLength = PageGeometry.AlignUp(request.OldLength, size),
+            NewLength = PageGeometry.AlignUp(request.NewLength, size),
+        };
+        var isAligned = PageGeometry.IsAligned(request.Address, size)
+            && (!request.IsFixed || PageGeometry.IsAligned(request.NewAddress, size));
+        return !isAligned || request.NewLength > request.OldLength ? Errno.EINVAL : Errno.None;
     }
 
     private static bool IsPageAligned(ulong value) => PageGeometry.IsAligned(value, PageGeometry.PageSize);

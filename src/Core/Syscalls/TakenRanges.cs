@@ -21,8 +21,17 @@ internal static class TakenRanges
     {
         if (range.IsEmpty) return;
         var areas = space.Vmas.Overlapping(range);
-        if (areas.Exists(vma => vma.Has(VmFlags.Sealed))) return;
+        if (areas.Exists(vma => vma.Has(VmFlags.Sealed) || CutsHugePage(vma, range))) return;
         foreach (var vma in areas) taken.Add(new TakenRange(space.Id, vma.Range.Intersect(range), cause));
+    }
+
+    /// <summary>A huge page of hugetlbfs cannot be split: the call is refused.</summary>
+    public static bool CutsHugePage(Vma vma, AddressRange range)
+    {
+        if (!vma.IsHugeTlb) return false;
+        var size = PageGeometry.PageSize << vma.HugeOrder;
+        return (range.Start > vma.Start && !PageGeometry.IsAligned(range.Start, size))
+            || (range.End < vma.End && !PageGeometry.IsAligned(range.End, size));
     }
 
     /// <summary>The places where pages of a file are mapped, in any address space. Pages of 4 KiB.</summary>
@@ -37,6 +46,38 @@ internal static class TakenRanges
         if (first >= end) return;
         foreach (var vma in file.Mappings.Over<Vma>(first, end))
             taken.Add(new TakenRange(vma.Space.Id, vma.AddressesOf(first, end), cause));
+    }
+
+    /// <summary>Pages that stores of a program would replace.</summary>
+    /// <param name="kernel">The machine's kernel.</param>
+    /// <param name="id">The address space.</param>
+    /// <param name="start">An address in the first page.</param>
+    /// <param name="pages">Pages of 4 KiB.</param>
+    /// <param name="taken">Gets the ranges.</param>
+    public static void AddStores(
+        KernelState kernel, SpaceId id, ulong start, long pages, ICollection<TakenRange> taken)
+    {
+        start &= PageGeometry.PageMask;
+        if (pages <= 0 || start >= PageGeometry.TaskSize) return;
+        var most = (PageGeometry.TaskSize - start) >> PageGeometry.PageShift;
+        var end = start + (Math.Min((ulong)pages, most) << PageGeometry.PageShift);
+        var space = kernel.Space(id);
+        // The program ends at the first page that it may not store to.
+        var reach = start;
+        while (reach < end && space.Vmas.Find(reach) is { } vma && vma.Has(VmFlags.Write)) reach = vma.End;
+        var range = new AddressRange(start, Math.Min(reach, end));
+        if (!range.IsEmpty) Unsharing.AddTaken(kernel, space, range, Unsharing.Access.Store, taken);
+    }
+
+    /// <summary>A range that a call populates: writable private memory is faulted in for writing.</summary>
+    public static void AddPopulated(
+        KernelState kernel, AddressSpace space, AddressRange range, ICollection<TakenRange> taken)
+    {
+        foreach (var vma in space.Vmas.Overlapping(range))
+        {
+            if (vma.HasAny(VmFlags.Io | VmFlags.PfnMap)) continue;
+            Unsharing.AddTaken(kernel, space, vma.Range.Intersect(range), Unsharing.Access.Store, taken);
+        }
     }
 
     /// <summary>A page-aligned range of a call; empty where the kernel refuses it.</summary>
@@ -61,7 +102,19 @@ public readonly partial record struct MmapCall : IInvalidating
         if ((Flags & MapFlags.Fixed) == 0 || (Flags & MapFlags.FixedNoReplace) != 0) return;
         var kernel = turn.Kernel;
         if (kernel.Space(Space) is not { Exited: false } space || IsRefused(kernel, space)) return;
-        TakenRanges.AddMapped(space, TakenRanges.Aligned(Address, Length), TakeCause.Mmap, taken);
+        var size = PageGeometry.PageSize << HugeOrder(kernel);
+        if (PageGeometry.AlignUp(Length, size) < Length) return;
+        var range = TakenRanges.Aligned(Address, PageGeometry.AlignUp(Length, size));
+        TakenRanges.AddMapped(space, range, TakeCause.Mmap, taken);
+    }
+
+    /// <summary>log2 of the frames of a page of the mapping.</summary>
+    private int HugeOrder(KernelState kernel)
+    {
+        if (kernel.File(File) is { } file) return file.Order;
+        if ((Flags & MapFlags.HugeTlb) == 0) return 0;
+        var log = (int)(((uint)Flags >> MapHuge.Shift) & MapHuge.Mask);
+        return log == 0 ? PageGeometry.PmdOrder : log - PageGeometry.PageShift;
     }
 
     /// <summary>The checks that come before the old areas go, but for the limits of the process.</summary>
@@ -69,7 +122,8 @@ public readonly partial record struct MmapCall : IInvalidating
     {
         var (file, device) = (kernel.File(File), kernel.Device(Device));
         if ((file is null && File != FileId.None) || (device is null && Device != DeviceId.None)) return true;
-        var order = file?.Order ?? 0;
+        var order = HugeOrder(kernel);
+        if (order != 0 && !kernel.HugePools.ContainsKey(order)) return true;
         if (Length == 0 || !PageGeometry.IsAligned(Offset, PageGeometry.PageSize)) return true;
         if (!PageGeometry.IsAligned(Address, PageGeometry.PageSize << order)) return true;
         if (Address < PageGeometry.MmapMinAddress && !space.Task.CanMapLow) return true;
@@ -86,14 +140,21 @@ public readonly partial record struct MprotectCall : IInvalidating
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
         var space = turn.Kernel.Space(Space);
-        if ((Prot & ~(Prot.AccessMask | Prot.Sem)) != 0) return;
+        if ((Prot & ~(Prot.AccessMask | Prot.Sem | Prot.GrowsDown)) != 0) return;
         var range = TakenRanges.Aligned(Start, Length);
+        if ((Prot & Prot.GrowsDown) != 0)
+        {
+            if (space.Vmas.FindFrom(Start) is not { } stack || !stack.Has(VmFlags.GrowsDown)) return;
+            range = range with { Start = stack.Start };
+        }
+
         for (var at = range.Start; at < range.End;)
         {
             // The call stops at the first area that refuses; the areas before it have changed.
             if (space.Vmas.Find(at) is not { } vma || vma.Has(VmFlags.Sealed)) return;
             var flags = (vma.Flags & ~VmFlags.AccessMask) | (VmFlags)(Prot & Prot.AccessMask);
             if ((flags & (VmFlags)~((ulong)flags >> 4) & VmFlags.AccessMask) != 0) return;
+            if (space.DeniesWriteExec(vma.Flags, flags) || TakenRanges.CutsHugePage(vma, range)) return;
             var part = new AddressRange(at, Math.Min(range.End, vma.End));
             if (flags != vma.Flags) taken.Add(new TakenRange(Space, part, TakeCause.Mprotect));
             at = part.End;
@@ -108,6 +169,13 @@ public readonly partial record struct MadviseCall : IInvalidating
         var kernel = turn.Kernel;
         var space = kernel.Space(Space);
         if (!IsKnown(kernel, Advice) || (Advice == Advice.HwPoison && !space.Task.IsAdmin)) return;
+        if (Advice == Advice.PopulateWrite)
+        {
+            var pages = (long)TakenRanges.Aligned(Start, Length).Pages;
+            TakenRanges.AddStores(kernel, Space, Start, pages, taken);
+            return;
+        }
+
         foreach (var vma in space.Vmas.Overlapping(TakenRanges.Aligned(Start, Length)))
         {
             // The call stops at the first area that refuses; the areas before it have changed.
@@ -155,6 +223,8 @@ public readonly partial record struct BrkCall : IInvalidating
     {
         var space = turn.Kernel.Space(Space);
         if (Wanted < space.Layout.StartBrk || Wanted >= space.Brk) return;
+        var data = Wanted - space.Layout.StartBrk + space.Layout.DataSize;
+        if (space.Task.RlimitData != TaskState.Unlimited && data > space.Task.RlimitData) return;
         var from = PageGeometry.AlignUp(Wanted, PageGeometry.PageSize);
         var to = PageGeometry.AlignUp(space.Brk, PageGeometry.PageSize);
         TakenRanges.AddMapped(space, new AddressRange(from, to), TakeCause.Brk, taken);
@@ -167,7 +237,7 @@ public readonly partial record struct ForkCall : IInvalidating
     {
         // Pages of private memory become copy-on-write; shared mappings stay what they are.
         foreach (var vma in turn.Kernel.Space(Space).Vmas.All)
-            if (vma.IsCow) taken.Add(new TakenRange(Space, vma.Range, TakeCause.Fork));
+            if (vma.IsCow && !vma.HasAny(VmFlags.DontCopy | VmFlags.WipeOnFork)) taken.Add(new TakenRange(Space, vma.Range, TakeCause.Fork));
     }
 }
 
@@ -188,7 +258,7 @@ public readonly partial record struct TruncateCall : IInvalidating
         var isWhole = PageGeometry.IsAligned(Size, PageGeometry.PageSize << file.Order);
         if (file.Kind == FileKind.HugeTlb && !isWhole) return;
         var first = PageGeometry.PagesOf(Size);
-        TakenRanges.AddMappings(file, first, ulong.MaxValue, TakeCause.Truncate, taken);
+        TakenRanges.AddMappings(file, first, PageGeometry.PagesOf(file.Size), TakeCause.Truncate, taken);
     }
 }
 
@@ -208,10 +278,7 @@ public readonly partial record struct TouchCall : IInvalidating
 {
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
-        if (!IsWrite || Pages <= 0) return;
-        var start = Start & PageGeometry.PageMask;
-        var range = new AddressRange(start, start + ((ulong)Pages << PageGeometry.PageShift));
-        Unsharing.AddTaken(turn.Kernel, turn.Kernel.Space(Space), range, taken);
+        if (IsWrite) TakenRanges.AddStores(turn.Kernel, Space, Start, Pages, taken);
     }
 }
 
@@ -220,8 +287,32 @@ public readonly ref partial struct StoreCall : IInvalidating
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
         if (_bytes.IsEmpty) return;
-        var end = PageGeometry.AlignUp(address + (ulong)_bytes.Length, PageGeometry.PageSize);
-        var range = new AddressRange(address & PageGeometry.PageMask, end);
-        Unsharing.AddTaken(turn.Kernel, turn.Kernel.Space(space), range, taken);
+        var pages = PageGeometry.PagesOf((address & ~PageGeometry.PageMask) + (ulong)_bytes.Length);
+        TakenRanges.AddStores(turn.Kernel, space, address, (long)pages, taken);
+    }
+}
+
+public readonly partial record struct MlockCall : IInvalidating
+{
+    public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
+    {
+        var end = PageGeometry.AlignUp(Start + Length, PageGeometry.PageSize);
+        if (Flags != 0 || end <= Start) return;
+        var (space, range) = (turn.Kernel.Space(Space), new AddressRange(Start & PageGeometry.PageMask, end));
+        // A hole ends the call before anything is populated.
+        if (Limits.MappedBytes(space, range) == range.Length)
+            TakenRanges.AddPopulated(turn.Kernel, space, range, taken);
+    }
+}
+
+public readonly partial record struct MlockAllCall : IInvalidating
+{
+    public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
+    {
+        const uint current = 1;
+        const uint onFault = 4;
+        if ((Flags & (current | onFault)) != current) return;
+        var everything = new AddressRange(0, PageGeometry.TaskSize);
+        TakenRanges.AddPopulated(turn.Kernel, turn.Kernel.Space(Space), everything, taken);
     }
 }
