@@ -1,30 +1,44 @@
-using System.Net.Sockets;
+using System.Runtime.CompilerServices;
 using FramePin.Client.Local;
 using FramePin.V1;
-using FramePin.V1.Local;
 using Grpc.Core;
 using Grpc.Core.Interceptors;
 using Grpc.Net.Client;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
 
 namespace FramePin.Client;
 
-/// <summary>A connection to a daemon and its services.</summary>
-/// <remarks>Any thread. Owns its channel.</remarks>
+/// <summary>A connection to a daemon: its machines, and the raw stubs of every service.</summary>
+/// <remarks>
+/// Any thread. The client owns its channel. Objects that it made are not to be used after it is disposed. The stubs
+/// (<see cref="Machines"/>, <see cref="Pinning"/> and so on) throw <see cref="RpcException"/>; the methods of this
+/// library throw <see cref="FramePinException"/>.
+/// </remarks>
+/// <example><code source="../Samples/Quickstart/Program.cs" /></example>
 public sealed class FramePinClient : IDisposable
 {
     /// <summary>Name of the ActivitySource of client spans.</summary>
     public const string ActivitySourceName = ClientInterceptor.SourceName;
 
     private readonly GrpcChannel _channel;
-
     private readonly LocalCallInvoker? _local;
 
-    private FramePinClient(GrpcChannel channel, string? localPath, TimeSpan deadline, TimeProvider time)
+    /// <summary>Makes a client. It connects at its first call.</summary>
+    /// <param name="options">The settings; <see cref="FramePinClientOptions.DefaultEndpoint"/> with defaults when null.
+    /// </param>
+    /// <exception cref="ArgumentException">The endpoint is none, or a setting does not go with it.</exception>
+    public FramePinClient(FramePinClientOptions? options = null)
     {
-        _channel = channel;
-        var remote = channel.CreateCallInvoker();
-        if (localPath is not null) _local = new LocalCallInvoker(remote, localPath);
-        Invoker = ((CallInvoker?)_local ?? remote).Intercept(new ClientInterceptor(deadline, time));
+        options ??= new FramePinClientOptions();
+        _channel = ChannelFactory.Create(options);
+        var remote = _channel.CreateCallInvoker();
+        if (ChannelFactory.LocalPath(options) is { } path) _local = new LocalCallInvoker(remote, path);
+        TimeProvider = options.TimeProvider;
+        Logger = (options.LoggerFactory ?? NullLoggerFactory.Instance).CreateLogger("FramePin.Client");
+        Invoker = ((CallInvoker?)_local ?? remote)
+            .Intercept(new ClientInterceptor(options.DefaultDeadline, options.TimeProvider))
+            .Intercept([.. options.Interceptors]);
         Machines = new MachineService.MachineServiceClient(Invoker);
         AddressSpaces = new AddressSpaceService.AddressSpaceServiceClient(Invoker);
         Pinning = new PinningService.PinningServiceClient(Invoker);
@@ -37,77 +51,96 @@ public sealed class FramePinClient : IDisposable
         Faults = new FaultService.FaultServiceClient(Invoker);
     }
 
-    /// <summary>For the standard services (health, reflection) and stubs of one's own.</summary>
+    /// <summary>Invokes calls: for the standard services (health, reflection) and for stubs of one's own.</summary>
     public CallInvoker Invoker { get; }
 
+    /// <summary>Raw stub of the machines.</summary>
     public MachineService.MachineServiceClient Machines { get; }
 
+    /// <summary>Raw stub of the address spaces and their memory calls.</summary>
     public AddressSpaceService.AddressSpaceServiceClient AddressSpaces { get; }
 
+    /// <summary>Raw stub of the frame helper.</summary>
     public PinningService.PinningServiceClient Pinning { get; }
 
+    /// <summary>Raw stub of the memory files.</summary>
     public FileService.FileServiceClient Files { get; }
 
+    /// <summary>Raw stub of the devices.</summary>
     public DeviceService.DeviceServiceClient Devices { get; }
 
+    /// <summary>Raw stub of the bytes of memory, and of attachments.</summary>
     public MemoryService.MemoryServiceClient Memory { get; }
 
+    /// <summary>Raw stub of the leases.</summary>
     public LeaseService.LeaseServiceClient Leases { get; }
 
+    /// <summary>Raw stub of the drivers and their open files.</summary>
     public DriverService.DriverServiceClient Drivers { get; }
 
+    /// <summary>Raw stub of the watches.</summary>
     public WatchService.WatchServiceClient Watches { get; }
 
+    /// <summary>Raw stub of the fault handlers.</summary>
     public FaultService.FaultServiceClient Faults { get; }
 
-    /// <summary>
-    /// Connects lazily to <paramref name="endpoint"/>: "unix:/path/of/socket", or "http://127.0.0.1:7461".
-    /// </summary>
-    /// <param name="endpoint">Where the daemon listens.</param>
-    /// <param name="deadline">For calls that set none; 30 seconds when null.</param>
-    /// <param name="time">The clock that deadlines count from.</param>
-    /// <param name="isLocal"> Takes calls on a frame's way past HTTP/2 where <paramref name="endpoint"/> is a Unix
-    /// socket whose daemon offers it (framepin/v1/local.proto); nothing else changes by that.
-    /// </param>
-    public static FramePinClient Connect(
-        string endpoint, TimeSpan? deadline = null, TimeProvider? time = null, bool isLocal = true)
-    {
-        const string unix = "unix:";
-        var handler = new SocketsHttpHandler { ActivityHeadersPropagator = null,
-            EnableMultipleHttp2Connections = true };
-        var address = endpoint;
-        string? localPath = null;
-        if (endpoint.StartsWith(unix, StringComparison.Ordinal))
-        {
-            var path = endpoint[unix.Length..];
-            address = "http://localhost";
-            if (isLocal) localPath = LocalSocket.PathFor(path);
-            handler.ConnectCallback = async (_, cancelled) =>
-            {
-                var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-                try
-                {
-                    await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancelled).ConfigureAwait(false);
-                    return new NetworkStream(socket, ownsSocket: true);
-                }
-                catch
-                {
-                    socket.Dispose();
-                    throw;
-                }
-            };
-        }
+    /// <summary>The machine that exists unless the daemon is configured otherwise. Makes no call.</summary>
+    public FramePinMachine DefaultMachine => new(this, MachineName.Default);
 
-        var channel = GrpcChannel.ForAddress(address, new GrpcChannelOptions
-        {
-            HttpHandler = handler,
-            DisposeHttpClient = true,
-            MaxReceiveMessageSize = 64 << 20,
-        });
-        return new FramePinClient(
-            channel, localPath, deadline ?? TimeSpan.FromSeconds(30), time ?? TimeProvider.System);
+    /// <summary>The clock of the options.</summary>
+    internal TimeProvider TimeProvider { get; }
+
+    /// <summary>The log of the library's own objects.</summary>
+    internal ILogger Logger { get; }
+
+    /// <summary>Makes a client for an endpoint. It connects at its first call.</summary>
+    /// <param name="endpoint">"unix:/path/of/socket", "http://host:port" or "https://host:port".</param>
+    /// <param name="configure">Changes further settings; null for none.</param>
+    /// <exception cref="ArgumentException">The endpoint is none, or a setting does not go with it.</exception>
+    public static FramePinClient Connect(string endpoint, Action<FramePinClientOptions>? configure = null)
+    {
+        var options = new FramePinClientOptions { Endpoint = endpoint };
+        configure?.Invoke(options);
+        return new FramePinClient(options);
     }
 
+    /// <summary>A machine by its name. Makes no call, and so does not see whether the machine exists.</summary>
+    /// <param name="name">Its name.</param>
+    public FramePinMachine GetMachine(MachineName name) => new(this, name);
+
+    /// <summary>Makes a machine, which lives until it is deleted.</summary>
+    /// <param name="spec">Its kernel profile, memory and switches; the daemon's defaults when null.</param>
+    /// <param name="id">Last segment of its name; the daemon counts when null.</param>
+    /// <param name="cancelled">Gives the call up.</param>
+    /// <exception cref="FramePinException">The id is taken, the specification is refused, or machines_max is reached.
+    /// </exception>
+    public async Task<FramePinMachine> CreateMachineAsync(
+        MachineSpec? spec = null, string? id = null, CancellationToken cancelled = default)
+    {
+        var request = new CreateMachineRequest { MachineId = id ?? "", Spec = spec, RequestId = Calls.NewRequestId() };
+        var machine = await Machines.CreateMachineAsync(request, cancellationToken: cancelled)
+            .TypedAsync(cancelled).ConfigureAwait(false);
+        return new FramePinMachine(this, MachineName.Parse(machine.Name));
+    }
+
+    /// <summary>Describes every machine of the daemon, a page of the list a call.</summary>
+    /// <param name="cancelled">Gives the listing up.</param>
+    /// <exception cref="FramePinException">The daemon cannot be reached.</exception>
+    public async IAsyncEnumerable<Machine> ListMachinesAsync(
+        [EnumeratorCancellation] CancellationToken cancelled = default)
+    {
+        var request = new ListMachinesRequest();
+        do
+        {
+            var page = await Machines.ListMachinesAsync(request, cancellationToken: cancelled)
+                .TypedAsync(cancelled).ConfigureAwait(false);
+            foreach (var machine in page.Machines) yield return machine;
+            request.PageToken = page.NextPageToken;
+        }
+        while (request.PageToken.Length > 0);
+    }
+
+    /// <summary>Closes the connection. Calls that are under way end with a refusal.</summary>
     public void Dispose()
     {
         _local?.Dispose();

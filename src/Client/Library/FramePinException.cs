@@ -1,34 +1,112 @@
 using System.Globalization;
+using FramePin.V1;
 using Google.Rpc;
 using Grpc.Core;
 
 namespace FramePin.Client;
 
-/// <summary>A refusal of the daemon, read back from its ErrorInfo.</summary>
+/// <summary>A limit of the daemon that a request would have passed.</summary>
+/// <param name="Name">The limit's name, such as "vector_pages_max".</param>
+/// <param name="Value">The limit, in the unit that its name says.</param>
+/// <param name="Asked">The value that the request needs.</param>
+public readonly record struct FramePinLimit(string Name, ulong Value, ulong Asked);
+
+/// <summary>A refusal of the daemon, or a daemon that cannot be reached.</summary>
+/// <remarks>
+/// The methods of this library throw it. The raw stubs of <see cref="FramePinClient"/> throw
+/// <see cref="RpcException"/>, which <see cref="From"/> converts. A refused call has changed nothing, except where
+/// <see cref="Reason"/> is "PARTLY_DONE". Immutable.
+/// </remarks>
 public sealed class FramePinException : Exception
 {
-    private FramePinException(RpcException inner, ErrorInfo? info)
-        : base(inner.Status.Detail, inner)
+    private FramePinException(string message, Exception? inner)
+        : base(message, inner)
     {
-        Code = inner.StatusCode;
-        Reason = info?.Reason ?? inner.StatusCode.ToString();
-        Metadata = info is null ? new Dictionary<string, string>() : new Dictionary<string, string>(info.Metadata);
-        if (Metadata.TryGetValue("errno", out var text)
-            && int.TryParse(text, CultureInfo.InvariantCulture, out var errno))
-            Errno = errno;
     }
 
-    public StatusCode Code { get; }
+    /// <summary>The gRPC status.</summary>
+    public StatusCode StatusCode { get; private init; }
 
-    /// <summary>UPPER_SNAKE: an errno's name, or what the daemon calls it.</summary>
-    public string Reason { get; }
+    /// <summary>The reason in UPPER_SNAKE: the name of an errno or of a signal, or a word of the daemon's.</summary>
+    public string Reason { get; private init; } = "";
 
     /// <summary>Linux error number; 0 when the refusal is not one of the kernel's.</summary>
-    public int Errno { get; }
+    public int Errno { get; private init; }
 
-    public IReadOnlyDictionary<string, string> Metadata { get; }
+    /// <summary>Number of the signal that a touch ended with, such as 7 for SIGBUS; 0 for none.</summary>
+    public int Signal { get; private init; }
 
-    /// <summary>Turns what gRPC throws into a typed refusal.</summary>
-    public static FramePinException From(RpcException exception) =>
-        new(exception, exception.GetRpcStatus()?.GetDetail<ErrorInfo>());
+    /// <summary>The limit that would have been passed; null when there is none.</summary>
+    public FramePinLimit? Limit { get; private init; }
+
+    /// <summary>The address in bytes at which the call stopped; null when the refusal names none.</summary>
+    public ulong? Address { get; private init; }
+
+    /// <summary>Why a pin stopped; unspecified when the refusal does not say.</summary>
+    public StopReason StopReason { get; private init; }
+
+    /// <summary>The metadata of the refusal's google.rpc.ErrorInfo. Empty when it has none.</summary>
+    public IReadOnlyDictionary<string, string> Metadata { get; private init; } = new Dictionary<string, string>();
+
+    /// <summary>Reads a refusal.</summary>
+    /// <param name="exception">The exception of a raw stub; it becomes <see cref="Exception.InnerException"/>.</param>
+    public static FramePinException From(RpcException exception)
+    {
+        ArgumentNullException.ThrowIfNull(exception);
+        var info = exception.GetRpcStatus()?.GetDetail<ErrorInfo>();
+        var metadata = new Dictionary<string, string>(StringComparer.Ordinal);
+        foreach (var (key, value) in info?.Metadata ?? []) metadata[key] = value;
+        return new FramePinException(exception.Status.Detail, exception)
+        {
+            StatusCode = exception.StatusCode,
+            Reason = info?.Reason ?? exception.StatusCode.ToString(),
+            Metadata = metadata,
+            Errno = (int)(Number(metadata, "errno") ?? 0),
+            Address = Number(metadata, "address"),
+            StopReason = Enum.TryParse<StopReason>(metadata.GetValueOrDefault("stop_reason"), out var stop)
+                ? stop
+                : StopReason.Unspecified,
+            Limit = metadata.TryGetValue("limit", out var limit)
+                ? new FramePinLimit(limit, Number(metadata, "limit_value") ?? 0, Number(metadata, "asked") ?? 0)
+                : null,
+        };
+    }
+
+    /// <summary>A call that failed after it had changed something, as mprotect into a hole does.</summary>
+    internal static FramePinException PartlyDone(string call, int errno) =>
+        new(string.Create(CultureInfo.InvariantCulture, $"{call}: errno {errno}, after a part was done"), null)
+        {
+            StatusCode = StatusCode.FailedPrecondition,
+            Reason = "PARTLY_DONE",
+            Errno = errno,
+        };
+
+    /// <summary>An access that ended with a signal.</summary>
+    internal static FramePinException Signalled(int signal) =>
+        new(string.Create(CultureInfo.InvariantCulture, $"touch: {SignalName(signal)}"), null)
+        {
+            StatusCode = StatusCode.FailedPrecondition,
+            Reason = SignalName(signal),
+            Signal = signal,
+        };
+
+    private static string SignalName(int signal) => signal switch
+    {
+        7 => "SIGBUS",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        _ => string.Create(CultureInfo.InvariantCulture, $"SIGNAL_{signal}"),
+    };
+
+    /// <summary>A number in decimal, or in hex behind "0x". Null when there is none.</summary>
+    private static ulong? Number(Dictionary<string, string> metadata, string key)
+    {
+        if (!metadata.TryGetValue(key, out var text)) return null;
+        var isHex = text.StartsWith("0x", StringComparison.Ordinal);
+        return ulong.TryParse(
+            isHex ? text.AsSpan(2) : text, isHex ? NumberStyles.HexNumber : NumberStyles.None,
+            CultureInfo.InvariantCulture, out var number)
+            ? number
+            : null;
+    }
 }

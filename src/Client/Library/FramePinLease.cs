@@ -5,8 +5,8 @@ using Grpc.Core;
 namespace FramePin.Client;
 
 /// <summary>
-/// A lease that keeps itself alive until it is disposed: pass its <see cref="Name"/> in requests, and what they acquire
-/// is released when the lease ends, also when this process is killed.
+/// A lease that keeps itself alive until it is disposed. A request that carries its <see cref="Name"/> acquires in its
+/// name, and the daemon releases that when the lease ends, also when this process is killed.
 /// </summary>
 /// <remarks>
 /// Any thread. Owns one stream, which it opens anew when the connection breaks, as long as the time to live allows.
@@ -15,7 +15,6 @@ public sealed class FramePinLease : IAsyncDisposable
 {
     private readonly FramePinClient _client;
     private readonly TimeProvider _time;
-    private readonly TimeSpan _ttl;
     private readonly CancellationTokenSource _stopping = new();
     private readonly CancellationTokenSource _lost = new();
     private readonly Task _keeping;
@@ -24,26 +23,32 @@ public sealed class FramePinLease : IAsyncDisposable
     {
         _client = client;
         _time = time;
-        _ttl = lease.Ttl.ToTimeSpan();
-        Name = lease.Name;
+        Ttl = lease.Ttl.ToTimeSpan();
+        Name = LeaseName.Parse(lease.Name);
         Lost = _lost.Token;
         _keeping = KeepAsync();
     }
 
-    /// <summary>"machines/{m}/leases/{l}".</summary>
-    public string Name { get; }
+    /// <summary>"machines/{machine}/leases/{id}".</summary>
+    public LeaseName Name { get; }
 
-    /// <summary>Cancelled when the lease has ended without being disposed: everything it held is gone.</summary>
+    /// <summary>
+    /// Time without a sign of life after which the daemon ends the lease. A sign is sent three times as often.
+    /// </summary>
+    public TimeSpan Ttl { get; }
+
+    /// <summary>Signalled when the lease has ended without being disposed: everything that it held is released.</summary>
     public CancellationToken Lost { get; }
 
-    /// <summary>Opens a lease.</summary>
-    /// <param name="client">The daemon; it must outlive the lease.</param>
-    /// <param name="machine">"machines/{m}"; empty for the default machine.</param>
-    /// <param name="owner">Who it is, for people.</param>
-    /// <param name="ttl">How long the daemon waits for a sign of life; its default when null. One is sent three times
-    /// as often.</param>
-    /// <param name="time">The clock of the signs of life.</param>
+    /// <summary>Opens a lease. One call, and a stream that lives as long as the lease.</summary>
+    /// <param name="client">The daemon. It must outlive the lease.</param>
+    /// <param name="machine">"machines/{machine}"; empty for the default machine.</param>
+    /// <param name="owner">The client in its own words, for people.</param>
+    /// <param name="ttl">Time without a sign of life after which the lease ends; the daemon's default when null.</param>
+    /// <param name="time">The clock of the signs of life; the client's when null.</param>
     /// <param name="cancelled">Gives the opening up.</param>
+    /// <exception cref="FramePinException">The machine is gone, the time is out of bounds, or leases_max is reached.
+    /// </exception>
     public static async Task<FramePinLease> OpenAsync(
         FramePinClient client, string machine, string owner, TimeSpan? ttl = null, TimeProvider? time = null,
         CancellationToken cancelled = default)
@@ -54,14 +59,16 @@ public sealed class FramePinLease : IAsyncDisposable
             Parent = machine,
             Owner = owner,
             Ttl = ttl is { } wanted ? Duration.FromTimeSpan(wanted) : null,
-            RequestId = Guid.NewGuid().ToString("N"),
+            RequestId = Calls.NewRequestId(),
         };
-        var lease = await client.Leases.OpenLeaseAsync(request, cancellationToken: cancelled).ConfigureAwait(false);
-        return new FramePinLease(client, lease, time ?? TimeProvider.System);
+        var lease = await client.Leases.OpenLeaseAsync(request, cancellationToken: cancelled)
+            .TypedAsync(cancelled).ConfigureAwait(false);
+        return new FramePinLease(client, lease, time ?? client.TimeProvider);
     }
 
     /// <summary>
-    /// Ends the lease; what hangs on it is released. A daemon that cannot be reached ends it by itself.
+    /// Ends the lease. The daemon releases what hangs on it, at once, or after the time to live when it cannot be
+    /// reached. Does not throw.
     /// </summary>
     public async ValueTask DisposeAsync()
     {
@@ -71,11 +78,13 @@ public sealed class FramePinLease : IAsyncDisposable
         try
         {
             if (!Lost.IsCancellationRequested)
-                await _client.Leases.CloseLeaseAsync(new CloseLeaseRequest { Name = Name }).ConfigureAwait(false);
+                await _client.Leases.CloseLeaseAsync(
+                    new CloseLeaseRequest { Name = Name, RequestId = Calls.NewRequestId() }).ConfigureAwait(false);
         }
-        catch (RpcException)
+        catch (RpcException exception)
         {
-            // It ended meanwhile, or the daemon is gone: nothing is left to be closed.
+            // The lease has ended meanwhile, or the daemon is gone: nothing is left to be closed.
+            ClientLog.CloseLeaseFailed(_client.Logger, Name, exception.StatusCode.ToString());
         }
 
         _stopping.Dispose();
@@ -101,21 +110,20 @@ public sealed class FramePinLease : IAsyncDisposable
             }
             catch (RpcException exception) when (exception.StatusCode == StatusCode.NotFound)
             {
+                ClientLog.LeaseLost(_client.Logger, Name);
                 await _lost.CancelAsync().ConfigureAwait(false);
                 return;
             }
             catch (Exception exception) when (exception is OperationCanceledException or RpcException
                 or InvalidOperationException or IOException)
             {
-                // The connection broke: tried again in a moment. The lease lives on for the rest of its time.
+                // The connection broke. The lease lives on for the rest of its time, and the next stream keeps it.
                 await PauseAsync().ConfigureAwait(false);
             }
         }
     }
 
-    /// <summary>
-    /// Reads the answers, which say nothing new, until the daemon ends the stream or the connection breaks.
-    /// </summary>
+    /// <summary>Reads the answers until the daemon ends the stream or the connection breaks.</summary>
     private async Task UntilEndAsync(IAsyncStreamReader<KeepAliveResponse> answers)
     {
         while (await answers.MoveNext(_stopping.Token).ConfigureAwait(false))
@@ -123,6 +131,6 @@ public sealed class FramePinLease : IAsyncDisposable
         }
     }
 
-    private Task PauseAsync() => Task.Delay(_ttl / 3, _time, _stopping.Token).ContinueWith(
+    private Task PauseAsync() => Task.Delay(Ttl / 3, _time, _stopping.Token).ContinueWith(
         static _ => { }, CancellationToken.None, TaskContinuationOptions.ExecuteSynchronously, TaskScheduler.Default);
 }

@@ -1,73 +1,44 @@
-using FramePin.V1;
-using Google.Protobuf;
-
 namespace FramePin.Client;
 
 /// <summary>
-/// The bytes of pinned frames as a device sees them. A driver writes against this and need not know whether the frames
-/// come over the wire or are mapped into its own process.
+/// The bytes of pinned frames as a device sees them. Code against this interface works with frames over the wire and
+/// with frames that are mapped into its own process.
 /// </summary>
 public interface IFrameMemory
 {
     /// <summary>
-    /// Reads from byte <paramref name="offset"/> of the vector's frames; returns the bytes read, fewer at its end.
+    /// Reads from byte <paramref name="offset"/> of the vector's frames. Returns the bytes read, fewer at its end.
     /// </summary>
+    /// <param name="frameVector">Name of the vector.</param>
+    /// <param name="offset">First byte, counted from the first frame.</param>
+    /// <param name="buffer">Where the bytes go.</param>
+    /// <param name="cancelled">Gives the call up.</param>
+    /// <exception cref="FramePinException">The vector is gone, or a frame cannot be read.</exception>
     Task<int> ReadAsync(string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancelled = default);
 
     /// <summary>
     /// Writes all of <paramref name="data"/> from byte <paramref name="offset"/> of the vector's frames on.
     /// </summary>
+    /// <param name="frameVector">Name of the vector.</param>
+    /// <param name="offset">First byte, counted from the first frame.</param>
+    /// <param name="data">The bytes.</param>
+    /// <param name="cancelled">Gives the call up.</param>
+    /// <exception cref="FramePinException">The vector is gone, or a frame cannot be written.</exception>
     Task WriteAsync(string frameVector, ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancelled = default);
 }
 
-/// <summary>Frames, address spaces and files through MemoryService, in chunks of 64 KiB.</summary>
+/// <summary>Frames over MemoryService, in chunks of 64 KiB.</summary>
+/// <remarks>Any thread. Owns nothing.</remarks>
+/// <param name="client">The daemon.</param>
 public sealed class RemoteFrameMemory(FramePinClient client) : IFrameMemory
 {
-    private const int Chunk = 65_536;
+    /// <inheritdoc />
+    public Task<int> ReadAsync(
+        string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancelled = default) =>
+        MemoryTransfer.ReadAsync(client, frameVector, offset, buffer, cancelled);
 
-    public async Task<int> ReadAsync(
-        string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancelled = default)
-    {
-        var request = new ReadMemoryRequest
-        {
-            Target = new MemoryTarget { Name = frameVector, Position = offset },
-            Length = (ulong)buffer.Length,
-        };
-        using var call = client.Memory.ReadMemory(request, cancellationToken: cancelled);
-        var done = 0;
-        while (await call.ResponseStream.MoveNext(cancelled).ConfigureAwait(false))
-        {
-            var data = call.ResponseStream.Current.Data;
-            data.Memory.CopyTo(buffer[done..]);
-            done += data.Length;
-        }
-
-        return done;
-    }
-
-    public async Task WriteAsync(
-        string frameVector, ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancelled = default)
-    {
-        using var call = client.Memory.WriteMemory(cancellationToken: cancelled);
-        var target = new MemoryTarget { Name = frameVector, Position = offset };
-        for (var done = 0; done < data.Length || target is not null; done += Chunk)
-        {
-            var part = data.Slice(done, Math.Min(Chunk, data.Length - done));
-            var message = new WriteMemoryRequest { Target = target, Data = UnsafeByteOperations.UnsafeWrap(part) };
-            try
-            {
-                await call.RequestStream.WriteAsync(message, cancelled).ConfigureAwait(false);
-            }
-            catch (Exception exception) when (exception is not OperationCanceledException)
-            {
-                // The daemon ended the call: its status says why, which awaiting the answer throws.
-                break;
-            }
-
-            target = null;
-        }
-
-        await call.RequestStream.CompleteAsync().ConfigureAwait(false);
-        await call.ResponseAsync.ConfigureAwait(false);
-    }
+    /// <inheritdoc />
+    public Task WriteAsync(
+        string frameVector, ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancelled = default) =>
+        MemoryTransfer.WriteAsync(client, frameVector, offset, data, cancelled);
 }

@@ -1,4 +1,3 @@
-using System.Globalization;
 using FramePin.Client.Native;
 using FramePin.V1;
 using Grpc.Core;
@@ -6,7 +5,7 @@ using Microsoft.Win32.SafeHandles;
 
 namespace FramePin.Client;
 
-/// <summary>What a mirror shows: whose pages, from where on, and whether this process stores to them.</summary>
+/// <summary>The range of a mirror: whose pages, from where on, and whether this process stores to them.</summary>
 internal sealed record MirroredRange(string AddressSpace, ulong Start, ulong Length, bool IsWritable, string Lease)
 {
     public ulong End => Start + Length;
@@ -14,16 +13,21 @@ internal sealed record MirroredRange(string AddressSpace, ulong Start, ulong Len
 
 /// <summary>
 /// Pages of an address space in this process, at one place, kept as the space has them. Absent pages are populated and
-/// shared ones made the space's own when they are mapped, so that a plain store needs no fault. Where nothing is
-/// mapped, or nothing that may be touched, there is memory of this process alone, which reads as zeroes.
+/// shared ones made the space's own when they are mapped, so that a plain store needs no fault. Parts without a mapping,
+/// or whose pages may not be touched, are memory of this process alone, which reads as zeroes.
 /// </summary>
 /// <remarks>
-/// Any thread. Work on the bytes inside <see cref="Enter"/>: a call that takes memory away (munmap, fork …) waits until
-/// nobody is inside, and who enters waits until it is over and the pages are mapped anew, as with
-/// mmu_interval_read_begin. Who stays inside longer than the daemon's watch_patience_max loses what it stores
-/// meanwhile; who itself calls something inside that takes the range away waits as long in vain. Copies that a store
-/// through another mapping makes and migration for a long-term pin are not announced. Owns its mapping and what is held
-/// for it.
+/// <para>
+/// Any thread. Work on the bytes inside <see cref="Enter"/>, <see cref="EnterAsync"/> or <see cref="TryEnter"/>. A call
+/// that takes memory away (munmap, fork and their like) waits until nobody is inside. An entry waits until the call is
+/// over and the pages are mapped anew, as with mmu_interval_read_begin.
+/// </para>
+/// <para>
+/// A visitor that stays longer than the daemon's watch_patience_max loses its stores of the time beyond. A visitor that
+/// itself makes a call that takes the range away waits for that time in vain. Copies that a store through another
+/// mapping makes, and migration for a long-term pin, are announced only where the daemon says so.
+/// </para>
+/// <para>Owns its mapping and the frames that are held for it.</para>
 /// </remarks>
 public sealed class SpaceMirror : IAsyncDisposable
 {
@@ -41,15 +45,10 @@ public sealed class SpaceMirror : IAsyncDisposable
     private readonly CancellationTokenSource _stop = new();
     private readonly TaskCompletionSource _ready = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
-    /// <summary>Guards who is inside; a monitor, since who enters waits.</summary>
-    private readonly object _gate = new();
+    private readonly MirrorGate _gate = new();
     private readonly List<ulong> _holds = [];
     private List<(ulong Start, ulong End)> _mapped = [];
-    private TaskCompletionSource? _left;
     private Task _following = Task.CompletedTask;
-    private int _users;
-    private bool _isChanging = true;
-    private string? _failure;
 
     private SpaceMirror(
         FramePinClient client, string attachment, SafeFileHandle memory, MirroredRange range, TimeProvider time)
@@ -87,29 +86,52 @@ public sealed class SpaceMirror : IAsyncDisposable
     }
 
     /// <summary>
-    /// Goes inside: until the view is disposed the bytes are the space's own. Waits while the range changes. Throws
-    /// <see cref="InvalidOperationException"/> when the address space has exited or the daemon is lost, and says so.
+    /// Goes inside: until the view is disposed the bytes are the space's own. Blocks the thread while the range changes.
+    /// Allocates nothing.
     /// </summary>
+    /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message tells
+    /// which.</exception>
     public View Enter()
     {
-        lock (_gate)
-        {
-            while (_isChanging && _failure is null) Monitor.Wait(_gate);
-            if (_failure is not null) throw new InvalidOperationException(_failure);
-            _users++;
-        }
-
+        _gate.Enter();
         return new View(this);
     }
 
-    /// <summary>Ends it when nobody is inside: the bytes are not to be used afterwards.</summary>
+    /// <summary>Goes inside, or returns false while the range changes. Does not wait, and allocates nothing.</summary>
+    /// <param name="view">The view, which the caller disposes when the method returned true.</param>
+    /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message tells
+    /// which.</exception>
+    public bool TryEnter(out View view)
+    {
+        var isInside = _gate.TryEnter();
+        view = isInside ? new View(this) : default;
+        return isInside;
+    }
+
+    /// <summary>
+    /// Goes inside. Waits without blocking a thread while the range changes. The visit may span awaits, and every await
+    /// in it makes the calls that take the range away wait longer.
+    /// </summary>
+    /// <param name="cancelled">Gives the waiting up.</param>
+    /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message tells
+    /// which.</exception>
+    /// <exception cref="OperationCanceledException"><paramref name="cancelled"/> was signalled.</exception>
+    public async ValueTask<Visit> EnterAsync(CancellationToken cancelled = default)
+    {
+        await _gate.EnterAsync(cancelled).ConfigureAwait(false);
+        return new Visit(this);
+    }
+
+    /// <summary>
+    /// Ends the mirror when nobody is inside, and gives its frames back. The bytes are not to be used afterwards.
+    /// </summary>
     public async ValueTask DisposeAsync()
     {
         if (_stop.IsCancellationRequested) return;
         await _stop.CancelAsync().ConfigureAwait(false);
         await _following.ConfigureAwait(false);
-        await CloseAsync().ConfigureAwait(false);
-        Fail("the mirror was disposed");
+        await _gate.CloseAsync().ConfigureAwait(false);
+        _gate.Fail("the mirror was disposed");
         _mapping.Dispose();
         await ReleaseAsync([.. _holds]).ConfigureAwait(false);
         _stop.Dispose();
@@ -130,24 +152,25 @@ public sealed class SpaceMirror : IAsyncDisposable
                 or StatusCode.InvalidArgument or StatusCode.ResourceExhausted)
             {
                 // The address space, the attachment or the lease is gone, or it cannot be watched.
-                Fail(FramePinException.From(exception).Message);
-                _ready.TrySetException(exception);
+                var refusal = FramePinException.From(exception);
+                _gate.Fail(refusal.Message);
+                _ready.TrySetException(refusal);
                 return;
             }
             catch (Exception exception) when (exception is RpcException or OperationCanceledException
                 or InvalidOperationException or IOException)
             {
                 if (_stop.IsCancellationRequested) return;
-                // Fenced, or the connection broke: nobody knows what happens until it is watched anew.
-                await CloseAsync().ConfigureAwait(false);
+                // The watch was fenced, or the connection broke: changes go unseen until the range is watched anew.
+                await _gate.CloseAsync().ConfigureAwait(false);
                 if (++tries < MostTries)
                 {
                     await Task.Delay(Pause, _time, _stop.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
                     continue;
                 }
 
-                Fail($"the daemon cannot be reached: {exception.Message}");
-                _ready.TrySetException(exception);
+                _gate.Fail($"the daemon cannot be reached: {exception.Message}");
+                _ready.TrySetException(exception is RpcException lost ? FramePinException.From(lost) : exception);
                 return;
             }
 
@@ -168,7 +191,7 @@ public sealed class SpaceMirror : IAsyncDisposable
             {
                 case InvalidationKind.Start:
                     underWay++;
-                    await CloseAsync().ConfigureAwait(false);
+                    await _gate.CloseAsync().ConfigureAwait(false);
                     await watch.RequestStream.WriteAsync(
                         new WatchRequest { Acknowledge = happened.Revision }, _stop.Token).ConfigureAwait(false);
                     continue;
@@ -182,59 +205,19 @@ public sealed class SpaceMirror : IAsyncDisposable
                     break;
             }
 
-            // What is under way still will be over, and tell.
+            // Another change is still under way, and its END remaps.
             if (underWay > 0) continue;
-            await CloseAsync().ConfigureAwait(false);
+            await _gate.CloseAsync().ConfigureAwait(false);
             await RemapAsync().ConfigureAwait(false);
-            Open();
+            _gate.Open();
             _ready.TrySetResult();
         }
 
-        // The daemon ended the stream in order: it is going.
+        // The daemon ended the stream in order: it is shutting down.
         throw new InvalidOperationException("the watch has ended");
     }
 
-    /// <summary>Nobody enters any more; done when everybody has left.</summary>
-    private Task CloseAsync()
-    {
-        lock (_gate)
-        {
-            _isChanging = true;
-            if (_users == 0) return Task.CompletedTask;
-            _left ??= new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-            return _left.Task;
-        }
-    }
-
-    private void Open()
-    {
-        lock (_gate)
-        {
-            _isChanging = false;
-            Monitor.PulseAll(_gate);
-        }
-    }
-
-    private void Fail(string failure)
-    {
-        lock (_gate)
-        {
-            _failure ??= failure;
-            Monitor.PulseAll(_gate);
-        }
-    }
-
-    private void Leave()
-    {
-        lock (_gate)
-        {
-            if (--_users > 0) return;
-            _left?.TrySetResult();
-            _left = null;
-        }
-    }
-
-    /// <summary>Maps what the space has there now; the old frames are given back afterwards.</summary>
+    /// <summary>Maps the pages that the space has there now. The old frames are given back afterwards.</summary>
     private async Task RemapAsync()
     {
         var old = _holds.ToList();
@@ -252,7 +235,7 @@ public sealed class SpaceMirror : IAsyncDisposable
                 var (done, isWhole) = await MapAsync(at, pages, isWritable).ConfigureAwait(false);
                 if (done > 0) mapped.Add((at, at + (done * PageSize)));
                 at += done * PageSize;
-                // What cannot be touched, such as what lies behind a file's end, ends the area here.
+                // A page that cannot be touched, such as one behind a file's end, ends the area here.
                 if (!isWhole) break;
             }
         }
@@ -289,9 +272,7 @@ public sealed class SpaceMirror : IAsyncDisposable
             }
             catch (RpcException exception) when (exception.StatusCode == StatusCode.FailedPrecondition)
             {
-                var stopped = FramePinException.From(exception).Metadata.GetValueOrDefault("address", "");
-                if (!stopped.StartsWith("0x", StringComparison.Ordinal)) throw;
-                var upTo = ulong.Parse(stopped.AsSpan(2), NumberStyles.HexNumber, CultureInfo.InvariantCulture);
+                if (FramePinException.From(exception).Address is not { } upTo) throw;
                 if (upTo < at || upTo >= at + (pages * PageSize)) throw;
                 pages = (upTo - at) / PageSize;
             }
@@ -316,23 +297,66 @@ public sealed class SpaceMirror : IAsyncDisposable
         }
     }
 
-    /// <summary>The bytes, for as long as nobody takes them away.</summary>
+    /// <summary>The page that holds the byte at <paramref name="offset"/> is the space's own.</summary>
+    private bool IsMapped(ulong offset)
+    {
+        var address = _range.Start + offset;
+        return _mapped.Exists(part => address >= part.Start && address < part.End);
+    }
+
+    /// <summary>The bytes during a visit of one thread. To be disposed once.</summary>
     public readonly ref struct View
     {
-        private readonly SpaceMirror _mirror;
+        private readonly SpaceMirror? _mirror;
 
         internal View(SpaceMirror mirror) => _mirror = mirror;
 
-        /// <summary>The range, from its start on: what others store appears here at once, and the reverse.</summary>
-        public Span<byte> Bytes => _mirror._mapping.Bytes;
+        /// <summary>The range, from its start on. The stores of others appear here at once, and the reverse.</summary>
+        public Span<byte> Bytes => Mirror._mapping.Bytes;
 
-        /// <summary>The page that holds the byte is the space's, and not just zeroes of this process.</summary>
-        public bool IsMapped(ulong offset)
+        private SpaceMirror Mirror =>
+            _mirror ?? throw new InvalidOperationException("this view was not entered");
+
+        /// <summary>The page that holds a byte is the space's, and not just zeroes of this process.</summary>
+        /// <param name="offset">The byte, counted from the start of the range.</param>
+        public bool IsMapped(ulong offset) => Mirror.IsMapped(offset);
+
+        /// <summary>Leaves.</summary>
+        public void Dispose() => _mirror?._gate.Leave();
+    }
+
+    /// <summary>A visit that may span awaits.</summary>
+    /// <remarks>Any thread, one at a time. Disposing it more than once leaves once.</remarks>
+    public sealed class Visit : IDisposable
+    {
+        private readonly SpaceMirror _mirror;
+        private bool _isOver;
+
+        internal Visit(SpaceMirror mirror) => _mirror = mirror;
+
+        /// <summary>The range, from its start on. The stores of others appear here at once, and the reverse.</summary>
+        public Span<byte> Bytes
         {
-            var address = _mirror._range.Start + offset;
-            return _mirror._mapped.Exists(part => address >= part.Start && address < part.End);
+            get
+            {
+                ObjectDisposedException.ThrowIf(_isOver, this);
+                return _mirror._mapping.Bytes;
+            }
         }
 
-        public void Dispose() => _mirror.Leave();
+        /// <summary>The page that holds a byte is the space's, and not just zeroes of this process.</summary>
+        /// <param name="offset">The byte, counted from the start of the range.</param>
+        public bool IsMapped(ulong offset)
+        {
+            ObjectDisposedException.ThrowIf(_isOver, this);
+            return _mirror.IsMapped(offset);
+        }
+
+        /// <summary>Leaves.</summary>
+        public void Dispose()
+        {
+            if (Interlocked.Exchange(ref _isOver, true)) return;
+            _mirror._gate.Leave();
+        }
     }
 }

@@ -1,0 +1,59 @@
+using System.Diagnostics.CodeAnalysis;
+
+namespace FramePin.Client;
+
+/// <summary>Name of a lease: "machines/{machine}/leases/{id}".</summary>
+/// <remarks>Immutable. The default value names nothing, and its text is empty.</remarks>
+public readonly record struct LeaseName : IParsable<LeaseName>
+{
+    private const string Collection = "leases";
+
+    private readonly string? _id;
+
+    /// <summary>Makes the name of the lease <paramref name="id"/> of a machine.</summary>
+    /// <param name="machine">The machine.</param>
+    /// <param name="id">A letter, then letters, digits, '-' and '_'.</param>
+    /// <exception cref="ArgumentException"><paramref name="machine"/> names nothing, or <paramref name="id"/> is no id.
+    /// </exception>
+    public LeaseName(MachineName machine, string id)
+    {
+        Machine = ResourceName.Checked(machine, nameof(machine));
+        _id = ResourceName.Checked(id, nameof(id));
+    }
+
+    /// <summary>The machine of the lease.</summary>
+    public MachineName Machine { get; }
+
+    /// <summary>The last segment of the name. Empty for the default value.</summary>
+    public string Id => _id ?? "";
+
+    /// <summary>Reads a name.</summary>
+    /// <param name="text">"machines/{machine}/leases/{id}".</param>
+    /// <exception cref="FormatException"><paramref name="text"/> has another form.</exception>
+    public static LeaseName Parse(string text) => TryParse(text, out var name)
+        ? name
+        : throw ResourceName.Wrong("machines/{machine}/leases/{id}", text);
+
+    /// <summary>Reads a name. Returns false for a text of another form.</summary>
+    /// <param name="text">"machines/{machine}/leases/{id}".</param>
+    /// <param name="name">The name, or the default value.</param>
+    public static bool TryParse([NotNullWhen(true)] string? text, out LeaseName name)
+    {
+        var isName = ResourceName.TrySplit(text, Collection, out var machine, out string id) && ResourceName.IsId(id);
+        name = isName ? new LeaseName(machine, id) : default;
+        return isName;
+    }
+
+    /// <summary>The text of the name, as requests carry it. Empty for the default value.</summary>
+    public override string ToString() => _id is null ? "" : $"{Machine}/{Collection}/{_id}";
+
+    /// <summary>The text of the name, for the fields of raw requests.</summary>
+    /// <param name="name">The name.</param>
+    public static implicit operator string(LeaseName name) => name.ToString();
+
+    static LeaseName IParsable<LeaseName>.Parse(string s, IFormatProvider? provider) => Parse(s);
+
+    static bool IParsable<LeaseName>.TryParse(
+        [NotNullWhen(true)] string? s, IFormatProvider? provider, out LeaseName result) =>
+        TryParse(s, out result);
+}
