@@ -1,16 +1,23 @@
 using FramePin.Client;
 using FramePin.V1;
 using Google.Protobuf;
+using Grpc.Core;
 
 namespace FramePin.Drivers;
 
-/// <summary>An application's open file of a driver's node: ioctl, mmap, close.</summary>
-/// <remarks>Any thread. Closing it releases the file; so does the end of its lease.</remarks>
+/// <summary>An application's open file of a driver's node: ioctl, read, write, mmap, close.</summary>
+/// <remarks>
+/// Any thread. Disposal closes the file; so does the end of its lease. Every method is one call and throws
+/// <see cref="FramePinException"/> when the daemon refuses it or cannot be reached. Answers of the driver are errnos:
+/// ENODEV when its process is gone.
+/// </remarks>
 public sealed class DriverHandle : IAsyncDisposable
 {
     private readonly FramePinClient _client;
 
-    /// <summary>A file that is open already, by its name: "machines/{m}/driverFiles/{number}".</summary>
+    /// <summary>Takes over a file that is open already. Makes no call.</summary>
+    /// <param name="client">The daemon. It must outlive the file.</param>
+    /// <param name="file">"machines/{m}/driverFiles/{number}".</param>
     public DriverHandle(FramePinClient client, string file)
     {
         _client = client;
@@ -20,36 +27,38 @@ public sealed class DriverHandle : IAsyncDisposable
     /// <summary>"machines/{m}/driverFiles/{number}".</summary>
     public string File { get; }
 
-    /// <summary>
-    /// open: the errno of the driver, or the file. Throws RpcException (NOT_FOUND) when nobody serves the node.
-    /// </summary>
-    /// <param name="client">The daemon; must outlive the file.</param>
+    /// <summary>open. The file is null with the driver's errno.</summary>
+    /// <param name="client">The daemon. It must outlive the file.</param>
     /// <param name="driver">"machines/{m}/drivers/{node}".</param>
     /// <param name="lease">Lease that the file is closed with; null for none.</param>
     /// <param name="isNonBlocking">O_NONBLOCK.</param>
-    /// <param name="cancelled">Gives it up.</param>
+    /// <param name="cancellationToken">Gives it up.</param>
+    /// <exception cref="FramePinException">NotFound: nobody serves the node.</exception>
     public static async Task<(Errno Errno, DriverHandle? File)> OpenAsync(
         FramePinClient client, string driver, string? lease = null, bool isNonBlocking = false,
-        CancellationToken cancelled = default)
+        CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(client);
         var request = new OpenDriverFileRequest { Driver = driver, Lease = lease ?? "", NonBlocking = isNonBlocking };
         var answer = await client.Drivers.OpenDriverFileAsync(
-            request, cancellationToken: cancelled).ConfigureAwait(false);
+            request, cancellationToken: cancellationToken).TypedAsync(cancellationToken).ConfigureAwait(false);
         return answer.Errno == 0 ? (Errno.None, new DriverHandle(client, answer.File)) : ((Errno)answer.Errno, null);
     }
 
     /// <summary>
-    /// ioctl: the driver's errno and its answer. ENODEV when the driver's process is gone. Has no deadline: a call that
-    /// blocks ends by <paramref name="cancelled"/>.
+    /// ioctl: the driver's errno and its answer. Has no deadline: a call that blocks ends by
+    /// <paramref name="cancellationToken"/>.
     /// </summary>
+    /// <typeparam name="T">The message that driver and application have agreed on for the command.</typeparam>
     /// <param name="space">Address space that pointers in the argument mean; empty when there are none.</param>
-    /// <param name="command">Such as "VIDIOC_QBUF".</param>
-    /// <param name="argument">What the driver expects with it.</param>
+    /// <param name="command">Name of the command, such as "VIDIOC_QBUF".</param>
+    /// <param name="argument">The argument.</param>
     /// <param name="isNonBlocking">O_NONBLOCK for this call.</param>
-    /// <param name="cancelled">A signal: the driver is told to stop waiting.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was signalled.</exception>
     public async Task<(Errno Errno, T Answer)> IoctlAsync<T>(
-        string space, string command, T argument, bool isNonBlocking = false, CancellationToken cancelled = default)
+        string space, string command, T argument, bool isNonBlocking = false,
+        CancellationToken cancellationToken = default)
         where T : IMessage<T>, new()
     {
         var request = new IoctlRequest
@@ -60,26 +69,36 @@ public sealed class DriverHandle : IAsyncDisposable
             AddressSpace = space,
             NonBlocking = isNonBlocking,
         };
-        var answer = await _client.Drivers.IoctlAsync(
-            request, deadline: DateTime.MaxValue, cancellationToken: cancelled).ConfigureAwait(false);
-        var result = new T();
-        result.MergeFrom(answer.Argument);
-        return ((Errno)answer.Errno, result);
+        try
+        {
+            // The call on a frame's way: it awaits the stub in place, which saves the allocations of TypedAsync.
+            var answer = await _client.Drivers.IoctlAsync(
+                request, deadline: DateTime.MaxValue, cancellationToken: cancellationToken).ConfigureAwait(false);
+            var result = new T();
+            result.MergeFrom(answer.Argument);
+            return ((Errno)answer.Errno, result);
+        }
+        catch (RpcException exception)
+        {
+            cancellationToken.ThrowIfCancellationRequested();
+            throw FramePinException.From(exception);
+        }
     }
 
     /// <summary>
     /// ioctl in the form of Linux, as a real program calls it: the driver's errno, the argument's bytes as the driver
-    /// leaves them, and what ioctl returns. Has no deadline, as the typed form.
+    /// leaves them, and the return value of ioctl. Has no deadline, as the typed form.
     /// </summary>
     /// <param name="space">Address space that pointers in the argument mean; empty when there are none.</param>
     /// <param name="request">The number that _IO, _IOR, _IOW and _IOWR make.</param>
     /// <param name="argument">The bytes behind the argument's pointer.</param>
     /// <param name="value">The argument itself, for requests whose argument is a number and no pointer.</param>
     /// <param name="isNonBlocking">O_NONBLOCK for this call.</param>
-    /// <param name="cancelled">A signal: the driver is told to stop waiting.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was signalled.</exception>
     public async Task<(Errno Errno, ReadOnlyMemory<byte> Argument, uint Value)> UapiIoctlAsync(
         string space, uint request, ReadOnlyMemory<byte> argument, ulong value = 0, bool isNonBlocking = false,
-        CancellationToken cancelled = default)
+        CancellationToken cancellationToken = default)
     {
         var call = new IoctlRequest
         {
@@ -90,26 +109,43 @@ public sealed class DriverHandle : IAsyncDisposable
             AddressSpace = space,
             NonBlocking = isNonBlocking,
         };
-        var answer = await _client.Drivers.IoctlAsync(call, deadline: DateTime.MaxValue, cancellationToken: cancelled)
-            .ConfigureAwait(false);
+        var answer = await _client.Drivers.IoctlAsync(
+            call, deadline: DateTime.MaxValue, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         return ((Errno)answer.Errno, answer.Argument.Memory, answer.Value);
     }
 
     /// <summary>
-    /// read: from the file to memory of an address space; the bytes done, or the driver's errno. No deadline, as for
-    /// ioctl.
+    /// read: bytes go from the file to memory of an address space. The answer is the bytes done, or the driver's errno.
+    /// Has no deadline, as ioctl.
     /// </summary>
+    /// <param name="space">Name of the address space.</param>
+    /// <param name="address">First byte.</param>
+    /// <param name="length">Bytes.</param>
+    /// <param name="isNonBlocking">O_NONBLOCK for this call.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
     public Task<(Errno Errno, ulong Bytes)> ReadAsync(
-        string space, ulong address, ulong length, bool isNonBlocking = false, CancellationToken cancelled = default) =>
-        TransferAsync(space, address, length, isWrite: false, isNonBlocking, cancelled);
+        string space, ulong address, ulong length, bool isNonBlocking = false,
+        CancellationToken cancellationToken = default) =>
+        TransferAsync(space, address, length, isWrite: false, isNonBlocking, cancellationToken);
 
-    /// <summary>write: the reverse.</summary>
+    /// <summary>
+    /// write: bytes go from memory of an address space to the file. The answer is the bytes done, or the driver's errno.
+    /// Has no deadline, as ioctl.
+    /// </summary>
+    /// <param name="space">Name of the address space.</param>
+    /// <param name="address">First byte.</param>
+    /// <param name="length">Bytes.</param>
+    /// <param name="isNonBlocking">O_NONBLOCK for this call.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
     public Task<(Errno Errno, ulong Bytes)> WriteAsync(
-        string space, ulong address, ulong length, bool isNonBlocking = false, CancellationToken cancelled = default) =>
-        TransferAsync(space, address, length, isWrite: true, isNonBlocking, cancelled);
+        string space, ulong address, ulong length, bool isNonBlocking = false,
+        CancellationToken cancellationToken = default) =>
+        TransferAsync(space, address, length, isWrite: true, isNonBlocking, cancellationToken);
 
     private async Task<(Errno Errno, ulong Bytes)> TransferAsync(
-        string space, ulong address, ulong length, bool isWrite, bool isNonBlocking, CancellationToken cancelled)
+        string space, ulong address, ulong length, bool isWrite, bool isNonBlocking,
+        CancellationToken cancellationToken)
     {
         var request = new TransferDriverFileRequest
         {
@@ -121,14 +157,22 @@ public sealed class DriverHandle : IAsyncDisposable
             NonBlocking = isNonBlocking,
         };
         var answer = await _client.Drivers.TransferDriverFileAsync(
-            request, deadline: DateTime.MaxValue, cancellationToken: cancelled).ConfigureAwait(false);
+            request, deadline: DateTime.MaxValue, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         return ((Errno)answer.Errno, answer.Bytes);
     }
 
     /// <summary>mmap of the file: the address, or the errno of the driver or of mmap.</summary>
+    /// <param name="space">Name of the address space.</param>
+    /// <param name="length">Bytes.</param>
+    /// <param name="prot">PROT_*.</param>
+    /// <param name="flags">MAP_*.</param>
+    /// <param name="offset">Offset in the file in bytes, as the driver gave it out.</param>
+    /// <param name="address">Hint, or the address with MAP_FIXED; 0: the kernel chooses.</param>
+    /// <param name="cancellationToken">Gives it up.</param>
     public async Task<(Errno Errno, ulong Address)> MapAsync(
         string space, ulong length, uint prot, uint flags, ulong offset, ulong address = 0,
-        CancellationToken cancelled = default)
+        CancellationToken cancellationToken = default)
     {
         var request = new MapDriverFileRequest
         {
@@ -141,11 +185,11 @@ public sealed class DriverHandle : IAsyncDisposable
             Offset = offset,
         };
         var answer = await _client.Drivers.MapDriverFileAsync(
-            request, cancellationToken: cancelled).ConfigureAwait(false);
+            request, cancellationToken: cancellationToken).TypedAsync(cancellationToken).ConfigureAwait(false);
         return ((Errno)answer.Errno, answer.Address);
     }
 
-    /// <summary>close: waits until the driver has released the file.</summary>
+    /// <summary>close. Completes when the driver has released the file. Does not throw.</summary>
     public async ValueTask DisposeAsync()
     {
         try
@@ -153,7 +197,7 @@ public sealed class DriverHandle : IAsyncDisposable
             await _client.Drivers.CloseDriverFileAsync(
                 new CloseDriverFileRequest { File = File }).ConfigureAwait(false);
         }
-        catch (Grpc.Core.RpcException)
+        catch (RpcException)
         {
             // The daemon is gone, and the file with it.
         }

@@ -6,9 +6,13 @@ using Grpc.Core;
 namespace FramePin.Drivers;
 
 /// <summary>
-/// What the kernel gives a driver: the frame helper, its own view of pinned pages, and memory of its own.
+/// The kernel's services to a driver: the frame helper, a view of pinned pages, and memory of the driver's own.
 /// </summary>
-/// <remarks>Any thread. Owns its lease: when this process dies, all that its driver holds is released.</remarks>
+/// <remarks>
+/// Any thread. Owns a lease, an attachment and a stream. When this process dies, the lease ends and the daemon releases
+/// the driver's pins and buffers. Answers of Linux are errnos; <see cref="FramePinException"/> tells that the daemon
+/// cannot be reached.
+/// </remarks>
 public sealed partial class DriverKernel : IAsyncDisposable
 {
     private readonly FramePinLease _lease;
@@ -29,43 +33,47 @@ public sealed partial class DriverKernel : IAsyncDisposable
         _line = new PinLine(client, machine.Name, lease.Name, local?.Name ?? "", lease.Lost);
     }
 
+    /// <summary>The connection.</summary>
     public FramePinClient Client { get; }
 
     /// <summary>"machines/{m}".</summary>
     public string Machine { get; }
 
-    /// <summary>Facts about the machine's kernel, by name.</summary>
+    /// <summary>Facts about the machine's kernel, by name. A driver asks them and never a version.</summary>
     public KernelFeatures Features { get; }
 
     /// <summary>"machines/{m}/leases/{l}" of the driver.</summary>
     public string Lease => _lease.Name;
 
-    /// <summary>Cancelled when the daemon took the driver for dead: its pins are gone.</summary>
+    /// <summary>Signalled when the lease has ended, and with it the driver's pins.</summary>
     public CancellationToken Lost => _lease.Lost;
 
-    /// <summary>Pages are mapped into this process, and not read and written through the daemon.</summary>
+    /// <summary>
+    /// Pages are mapped into this process. Otherwise they are read and written through the daemon.
+    /// </summary>
     public bool IsLocal => _local is not null;
 
     /// <summary>Opens a lease for a driver, and attaches to the machine's memory when asked to.</summary>
-    /// <param name="client">The daemon; must outlive the driver.</param>
+    /// <param name="client">The daemon. It must outlive the driver.</param>
     /// <param name="machine">"machines/{m}".</param>
-    /// <param name="owner">Driver's name, for people.</param>
+    /// <param name="owner">The driver's name, for people.</param>
     /// <param name="isLocal">This process runs on the daemon's host and is to see the pages themselves.</param>
     /// <param name="ttl">The lease's time to live; the daemon's default when null.</param>
-    /// <param name="cancelled">Gives it up.</param>
+    /// <param name="cancellationToken">Gives it up.</param>
     public static async Task<DriverKernel> OpenAsync(
         FramePinClient client, string machine, string owner, bool isLocal, TimeSpan? ttl = null,
-        CancellationToken cancelled = default)
+        CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(client);
         var known = await client.Machines.GetMachineAsync(
-            new GetMachineRequest { Name = machine }, cancellationToken: cancelled).ConfigureAwait(false);
-        var lease = await FramePinLease.OpenAsync(client, known.Name, owner, ttl, cancelled: cancelled)
+            new GetMachineRequest { Name = machine }, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
+        var lease = await FramePinLease.OpenAsync(client, known.Name, owner, ttl, cancellationToken: cancellationToken)
             .ConfigureAwait(false);
         try
         {
             var local = isLocal ? await LocalMachine.AttachAsync(
-                client, machine, lease.Name, cancelled: cancelled).ConfigureAwait(false) : null;
+                client, machine, lease.Name, cancellationToken: cancellationToken).ConfigureAwait(false) : null;
             return new DriverKernel(client, known, lease, local);
         }
         catch
@@ -75,31 +83,40 @@ public sealed partial class DriverKernel : IAsyncDisposable
         }
     }
 
-    /// <summary>copy_to_user: -EFAULT when a byte cannot be stored; those before it are.</summary>
-    public async Task<Errno> CopyToUserAsync(string space, ulong address, ReadOnlyMemory<byte> data)
+    /// <summary>copy_to_user: -EFAULT when a byte cannot be stored. The bytes before it are stored.</summary>
+    /// <param name="space">Name of the caller's address space.</param>
+    /// <param name="address">First byte.</param>
+    /// <param name="data">The bytes.</param>
+    /// <param name="cancellationToken">Gives the copy up.</param>
+    public async Task<Errno> CopyToUserAsync(
+        string space, ulong address, ReadOnlyMemory<byte> data, CancellationToken cancellationToken = default)
     {
         try
         {
-            await _remote.WriteAsync(space, address, data).ConfigureAwait(false);
+            await _remote.WriteAsync(space, address, data, cancellationToken).ConfigureAwait(false);
             return Errno.None;
         }
-        catch (RpcException exception) when (exception.StatusCode is StatusCode.FailedPrecondition
+        catch (FramePinException exception) when (exception.StatusCode is StatusCode.FailedPrecondition
             or StatusCode.NotFound)
         {
             return Errno.EFAULT;
         }
     }
 
-    /// <summary>copy_from_user.</summary>
-    public async Task<Errno> CopyFromUserAsync(string space, ulong address, Memory<byte> buffer)
+    /// <summary>copy_from_user: -EFAULT when a byte cannot be loaded.</summary>
+    /// <param name="space">Name of the caller's address space.</param>
+    /// <param name="address">First byte.</param>
+    /// <param name="buffer">Where the bytes go.</param>
+    /// <param name="cancellationToken">Gives the copy up.</param>
+    public async Task<Errno> CopyFromUserAsync(
+        string space, ulong address, Memory<byte> buffer, CancellationToken cancellationToken = default)
     {
         try
         {
-            return await _remote.ReadAsync(space, address, buffer).ConfigureAwait(false) == buffer.Length
-                ? Errno.None
-                : Errno.EFAULT;
+            var count = await _remote.ReadAsync(space, address, buffer, cancellationToken).ConfigureAwait(false);
+            return count == buffer.Length ? Errno.None : Errno.EFAULT;
         }
-        catch (RpcException exception) when (exception.StatusCode is StatusCode.FailedPrecondition
+        catch (FramePinException exception) when (exception.StatusCode is StatusCode.FailedPrecondition
             or StatusCode.NotFound)
         {
             return Errno.EFAULT;
@@ -107,24 +124,29 @@ public sealed partial class DriverKernel : IAsyncDisposable
     }
 
     /// <summary>
-    /// vm_map_ram and its like: a view of the frames' bytes, mapped into this process where it is local.
+    /// vm_map_ram and its kin: makes a view of the frames' bytes, mapped into this process where it is local.
     /// </summary>
-    public async Task<KernelMapping> MapAsync(PinnedFrames frames)
+    /// <param name="frames">The frames. They must outlive the view.</param>
+    /// <param name="cancellationToken">Gives it up.</param>
+    public async Task<KernelMapping> MapAsync(PinnedFrames frames, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(frames);
         var length = frames.Count << 12;
         // Bare PFNs may be MMIO, which lies outside the memory's descriptor.
         if (_local is null || frames.IsPfns) return new KernelMapping(_remote, frames.Name, length);
-        // Held by the pin already: nobody has to be asked.
+        // The pin holds the frames for this attachment already, so that no call is needed.
         if (frames.Hold != 0) return new KernelMapping(_local.MapPinned(frames.WireRuns));
-        return new KernelMapping(await _local.MapAsync(frames.Name).ConfigureAwait(false));
+        return new KernelMapping(await _local.MapAsync(
+            frames.Name, cancellationToken: cancellationToken).ConfigureAwait(false));
     }
 
-    /// <summary>Memory of the driver's own that applications can map; null when RAM is out.</summary>
-    /// <param name="bytes">Rounded up to pages.</param>
-    /// <param name="isPfnMapped">Mapped by remap_pfn_range, and not page by page.</param>
+    /// <summary>Allocates memory of the driver's own that applications can map. Null when RAM is out.</summary>
+    /// <param name="bytes">Bytes, rounded up to pages.</param>
+    /// <param name="isPfnMapped">Its mmap uses remap_pfn_range, and does not map page by page.</param>
     /// <param name="name">Path that maps shows.</param>
-    public async Task<KernelBuffer?> AllocateAsync(ulong bytes, bool isPfnMapped, string name)
+    /// <param name="cancellationToken">Gives it up.</param>
+    public async Task<KernelBuffer?> AllocateAsync(
+        ulong bytes, bool isPfnMapped, string name, CancellationToken cancellationToken = default)
     {
         var pages = (bytes + 4095) >> 12;
         var request = new CreateDeviceRequest
@@ -142,125 +164,87 @@ public sealed partial class DriverKernel : IAsyncDisposable
         Device? device = null;
         try
         {
-            device = await Client.Devices.CreateDeviceAsync(request).ConfigureAwait(false);
-            var view = await Client.Devices.ExportDeviceAsync(
-                new ExportDeviceRequest { Name = device.Name, Lease = Lease }).ConfigureAwait(false);
+            device = await Client.Devices.CreateDeviceAsync(request, cancellationToken: cancellationToken)
+                .TypedAsync(cancellationToken).ConfigureAwait(false);
+            var export = new ExportDeviceRequest { Name = device.Name, Lease = Lease };
+            var view = await Client.Devices.ExportDeviceAsync(export, cancellationToken: cancellationToken)
+                .TypedAsync(cancellationToken).ConfigureAwait(false);
             return new KernelBuffer(
                 device.Name, new PinnedFrames(view.FrameVector, pages, isPfns: false, new FrameRuns()));
         }
-        catch (RpcException exception) when (exception.StatusCode == StatusCode.ResourceExhausted)
+        catch (FramePinException exception) when (exception.StatusCode == StatusCode.ResourceExhausted)
         {
-            if (device is not null)
-                await Client.Devices.DeleteDeviceAsync(
-                    new DeleteDeviceRequest { Name = device.Name }).ConfigureAwait(false);
+            if (device is not null) await DeleteAsync(device.Name, CancellationToken.None).ConfigureAwait(false);
             return null;
         }
     }
 
-    /// <summary>A dma-buf over a buffer: a vector that keeps its pages, also when the buffer is freed.</summary>
-    /// <param name="buffer">What is exported.</param>
-    /// <param name="lease">Whose dma-buf it is; empty: it lives until it is unpinned.</param>
-    public async Task<string> ExportAsync(KernelBuffer buffer, string lease)
+    /// <summary>
+    /// Makes a dma-buf over a buffer: a frame vector that keeps the buffer's pages, also when the buffer is freed.
+    /// Returns the name of the vector.
+    /// </summary>
+    /// <param name="buffer">The buffer.</param>
+    /// <param name="lease">Lease that owns the dma-buf; empty: it lives until it is unpinned.</param>
+    /// <param name="cancellationToken">Gives it up.</param>
+    public async Task<string> ExportAsync(
+        KernelBuffer buffer, string lease, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(buffer);
         var export = await Client.Devices.ExportDeviceAsync(
-            new ExportDeviceRequest { Name = buffer.Device, Lease = lease }).ConfigureAwait(false);
+            new ExportDeviceRequest { Name = buffer.Device, Lease = lease }, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         return export.FrameVector;
     }
 
     /// <summary>
-    /// The pages behind a dma-buf; null when there is no such one. They stay the dma-buf's: not to be put.
+    /// Finds the pages behind a dma-buf. Null when there is no such one. The pages stay the dma-buf's: the driver does
+    /// not put them.
     /// </summary>
-    public async Task<PinnedFrames?> FindDmaBufAsync(string name)
+    /// <param name="name">Name of the frame vector that stands for it.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
+    public async Task<PinnedFrames?> FindDmaBufAsync(string name, CancellationToken cancellationToken = default)
     {
         try
         {
             var vector = await Client.Pinning.GetFrameVectorAsync(
-                new GetFrameVectorRequest { Name = name }).ConfigureAwait(false);
+                new GetFrameVectorRequest { Name = name }, cancellationToken: cancellationToken)
+                .TypedAsync(cancellationToken).ConfigureAwait(false);
             return new PinnedFrames(vector.Name, vector.Frames, vector.Kind == FrameKind.Pfns, vector.Runs);
         }
-        catch (RpcException exception) when (exception.StatusCode is StatusCode.NotFound or StatusCode.InvalidArgument)
+        catch (FramePinException exception) when (exception.StatusCode is StatusCode.NotFound
+            or StatusCode.InvalidArgument)
         {
             return null;
         }
     }
 
-    /// <summary>Frees a buffer; applications that have it mapped keep it until they unmap it.</summary>
-    public async Task FreeAsync(KernelBuffer buffer)
+    /// <summary>Frees a buffer. Applications that have it mapped keep its pages until they unmap it.</summary>
+    /// <param name="buffer">The buffer.</param>
+    /// <param name="cancellationToken">Refuses the call before it begins, or gives up the waiting for its end.</param>
+    public async Task FreeAsync(KernelBuffer buffer, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(buffer);
-        await PutAsync(buffer.Frames, isDirty: false).ConfigureAwait(false);
+        await PutAsync(buffer.Frames, isDirty: false, cancellationToken).ConfigureAwait(false);
         try
         {
-            await Client.Devices.DeleteDeviceAsync(
-                new DeleteDeviceRequest { Name = buffer.Device }).ConfigureAwait(false);
+            await DeleteAsync(buffer.Device, cancellationToken).ConfigureAwait(false);
         }
-        catch (RpcException exception) when (exception.StatusCode == StatusCode.NotFound)
+        catch (FramePinException exception) when (exception.StatusCode == StatusCode.NotFound)
         {
-            // Released with the lease or the machine.
+            // It went with the lease or the machine.
         }
     }
 
+    /// <summary>Ends the stream, the attachment and the lease. The daemon releases what the driver holds still.</summary>
     public async ValueTask DisposeAsync()
     {
         await _line.DisposeAsync().ConfigureAwait(false);
         _local?.Dispose();
         await _lease.DisposeAsync().ConfigureAwait(false);
     }
-}
 
-/// <summary>Memory of the driver's own: a device that can be mapped, and the driver's view of it.</summary>
-public sealed record KernelBuffer(string Device, PinnedFrames Frames);
-
-/// <summary>A driver's view of frames: their bytes one behind the other.</summary>
-/// <remarks>One user at a time. Does not own the frames.</remarks>
-public sealed class KernelMapping : IDisposable
-{
-    private readonly MappedFrames? _mapped;
-    private readonly RemoteFrameMemory? _remote;
-    private readonly string _vector = "";
-
-    internal KernelMapping(MappedFrames mapped)
-    {
-        _mapped = mapped;
-        Length = mapped.Length;
-    }
-
-    internal KernelMapping(RemoteFrameMemory remote, string vector, ulong length)
-    {
-        _remote = remote;
-        _vector = vector;
-        Length = length;
-    }
-
-    /// <summary>Bytes.</summary>
-    public ulong Length { get; }
-
-    /// <summary>
-    /// The bytes themselves where this process has them mapped: what is stored is seen by the application at once.
-    /// </summary>
-    public bool TryGetBytes(out Span<byte> bytes)
-    {
-        bytes = _mapped is null ? default : _mapped.Bytes;
-        return _mapped is not null;
-    }
-
-    /// <summary>Stores, wherever the frames are.</summary>
-    public async ValueTask WriteAsync(ulong offset, ReadOnlyMemory<byte> data)
-    {
-        if (_mapped is not null) data.Span.CopyTo(_mapped.Bytes[checked((int)offset)..]);
-        else await _remote!.WriteAsync(_vector, offset, data).ConfigureAwait(false);
-    }
-
-    /// <summary>Loads; returns the bytes read, fewer at the end of the frames.</summary>
-    public async ValueTask<int> ReadAsync(ulong offset, Memory<byte> buffer)
-    {
-        if (_mapped is null) return await _remote!.ReadAsync(_vector, offset, buffer).ConfigureAwait(false);
-        if (offset >= _mapped.Length) return 0;
-        var count = (int)Math.Min((ulong)buffer.Length, _mapped.Length - offset);
-        _mapped.Bytes.Slice((int)offset, count).CopyTo(buffer.Span);
-        return count;
-    }
-
-    public void Dispose() => _mapped?.Dispose();
+    private Task DeleteAsync(string device, CancellationToken cancellationToken) =>
+        Client.Devices.DeleteDeviceAsync(
+            new DeleteDeviceRequest { Name = device }, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken);
 }

@@ -3,9 +3,13 @@ using Google.Protobuf;
 
 namespace FramePin.Drivers;
 
-/// <summary>What an ioctl answers: an errno, and its argument as the driver leaves it.</summary>
+/// <summary>The answer of an ioctl.</summary>
+/// <param name="Errno">Whether it succeeded.</param>
+/// <param name="Argument">The argument as the driver leaves it; null where it leaves it as it came.</param>
 public readonly record struct IoctlResult(Errno Errno, IMessage? Argument = null)
 {
+    /// <summary>An answer that leaves the argument as it came.</summary>
+    /// <param name="errno">Whether it succeeded.</param>
     public static implicit operator IoctlResult(Errno errno) => new(errno);
 }
 
@@ -26,29 +30,33 @@ public readonly record struct IoctlContext(
 public readonly record struct UapiIoctl(
     uint Request, ReadOnlyMemory<byte> Argument, ulong Value, string AddressSpace, bool IsNonBlocking);
 
-/// <summary>What an ioctl in the form of Linux answers.</summary>
+/// <summary>The answer of an ioctl in the form of Linux.</summary>
 /// <param name="Errno">Whether it succeeded.</param>
 /// <param name="Argument">The bytes as the driver leaves them; null where it leaves them as they came.</param>
-/// <param name="Value">What ioctl returns on success.</param>
+/// <param name="Value">The return value of ioctl on success.</param>
 public readonly record struct UapiIoctlResult(Errno Errno, ReadOnlyMemory<byte>? Argument = null, uint Value = 0)
 {
+    /// <summary>An answer that leaves the bytes as they came.</summary>
+    /// <param name="errno">Whether it succeeded.</param>
     public static implicit operator UapiIoctlResult(Errno errno) => new(errno);
 }
 
 /// <summary>
-/// A driver: what a module registers under a node. Served to applications by <see cref="DriverServer"/>, or used in a
-/// test directly.
+/// A driver, as a module registers it under a node. <see cref="DriverServer"/> serves it to applications; a test may call
+/// it directly.
 /// </summary>
-/// <remarks>Any thread may open; a driver locks its own state, as drivers do.</remarks>
+/// <remarks>Calls come on any thread and beside each other. A driver locks its own state, as drivers do.</remarks>
 public abstract class DriverModule : IAsyncDisposable
 {
     /// <summary>The driver's name, for people.</summary>
     public abstract string Name { get; }
 
-    /// <summary>file_operations.open: the file, or why there is none.</summary>
-    public abstract ValueTask<(Errno Errno, DriverFile? File)> OpenAsync();
+    /// <summary>file_operations.open. The file is null with an errno.</summary>
+    /// <param name="cancellationToken">A signal for the caller: the driver stops waiting.</param>
+    public abstract ValueTask<(Errno Errno, DriverFile? File)> OpenAsync(
+        CancellationToken cancellationToken = default);
 
-    /// <summary>The module is unloaded; every file was released before.</summary>
+    /// <summary>The module is unloaded. Every file was released before.</summary>
     public virtual ValueTask DisposeAsync()
     {
         GC.SuppressFinalize(this);
@@ -57,35 +65,47 @@ public abstract class DriverModule : IAsyncDisposable
 }
 
 /// <summary>An open file of a driver (struct file).</summary>
+/// <remarks>
+/// Calls come on any thread and beside each other, except <see cref="ReleaseAsync"/>, which comes last and alone.
+/// </remarks>
 public abstract class DriverFile
 {
     /// <summary>
-    /// file_operations.unlocked_ioctl. An argument that cannot be parsed may throw: the caller is answered EFAULT.
-    /// <paramref name="signal"/> is a signal for the caller: who waits stops waiting.
+    /// file_operations.unlocked_ioctl. The parser may throw for an argument that it cannot read: the caller is answered
+    /// EFAULT.
     /// </summary>
-    public abstract ValueTask<IoctlResult> IoctlAsync(IoctlContext context, CancellationToken signal);
+    /// <param name="context">The call.</param>
+    /// <param name="signal">A signal for the caller: the driver stops waiting.</param>
+    public abstract ValueTask<IoctlResult> IoctlAsync(IoctlContext context, CancellationToken signal = default);
 
     /// <summary>
-    /// file_operations.unlocked_ioctl with a number and bytes, as a real program calls it. A driver that speaks the
-    /// typed form alone answers -ENOTTY. <paramref name="signal"/> as for the typed form.
+    /// file_operations.unlocked_ioctl with a number and bytes, as a real program calls it. A driver that speaks only the
+    /// typed form answers -ENOTTY.
     /// </summary>
-    public virtual ValueTask<UapiIoctlResult> UapiIoctlAsync(UapiIoctl ioctl, CancellationToken signal) =>
+    /// <param name="ioctl">The call.</param>
+    /// <param name="signal">A signal for the caller: the driver stops waiting.</param>
+    public virtual ValueTask<UapiIoctlResult> UapiIoctlAsync(UapiIoctl ioctl, CancellationToken signal = default) =>
         ValueTask.FromResult<UapiIoctlResult>(Errno.ENOTTY);
 
     /// <summary>
-    /// file_operations.mmap: the device whose memory is mapped in place of the file, or an errno. -ENODEV for who has
-    /// none.
+    /// file_operations.mmap: names the device whose memory is mapped in place of the file. -ENODEV from a driver without
+    /// this operation.
     /// </summary>
-    public virtual ValueTask<(Errno Errno, string Device)> MapAsync(MapCall call) =>
-        ValueTask.FromResult((Errno.ENODEV, ""));
+    /// <param name="call">The call.</param>
+    /// <param name="cancellationToken">A signal for the caller: the driver stops waiting.</param>
+    public virtual ValueTask<(Errno Errno, string Device)> MapAsync(
+        MapCall call, CancellationToken cancellationToken = default) => ValueTask.FromResult((Errno.ENODEV, ""));
 
     /// <summary>
-    /// file_operations.read and write: the bytes done, or an errno. -EINVAL for who has none. <paramref name="signal"/>
-    /// as for ioctl.
+    /// file_operations.read and write. The answer is the bytes done, or an errno; -EINVAL from a driver without these
+    /// operations.
     /// </summary>
-    public virtual ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(TransferCall call, CancellationToken signal) =>
-        ValueTask.FromResult((Errno.EINVAL, 0UL));
+    /// <param name="call">The call.</param>
+    /// <param name="signal">A signal for the caller: the driver stops waiting.</param>
+    public virtual ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(
+        TransferCall call, CancellationToken signal = default) => ValueTask.FromResult((Errno.EINVAL, 0UL));
 
-    /// <summary>file_operations.release: the last user is gone; nothing is under way any more.</summary>
-    public virtual ValueTask ReleaseAsync() => ValueTask.CompletedTask;
+    /// <summary>file_operations.release: the last user is gone, and no call is under way.</summary>
+    /// <param name="cancellationToken">Not signalled by <see cref="DriverServer"/>: a file is always released.</param>
+    public virtual ValueTask ReleaseAsync(CancellationToken cancellationToken = default) => ValueTask.CompletedTask;
 }

@@ -10,7 +10,7 @@ namespace FramePin.Drivers;
 
 /// <summary>Serves a driver's files to applications through the daemon: the driver's process.</summary>
 /// <remarks>
-/// Calls run side by side, as threads of several processes do; the driver locks. A file is released when nothing is
+/// Calls run beside each other, as threads of several processes do; the driver locks. A file is released when no call is
 /// under way on it.
 /// </remarks>
 public sealed class DriverServer
@@ -34,30 +34,33 @@ public sealed class DriverServer
     private DriverServer(DriverModule module) => _module = module;
 
     /// <summary>
-    /// Registers <paramref name="node"/> and serves it until cancelled or until the daemon ends the stream. Throws
-    /// RpcException when the node is taken or the connection breaks, and whatever the driver itself throws, which is a
-    /// bug of it. Releases every file at the end.
+    /// Registers a node and serves it until it is cancelled or the daemon ends the stream. Releases every file at the
+    /// end.
     /// </summary>
     /// <param name="client">The daemon.</param>
     /// <param name="machine">"machines/{m}".</param>
-    /// <param name="node">Such as "video0".</param>
-    /// <param name="module">The driver; stays the caller's.</param>
-    /// <param name="ready">Told once the node can be opened; may be null.</param>
-    /// <param name="cancelled">Ends it.</param>
+    /// <param name="node">The node as applications open it, such as "video0".</param>
+    /// <param name="module">The driver, which stays the caller's. An exception from it is a bug of the driver: its caller
+    /// is answered EIO, and the method ends with that exception.</param>
+    /// <param name="ready">Called once the node can be opened; null for none.</param>
+    /// <param name="cancellationToken">Ends it.</param>
+    /// <exception cref="FramePinException">The node is taken, or the connection broke.</exception>
+    /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was signalled.</exception>
     public static async Task RunAsync(
         FramePinClient client, string machine, string node, DriverModule module, Action? ready = null,
-        CancellationToken cancelled = default)
+        CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(client);
         ArgumentNullException.ThrowIfNull(module);
         var server = new DriverServer(module);
-        using var stream = client.Drivers.ServeDriver(cancellationToken: cancelled);
+        using var stream = client.Drivers.ServeDriver(cancellationToken: cancellationToken);
         var register = new RegisterDriver { Machine = machine, Node = node, Driver = module.Name };
-        await stream.RequestStream.WriteAsync(new DriverReply { Register = register }, cancelled).ConfigureAwait(false);
+        await stream.RequestStream.WriteAsync(
+            new DriverReply { Register = register }, cancellationToken).ConfigureAwait(false);
         var sending = server.SendAsync(stream.RequestStream);
         try
         {
-            while (await server.NextAsync(stream.ResponseStream, cancelled).ConfigureAwait(false))
+            while (await server.NextAsync(stream.ResponseStream, cancellationToken).ConfigureAwait(false))
             {
                 var call = stream.ResponseStream.Current;
                 if (call.OperationCase != DriverCall.OperationOneofCase.None) server.Take(call);
@@ -65,14 +68,16 @@ public sealed class DriverServer
                 else ready?.Invoke();
             }
         }
-        catch (Grpc.Core.RpcException) when (cancelled.IsCancellationRequested)
+        catch (RpcException exception) when (cancellationToken.IsCancellationRequested
+            || !server._broken.Task.IsFaulted)
         {
-            cancelled.ThrowIfCancellationRequested();
-            throw;
+            cancellationToken.ThrowIfCancellationRequested();
+            throw FramePinException.From(exception);
         }
         catch when (server._broken.Task.IsFaulted)
         {
-            await server.FinishAsync(stream, sending, cancelled).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            await server.FinishAsync(
+                stream, sending, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             throw;
         }
         finally
@@ -84,9 +89,10 @@ public sealed class DriverServer
     }
 
     /// <summary>Waits for the next call. Throws what the driver threw, if it did.</summary>
-    private async Task<bool> NextAsync(Grpc.Core.IAsyncStreamReader<DriverCall> calls, CancellationToken cancelled)
+    private async Task<bool> NextAsync(
+        IAsyncStreamReader<DriverCall> calls, CancellationToken cancellationToken)
     {
-        _next = calls.MoveNext(cancelled);
+        _next = calls.MoveNext(cancellationToken);
         if (await Task.WhenAny(_next, _broken.Task).ConfigureAwait(false) == _broken.Task)
             await _broken.Task.ConfigureAwait(false);
         return await _next.ConfigureAwait(false);
@@ -97,15 +103,16 @@ public sealed class DriverServer
     /// be lost.
     /// </summary>
     private async Task FinishAsync(
-        Grpc.Core.AsyncDuplexStreamingCall<DriverReply, DriverCall> stream, Task sending, CancellationToken cancelled)
+        AsyncDuplexStreamingCall<DriverReply, DriverCall> stream, Task sending,
+        CancellationToken cancellationToken)
     {
         _replies.Writer.TryComplete();
         await sending.ConfigureAwait(false);
         await stream.RequestStream.CompleteAsync().ConfigureAwait(false);
-        while (await _next.ConfigureAwait(false)) _next = stream.ResponseStream.MoveNext(cancelled);
+        while (await _next.ConfigureAwait(false)) _next = stream.ResponseStream.MoveNext(cancellationToken);
     }
 
-    private async Task SendAsync(Grpc.Core.IClientStreamWriter<DriverReply> stream)
+    private async Task SendAsync(IClientStreamWriter<DriverReply> stream)
     {
         await foreach (var reply in _replies.Reader.ReadAllAsync().ConfigureAwait(false))
             await stream.WriteAsync(reply).ConfigureAwait(false);
@@ -146,10 +153,10 @@ public sealed class DriverServer
             // The argument is not what the command wants: as a pointer that leads nowhere.
             answer = new DriverAnswer { Errno = (uint)Errno.EFAULT };
         }
-        catch (Grpc.Core.RpcException exception)
+        catch (Exception exception) when (exception is RpcException or FramePinException)
         {
-            // The daemon refused what the driver asked of it, or is gone: the device does not work.
-            span?.SetStatus(ActivityStatusCode.Error, exception.Status.Detail);
+            // The daemon refused a call of the driver's, or is gone: the device does not work.
+            span?.SetStatus(ActivityStatusCode.Error, exception.Message);
             answer = new DriverAnswer { Errno = (uint)Errno.EIO };
         }
         catch (Exception exception)
@@ -177,7 +184,7 @@ public sealed class DriverServer
         switch (call.OperationCase)
         {
             case DriverCall.OperationOneofCase.Open:
-                var (errno, opened) = await _module.OpenAsync().ConfigureAwait(false);
+                var (errno, opened) = await _module.OpenAsync(signal).ConfigureAwait(false);
                 file.File = opened;
                 if (opened is null) _files.TryRemove(call.File, out _);
                 return new DriverAnswer { Errno = (uint)errno };
@@ -202,7 +209,7 @@ public sealed class DriverServer
                 var (refused, bytes) = await open.TransferAsync(call.Transfer, signal).ConfigureAwait(false);
                 return new DriverAnswer { Errno = (uint)refused, Bytes = bytes };
             case DriverCall.OperationOneofCase.Map when file.File is { } open:
-                var (error, device) = await open.MapAsync(call.Map).ConfigureAwait(false);
+                var (error, device) = await open.MapAsync(call.Map, signal).ConfigureAwait(false);
                 return new DriverAnswer { Errno = (uint)error, Device = device };
             case DriverCall.OperationOneofCase.Release:
                 _files.TryRemove(call.File, out _);

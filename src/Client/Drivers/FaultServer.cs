@@ -6,48 +6,48 @@ using Grpc.Core;
 namespace FramePin.Drivers;
 
 /// <summary>
-/// Handles page faults of a device, or of a range of an address space, in this process: the ->fault method of a driver.
+/// Handles page faults of a device, or of a range of an address space, in this process: the fault method of a driver
+/// (struct vm_operations_struct).
 /// </summary>
 public static class FaultServer
 {
-    /// <summary>
-    /// Registers and answers faults until cancelled, side by side. Throws RpcException when the device is served
-    /// already, the range cannot be registered or the connection breaks; and whatever <paramref name="handle"/> throws,
-    /// which is a bug of the handler: the daemon then ends the faults that wait with SIGBUS.
-    /// </summary>
+    /// <summary>Registers the handler and answers faults, beside each other, until it is cancelled.</summary>
     /// <param name="client">The daemon.</param>
     /// <param name="registration">A device, or an address space with start and length in bytes.</param>
-    /// <param name="handle"> Answers a fault; its number is filled in. Asked again, with <see cref="FaultEvent.Errno"/>
-    /// set, when the daemon did not take an answer. May be called on several threads at once.
-    /// </param>
-    /// <param name="registered">Told once faults come here; may be null.</param>
-    /// <param name="cancelled">Ends it.</param>
+    /// <param name="handle">Answers a fault; the number of the fault is filled in. It is asked again, with
+    /// <see cref="FaultEvent.Errno"/> set, when the daemon did not take an answer. Comes on several threads at once.
+    /// An exception from it is a bug of the handler and ends the method; the daemon then ends the faults that wait with
+    /// SIGBUS.</param>
+    /// <param name="registered">Called once faults come here; null for none.</param>
+    /// <param name="cancellationToken">Ends it.</param>
+    /// <exception cref="FramePinException">The device is served already, the range cannot be registered, or the
+    /// connection broke.</exception>
+    /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was signalled.</exception>
     public static async Task RunAsync(
         FramePinClient client, RegisterFaultHandler registration, Func<FaultEvent, ValueTask<FaultAnswer>> handle,
-        Action? registered = null,
-        CancellationToken cancelled = default)
+        Action? registered = null, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(client);
         ArgumentNullException.ThrowIfNull(handle);
-        using var stream = client.Faults.ServeFaults(cancellationToken: cancelled);
+        using var stream = client.Faults.ServeFaults(cancellationToken: cancellationToken);
         await stream.RequestStream.WriteAsync(
-            new FaultReply { Register = registration }, cancelled).ConfigureAwait(false);
+            new FaultReply { Register = registration }, cancellationToken).ConfigureAwait(false);
         var answers = Channel.CreateUnbounded<FaultAnswer>(new UnboundedChannelOptions { SingleReader = true });
         var broken = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         var sending = SendAsync(stream.RequestStream, answers.Reader);
         try
         {
-            while (await NextAsync(stream.ResponseStream, broken.Task, cancelled).ConfigureAwait(false))
+            while (await NextAsync(stream.ResponseStream, broken.Task, cancellationToken).ConfigureAwait(false))
             {
                 var happened = stream.ResponseStream.Current;
                 if (happened.Fault == 0) registered?.Invoke();
                 else _ = Task.Run(() => AnswerAsync(happened, handle, answers.Writer, broken), CancellationToken.None);
             }
         }
-        catch (RpcException) when (cancelled.IsCancellationRequested)
+        catch (RpcException exception)
         {
-            cancelled.ThrowIfCancellationRequested();
-            throw;
+            cancellationToken.ThrowIfCancellationRequested();
+            throw FramePinException.From(exception);
         }
         finally
         {
@@ -60,8 +60,8 @@ public static class FaultServer
         FaultEvent happened, Func<FaultEvent, ValueTask<FaultAnswer>> handle, ChannelWriter<FaultAnswer> answers,
         TaskCompletionSource broken)
     {
-        const uint nobodyAsks = (uint)Errno.ENOENT;
-        if (happened.Errno == nobodyAsks) return;
+        const uint noCallWaits = (uint)Errno.ENOENT;
+        if (happened.Errno == noCallWaits) return;
         try
         {
             var answer = await handle(happened).ConfigureAwait(false);
@@ -75,9 +75,9 @@ public static class FaultServer
     }
 
     private static async Task<bool> NextAsync(
-        IAsyncStreamReader<FaultEvent> events, Task broken, CancellationToken cancelled)
+        IAsyncStreamReader<FaultEvent> events, Task broken, CancellationToken cancellationToken)
     {
-        var next = events.MoveNext(cancelled);
+        var next = events.MoveNext(cancellationToken);
         if (await Task.WhenAny(next, broken).ConfigureAwait(false) == broken) await broken.ConfigureAwait(false);
         return await next.ConfigureAwait(false);
     }

@@ -6,18 +6,26 @@ namespace FramePin.Drivers;
 [Flags]
 public enum GupBits
 {
+    /// <summary>No flag.</summary>
     None = 0,
+    /// <summary>FOLL_WRITE: the device writes.</summary>
     Write = 1,
+    /// <summary>FOLL_FORCE: protection of private mappings does not refuse.</summary>
     Force = 1 << 3,
+    /// <summary>FOLL_LONGTERM: the pin may last long.</summary>
     LongTerm = 1 << 8,
 }
 
-/// <summary>Frames that a driver is done with and has no view of any more.</summary>
-/// <param name="Frames">To be put.</param>
+/// <summary>Frames to be put, of which the driver has no view any more.</summary>
+/// <param name="Frames">The frames.</param>
 /// <param name="IsDirty">The device wrote: every page is marked dirty first.</param>
 public readonly record struct PutFrames(PinnedFrames Frames, bool IsDirty);
 
 /// <summary>A frame vector that a driver holds.</summary>
+/// <remarks>
+/// Any thread may read it. The driver puts it once, by <see cref="DriverKernel.PutAsync"/>; the lease of the driver puts
+/// it when the process dies.
+/// </remarks>
 public sealed class PinnedFrames
 {
     internal PinnedFrames(string name, ulong count, bool isPfns, FrameRuns runs, ulong hold = 0)

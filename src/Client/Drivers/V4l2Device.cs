@@ -1,11 +1,13 @@
 using FramePin.Client;
-using FramePin.Drivers;
 using FramePin.V1;
 
 namespace FramePin.Drivers;
 
-/// <summary>A video node as an application uses it: the ioctls of V4L2, one method each, answering errnos.</summary>
-/// <remarks>Any thread, as a file descriptor. Owns its file.</remarks>
+/// <summary>A video node as an application uses it: the ioctls of V4L2, a method each, which answer errnos.</summary>
+/// <remarks>
+/// Any thread, as a file descriptor. Owns its file. Every method is one call and throws <see cref="FramePinException"/>
+/// when the daemon refuses it or cannot be reached.
+/// </remarks>
 public sealed class V4l2Device : IAsyncDisposable
 {
     private readonly DriverHandle _file;
@@ -17,36 +19,40 @@ public sealed class V4l2Device : IAsyncDisposable
         Type = type;
     }
 
-    /// <summary>The application's address space.</summary>
+    /// <summary>Name of the application's address space: pointers in the arguments mean it.</summary>
     public string Space { get; set; }
 
-    /// <summary>V4L2_BUF_TYPE_* of its queue.</summary>
+    /// <summary>Type of the node's queue (<see cref="V4l2.BufferType"/>).</summary>
     public uint Type { get; }
 
     /// <summary>The open file.</summary>
     public DriverHandle File => _file;
 
     /// <summary>
-    /// Opens a node and asks what it is. Throws <see cref="IOException"/> with the errno when it cannot be opened.
+    /// Opens a node and asks for its capabilities. Two calls.
     /// </summary>
     /// <param name="client">The daemon.</param>
     /// <param name="driver">"machines/{m}/drivers/{node}".</param>
-    /// <param name="space">The application's address space.</param>
+    /// <param name="space">Name of the application's address space.</param>
     /// <param name="lease">Lease that the file is closed with; null for none.</param>
     /// <param name="isNonBlocking">O_NONBLOCK.</param>
-    /// <param name="cancelled">Gives it up.</param>
+    /// <param name="cancellationToken">Gives it up.</param>
+    /// <exception cref="IOException">The driver refuses the file, or the node is no video node; with the errno.
+    /// </exception>
+    /// <exception cref="FramePinException">NotFound: nobody serves the node.</exception>
     public static async Task<V4l2Device> OpenAsync(
         FramePinClient client, string driver, string space, string? lease = null, bool isNonBlocking = false,
-        CancellationToken cancelled = default)
+        CancellationToken cancellationToken = default)
     {
         var (errno, file) = await DriverHandle.OpenAsync(
-            client, driver, lease, isNonBlocking, cancelled).ConfigureAwait(false);
+            client, driver, lease, isNonBlocking, cancellationToken).ConfigureAwait(false);
         if (file is null) throw new IOException($"{driver} cannot be opened: {errno}", (int)errno);
-        var (failed, is_) = await file.IoctlAsync(
-            "", V4l2.QueryCapabilities, new V4l2Capability(), cancelled: cancelled).ConfigureAwait(false);
+        var (failed, node) = await file.IoctlAsync(
+            "", V4l2.QueryCapabilities, new V4l2Capability(), cancellationToken: cancellationToken).ConfigureAwait(
+                false);
         if (failed != Errno.None)
             throw new IOException($"{driver} is no video node: VIDIOC_QUERYCAP answers {failed}", (int)failed);
-        var type = (is_.Capabilities & 0x3003) switch
+        var type = (node.Capabilities & 0x3003) switch
         {
             1 => V4l2.BufferType.Capture,
             2 => V4l2.BufferType.Output,
@@ -56,82 +62,135 @@ public sealed class V4l2Device : IAsyncDisposable
         return new V4l2Device(file, space, type);
     }
 
-    /// <summary>VIDIOC_S_FMT: what the driver made of it.</summary>
-    public Task<(Errno Errno, V4l2Format Format)> SetFormatAsync(string code, int width, int height) =>
-        Call(
+    /// <summary>VIDIOC_S_FMT. The answer is the format that the driver has set.</summary>
+    /// <param name="code">Pixel format in four characters, such as "YUYV".</param>
+    /// <param name="width">Pixels of a line.</param>
+    /// <param name="height">Lines.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public Task<(Errno Errno, V4l2Format Format)> SetFormatAsync(
+        string code, int width, int height, CancellationToken cancellationToken = default) =>
+        IoctlAsync(
             V4l2.SetFormat, new V4l2Format { Type = Type, Width = (uint)width, Height = (uint)height,
-                PixelFormat = V4l2.FourCc(code) });
+                PixelFormat = V4l2.FourCc(code) }, cancellationToken);
 
     /// <summary>VIDIOC_G_FMT.</summary>
-    public Task<(Errno Errno, V4l2Format Format)> GetFormatAsync() =>
-        Call(V4l2.GetFormat, new V4l2Format { Type = Type });
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public Task<(Errno Errno, V4l2Format Format)> GetFormatAsync(CancellationToken cancellationToken = default) =>
+        IoctlAsync(V4l2.GetFormat, new V4l2Format { Type = Type }, cancellationToken);
 
     /// <summary>VIDIOC_S_CTRL.</summary>
-    public async Task<Errno> SetControlAsync(string id, int value) =>
-        (await Call(V4l2.SetControl, new V4l2Control { Id = id, Value = value }).ConfigureAwait(false)).Errno;
+    /// <param name="id">Name of the control.</param>
+    /// <param name="value">Its value.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public async Task<Errno> SetControlAsync(
+        string id, int value, CancellationToken cancellationToken = default) =>
+        (await IoctlAsync(V4l2.SetControl, new V4l2Control { Id = id, Value = value }, cancellationToken)
+            .ConfigureAwait(false)).Errno;
 
-    /// <summary>VIDIOC_S_PARM; 0: as fast as buffers come.</summary>
-    public async Task<Errno> SetFrameRateAsync(double framesPerSecond)
+    /// <summary>VIDIOC_S_PARM.</summary>
+    /// <param name="framesPerSecond">Frames a second; 0: as fast as buffers come.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public async Task<Errno> SetFrameRateAsync(
+        double framesPerSecond, CancellationToken cancellationToken = default)
     {
         const uint unit = 100_000;
         var time = new V4l2Fraction { Numerator = unit, Denominator = (uint)Math.Round(framesPerSecond * unit) };
         var argument = new V4l2StreamParameters { Type = Type, TimePerFrame = framesPerSecond == 0 ? null : time };
-        return (await Call(V4l2.SetParameters, argument).ConfigureAwait(false)).Errno;
+        return (await IoctlAsync(V4l2.SetParameters, argument, cancellationToken).ConfigureAwait(false)).Errno;
     }
 
-    /// <summary>VIDIOC_REQBUFS: how many there are.</summary>
-    public Task<(Errno Errno, V4l2RequestBuffers Answer)> RequestBuffersAsync(uint count, uint memory) =>
-        Call(V4l2.RequestBuffers, new V4l2RequestBuffers { Count = count, Type = Type, Memory = memory });
+    /// <summary>VIDIOC_REQBUFS. The answer tells how many buffers there are.</summary>
+    /// <param name="count">Buffers; 0 frees them.</param>
+    /// <param name="memory">V4L2_MEMORY_* (<see cref="VideoBuf2.Vb2Memory"/>).</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public Task<(Errno Errno, V4l2RequestBuffers Answer)> RequestBuffersAsync(
+        uint count, uint memory, CancellationToken cancellationToken = default) =>
+        IoctlAsync(
+            V4l2.RequestBuffers, new V4l2RequestBuffers { Count = count, Type = Type, Memory = memory },
+            cancellationToken);
 
     /// <summary>VIDIOC_QBUF of a USERPTR buffer with one plane.</summary>
-    /// <param name="index">Which buffer.</param>
-    /// <param name="address">Where it lies in the application's address space.</param>
+    /// <param name="index">Number of the buffer.</param>
+    /// <param name="address">Its first byte in the application's address space.</param>
     /// <param name="length">Bytes.</param>
     /// <param name="bytesUsed">Output: bytes of the picture; 0 for all.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
     public Task<(Errno Errno, V4l2Buffer Buffer)> QueueUserPtrAsync(
-        uint index, ulong address, uint length, uint bytesUsed = 0) =>
-        QueueAsync(new V4l2Buffer
-        {
-            Index = index,
-            Memory = (uint)Drivers.VideoBuf2.Vb2Memory.UserPtr,
-            Planes = { new V4l2Plane { UserPointer = address, Length = length, BytesUsed = bytesUsed } },
-        });
+        uint index, ulong address, uint length, uint bytesUsed = 0, CancellationToken cancellationToken = default) =>
+        QueueAsync(
+            new V4l2Buffer
+            {
+                Index = index,
+                Memory = (uint)VideoBuf2.Vb2Memory.UserPtr,
+                Planes = { new V4l2Plane { UserPointer = address, Length = length, BytesUsed = bytesUsed } },
+            },
+            cancellationToken);
 
-    /// <summary>VIDIOC_QBUF of whatever the argument says; its type is filled in when it is 0.</summary>
-    public Task<(Errno Errno, V4l2Buffer Buffer)> QueueAsync(V4l2Buffer buffer) =>
-        Call(V4l2.QueueBuffer, Typed(buffer));
+    /// <summary>VIDIOC_QBUF.</summary>
+    /// <param name="buffer">The argument; its type is filled in when it is 0.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public Task<(Errno Errno, V4l2Buffer Buffer)> QueueAsync(
+        V4l2Buffer buffer, CancellationToken cancellationToken = default) =>
+        IoctlAsync(V4l2.QueueBuffer, Typed(buffer), cancellationToken);
 
     /// <summary>VIDIOC_PREPARE_BUF.</summary>
-    public Task<(Errno Errno, V4l2Buffer Buffer)> PrepareAsync(V4l2Buffer buffer) =>
-        Call(V4l2.PrepareBuffer, Typed(buffer));
+    /// <param name="buffer">The argument; its type is filled in when it is 0.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public Task<(Errno Errno, V4l2Buffer Buffer)> PrepareAsync(
+        V4l2Buffer buffer, CancellationToken cancellationToken = default) =>
+        IoctlAsync(V4l2.PrepareBuffer, Typed(buffer), cancellationToken);
 
     /// <summary>VIDIOC_QUERYBUF.</summary>
-    public Task<(Errno Errno, V4l2Buffer Buffer)> QueryAsync(uint index) =>
-        Call(V4l2.QueryBuffer, new V4l2Buffer { Type = Type, Index = index });
+    /// <param name="index">Number of the buffer.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public Task<(Errno Errno, V4l2Buffer Buffer)> QueryAsync(
+        uint index, CancellationToken cancellationToken = default) =>
+        IoctlAsync(V4l2.QueryBuffer, new V4l2Buffer { Type = Type, Index = index }, cancellationToken);
 
-    /// <summary>VIDIOC_DQBUF: waits for a buffer unless told not to.</summary>
+    /// <summary>VIDIOC_DQBUF. Waits for a buffer unless it is told not to.</summary>
+    /// <param name="memory">V4L2_MEMORY_* of the queue.</param>
+    /// <param name="isNonBlocking">O_NONBLOCK for this call: EAGAIN where no buffer is done.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was signalled.</exception>
     public Task<(Errno Errno, V4l2Buffer Buffer)> DequeueAsync(
-        uint memory, bool isNonBlocking = false, CancellationToken cancelled = default) =>
+        uint memory, bool isNonBlocking = false, CancellationToken cancellationToken = default) =>
         _file.IoctlAsync(
-            Space, V4l2.DequeueBuffer, new V4l2Buffer { Type = Type, Memory = memory }, isNonBlocking, cancelled);
+            Space, V4l2.DequeueBuffer, new V4l2Buffer { Type = Type, Memory = memory }, isNonBlocking,
+            cancellationToken);
 
-    /// <summary>VIDIOC_EXPBUF: a dma-buf over an MMAP buffer.</summary>
-    public Task<(Errno Errno, V4l2ExportBuffer Answer)> ExportAsync(uint index, uint plane = 0, string lease = "") =>
-        Call(V4l2.ExportBuffer, new V4l2ExportBuffer { Type = Type, Index = index, Plane = plane, Lease = lease });
+    /// <summary>VIDIOC_EXPBUF: makes a dma-buf over an MMAP buffer.</summary>
+    /// <param name="index">Number of the buffer.</param>
+    /// <param name="plane">Number of the plane.</param>
+    /// <param name="lease">Lease that owns the dma-buf; empty: it lives until it is unpinned.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public Task<(Errno Errno, V4l2ExportBuffer Answer)> ExportAsync(
+        uint index, uint plane = 0, string lease = "", CancellationToken cancellationToken = default) =>
+        IoctlAsync(
+            V4l2.ExportBuffer, new V4l2ExportBuffer { Type = Type, Index = index, Plane = plane, Lease = lease },
+            cancellationToken);
 
     /// <summary>VIDIOC_STREAMON.</summary>
-    public async Task<Errno> StreamOnAsync() =>
-        (await Call(V4l2.StreamOn, new V4l2Stream { Type = Type }).ConfigureAwait(false)).Errno;
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public async Task<Errno> StreamOnAsync(CancellationToken cancellationToken = default) =>
+        (await IoctlAsync(V4l2.StreamOn, new V4l2Stream { Type = Type }, cancellationToken).ConfigureAwait(false)).Errno;
 
     /// <summary>VIDIOC_STREAMOFF.</summary>
-    public async Task<Errno> StreamOffAsync() =>
-        (await Call(V4l2.StreamOff, new V4l2Stream { Type = Type }).ConfigureAwait(false)).Errno;
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public async Task<Errno> StreamOffAsync(CancellationToken cancellationToken = default) =>
+        (await IoctlAsync(V4l2.StreamOff, new V4l2Stream { Type = Type }, cancellationToken).ConfigureAwait(false))
+        .Errno;
 
-    /// <summary>Any other ioctl of the node.</summary>
-    public Task<(Errno Errno, T Answer)> Call<T>(string command, T argument)
-        where T : Google.Protobuf.IMessage<T>, new() => _file.IoctlAsync(Space, command, argument);
+    /// <summary>Any ioctl of the node.</summary>
+    /// <typeparam name="T">The message that stands for the argument's struct.</typeparam>
+    /// <param name="command">Name of the command, such as "VIDIOC_QUERYCAP".</param>
+    /// <param name="argument">The argument.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public Task<(Errno Errno, T Answer)> IoctlAsync<T>(
+        string command, T argument, CancellationToken cancellationToken = default)
+        where T : Google.Protobuf.IMessage<T>, new() =>
+        _file.IoctlAsync(Space, command, argument, cancellationToken: cancellationToken);
 
-    /// <summary>close.</summary>
+    /// <summary>close. Completes when the driver has released the file. Does not throw.</summary>
     public ValueTask DisposeAsync() => _file.DisposeAsync();
 
     private V4l2Buffer Typed(V4l2Buffer buffer)

@@ -51,23 +51,25 @@ internal static class ChannelFactory
         && (address.Scheme == Uri.UriSchemeHttp || address.Scheme == Uri.UriSchemeHttps)
             ? address
             : throw new ArgumentException(
-                $"an endpoint is unix:/path, http://host:port or https://host:port, not '{endpoint}'", nameof(endpoint));
+                $"an endpoint is unix:/path, http://host:port or https://host:port, not '{endpoint}'", nameof(
+                    endpoint));
 
     private static SocketsHttpHandler Handler(string? unixPath)
     {
         // The client's interceptor sets the W3C headers, and the handler is not to set them once more.
         var handler = new SocketsHttpHandler { ActivityHeadersPropagator = null,
             EnableMultipleHttp2Connections = true };
-        if (unixPath is not null) handler.ConnectCallback = (_, cancelled) => ConnectAsync(unixPath, cancelled);
+        if (unixPath is not null) handler.ConnectCallback = (_, cancellationToken) => ConnectAsync(
+            unixPath, cancellationToken);
         return handler;
     }
 
-    private static async ValueTask<Stream> ConnectAsync(string path, CancellationToken cancelled)
+    private static async ValueTask<Stream> ConnectAsync(string path, CancellationToken cancellationToken)
     {
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
         {
-            await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancelled).ConfigureAwait(false);
+            await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellationToken).ConfigureAwait(false);
             return new NetworkStream(socket, ownsSocket: true);
         }
         catch

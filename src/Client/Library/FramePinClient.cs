@@ -111,29 +111,29 @@ public sealed class FramePinClient : IDisposable
     /// <summary>Makes a machine, which lives until it is deleted.</summary>
     /// <param name="spec">Its kernel profile, memory and switches; the daemon's defaults when null.</param>
     /// <param name="id">Last segment of its name; the daemon counts when null.</param>
-    /// <param name="cancelled">Gives the call up.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
     /// <exception cref="FramePinException">The id is taken, the specification is refused, or machines_max is reached.
     /// </exception>
     public async Task<FramePinMachine> CreateMachineAsync(
-        MachineSpec? spec = null, string? id = null, CancellationToken cancelled = default)
+        MachineSpec? spec = null, string? id = null, CancellationToken cancellationToken = default)
     {
-        var request = new CreateMachineRequest { MachineId = id ?? "", Spec = spec, RequestId = Calls.NewRequestId() };
-        var machine = await Machines.CreateMachineAsync(request, cancellationToken: cancelled)
-            .TypedAsync(cancelled).ConfigureAwait(false);
+        var request = new CreateMachineRequest { MachineId = id ?? "", Spec = spec, RequestId = FramePinCalls.NewRequestId() };
+        var machine = await Machines.CreateMachineAsync(request, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         return new FramePinMachine(this, MachineName.Parse(machine.Name));
     }
 
     /// <summary>Describes every machine of the daemon, a page of the list a call.</summary>
-    /// <param name="cancelled">Gives the listing up.</param>
+    /// <param name="cancellationToken">Gives the listing up.</param>
     /// <exception cref="FramePinException">The daemon cannot be reached.</exception>
     public async IAsyncEnumerable<Machine> ListMachinesAsync(
-        [EnumeratorCancellation] CancellationToken cancelled = default)
+        [EnumeratorCancellation] CancellationToken cancellationToken = default)
     {
         var request = new ListMachinesRequest();
         do
         {
-            var page = await Machines.ListMachinesAsync(request, cancellationToken: cancelled)
-                .TypedAsync(cancelled).ConfigureAwait(false);
+            var page = await Machines.ListMachinesAsync(request, cancellationToken: cancellationToken)
+                .TypedAsync(cancellationToken).ConfigureAwait(false);
             foreach (var machine in page.Machines) yield return machine;
             request.PageToken = page.NextPageToken;
         }

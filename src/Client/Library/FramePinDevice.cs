@@ -21,35 +21,37 @@ public sealed class FramePinDevice
     public DeviceName Name { get; }
 
     /// <summary>Describes the device.</summary>
-    /// <param name="cancelled">Gives the call up.</param>
-    public Task<Device> GetAsync(CancellationToken cancelled = default) =>
-        _client.Devices.GetDeviceAsync(new GetDeviceRequest { Name = Name }, cancellationToken: cancelled)
-            .TypedAsync(cancelled);
+    /// <param name="cancellationToken">Gives the call up.</param>
+    public Task<Device> GetAsync(CancellationToken cancellationToken = default) =>
+        _client.Devices.GetDeviceAsync(new GetDeviceRequest { Name = Name }, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken);
 
     /// <summary>
-    /// Makes a pin with a reference to each page of the device's RAM, as a dma-buf holds the buffer that it was exported
+    /// Makes a pin with a reference to each page of the device's RAM, as a dma-buf holds the buffer that it was
+    /// exported
     /// from. The pin outlives the device. Refused with "NO_PAGES" for MMIO.
     /// </summary>
     /// <param name="lease">Lease that owns the pin; null: it lives until it is unpinned.</param>
-    /// <param name="cancelled">Gives the call up.</param>
-    public async Task<Pin> ExportAsync(LeaseName? lease = null, CancellationToken cancelled = default)
+    /// <param name="cancellationToken">Gives the call up.</param>
+    public async Task<Pin> ExportAsync(LeaseName? lease = null, CancellationToken cancellationToken = default)
     {
-        var request = new ExportDeviceRequest { Name = Name, Lease = lease ?? "", RequestId = Calls.NewRequestId() };
-        var answer = await _client.Devices.ExportDeviceAsync(request, cancellationToken: cancelled)
-            .TypedAsync(cancelled).ConfigureAwait(false);
+        var request = new ExportDeviceRequest { Name = Name, Lease = lease ?? "", RequestId = FramePinCalls.NewRequestId() };
+        var answer = await _client.Devices.ExportDeviceAsync(request, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         var name = FrameVectorName.Parse(answer.FrameVector);
         var vector = await _client.Pinning.GetFrameVectorAsync(
-            new GetFrameVectorRequest { Name = name }, cancellationToken: cancelled)
-            .TypedAsync(cancelled).ConfigureAwait(false);
+            new GetFrameVectorRequest { Name = name }, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         return new Pin(_client, name, vector);
     }
 
     /// <summary>Deletes the device. Its memory lives on under the mappings and pins that exist.</summary>
-    /// <param name="cancelled">Gives the call up.</param>
-    public Task DeleteAsync(CancellationToken cancelled = default) =>
+    /// <param name="cancellationToken">Gives the call up.</param>
+    public Task DeleteAsync(CancellationToken cancellationToken = default) =>
         _client.Devices.DeleteDeviceAsync(
-            new DeleteDeviceRequest { Name = Name, RequestId = Calls.NewRequestId() }, cancellationToken: cancelled)
-            .TypedAsync(cancelled);
+            new DeleteDeviceRequest { Name = Name, RequestId = FramePinCalls.NewRequestId() },
+            cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken);
 
     /// <summary>The name of the device.</summary>
     public override string ToString() => Name.ToString();

@@ -37,21 +37,23 @@ public sealed class FramePinLease : IAsyncDisposable
     /// </summary>
     public TimeSpan Ttl { get; }
 
-    /// <summary>Signalled when the lease has ended without being disposed: everything that it held is released.</summary>
+    /// <summary>Signalled when the lease has ended without being disposed: everything that it held is
+    /// released.</summary>
     public CancellationToken Lost { get; }
 
     /// <summary>Opens a lease. One call, and a stream that lives as long as the lease.</summary>
     /// <param name="client">The daemon. It must outlive the lease.</param>
     /// <param name="machine">"machines/{machine}"; empty for the default machine.</param>
     /// <param name="owner">The client in its own words, for people.</param>
-    /// <param name="ttl">Time without a sign of life after which the lease ends; the daemon's default when null.</param>
+    /// <param name="ttl">Time without a sign of life after which the lease ends; the daemon's default when
+    /// null.</param>
     /// <param name="time">The clock of the signs of life; the client's when null.</param>
-    /// <param name="cancelled">Gives the opening up.</param>
+    /// <param name="cancellationToken">Gives the opening up.</param>
     /// <exception cref="FramePinException">The machine is gone, the time is out of bounds, or leases_max is reached.
     /// </exception>
     public static async Task<FramePinLease> OpenAsync(
         FramePinClient client, string machine, string owner, TimeSpan? ttl = null, TimeProvider? time = null,
-        CancellationToken cancelled = default)
+        CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(client);
         var request = new OpenLeaseRequest
@@ -59,10 +61,10 @@ public sealed class FramePinLease : IAsyncDisposable
             Parent = machine,
             Owner = owner,
             Ttl = ttl is { } wanted ? Duration.FromTimeSpan(wanted) : null,
-            RequestId = Calls.NewRequestId(),
+            RequestId = FramePinCalls.NewRequestId(),
         };
-        var lease = await client.Leases.OpenLeaseAsync(request, cancellationToken: cancelled)
-            .TypedAsync(cancelled).ConfigureAwait(false);
+        var lease = await client.Leases.OpenLeaseAsync(request, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         return new FramePinLease(client, lease, time ?? client.TimeProvider);
     }
 
@@ -79,7 +81,7 @@ public sealed class FramePinLease : IAsyncDisposable
         {
             if (!Lost.IsCancellationRequested)
                 await _client.Leases.CloseLeaseAsync(
-                    new CloseLeaseRequest { Name = Name, RequestId = Calls.NewRequestId() }).ConfigureAwait(false);
+                    new CloseLeaseRequest { Name = Name, RequestId = FramePinCalls.NewRequestId() }).ConfigureAwait(false);
         }
         catch (RpcException exception)
         {

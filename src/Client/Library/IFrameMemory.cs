@@ -12,9 +12,10 @@ public interface IFrameMemory
     /// <param name="frameVector">Name of the vector.</param>
     /// <param name="offset">First byte, counted from the first frame.</param>
     /// <param name="buffer">Where the bytes go.</param>
-    /// <param name="cancelled">Gives the call up.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
     /// <exception cref="FramePinException">The vector is gone, or a frame cannot be read.</exception>
-    Task<int> ReadAsync(string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancelled = default);
+    Task<int> ReadAsync(
+        string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancellationToken = default);
 
     /// <summary>
     /// Writes all of <paramref name="data"/> from byte <paramref name="offset"/> of the vector's frames on.
@@ -22,9 +23,10 @@ public interface IFrameMemory
     /// <param name="frameVector">Name of the vector.</param>
     /// <param name="offset">First byte, counted from the first frame.</param>
     /// <param name="data">The bytes.</param>
-    /// <param name="cancelled">Gives the call up.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
     /// <exception cref="FramePinException">The vector is gone, or a frame cannot be written.</exception>
-    Task WriteAsync(string frameVector, ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancelled = default);
+    Task WriteAsync(
+        string frameVector, ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancellationToken = default);
 }
 
 /// <summary>Frames over MemoryService, in chunks of 64 KiB.</summary>
@@ -34,11 +36,11 @@ public sealed class RemoteFrameMemory(FramePinClient client) : IFrameMemory
 {
     /// <inheritdoc />
     public Task<int> ReadAsync(
-        string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancelled = default) =>
-        MemoryTransfer.ReadAsync(client, frameVector, offset, buffer, cancelled);
+        string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancellationToken = default) =>
+        MemoryTransfer.ReadAsync(client, frameVector, offset, buffer, cancellationToken);
 
     /// <inheritdoc />
     public Task WriteAsync(
-        string frameVector, ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancelled = default) =>
-        MemoryTransfer.WriteAsync(client, frameVector, offset, data, cancelled);
+        string frameVector, ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancellationToken = default) =>
+        MemoryTransfer.WriteAsync(client, frameVector, offset, data, cancellationToken);
 }

@@ -50,22 +50,23 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     /// <param name="machine">"machines/{machine}".</param>
     /// <param name="lease">Lease that the attachment ends with; null for none.</param>
     /// <param name="isReadOnly">Asks for memory that this process cannot write.</param>
-    /// <param name="cancelled">Gives it up.</param>
+    /// <param name="cancellationToken">Gives it up.</param>
     /// <exception cref="FramePinException">The daemon refuses a ticket, or has no attach socket.</exception>
     /// <exception cref="UnauthorizedAccessException">The attach socket sends this process away, with its reason.
     /// </exception>
     public static async Task<LocalMachine> AttachAsync(
         FramePinClient client, string machine, string? lease = null, bool isReadOnly = false,
-        CancellationToken cancelled = default)
+        CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(client);
         var request = new AttachMemoryRequest { Parent = machine, Lease = lease ?? "", ReadOnly = isReadOnly };
-        var ticket = await client.Memory.AttachMemoryAsync(request, cancellationToken: cancelled)
-            .TypedAsync(cancelled).ConfigureAwait(false);
+        var ticket = await client.Memory.AttachMemoryAsync(request, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
         {
-            await socket.ConnectAsync(new UnixDomainSocketEndPoint(ticket.SocketPath), cancelled).ConfigureAwait(false);
+            await socket.ConnectAsync(
+                new UnixDomainSocketEndPoint(ticket.SocketPath), cancellationToken).ConfigureAwait(false);
             socket.Send(ticket.Ticket.Span);
             var (status, memory) = LocalMapping.Receive(socket);
             if (status == 0 && memory is not null)
@@ -90,15 +91,15 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     /// </summary>
     /// <param name="frameVector">Name of the vector.</param>
     /// <param name="isWritable">This process is going to store.</param>
-    /// <param name="cancelled">Gives it up.</param>
+    /// <param name="cancellationToken">Gives it up.</param>
     /// <exception cref="FramePinException">The vector or the attachment is gone.</exception>
     /// <exception cref="System.ComponentModel.Win32Exception">The kernel refuses the mapping.</exception>
     public async Task<MappedFrames> MapAsync(
-        string frameVector, bool isWritable = true, CancellationToken cancelled = default)
+        string frameVector, bool isWritable = true, CancellationToken cancellationToken = default)
     {
         var request = new MapFramesRequest { Attachment = Name, FrameVector = frameVector };
-        var mapped = await _client.Memory.MapFramesAsync(request, cancellationToken: cancelled)
-            .TypedAsync(cancelled).ConfigureAwait(false);
+        var mapped = await _client.Memory.MapFramesAsync(request, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         return MapHeld(mapped.Hold, mapped.Runs, isWritable);
     }
 
@@ -114,11 +115,12 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     /// <param name="start">Address in bytes, page-aligned.</param>
     /// <param name="length">Bytes, rounded up to pages.</param>
     /// <param name="isWritable">This process is going to store.</param>
-    /// <param name="cancelled">Gives it up.</param>
+    /// <param name="cancellationToken">Gives it up.</param>
     /// <exception cref="FramePinException">A page cannot be touched or is no RAM.</exception>
     /// <exception cref="System.ComponentModel.Win32Exception">The kernel refuses the mapping.</exception>
     public async Task<MappedFrames> MapSpaceAsync(
-        string addressSpace, ulong start, ulong length, bool isWritable = true, CancellationToken cancelled = default)
+        string addressSpace, ulong start, ulong length, bool isWritable = true,
+        CancellationToken cancellationToken = default)
     {
         var request = new MapSpaceRequest
         {
@@ -128,13 +130,14 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
             Pages = (length + 4095) >> 12,
             Write = isWritable && !IsReadOnly,
         };
-        var mapped = await _client.Memory.MapSpaceAsync(request, cancellationToken: cancelled)
-            .TypedAsync(cancelled).ConfigureAwait(false);
+        var mapped = await _client.Memory.MapSpaceAsync(request, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         return MapHeld(mapped.Hold, mapped.Runs, isWritable);
     }
 
     /// <summary>
-    /// Mirrors a range of an address space at one place in this process, and keeps it as the space has it: after munmap,
+    /// Mirrors a range of an address space at one place in this process, and keeps it as the space has it: after
+    /// munmap,
     /// mremap, madvise, fork and every other announced change the pages are mapped anew.
     /// </summary>
     /// <param name="addressSpace">"machines/{machine}/addressSpaces/{id}".</param>
@@ -143,18 +146,18 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     /// <param name="isWritable">This process is going to store.</param>
     /// <param name="lease">Lease that the watch ends with; null for none.</param>
     /// <param name="time">The clock of retries; the client's when null.</param>
-    /// <param name="cancelled">Gives it up.</param>
+    /// <param name="cancellationToken">Gives it up.</param>
     /// <exception cref="FramePinException">The range cannot be watched, or the daemon cannot be reached.</exception>
     public Task<SpaceMirror> MirrorAsync(
         string addressSpace, ulong start, ulong length, bool isWritable = true, string? lease = null,
-        TimeProvider? time = null, CancellationToken cancelled = default)
+        TimeProvider? time = null, CancellationToken cancellationToken = default)
     {
         if ((start & 4095) != 0) throw new ArgumentException("must be a multiple of 4096", nameof(start));
         ArgumentOutOfRangeException.ThrowIfZero(length);
         ArgumentOutOfRangeException.ThrowIfGreaterThan(length, (ulong)int.MaxValue);
         var range = new MirroredRange(
             addressSpace, start, (length + 4095) & ~4095UL, isWritable && !IsReadOnly, lease ?? "");
-        return SpaceMirror.CreateAsync(_client, Name, _memory, range, time ?? _client.TimeProvider, cancelled);
+        return SpaceMirror.CreateAsync(_client, Name, _memory, range, time ?? _client.TimeProvider, cancellationToken);
     }
 
     /// <summary>
@@ -169,9 +172,9 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     /// <remarks>Maps the vector at its first use, which is one call, and keeps it mapped until
     /// <see cref="Forget"/>.</remarks>
     public async Task<int> ReadAsync(
-        string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancelled = default)
+        string frameVector, ulong offset, Memory<byte> buffer, CancellationToken cancellationToken = default)
     {
-        var mapped = await MappedAsync(frameVector, cancelled).ConfigureAwait(false);
+        var mapped = await MappedAsync(frameVector, cancellationToken).ConfigureAwait(false);
         if (offset >= mapped.Length) return 0;
         var count = (int)Math.Min((ulong)buffer.Length, mapped.Length - offset);
         mapped.Bytes.Slice((int)offset, count).CopyTo(buffer.Span);
@@ -183,10 +186,10 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     /// <see cref="Forget"/>.</remarks>
     /// <exception cref="UnauthorizedAccessException">The machine was attached read-only.</exception>
     public async Task WriteAsync(
-        string frameVector, ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancelled = default)
+        string frameVector, ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancellationToken = default)
     {
         if (IsReadOnly) throw new UnauthorizedAccessException("the machine was attached read-only");
-        var mapped = await MappedAsync(frameVector, cancelled).ConfigureAwait(false);
+        var mapped = await MappedAsync(frameVector, cancellationToken).ConfigureAwait(false);
         data.Span.CopyTo(mapped.Bytes[checked((int)offset)..]);
     }
 
@@ -250,10 +253,10 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         }
     }
 
-    private async Task<MappedFrames> MappedAsync(string frameVector, CancellationToken cancelled)
+    private async Task<MappedFrames> MappedAsync(string frameVector, CancellationToken cancellationToken)
     {
         if (_mapped.TryGetValue(frameVector, out var known)) return known;
-        var fresh = await MapAsync(frameVector, isWritable: true, cancelled).ConfigureAwait(false);
+        var fresh = await MapAsync(frameVector, isWritable: true, cancellationToken).ConfigureAwait(false);
         var kept = _mapped.GetOrAdd(frameVector, fresh);
         if (kept != fresh) fresh.Dispose();
         return kept;

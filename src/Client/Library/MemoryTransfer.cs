@@ -12,7 +12,7 @@ internal static class MemoryTransfer
 
     /// <summary>Reads bytes. Returns their count, which is smaller at the end of the target.</summary>
     public static async Task<int> ReadAsync(
-        FramePinClient client, string target, ulong position, Memory<byte> buffer, CancellationToken cancelled)
+        FramePinClient client, string target, ulong position, Memory<byte> buffer, CancellationToken cancellationToken)
     {
         var request = new ReadMemoryRequest
         {
@@ -21,9 +21,9 @@ internal static class MemoryTransfer
         };
         try
         {
-            using var call = client.Memory.ReadMemory(request, cancellationToken: cancelled);
+            using var call = client.Memory.ReadMemory(request, cancellationToken: cancellationToken);
             var done = 0;
-            while (await call.ResponseStream.MoveNext(cancelled).ConfigureAwait(false))
+            while (await call.ResponseStream.MoveNext(cancellationToken).ConfigureAwait(false))
             {
                 var data = call.ResponseStream.Current.Data;
                 data.Memory.CopyTo(buffer[done..]);
@@ -34,15 +34,16 @@ internal static class MemoryTransfer
         }
         catch (RpcException exception)
         {
-            throw Calls.Typed(exception, cancelled);
+            throw FramePinCalls.Typed(exception, cancellationToken);
         }
     }
 
     /// <summary>Writes all bytes.</summary>
     public static async Task WriteAsync(
-        FramePinClient client, string target, ulong position, ReadOnlyMemory<byte> data, CancellationToken cancelled)
+        FramePinClient client, string target, ulong position, ReadOnlyMemory<byte> data,
+        CancellationToken cancellationToken)
     {
-        using var call = client.Memory.WriteMemory(cancellationToken: cancelled);
+        using var call = client.Memory.WriteMemory(cancellationToken: cancellationToken);
         var named = new MemoryTarget { Name = target, Position = position };
         for (var done = 0; done < data.Length || named is not null; done += Chunk)
         {
@@ -50,7 +51,7 @@ internal static class MemoryTransfer
             var message = new WriteMemoryRequest { Target = named, Data = UnsafeByteOperations.UnsafeWrap(part) };
             try
             {
-                await call.RequestStream.WriteAsync(message, cancelled).ConfigureAwait(false);
+                await call.RequestStream.WriteAsync(message, cancellationToken).ConfigureAwait(false);
             }
             catch (Exception exception) when (exception is not OperationCanceledException)
             {
@@ -68,7 +69,7 @@ internal static class MemoryTransfer
         }
         catch (RpcException exception)
         {
-            throw Calls.Typed(exception, cancelled);
+            throw FramePinCalls.Typed(exception, cancellationToken);
         }
     }
 }

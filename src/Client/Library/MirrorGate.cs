@@ -43,9 +43,9 @@ internal sealed class MirrorGate
 
     /// <summary>Goes inside. Waits without a thread while the range changes.</summary>
     /// <exception cref="InvalidOperationException">The mirror has failed, with its reason.</exception>
-    public async ValueTask EnterAsync(CancellationToken cancelled)
+    public async ValueTask EnterAsync(CancellationToken cancellationToken)
     {
-        while (!TryEnter()) await OpenedAsync().WaitAsync(cancelled).ConfigureAwait(false);
+        while (!TryEnter()) await OpenedAsync().WaitAsync(cancellationToken).ConfigureAwait(false);
     }
 
     /// <summary>Leaves.</summary>

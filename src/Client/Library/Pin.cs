@@ -3,7 +3,8 @@ using FramePin.V1;
 namespace FramePin.Client;
 
 /// <summary>
-/// Frames that are held for this client: the answer of <see cref="FramePinAddressSpace.PinAsync(ulong, long, PinOptions,
+/// Frames that are held for this client: the answer of <see cref="FramePinAddressSpace.PinAsync(ulong, long,
+/// PinOptions,
 /// CancellationToken)"/> and its kin. Disposal unpins them.
 /// </summary>
 /// <remarks>
@@ -70,7 +71,8 @@ public sealed class Pin : IAsyncDisposable
     /// <summary>Why the pin ended early; unspecified when every page was taken.</summary>
     public StopReason StopReason { get; }
 
-    /// <summary>The frames in order, as runs of numbers that follow each other. Empty when they were left out.</summary>
+    /// <summary>The frames in order, as runs of numbers that follow each other. Empty when they were left
+    /// out.</summary>
     public IReadOnlyList<PfnRun> Runs { get; private set; }
 
     /// <summary>Number of the machine's last command before the pin.</summary>
@@ -96,16 +98,16 @@ public sealed class Pin : IAsyncDisposable
     /// Gives the frames back and destroys the vector (put_vaddr_frames, frame_vector_destroy). Unmaps the frames first
     /// where <see cref="Map"/> was called. Does nothing when that was done before. A call that failed may be repeated.
     /// </summary>
-    /// <param name="cancelled">Gives the call up.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
     /// <exception cref="FramePinException">NotFound: the pin went with its lease or its machine.</exception>
-    public async Task UnpinAsync(CancellationToken cancelled = default)
+    public async Task UnpinAsync(CancellationToken cancellationToken = default)
     {
         if (IsReleased) return;
         _mapped?.Dispose();
         _unpin ??= new UnpinRequest { FrameVector = Name, Dirty = _isDirty, Attachment = _local?.Name ?? "",
-            Hold = _hold, RequestId = Calls.NewRequestId() };
-        await _client.Pinning.UnpinAsync(_unpin, cancellationToken: cancelled)
-            .TypedAsync(cancelled).ConfigureAwait(false);
+            Hold = _hold, RequestId = FramePinCalls.NewRequestId() };
+        await _client.Pinning.UnpinAsync(_unpin, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         IsReleased = true;
     }
 
@@ -114,37 +116,38 @@ public sealed class Pin : IAsyncDisposable
     /// <see cref="Runs"/> are those of the result.
     /// </summary>
     /// <param name="to">Pages or PFNs.</param>
-    /// <param name="cancelled">Gives the call up.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
     /// <exception cref="FramePinException">EINVAL, and nothing changed: a PFN has no struct page.</exception>
-    public async Task ConvertAsync(FrameKind to, CancellationToken cancelled = default)
+    public async Task ConvertAsync(FrameKind to, CancellationToken cancellationToken = default)
     {
-        var request = new ConvertRequest { FrameVector = Name, To = to, RequestId = Calls.NewRequestId() };
-        var answer = await _client.Pinning.ConvertAsync(request, cancellationToken: cancelled)
-            .TypedAsync(cancelled).ConfigureAwait(false);
+        var request = new ConvertRequest { FrameVector = Name, To = to, RequestId = FramePinCalls.NewRequestId() };
+        var answer = await _client.Pinning.ConvertAsync(request, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         Kind = answer.Kind;
         Runs = PfnRun.From(answer.Runs);
     }
 
     /// <summary>Describes the vector: from where it was pinned, when, and by which trace.</summary>
-    /// <param name="cancelled">Gives the call up.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
     /// <exception cref="FramePinException">NotFound: the pin went with its lease or its machine.</exception>
-    public Task<FrameVector> GetAsync(CancellationToken cancelled = default) =>
-        _client.Pinning.GetFrameVectorAsync(new GetFrameVectorRequest { Name = Name }, cancellationToken: cancelled)
-            .TypedAsync(cancelled);
+    public Task<FrameVector> GetAsync(CancellationToken cancellationToken = default) =>
+        _client.Pinning.GetFrameVectorAsync(
+            new GetFrameVectorRequest { Name = Name }, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken);
 
     /// <summary>Shows struct pages of the frames: their counts and flags.</summary>
     /// <param name="first">Index of the first frame.</param>
     /// <param name="count">Frames, at most 1024; 0 means 1024. The answer is shorter at the end of the vector.</param>
-    /// <param name="cancelled">Gives the call up.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
     /// <exception cref="FramePinException">NotFound: the pin went with its lease or its machine.</exception>
     public async Task<IReadOnlyList<Page>> GetPagesAsync(
-        long first = 0, int count = 0, CancellationToken cancelled = default)
+        long first = 0, int count = 0, CancellationToken cancellationToken = default)
     {
         ArgumentOutOfRangeException.ThrowIfNegative(first);
         ArgumentOutOfRangeException.ThrowIfNegative(count);
         var request = new GetPagesRequest { FrameVector = Name, First = (ulong)first, Count = (uint)count };
-        var answer = await _client.Pinning.GetPagesAsync(request, cancellationToken: cancelled)
-            .TypedAsync(cancelled).ConfigureAwait(false);
+        var answer = await _client.Pinning.GetPagesAsync(request, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         return answer.Pages;
     }
 
@@ -154,18 +157,18 @@ public sealed class Pin : IAsyncDisposable
     /// </summary>
     /// <param name="offset">First byte, counted from the first frame.</param>
     /// <param name="buffer">Where they go.</param>
-    /// <param name="cancelled">Gives the call up.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
     /// <exception cref="FramePinException">A frame cannot be read.</exception>
-    public Task<int> ReadAsync(ulong offset, Memory<byte> buffer, CancellationToken cancelled = default) =>
-        MemoryTransfer.ReadAsync(_client, Name, offset, buffer, cancelled);
+    public Task<int> ReadAsync(ulong offset, Memory<byte> buffer, CancellationToken cancellationToken = default) =>
+        MemoryTransfer.ReadAsync(_client, Name, offset, buffer, cancellationToken);
 
     /// <summary>Writes all of <paramref name="data"/> to the frames as a device does. One stream.</summary>
     /// <param name="offset">First byte, counted from the first frame.</param>
     /// <param name="data">The bytes.</param>
-    /// <param name="cancelled">Gives the call up.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
     /// <exception cref="FramePinException">A frame cannot be written, or the frames end before the data.</exception>
-    public Task WriteAsync(ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancelled = default) =>
-        MemoryTransfer.WriteAsync(_client, Name, offset, data, cancelled);
+    public Task WriteAsync(ulong offset, ReadOnlyMemory<byte> data, CancellationToken cancellationToken = default) =>
+        MemoryTransfer.WriteAsync(_client, Name, offset, data, cancellationToken);
 
     /// <summary>
     /// Maps the frames into this process. The unpin unmaps them. Makes no call, since the pin held the frames for the

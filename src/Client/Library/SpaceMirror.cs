@@ -13,7 +13,8 @@ internal sealed record MirroredRange(string AddressSpace, ulong Start, ulong Len
 
 /// <summary>
 /// Pages of an address space in this process, at one place, kept as the space has them. Absent pages are populated and
-/// shared ones made the space's own when they are mapped, so that a plain store needs no fault. Parts without a mapping,
+/// shared ones made the space's own when they are mapped, so that a plain store needs no fault. Parts without a
+/// mapping,
 /// or whose pages may not be touched, are memory of this process alone, which reads as zeroes.
 /// </summary>
 /// <remarks>
@@ -69,13 +70,13 @@ public sealed class SpaceMirror : IAsyncDisposable
 
     internal static async Task<SpaceMirror> CreateAsync(
         FramePinClient client, string attachment, SafeFileHandle memory, MirroredRange range, TimeProvider time,
-        CancellationToken cancelled)
+        CancellationToken cancellationToken)
     {
         var mirror = new SpaceMirror(client, attachment, memory, range, time);
         mirror._following = mirror.FollowAsync();
         try
         {
-            await mirror._ready.Task.WaitAsync(cancelled).ConfigureAwait(false);
+            await mirror._ready.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
             return mirror;
         }
         catch
@@ -86,10 +87,12 @@ public sealed class SpaceMirror : IAsyncDisposable
     }
 
     /// <summary>
-    /// Goes inside: until the view is disposed the bytes are the space's own. Blocks the thread while the range changes.
+    /// Goes inside: until the view is disposed the bytes are the space's own. Blocks the thread while the range
+    /// changes.
     /// Allocates nothing.
     /// </summary>
-    /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message tells
+    /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message
+    /// tells
     /// which.</exception>
     public View Enter()
     {
@@ -99,7 +102,8 @@ public sealed class SpaceMirror : IAsyncDisposable
 
     /// <summary>Goes inside, or returns false while the range changes. Does not wait, and allocates nothing.</summary>
     /// <param name="view">The view, which the caller disposes when the method returned true.</param>
-    /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message tells
+    /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message
+    /// tells
     /// which.</exception>
     public bool TryEnter(out View view)
     {
@@ -112,13 +116,14 @@ public sealed class SpaceMirror : IAsyncDisposable
     /// Goes inside. Waits without blocking a thread while the range changes. The visit may span awaits, and every await
     /// in it makes the calls that take the range away wait longer.
     /// </summary>
-    /// <param name="cancelled">Gives the waiting up.</param>
-    /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message tells
+    /// <param name="cancellationToken">Gives the waiting up.</param>
+    /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message
+    /// tells
     /// which.</exception>
-    /// <exception cref="OperationCanceledException"><paramref name="cancelled"/> was signalled.</exception>
-    public async ValueTask<Visit> EnterAsync(CancellationToken cancelled = default)
+    /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was signalled.</exception>
+    public async ValueTask<Visit> EnterAsync(CancellationToken cancellationToken = default)
     {
-        await _gate.EnterAsync(cancelled).ConfigureAwait(false);
+        await _gate.EnterAsync(cancellationToken).ConfigureAwait(false);
         return new Visit(this);
     }
 

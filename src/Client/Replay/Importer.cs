@@ -16,7 +16,7 @@ public static class Importer
     /// Reads /proc/<paramref name="pid"/>/maps and smaps and rebuilds them on <paramref name="machine"/>.
     /// </summary>
     public static async Task<AddressSpace> RunAsync(
-        FramePinClient client, string machine, int pid, CancellationToken cancelled = default)
+        FramePinClient client, string machine, int pid, CancellationToken cancellationToken = default)
     {
         var lines = MapsFile.Parse(System.IO.File.ReadLines($"/proc/{pid}/maps"));
         var details = ReadSmaps(System.IO.File.ReadLines($"/proc/{pid}/smaps"));
@@ -34,7 +34,7 @@ public static class Importer
                     StartBrk = heap?.Start ?? 0,
                 },
             },
-            cancellationToken: cancelled);
+            cancellationToken: cancellationToken);
         var files = new Dictionary<string, string>(StringComparer.Ordinal);
         foreach (var group in lines.Where(line => line.Inode != 0).GroupBy(line => line.Name, StringComparer.Ordinal))
         {
@@ -49,7 +49,7 @@ public static class Importer
                     Inode = first.Inode,
                     SizeBytes = group.Max(line => line.Offset + line.End - line.Start),
                 },
-                cancellationToken: cancelled);
+                cancellationToken: cancellationToken);
             files[group.Key] = created.Name;
         }
 
@@ -81,10 +81,10 @@ public static class Importer
                 });
         }
 
-        await client.AddressSpaces.InstallMappingsAsync(install, cancellationToken: cancelled);
-        await client.AddressSpaces.CallBatchAsync(touches, cancellationToken: cancelled);
+        await client.AddressSpaces.InstallMappingsAsync(install, cancellationToken: cancellationToken);
+        await client.AddressSpaces.CallBatchAsync(touches, cancellationToken: cancellationToken);
         return await client.AddressSpaces.GetAddressSpaceAsync(
-            new GetAddressSpaceRequest { Name = space.Name }, cancellationToken: cancelled);
+            new GetAddressSpaceRequest { Name = space.Name }, cancellationToken: cancellationToken);
     }
 
     private static Dictionary<ulong, (ulong Rss, string[] Flags)> ReadSmaps(IEnumerable<string> lines)

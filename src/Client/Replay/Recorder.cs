@@ -28,7 +28,8 @@ public sealed class Recorder(TimeProvider time)
     /// Runs <paramref name="command"/> and writes its recording into <paramref name="folder"/>; the program's exit
     /// code.
     /// </summary>
-    public async Task<int> RunAsync(IReadOnlyList<string> command, string folder, CancellationToken cancelled = default)
+    public async Task<int> RunAsync(
+        IReadOnlyList<string> command, string folder, CancellationToken cancellationToken = default)
     {
         Directory.CreateDirectory(folder);
         var log = Path.Combine(folder, "strace.log");
@@ -57,10 +58,10 @@ public sealed class Recorder(TimeProvider time)
                 if (hasEnd) WriteSizes(folder);
             }
 
-            await Task.Delay(Poll, time, cancelled).ConfigureAwait(false);
+            await Task.Delay(Poll, time, cancellationToken).ConfigureAwait(false);
         }
 
-        await strace.WaitForExitAsync(cancelled).ConfigureAwait(false);
+        await strace.WaitForExitAsync(cancellationToken).ConfigureAwait(false);
         if (!hasStart)
             throw new IOException($"{command[0]}: ended before its first memory call could be seen; see {log}");
         if (!hasEnd)

@@ -31,22 +31,22 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     /// <param name="recording">What to replay.</param>
     /// <param name="pinAll">Also pin, convert and unpin every mapping at the end.</param>
     /// <param name="keep">Leave the machine on the daemon.</param>
-    /// <param name="cancelled">Ends the replay early.</param>
+    /// <param name="cancellationToken">Ends the replay early.</param>
     public async Task<ReplayReport> RunAsync(
-        Recording recording, bool pinAll, bool keep = false, CancellationToken cancelled = default)
+        Recording recording, bool pinAll, bool keep = false, CancellationToken cancellationToken = default)
     {
-        var order = await FindOrder(recording, cancelled).ConfigureAwait(false);
-        _untouched.UnionWith(await FindUntouched(recording, order, cancelled).ConfigureAwait(false));
+        var order = await FindOrder(recording, cancellationToken).ConfigureAwait(false);
+        _untouched.UnionWith(await FindUntouched(recording, order, cancellationToken).ConfigureAwait(false));
         return await InMachine(keep, async machine =>
         {
             var report = NewReport();
             report.CallsReordered.AddRange(Reordered(order));
-            var space = await Prepare(recording, machine, report, cancelled).ConfigureAwait(false);
-            await ReplayCalls(recording, order, space, report, stopsAtDifference: false, cancelled)
+            var space = await Prepare(recording, machine, report, cancellationToken).ConfigureAwait(false);
+            await ReplayCalls(recording, order, space, report, stopsAtDifference: false, cancellationToken)
                 .ConfigureAwait(false);
-            if (pinAll) await PinAll(machine, space, report, cancelled).ConfigureAwait(false);
+            if (pinAll) await PinAll(machine, space, report, cancellationToken).ConfigureAwait(false);
             var audit = await client.Machines.AuditMachineAsync(
-                new AuditMachineRequest { Name = machine }, cancellationToken: cancelled);
+                new AuditMachineRequest { Name = machine }, cancellationToken: cancellationToken);
             report.AuditFindings.AddRange(audit.Findings);
             return report;
         }).ConfigureAwait(false);
@@ -76,13 +76,13 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     }
 
     /// <summary>An order of the calls in which as many as can be answer as recorded.</summary>
-    private async Task<IReadOnlyList<StraceCall>> FindOrder(Recording recording, CancellationToken cancelled)
+    private async Task<IReadOnlyList<StraceCall>> FindOrder(Recording recording, CancellationToken cancellationToken)
     {
         var order = recording.Calls;
         if (!order.Any(call => call.Overlapped)) return order;
         var tries = 0;
         var explained = -1;
-        while (await FirstDifference(recording, order, cancelled).ConfigureAwait(false) is { } different)
+        while (await FirstDifference(recording, order, cancellationToken).ConfigureAwait(false) is { } different)
         {
             var index = IndexOf(order, different);
             var better = default(IReadOnlyList<StraceCall>);
@@ -92,7 +92,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
             {
                 if (++tries > MostOrdersTried) break;
                 progress?.Report(new ReplayProgress("trying orders of overlapping calls", tries, MostOrdersTried));
-                var next = await FirstDifference(recording, candidate, cancelled).ConfigureAwait(false);
+                var next = await FirstDifference(recording, candidate, cancellationToken).ConfigureAwait(false);
                 if (next is not null && IndexOf(candidate, next) > index) nearer ??= candidate;
                 if (next is not null && IndexOf(candidate, next) <= IndexOf(candidate, different)) continue;
                 better = candidate;
@@ -113,10 +113,10 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     /// had both sides of a border pages of their own when they met.
     /// </summary>
     private async Task<HashSet<ulong>> FindUntouched(
-        Recording recording, IReadOnlyList<StraceCall> order, CancellationToken cancelled)
+        Recording recording, IReadOnlyList<StraceCall> order, CancellationToken cancellationToken)
     {
         var untouched = new HashSet<ulong>();
-        var report = await Try(recording, order, untouched, cancelled).ConfigureAwait(false);
+        var report = await Try(recording, order, untouched, cancellationToken).ConfigureAwait(false);
         for (var tries = 0; report.MapsMissing.Count > 0 && tries < MostOrdersTried;)
         {
             var found = false;
@@ -124,7 +124,8 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
             {
                 if (++tries > MostOrdersTried) break;
                 progress?.Report(new ReplayProgress("trying which mappings were used", tries, MostOrdersTried));
-                var next = await Try(recording, order, new HashSet<ulong>(untouched.Concat(suspects)), cancelled)
+                var next = await Try(
+                    recording, order, new HashSet<ulong>(untouched.Concat(suspects)), cancellationToken)
                     .ConfigureAwait(false);
                 if (next.MapsMatched <= report.MapsMatched || next.ReturnsMatched < report.ReturnsMatched) continue;
                 untouched.UnionWith(suspects);
@@ -141,14 +142,14 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
 
     private Task<ReplayReport> Try(
         Recording recording, IReadOnlyList<StraceCall> order, IReadOnlySet<ulong> untouched,
-        CancellationToken cancelled) =>
+        CancellationToken cancellationToken) =>
         InMachine(keep: false, async machine =>
         {
             var report = NewReport();
             _untouched.Clear();
             _untouched.UnionWith(untouched);
-            var space = await Prepare(recording, machine, report, cancelled).ConfigureAwait(false);
-            await ReplayCalls(recording, order, space, report, stopsAtDifference: false, cancelled)
+            var space = await Prepare(recording, machine, report, cancellationToken).ConfigureAwait(false);
+            await ReplayCalls(recording, order, space, report, stopsAtDifference: false, cancellationToken)
                 .ConfigureAwait(false);
             return report;
         });
@@ -220,12 +221,12 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     /// The first call that answers otherwise than recorded when the calls run in this order; null for none.
     /// </summary>
     private Task<StraceCall?> FirstDifference(
-        Recording recording, IReadOnlyList<StraceCall> order, CancellationToken cancelled) =>
+        Recording recording, IReadOnlyList<StraceCall> order, CancellationToken cancellationToken) =>
         InMachine(keep: false, async machine =>
         {
             var report = NewReport();
-            var space = await Prepare(recording, machine, report, cancelled).ConfigureAwait(false);
-            await ReplayCalls(recording, order, space, report, stopsAtDifference: true, cancelled)
+            var space = await Prepare(recording, machine, report, cancellationToken).ConfigureAwait(false);
+            await ReplayCalls(recording, order, space, report, stopsAtDifference: true, cancellationToken)
                 .ConfigureAwait(false);
             return report.ReturnsDifferent.Count == 0
                 ? null
@@ -233,7 +234,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         });
 
     private async Task<string> Prepare(
-        Recording recording, string machine, ReplayReport report, CancellationToken cancelled)
+        Recording recording, string machine, ReplayReport report, CancellationToken cancellationToken)
     {
         foreach (var (path, seen) in recording.SizesSeen())
         {
@@ -251,7 +252,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
                     Device = line?.Device ?? "",
                     Inode = line?.Inode ?? 0,
                 },
-                cancellationToken: cancelled);
+                cancellationToken: cancellationToken);
             _files[path] = file.Name;
         }
 
@@ -261,7 +262,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
                 Parent = machine,
                 Layout = new Layout { MmapBase = recording.MmapBase, StartBrk = recording.StartBrk },
             },
-            cancellationToken: cancelled);
+            cancellationToken: cancellationToken);
         var install = new InstallMappingsRequest { AddressSpace = space.Name };
         var touches = new CallBatchRequest { AddressSpace = space.Name };
         foreach (var line in recording.MapsStart)
@@ -271,8 +272,8 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
                 touches.Calls.Add(CallTranslator.Touch(line.Start));
         }
 
-        await client.AddressSpaces.InstallMappingsAsync(install, cancellationToken: cancelled);
-        await client.AddressSpaces.CallBatchAsync(touches, cancellationToken: cancelled);
+        await client.AddressSpaces.InstallMappingsAsync(install, cancellationToken: cancellationToken);
+        await client.AddressSpaces.CallBatchAsync(touches, cancellationToken: cancellationToken);
         return space.Name;
     }
 
@@ -283,7 +284,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     /// </summary>
     private async Task ReplayCalls(
         Recording recording, IReadOnlyList<StraceCall> order, string space, ReplayReport report, bool stopsAtDifference,
-        CancellationToken cancelled)
+        CancellationToken cancellationToken)
     {
         var strangers = FindStrangers(order);
         var translator = new CallTranslator(recording, _files, _untouched);
@@ -297,9 +298,9 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
             if (!stopsAtDifference && exit is not null && call.Line > exit.Begun && afterExit < MostCallsAfterExit)
             {
                 if (afterExit < 0) batch.Calls.AddRange(translator.Rest());
-                await Flush(batch, sent, report, cancelled).ConfigureAwait(false);
+                await Flush(batch, sent, report, cancellationToken).ConfigureAwait(false);
                 if (afterExit < 0 || report.MapsMatched < report.MapsExpected)
-                    await CompareMaps(recording, space, report, ++afterExit, cancelled).ConfigureAwait(false);
+                    await CompareMaps(recording, space, report, ++afterExit, cancellationToken).ConfigureAwait(false);
             }
 
             if (IsStranger(strangers, call) || call.IsUnfinished || !CallTranslator.IsReplayed(call.Name))
@@ -318,17 +319,17 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
             sent.Add((call, batch.Calls.Count + index));
             batch.Calls.AddRange(calls);
             if (batch.Calls.Count < BatchSize && i + 1 < order.Count) continue;
-            await Flush(batch, sent, report, cancelled).ConfigureAwait(false);
+            await Flush(batch, sent, report, cancellationToken).ConfigureAwait(false);
             if (stopsAtDifference && report.ReturnsDifferent.Count > 0) return;
             progress?.Report(new ReplayProgress("replaying calls", i + 1, order.Count));
         }
 
         batch.Calls.AddRange(translator.Rest());
-        await Flush(batch, sent, report, cancelled).ConfigureAwait(false);
+        await Flush(batch, sent, report, cancellationToken).ConfigureAwait(false);
         (report.TouchesAssumed, report.TouchesRuledOut) = (translator.TouchesAssumed, translator.TouchesRuledOut);
         report.Storable.UnionWith(translator.Storable);
         if (!stopsAtDifference && (afterExit < 0 || report.MapsMatched < report.MapsExpected))
-            await CompareMaps(recording, space, report, ++afterExit, cancelled).ConfigureAwait(false);
+            await CompareMaps(recording, space, report, ++afterExit, cancellationToken).ConfigureAwait(false);
     }
 
     private static bool IsStranger(Dictionary<int, int> strangers, StraceCall call) =>
@@ -363,10 +364,10 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
 
     private async Task Flush(
         CallBatchRequest batch, List<(StraceCall Call, int Index)> sent, ReplayReport report,
-        CancellationToken cancelled)
+        CancellationToken cancellationToken)
     {
         if (batch.Calls.Count == 0) return;
-        var response = await client.AddressSpaces.CallBatchAsync(batch, cancellationToken: cancelled);
+        var response = await client.AddressSpaces.CallBatchAsync(batch, cancellationToken: cancellationToken);
         foreach (var (call, index) in sent)
         {
             var result = response.Results[index];
@@ -384,12 +385,12 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
 
     /// <summary>Compares the maps as they are now; kept when more lines agree than at any time before.</summary>
     private async Task CompareMaps(
-        Recording recording, string space, ReplayReport report, int callsAfterExit, CancellationToken cancelled)
+        Recording recording, string space, ReplayReport report, int callsAfterExit, CancellationToken cancellationToken)
     {
         if (recording.MapsEnd is null) return;
-        await GrowStack(recording, space, report, cancelled).ConfigureAwait(false);
+        await GrowStack(recording, space, report, cancellationToken).ConfigureAwait(false);
         var maps = await client.AddressSpaces.GetMapsAsync(
-            new GetMapsRequest { AddressSpace = space }, cancellationToken: cancelled);
+            new GetMapsRequest { AddressSpace = space }, cancellationToken: cancellationToken);
         var left = MapsFile.Parse(maps.Entries.Select(entry => entry.Line)).Select(line => line.Comparable).ToList();
         var missing = recording.MapsEnd.Select(line => line.Comparable).Where(
             expected => !left.Remove(expected)).ToList();
@@ -411,7 +412,8 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
     /// A stack grows by stores, which no log shows: where the maps of the end have it larger, its lowest page is stored
     /// to. That it may grow so far, and by how much, is the daemon's to answer.
     /// </summary>
-    private async Task GrowStack(Recording recording, string space, ReplayReport report, CancellationToken cancelled)
+    private async Task GrowStack(
+        Recording recording, string space, ReplayReport report, CancellationToken cancellationToken)
     {
         const string stack = "[stack]";
         if (report.StackGrowthAssumed > 0) return;
@@ -420,13 +422,13 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         if (before is null || after is null || after.Start >= before.Start) return;
         report.StackGrowthAssumed = (before.Start - after.Start) >> 12;
         var touch = new CallRequest { AddressSpace = space, Call = CallTranslator.Touch(after.Start) };
-        await client.AddressSpaces.CallAsync(touch, cancellationToken: cancelled);
+        await client.AddressSpaces.CallAsync(touch, cancellationToken: cancellationToken);
     }
 
-    private async Task PinAll(string machine, string space, ReplayReport report, CancellationToken cancelled)
+    private async Task PinAll(string machine, string space, ReplayReport report, CancellationToken cancellationToken)
     {
         var maps = await client.AddressSpaces.GetMapsAsync(
-            new GetMapsRequest { AddressSpace = space }, cancellationToken: cancelled);
+            new GetMapsRequest { AddressSpace = space }, cancellationToken: cancellationToken);
         for (var i = 0; i < maps.Entries.Count; i++)
         {
             var entry = maps.Entries[i];
@@ -437,7 +439,7 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
             {
                 var pages = Math.Min(left, PinChunkPages);
                 left -= pages;
-                pinned += await PinOne(space, start, pages, entry.Permissions[1] == 'w', report, cancelled)
+                pinned += await PinOne(space, start, pages, entry.Permissions[1] == 'w', report, cancellationToken)
                     .ConfigureAwait(false);
             }
 
@@ -447,20 +449,20 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         }
 
         var after = await client.Machines.GetMachineAsync(
-            new GetMachineRequest { Name = machine }, cancellationToken: cancelled);
+            new GetMachineRequest { Name = machine }, cancellationToken: cancellationToken);
         report.LeakedPins = (long)(after.Statistics.PinsAcquired - after.Statistics.PinsReleased);
     }
 
     /// <summary>Pins one range, converts it to PFNs and back, unpins it. Returns the pages that were pinned.</summary>
     private async Task<long> PinOne(
-        string space, ulong start, ulong pages, bool write, ReplayReport report, CancellationToken cancelled)
+        string space, ulong start, ulong pages, bool write, ReplayReport report, CancellationToken cancellationToken)
     {
         PinResponse pin;
         try
         {
             pin = await client.Pinning.PinAsync(
                 new PinRequest { AddressSpace = space, Start = start, Pages = pages, Write = write, OmitFrames = true },
-                cancellationToken: cancelled);
+                cancellationToken: cancellationToken);
         }
         catch (Grpc.Core.RpcException exception) when (FramePinException.From(exception) is { Errno: > 0 } refusal)
         {
@@ -477,10 +479,10 @@ public sealed class Replayer(FramePinClient client, IProgress<ReplayProgress>? p
         foreach (var kind in new[] { FrameKind.Pfns, FrameKind.Pages })
             await client.Pinning.ConvertAsync(
                 new ConvertRequest { FrameVector = pin.FrameVector, To = kind, OmitFrames = true },
-                cancellationToken: cancelled);
+                cancellationToken: cancellationToken);
         report.VectorsConverted++;
         await client.Pinning.UnpinAsync(
-            new UnpinRequest { FrameVector = pin.FrameVector }, cancellationToken: cancelled);
+            new UnpinRequest { FrameVector = pin.FrameVector }, cancellationToken: cancellationToken);
         return (long)pin.Frames;
     }
 

@@ -5,27 +5,54 @@ namespace FramePin.Drivers.ExynosG2d;
 /// <summary>Registers of the 2D engine that command lists may write (exynos_drm_g2d.c), as byte offsets.</summary>
 public static class G2dRegisters
 {
+    /// <summary>First offset that a list may write.</summary>
     public const uint ValidStart = 0x0104;
+
+    /// <summary>First offset behind those that a list may write.</summary>
     public const uint ValidEnd = 0x0880;
 
-    /// <summary>0: memory; 1: the foreground colour.</summary>
+    /// <summary>SRC_SELECT: 0 for memory, 1 for the foreground colour.</summary>
     public const uint SourceSelect = 0x0300;
+
+    /// <summary>SRC_BASE_ADDR: the source in memory.</summary>
     public const uint SourceBase = 0x0304;
+
+    /// <summary>SRC_STRIDE_REG: bytes of a source line.</summary>
     public const uint SourceStride = 0x0308;
+
+    /// <summary>SRC_COLOR_MODE: pixel format of the source.</summary>
     public const uint SourceColorMode = 0x030c;
+
+    /// <summary>SRC_LEFT_TOP: first corner of the source rectangle.</summary>
     public const uint SourceLeftTop = 0x0310;
+
+    /// <summary>SRC_RIGHT_BOTTOM: the corner behind it.</summary>
     public const uint SourceRightBottom = 0x0314;
+
+    /// <summary>DST_BASE_ADDR: the destination in memory.</summary>
     public const uint DestinationBase = 0x0404;
+
+    /// <summary>DST_STRIDE_REG: bytes of a destination line.</summary>
     public const uint DestinationStride = 0x0408;
+
+    /// <summary>DST_COLOR_MODE: pixel format of the destination.</summary>
     public const uint DestinationColorMode = 0x040c;
+
+    /// <summary>DST_LEFT_TOP: first corner of the destination rectangle.</summary>
     public const uint DestinationLeftTop = 0x0410;
+
+    /// <summary>DST_RIGHT_BOTTOM: the corner behind it.</summary>
     public const uint DestinationRightBottom = 0x0414;
+
+    /// <summary>FG_COLOR: the colour of a fill.</summary>
     public const uint ForegroundColor = 0x0700;
 
     /// <summary>Set in a buffer register's offset: the buffer is a user pointer.</summary>
     public const uint UserPointer = 0x8000_0000;
 
     /// <summary>A point as a register's value: y in the high half, x in the low one.</summary>
+    /// <param name="x">Pixels from the left.</param>
+    /// <param name="y">Lines from the top.</param>
     public static uint Point(int x, int y) => ((uint)y << 16) | (uint)x;
 }
 
@@ -36,8 +63,13 @@ public static class G2dRegisters
 /// <remarks>Any thread; one lock for the device, as cmdlist_mutex and runqueue_mutex together.</remarks>
 public sealed class G2dDriver : DriverModule
 {
+    /// <summary>DRM_IOCTL_EXYNOS_G2D_SET_CMDLIST.</summary>
     public const string SetCommandList = "DRM_EXYNOS_G2D_SET_CMDLIST";
+
+    /// <summary>DRM_IOCTL_EXYNOS_G2D_EXEC.</summary>
     public const string Execute = "DRM_EXYNOS_G2D_EXEC";
+
+    /// <summary>DRM_IOCTL_EXYNOS_G2D_GET_VER.</summary>
     public const string GetVersion = "DRM_EXYNOS_G2D_GET_VER";
 
     /// <summary>G2D_CMDLIST_NUM: lists of all files together that wait or run.</summary>
@@ -52,13 +84,15 @@ public sealed class G2dDriver : DriverModule
     private readonly G2dUserPtrPool _pool;
     private int _lists;
 
-    /// <param name="kernel">The driver's kernel; stays the caller's.</param>
+    /// <summary>Makes the driver.</summary>
+    /// <param name="kernel">The kernel of the driver, which stays the caller's.</param>
     public G2dDriver(DriverKernel kernel)
     {
         _kernel = kernel;
         _pool = new G2dUserPtrPool(kernel);
     }
 
+    /// <inheritdoc />
     public override string Name => "exynos-g2d";
 
     /// <summary>Bytes counted as pooled (current_pool).</summary>
@@ -70,9 +104,12 @@ public sealed class G2dDriver : DriverModule
     /// <summary>Rectangles drawn.</summary>
     public ulong Blits { get; private set; }
 
-    public override ValueTask<(Errno Errno, DriverFile? File)> OpenAsync() =>
+    /// <inheritdoc />
+    public override ValueTask<(Errno Errno, DriverFile? File)> OpenAsync(
+        CancellationToken cancellationToken = default) =>
         ValueTask.FromResult<(Errno, DriverFile?)>((Errno.None, new G2dFile(this)));
 
+    /// <inheritdoc />
     public override ValueTask DisposeAsync()
     {
         _lock.Dispose();
@@ -239,7 +276,8 @@ public sealed class G2dDriver : DriverModule
         /// <summary>Lists that were set and not executed.</summary>
         public List<CommandList> InUse { get; } = [];
 
-        public override async ValueTask<IoctlResult> IoctlAsync(IoctlContext context, CancellationToken signal)
+        public override async ValueTask<IoctlResult> IoctlAsync(
+            IoctlContext context, CancellationToken signal = default)
         {
             await driver._lock.WaitAsync(CancellationToken.None).ConfigureAwait(false);
             try
@@ -261,7 +299,7 @@ public sealed class G2dDriver : DriverModule
         }
 
         /// <summary>g2d_close: lists that wait are dropped, pooled pages released.</summary>
-        public override async ValueTask ReleaseAsync()
+        public override async ValueTask ReleaseAsync(CancellationToken cancellationToken = default)
         {
             await driver._lock.WaitAsync(CancellationToken.None).ConfigureAwait(false);
             try

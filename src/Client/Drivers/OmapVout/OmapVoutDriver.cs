@@ -5,13 +5,13 @@ namespace FramePin.Drivers.OmapVout;
 
 /// <summary>
 /// The OMAP video output as the series converted it (drivers/media/platform/omap/omap_vout.c up to about 5.4, over
-/// videobuf 1; Semantics 6.3, rows 103, 104): of a user's buffer it looks at the first page only, and takes the
+/// videobuf 1; Semantics 6.3, rows 103, 104). The driver pins the first page of a user's buffer only, and takes the
 /// rest for physically contiguous.
 /// </summary>
 /// <remarks>Any thread; one lock, as the driver's mutex. Pins one page a buffer.</remarks>
 public sealed class OmapVoutDriver : DriverModule
 {
-    /// <summary>PAGE_OFFSET: addresses from here on are the kernel's own, and taken at their word.</summary>
+    /// <summary>PAGE_OFFSET: addresses from here on are the kernel's own, and the driver does not check them.</summary>
     public const ulong PageOffset = 0xffff_8880_0000_0000;
 
     private const uint MaxBuffers = 32;
@@ -27,7 +27,8 @@ public sealed class OmapVoutDriver : DriverModule
     private uint _memory;
     private ulong _size = 640 * 480 * 2;
 
-    /// <param name="kernel">The driver's kernel; stays the caller's.</param>
+    /// <summary>Makes the driver.</summary>
+    /// <param name="kernel">The kernel of the driver, which stays the caller's.</param>
     /// <param name="time">The clock of timestamps; the system's when null.</param>
     public OmapVoutDriver(DriverKernel kernel, TimeProvider? time = null)
     {
@@ -35,24 +36,27 @@ public sealed class OmapVoutDriver : DriverModule
         _time = time ?? TimeProvider.System;
     }
 
+    /// <inheritdoc />
     public override string Name => "omap_vout";
 
     /// <summary>
-    /// Buffers that were queued though their pages do not follow each other physically: the device would show somebody
-    /// else's memory. Linux does not notice; here it is counted.
+    /// Buffers that were queued although their pages do not follow each other physically: the device would show the
+    /// memory of others. Linux does not notice them.
     /// </summary>
     public ulong ScatteredBuffers { get; private set; }
 
-    /// <summary>Buffers queued by a kernel address, which nothing checks (row 104).</summary>
+    /// <summary>Buffers that were queued by a kernel address, which nothing checks (row 104).</summary>
     public ulong UncheckedAddresses { get; private set; }
 
-    public override ValueTask<(Errno Errno, DriverFile? File)> OpenAsync()
+    /// <inheritdoc />
+    public override ValueTask<(Errno Errno, DriverFile? File)> OpenAsync(CancellationToken cancellationToken = default)
     {
         // 5.4 moved to videobuf2 dma-contig with MMAP and DMABUF only; USERPTR was gone.
         return ValueTask.FromResult<(Errno, DriverFile?)>(
             _kernel.Features.HasOmapVout ? (Errno.None, new OmapVoutFile(this)) : (Errno.ENODEV, null));
     }
 
+    /// <inheritdoc />
     public override ValueTask DisposeAsync()
     {
         _lock.Dispose();
@@ -241,7 +245,8 @@ public sealed class OmapVoutDriver : DriverModule
 
     private sealed class OmapVoutFile(OmapVoutDriver driver) : DriverFile
     {
-        public override async ValueTask<IoctlResult> IoctlAsync(IoctlContext context, CancellationToken signal)
+        public override async ValueTask<IoctlResult> IoctlAsync(
+            IoctlContext context, CancellationToken signal = default)
         {
             await driver._lock.WaitAsync(CancellationToken.None).ConfigureAwait(false);
             try
@@ -254,7 +259,7 @@ public sealed class OmapVoutDriver : DriverModule
             }
         }
 
-        public override async ValueTask ReleaseAsync()
+        public override async ValueTask ReleaseAsync(CancellationToken cancellationToken = default)
         {
             await driver._lock.WaitAsync(CancellationToken.None).ConfigureAwait(false);
             try

@@ -5,9 +5,13 @@ namespace FramePin.Drivers.VideoBuf2;
 /// <summary>enum media_request_state.</summary>
 public enum MediaRequestPhase
 {
+    /// <summary>Buffers may be bound to it.</summary>
     Idle,
+    /// <summary>It is being checked inside MEDIA_REQUEST_IOC_QUEUE.</summary>
     Validating,
+    /// <summary>Its buffers are the queue's.</summary>
     Queued,
+    /// <summary>Every buffer of it is done.</summary>
     Complete,
 }
 

@@ -17,16 +17,19 @@ internal sealed class AllocatedMemory : Vb2PlaneMemory
     public override string Device => Buffer.Device;
 
     public static async Task<Vb2PlaneMemory?> CreateAsync(
-        DriverKernel kernel, ulong size, bool isPfnMapped, string name)
+        DriverKernel kernel, ulong size, bool isPfnMapped, string name, CancellationToken cancellationToken = default)
     {
-        if (await kernel.AllocateAsync(size, isPfnMapped, name).ConfigureAwait(false) is not { } buffer) return null;
-        return new AllocatedMemory(kernel, buffer, await kernel.MapAsync(buffer.Frames).ConfigureAwait(false));
+        if (await kernel.AllocateAsync(size, isPfnMapped, name, cancellationToken).ConfigureAwait(false)
+            is not { } buffer)
+            return null;
+        return new AllocatedMemory(kernel, buffer, await kernel.MapAsync(
+            buffer.Frames, cancellationToken).ConfigureAwait(false));
     }
 
-    public override async Task PutAsync()
+    public override async Task PutAsync(CancellationToken cancellationToken = default)
     {
         Mapping!.Dispose();
-        await _kernel.FreeAsync(Buffer).ConfigureAwait(false);
+        await _kernel.FreeAsync(Buffer, cancellationToken).ConfigureAwait(false);
     }
 }
 
@@ -65,13 +68,14 @@ internal sealed class UserMemory : Vb2PlaneMemory
         return new PutFrames(_frames, _isDirtied && !_frames.IsPfns);
     }
 
-    public override async Task PutAsync()
+    public override async Task PutAsync(CancellationToken cancellationToken = default)
     {
-        if (TakeFrames() is { } put) await _kernel.PutAsync(put.Frames, put.IsDirty).ConfigureAwait(false);
+        if (TakeFrames() is { } put)
+            await _kernel.PutAsync(put.Frames, put.IsDirty, cancellationToken).ConfigureAwait(false);
     }
 }
 
-/// <summary>A dma-buf of somebody's, DMABUF: the pages stay the dma-buf's.</summary>
+/// <summary>A dma-buf, DMABUF. The pages stay the dma-buf's.</summary>
 internal sealed class ImportedMemory : Vb2PlaneMemory
 {
     public ImportedMemory(KernelMapping mapping, ulong dmaAddress)
@@ -80,7 +84,7 @@ internal sealed class ImportedMemory : Vb2PlaneMemory
         DmaAddress = dmaAddress;
     }
 
-    public override Task PutAsync()
+    public override Task PutAsync(CancellationToken cancellationToken = default)
     {
         Mapping!.Dispose();
         return Task.CompletedTask;
@@ -88,41 +92,53 @@ internal sealed class ImportedMemory : Vb2PlaneMemory
 }
 
 /// <summary>
-/// What the allocators share that do not mind where pages lie: memory of single pages, and dma-bufs of any.
+/// The common part of the allocators for which pages may lie anywhere: memory of single pages, and any dma-buf.
 /// </summary>
+/// <param name="kernel">The kernel of the driver.</param>
 public abstract class ScatteredMemOps(DriverKernel kernel) : Vb2MemOps(kernel)
 {
-    public override Task<Vb2PlaneMemory?> AllocAsync(ulong size, string name) =>
-        AllocatedMemory.CreateAsync(Kernel, size, isPfnMapped: false, name);
+    /// <inheritdoc />
+    public override Task<Vb2PlaneMemory?> AllocAsync(
+        ulong size, string name, CancellationToken cancellationToken = default) =>
+        AllocatedMemory.CreateAsync(Kernel, size, isPfnMapped: false, name, cancellationToken);
 
-    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(string name, ulong size)
+    /// <inheritdoc />
+    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(
+        string name, ulong size, CancellationToken cancellationToken = default)
     {
-        if (await Kernel.FindDmaBufAsync(name).ConfigureAwait(false) is not { } frames) return (Errno.EINVAL, null);
+        if (await Kernel.FindDmaBufAsync(name, cancellationToken).ConfigureAwait(false) is not { } frames)
+            return (Errno.EINVAL, null);
         if (frames.Count << 12 < size) return (Errno.EFAULT, null);
         return (Errno.None, new ImportedMemory(
-            await Kernel.MapAsync(frames).ConfigureAwait(false), frames.Runs[0].First << 12));
+            await Kernel.MapAsync(frames, cancellationToken).ConfigureAwait(false), frames.Runs[0].First << 12));
     }
 }
 
-/// <summary>videobuf2-vmalloc.c: virtually contiguous for the driver. Semantics 6.2, rows 79, 84.</summary>
+/// <summary>
+/// videobuf2-vmalloc.c: memory that is contiguous in the driver's own addresses. Semantics 6.2, rows 79, 84.
+/// </summary>
+/// <param name="kernel">The kernel of the driver.</param>
 public sealed class VmallocMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
 {
+    /// <inheritdoc />
     public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
-        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null)
+        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null,
+        CancellationToken cancellationToken = default)
     {
         var (errno, frames) = await Kernel.CreateFramevecAsync(
-            space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
+            space, address, size, IsWrite(direction), replaced?.TakeFrames(), cancellationToken)
+            .ConfigureAwait(false);
         if (frames is null) return (errno, null);
         // Without struct pages the device's memory is mapped as it lies (ioremap), which has to be in one piece.
-        var isMappable = await Kernel.ToPagesAsync(frames).ConfigureAwait(false)
+        var isMappable = await Kernel.ToPagesAsync(frames, cancellationToken).ConfigureAwait(false)
             || frames.LeadingBytes >> 12 == frames.Count;
         if (!isMappable)
         {
-            await Kernel.PutAsync(frames, isDirty: false).ConfigureAwait(false);
+            await Kernel.PutAsync(frames, isDirty: false, CancellationToken.None).ConfigureAwait(false);
             return (Errno.ENOMEM, null);
         }
 
-        var mapping = await Kernel.MapAsync(frames).ConfigureAwait(false);
+        var mapping = await Kernel.MapAsync(frames, cancellationToken).ConfigureAwait(false);
         return (Errno.None, new UserMemory(
             Kernel, frames, mapping, address, IsWrite(direction), frames.Runs[0].First << 12));
     }
@@ -131,21 +147,25 @@ public sealed class VmallocMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
 /// <summary>
 /// videobuf2-dma-sg.c: a list of pages for a device that can gather. Every failure of the helper is -ENOMEM (row 78).
 /// </summary>
+/// <param name="kernel">The kernel of the driver.</param>
 public sealed class DmaSgMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
 {
+    /// <inheritdoc />
     public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
-        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null)
+        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null,
+        CancellationToken cancellationToken = default)
     {
         var (_, frames) = await Kernel.CreateFramevecAsync(
-            space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
+            space, address, size, IsWrite(direction), replaced?.TakeFrames(), cancellationToken)
+            .ConfigureAwait(false);
         if (frames is null) return (Errno.ENOMEM, null);
-        if (!await Kernel.ToPagesAsync(frames).ConfigureAwait(false))
+        if (!await Kernel.ToPagesAsync(frames, cancellationToken).ConfigureAwait(false))
         {
-            await Kernel.PutAsync(frames, isDirty: false).ConfigureAwait(false);
+            await Kernel.PutAsync(frames, isDirty: false, CancellationToken.None).ConfigureAwait(false);
             return (Errno.ENOMEM, null);
         }
 
-        var mapping = await Kernel.MapAsync(frames).ConfigureAwait(false);
+        var mapping = await Kernel.MapAsync(frames, cancellationToken).ConfigureAwait(false);
         return (Errno.None, new UserMemory(
             Kernel, frames, mapping, address, IsWrite(direction), frames.Runs[0].First << 12));
     }
@@ -158,10 +178,11 @@ public sealed class DmaContigMemOps : Vb2MemOps
     private readonly bool _hasIommu;
     private readonly Action<string>? _log;
 
-    /// <param name="kernel">The driver's kernel.</param>
+    /// <summary>Makes an allocator for a device.</summary>
+    /// <param name="kernel">The kernel of the driver.</param>
     /// <param name="alignment">DMA cache alignment in bytes, a power of two: 1 on x86, 64 or 128 on arm.</param>
     /// <param name="hasIommu">Scattered pages look like one piece to the device.</param>
-    /// <param name="log">What the driver would print; may be null.</param>
+    /// <param name="log">Receives the driver's messages to the kernel log; null for none.</param>
     public DmaContigMemOps(DriverKernel kernel, ulong alignment = 1, bool hasIommu = false, Action<string>? log = null)
         : base(kernel)
     {
@@ -172,11 +193,15 @@ public sealed class DmaContigMemOps : Vb2MemOps
         _log = log;
     }
 
-    public override Task<Vb2PlaneMemory?> AllocAsync(ulong size, string name) =>
-        AllocatedMemory.CreateAsync(Kernel, size, isPfnMapped: true, name);
+    /// <inheritdoc />
+    public override Task<Vb2PlaneMemory?> AllocAsync(
+        ulong size, string name, CancellationToken cancellationToken = default) =>
+        AllocatedMemory.CreateAsync(Kernel, size, isPfnMapped: true, name, cancellationToken);
 
+    /// <inheritdoc />
     public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
-        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null)
+        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null,
+        CancellationToken cancellationToken = default)
     {
         if (((address | size) & (_alignment - 1)) != 0)
         {
@@ -191,32 +216,37 @@ public sealed class DmaContigMemOps : Vb2MemOps
         }
 
         var (errno, frames) = await Kernel.CreateFramevecAsync(
-            space, address, size, IsWrite(direction), replaced?.TakeFrames()).ConfigureAwait(false);
+            space, address, size, IsWrite(direction), replaced?.TakeFrames(), cancellationToken)
+            .ConfigureAwait(false);
         if (frames is null) return (errno, null);
-        var (problem, memory) = await MapAsync(frames, address, size, direction).ConfigureAwait(false);
-        if (memory is null) await Kernel.PutAsync(frames, isDirty: false).ConfigureAwait(false);
+        var (problem, memory) = await MapAsync(frames, address, size, direction, cancellationToken)
+            .ConfigureAwait(false);
+        if (memory is null) await Kernel.PutAsync(frames, isDirty: false, CancellationToken.None).ConfigureAwait(false);
         return (problem, memory);
     }
 
-    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(string name, ulong size)
+    /// <inheritdoc />
+    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(
+        string name, ulong size, CancellationToken cancellationToken = default)
     {
-        if (await Kernel.FindDmaBufAsync(name).ConfigureAwait(false) is not { } frames) return (Errno.EINVAL, null);
+        if (await Kernel.FindDmaBufAsync(name, cancellationToken).ConfigureAwait(false) is not { } frames)
+            return (Errno.EINVAL, null);
         if (frames.Count << 12 < size || (!_hasIommu && frames.LeadingBytes < size)) return (Errno.EFAULT, null);
         return (Errno.None, new ImportedMemory(
-            await Kernel.MapAsync(frames).ConfigureAwait(false), frames.Runs[0].First << 12));
+            await Kernel.MapAsync(frames, cancellationToken).ConfigureAwait(false), frames.Runs[0].First << 12));
     }
 
     private async Task<(Errno Errno, Vb2PlaneMemory? Memory)> MapAsync(
-        PinnedFrames frames, ulong address, ulong size, DmaDirection direction)
+        PinnedFrames frames, ulong address, ulong size, DmaDirection direction, CancellationToken cancellationToken)
     {
         var inPage = address & 4095;
         var first = frames.Runs[0].First << 12;
-        if (!await Kernel.ToPagesAsync(frames).ConfigureAwait(false))
+        if (!await Kernel.ToPagesAsync(frames, cancellationToken).ConfigureAwait(false))
         {
             // Device memory: in one piece or not at all. The offset within its first page is lost, as in Linux
             // (dma_map_resource).
             if (frames.LeadingBytes >> 12 != frames.Count) return (Errno.EINVAL, null);
-            var resource = await Kernel.MapAsync(frames).ConfigureAwait(false);
+            var resource = await Kernel.MapAsync(frames, cancellationToken).ConfigureAwait(false);
             return (Errno.None, new UserMemory(Kernel, frames, resource, 0, isDirtied: false, first));
         }
 
@@ -229,7 +259,7 @@ public sealed class DmaContigMemOps : Vb2MemOps
 
         // Up to 4.9 pages were dirtied whatever the direction (row 86).
         var isDirtied = IsWrite(direction) || Kernel.Features.Vb2DirtiesAllPages;
-        var mapping = await Kernel.MapAsync(frames).ConfigureAwait(false);
+        var mapping = await Kernel.MapAsync(frames, cancellationToken).ConfigureAwait(false);
         return (Errno.None, new UserMemory(Kernel, frames, mapping, address, isDirtied, first + inPage));
     }
 }

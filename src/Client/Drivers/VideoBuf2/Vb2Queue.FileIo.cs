@@ -20,7 +20,7 @@ public sealed partial class Vb2Queue
     /// <param name="call">Which way, and where the application's bytes are.</param>
     /// <param name="signal">Wakes who waits for a frame.</param>
     public async ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(
-        object file, TransferCall call, CancellationToken signal)
+        object file, TransferCall call, CancellationToken signal = default)
     {
         ArgumentNullException.ThrowIfNull(call);
         if ((Options.IoModes & (call.Write ? Vb2IoModes.Write : Vb2IoModes.Read)) == 0) return (Errno.EINVAL, 0);

@@ -16,7 +16,8 @@ public sealed partial class Vb2Queue
     /// <param name="file">The open file, which owns the queue while it has buffers.</param>
     /// <param name="context">The call.</param>
     /// <param name="signal">Wakes who waits in DQBUF.</param>
-    public async ValueTask<IoctlResult?> TryIoctlAsync(object file, IoctlContext context, CancellationToken signal)
+    public async ValueTask<IoctlResult?> TryIoctlAsync(
+        object file, IoctlContext context, CancellationToken signal = default)
     {
         if (!V4l2.IsQueueIoctl(context.Command)) return null;
         // uninterruptible for everything but the wait in DQBUF, as mutex_lock is in most drivers' paths.

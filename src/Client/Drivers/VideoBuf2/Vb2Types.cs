@@ -1,8 +1,9 @@
 namespace FramePin.Drivers.VideoBuf2;
 
-/// <summary>Where a queue's buffers live (enum vb2_memory, numbered as V4L2_MEMORY_*).</summary>
+/// <summary>Memory of a queue's buffers (enum vb2_memory, numbered as V4L2_MEMORY_*).</summary>
 public enum Vb2Memory
 {
+    /// <summary>No buffers yet.</summary>
     Unknown = 0,
     /// <summary>The driver allocates, the application maps.</summary>
     Mmap = 1,
@@ -16,11 +17,17 @@ public enum Vb2Memory
 [Flags]
 public enum Vb2IoModes
 {
+    /// <summary>No way.</summary>
     None = 0,
+    /// <summary>VB2_MMAP.</summary>
     Mmap = 1,
+    /// <summary>VB2_USERPTR.</summary>
     UserPtr = 2,
+    /// <summary>VB2_READ.</summary>
     Read = 4,
+    /// <summary>VB2_WRITE.</summary>
     Write = 8,
+    /// <summary>VB2_DMABUF.</summary>
     DmaBuf = 16,
 }
 
@@ -43,11 +50,14 @@ public enum Vb2State
     Error,
 }
 
-/// <summary>Who moves data which way (enum dma_data_direction).</summary>
+/// <summary>Direction of the data between memory and device (enum dma_data_direction).</summary>
 public enum DmaDirection
 {
+    /// <summary>DMA_BIDIRECTIONAL.</summary>
     Bidirectional,
+    /// <summary>DMA_TO_DEVICE: the device reads.</summary>
     ToDevice,
+    /// <summary>DMA_FROM_DEVICE: the device writes.</summary>
     FromDevice,
 }
 
@@ -63,6 +73,7 @@ public sealed class Vb2Plane
     /// <summary>Bytes of payload (vb2_get_plane_payload).</summary>
     public ulong BytesUsed { get; set; }
 
+    /// <summary>Bytes before the payload (data_offset).</summary>
     public ulong DataOffset { get; internal set; }
 
     /// <summary>USERPTR: the address that was given.</summary>
@@ -82,7 +93,9 @@ public sealed class Vb2Plane
 }
 
 /// <summary>A buffer of a queue (struct vb2_buffer).</summary>
-/// <remarks>Changed under the queue's lock; a driver may fill an active buffer's planes and payload.</remarks>
+/// <remarks>
+/// Changes happen under the queue's lock. The driver may fill the planes and the payload of an active buffer.
+/// </remarks>
 public sealed class Vb2Buffer
 {
     internal Vb2Buffer(Vb2Queue queue, uint index, Vb2Memory memory, int planes)
@@ -93,14 +106,19 @@ public sealed class Vb2Buffer
         Planes = [.. Enumerable.Range(0, planes).Select(_ => new Vb2Plane())];
     }
 
+    /// <summary>The queue that it belongs to.</summary>
     public Vb2Queue Queue { get; }
 
+    /// <summary>Its number in the queue.</summary>
     public uint Index { get; }
 
+    /// <summary>Kind of its memory.</summary>
     public Vb2Memory Memory { get; }
 
+    /// <summary>Its state. Guarded by the lock of <see cref="Vb2Queue.BufferDone"/>.</summary>
     public Vb2State State { get; internal set; }
 
+    /// <summary>Its planes, one for a format that is not multiplanar.</summary>
     public IReadOnlyList<Vb2Plane> Planes { get; }
 
     /// <summary>buf_prepare has run since it was last dequeued.</summary>
@@ -115,6 +133,7 @@ public sealed class Vb2Buffer
     /// <summary>Nanoseconds; set by the driver, or copied from the application for output.</summary>
     public ulong Timestamp { get; set; }
 
+    /// <summary>V4L2_FIELD_*; set by the driver, progressive (1) at first.</summary>
     public uint Field { get; set; } = 1;
 
     /// <summary>The request that it goes with; null for none.</summary>
@@ -124,7 +143,8 @@ public sealed class Vb2Buffer
     internal FramePin.V1.V4l2Buffer? RequestArgument { get; set; }
 }
 
-/// <summary>What a plane's memory is to a queue (the mem_priv of struct vb2_mem_ops).</summary>
+/// <summary>The memory of a plane, as a queue sees it (the mem_priv of struct vb2_mem_ops).</summary>
+/// <remarks>Owns its mapping and, except for a dma-buf, its pages. Guarded by the queue's lock.</remarks>
 public abstract class Vb2PlaneMemory
 {
     /// <summary>
@@ -142,87 +162,123 @@ public abstract class Vb2PlaneMemory
     public virtual string Device => "";
 
     /// <summary>
-    /// put, put_userptr or detach_dmabuf: gives back what the plane holds. Once more does nothing for pages of a
+    /// Gives back the pages of the plane (put, put_userptr or detach_dmabuf). A second call does nothing for pages of a
     /// process.
     /// </summary>
-    public abstract Task PutAsync();
+    /// <param name="cancellationToken">Refuses the call before it begins. A put that has begun is finished.</param>
+    public abstract Task PutAsync(CancellationToken cancellationToken = default);
 
     /// <summary>
-    /// Pages of a process leave the plane, to be put by whoever takes them. Null: there are none here, and
-    /// <see cref="PutAsync"/> puts.
+    /// Takes the pages of a process out of the plane; the caller puts them. Null for the other kinds of memory, which
+    /// <see cref="PutAsync"/> gives back.
     /// </summary>
     public virtual PutFrames? TakeFrames() => null;
 }
 
-/// <summary>An allocator: how a queue's planes come by memory (struct vb2_mem_ops).</summary>
+/// <summary>An allocator of memory for a queue's planes (struct vb2_mem_ops).</summary>
+/// <remarks>Called with the queue's lock held. Owns nothing: the planes own their memory.</remarks>
+/// <param name="kernel">The kernel of the driver. It must outlive the planes.</param>
 public abstract class Vb2MemOps(DriverKernel kernel)
 {
+    /// <summary>The kernel of the driver.</summary>
     protected internal DriverKernel Kernel { get; } = kernel;
 
-    /// <summary>MMAP: memory of the driver's own. Null: -ENOMEM.</summary>
-    public abstract Task<Vb2PlaneMemory?> AllocAsync(ulong size, string name);
+    /// <summary>MMAP: allocates memory of the driver's own. Null: -ENOMEM.</summary>
+    /// <param name="size">Bytes, rounded up to pages.</param>
+    /// <param name="name">Path that maps shows.</param>
+    /// <param name="cancellationToken">Gives the allocation up.</param>
+    public abstract Task<Vb2PlaneMemory?> AllocAsync(
+        ulong size, string name, CancellationToken cancellationToken = default);
 
-    /// <summary>USERPTR: the pages of [address, address + size) in the caller's address space.</summary>
-    /// <param name="space">The caller's.</param>
-    /// <param name="address">In bytes.</param>
+    /// <summary>USERPTR: pins the pages of [address, address + size) in the caller's address space.</summary>
+    /// <param name="space">Name of the caller's address space.</param>
+    /// <param name="address">First byte.</param>
     /// <param name="size">Bytes.</param>
-    /// <param name="direction">Of the device.</param>
-    /// <param name="replaced">What the plane held before. Where pages are pinned it is put first, on the same way; the
-    /// caller puts it otherwise.</param>
+    /// <param name="direction">Direction of the data.</param>
+    /// <param name="replaced">Memory that the plane held before; null for none. Pages of a process are taken out of it
+    /// and put before the new ones are pinned. The caller puts memory of another kind.</param>
+    /// <param name="cancellationToken">Gives the pin up.</param>
     public abstract Task<(Errno Errno, Vb2PlaneMemory? Memory)> GetUserPtrAsync(
-        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null);
+        string space, ulong address, ulong size, DmaDirection direction, Vb2PlaneMemory? replaced = null,
+        CancellationToken cancellationToken = default);
 
-    /// <summary>DMABUF: attach and map.</summary>
-    public abstract Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(string name, ulong size);
+    /// <summary>DMABUF: attaches to a dma-buf and maps it.</summary>
+    /// <param name="name">Name of the frame vector that stands for it.</param>
+    /// <param name="size">Bytes that the plane needs. A smaller dma-buf is -EFAULT.</param>
+    /// <param name="cancellationToken">Gives it up.</param>
+    public abstract Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(
+        string name, ulong size, CancellationToken cancellationToken = default);
 
     /// <summary>
-    /// EXPBUF: a dma-buf over memory that <see cref="AllocAsync"/> made; null when there is no exporter.
+    /// EXPBUF: makes a dma-buf over memory that <see cref="AllocAsync"/> made. Null when there is no exporter.
     /// </summary>
-    public virtual async Task<string?> ExportAsync(Vb2PlaneMemory memory, string lease) =>
+    /// <param name="memory">The memory of the plane.</param>
+    /// <param name="lease">Lease that owns the dma-buf; empty: it lives until it is unpinned.</param>
+    /// <param name="cancellationToken">Gives it up.</param>
+    public virtual async Task<string?> ExportAsync(
+        Vb2PlaneMemory memory, string lease, CancellationToken cancellationToken = default) =>
         memory is AllocatedMemory { Buffer: var buffer }
-            ? await Kernel.ExportAsync(buffer, lease).ConfigureAwait(false)
+            ? await Kernel.ExportAsync(buffer, lease, cancellationToken).ConfigureAwait(false)
             : null;
 
     /// <summary>Bytes of a dma-buf; null when there is no such one.</summary>
-    public async Task<ulong?> SizeOfAsync(string name) =>
-        await Kernel.FindDmaBufAsync(name).ConfigureAwait(false) is { } frames ? frames.Count << 12 : null;
+    /// <param name="name">Name of the frame vector that stands for it.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
+    public async Task<ulong?> SizeOfAsync(string name, CancellationToken cancellationToken = default) =>
+        await Kernel.FindDmaBufAsync(name, cancellationToken).ConfigureAwait(false) is { } frames ? frames.Count << 12 : null;
 
     private protected static bool IsWrite(DmaDirection direction) => direction != DmaDirection.ToDevice;
 }
 
-/// <summary>A queue's driver (struct vb2_ops). Called with the queue's lock held unless it says otherwise.</summary>
+/// <summary>A queue's driver (struct vb2_ops).</summary>
+/// <remarks>
+/// The queue calls every method with its lock held. A method must not call an ioctl of the queue, and may call
+/// <see cref="Vb2Queue.BufferDone"/>.
+/// </remarks>
 public interface IVb2Driver
 {
-    /// <summary>
-    /// queue_setup: how many buffers of how many bytes a plane. <paramref name="sizes"/> is empty for REQBUFS, and
-    /// given by the caller for CREATE_BUFS: then it is checked.
-    /// </summary>
+    /// <summary>queue_setup: states how many buffers there are to be, of how many bytes a plane.</summary>
+    /// <param name="queue">The queue.</param>
+    /// <param name="count">Buffers that were asked for; the driver may change it.</param>
+    /// <param name="sizes">Bytes of each plane. Empty for REQBUFS: the driver fills it. Given by the caller for
+    /// CREATE_BUFS: the driver checks it.</param>
     Errno QueueSetup(Vb2Queue queue, ref uint count, ref ulong[] sizes);
 
-    /// <summary>buf_init: new memory is behind the buffer.</summary>
+    /// <summary>buf_init: the buffer has new memory.</summary>
+    /// <param name="buffer">The buffer.</param>
     Errno BufInit(Vb2Buffer buffer) => Errno.None;
 
     /// <summary>buf_prepare: the buffer is about to be queued.</summary>
+    /// <param name="buffer">The buffer.</param>
     Errno BufPrepare(Vb2Buffer buffer) => Errno.None;
 
     /// <summary>buf_finish: the buffer goes back to the application.</summary>
+    /// <param name="buffer">The buffer.</param>
     void BufFinish(Vb2Buffer buffer)
     {
     }
 
-    /// <summary>buf_cleanup: its memory goes.</summary>
+    /// <summary>buf_cleanup: the memory of the buffer is about to go.</summary>
+    /// <param name="buffer">The buffer.</param>
     void BufCleanup(Vb2Buffer buffer)
     {
     }
 
-    /// <summary>
-    /// start_streaming. On an errno the driver gives every active buffer back as <see cref="Vb2State.Queued"/>.
-    /// </summary>
+    /// <summary>start_streaming. With an errno the driver gives every active buffer back as
+    /// <see cref="Vb2State.Queued"/>.</summary>
+    /// <param name="queue">The queue.</param>
+    /// <param name="count">Buffers that are active already.</param>
     Errno StartStreaming(Vb2Queue queue, uint count);
 
-    /// <summary>stop_streaming: nothing is touched any more, and every active buffer given back.</summary>
-    Task StopStreamingAsync(Vb2Queue queue);
+    /// <summary>
+    /// stop_streaming. When the task completes, the driver touches no buffer any more and has given every active one
+    /// back.
+    /// </summary>
+    /// <param name="queue">The queue.</param>
+    /// <param name="cancellationToken">Not signalled by the queue: a stream is always stopped.</param>
+    Task StopStreamingAsync(Vb2Queue queue, CancellationToken cancellationToken = default);
 
-    /// <summary>buf_queue: the buffer is the driver's now.</summary>
+    /// <summary>buf_queue: the buffer is the driver's until <see cref="Vb2Queue.BufferDone"/>.</summary>
+    /// <param name="buffer">The buffer.</param>
     void BufQueue(Vb2Buffer buffer);
 }

@@ -2,14 +2,16 @@ using FramePin.Drivers.Native;
 
 namespace FramePin.Drivers.Vivid;
 
-/// <summary>What the test pattern generator draws.</summary>
+/// <summary>The pictures of the test pattern generator.</summary>
 public enum Pattern
 {
     /// <summary>Eight bars at 75 %: white, yellow, cyan, green, magenta, red, blue, black.</summary>
     ColorBar75,
     /// <summary>The same at 100 %.</summary>
     ColorBar100,
+    /// <summary>All black.</summary>
     Black,
+    /// <summary>All white.</summary>
     White,
     /// <summary>Black to white from left to right.</summary>
     Ramp,
@@ -35,8 +37,9 @@ public sealed class TestPattern
     private readonly byte[][] _lines;
     private readonly int _movement;
 
+    /// <summary>Draws the lines of a pattern once.</summary>
     /// <param name="format">Size and layout.</param>
-    /// <param name="pattern">What is drawn.</param>
+    /// <param name="pattern">The picture.</param>
     /// <param name="movement">Pixels to the left that each frame moves; even for formats whose pixels share
     /// colours.</param>
     public TestPattern(PixelFormat format, Pattern pattern, int movement)
@@ -50,6 +53,7 @@ public sealed class TestPattern
         _lines = [.. Enumerable.Range(0, format.Planes.Count).Select(plane => Draw(format, pattern, plane))];
     }
 
+    /// <summary>Size and layout.</summary>
     public PixelFormat Format { get; }
 
     /// <summary>Bytes of a plane's row in frame <paramref name="sequence"/>.</summary>

@@ -3,38 +3,13 @@ using FramePin.V1;
 
 namespace FramePin.Drivers.Vivid;
 
-/// <summary>vivid's allocators module parameter.</summary>
-public enum VividAllocator
-{
-    Vmalloc,
-    DmaContig,
-}
-
-/// <summary>How a vivid node is set up.</summary>
-public sealed record VividOptions
-{
-    /// <summary>The node shows what applications give it, instead of making pictures.</summary>
-    public bool IsOutput { get; init; }
-
-    public VividAllocator Allocator { get; init; }
-
-    /// <summary>The multi-planar API (multiplanar=2).</summary>
-    public bool IsMultiplanar { get; init; }
-
-    /// <summary>Frames a second; 0: as fast as buffers come.</summary>
-    public double FramesPerSecond { get; init; } = 30;
-
-    /// <summary>The clock of frames and timestamps.</summary>
-    public TimeProvider Time { get; init; } = TimeProvider.System;
-}
-
 /// <summary>
-/// The virtual video test driver (drivers/media/test-drivers/vivid; Semantics 6.5): capture makes test patterns,
-/// output takes pictures, both through a videobuf2 queue, with errors to be injected by controls.
+/// The virtual video test driver (drivers/media/test-drivers/vivid; Semantics 6.5). A capture node makes test patterns,
+/// an output node takes pictures, both through a videobuf2 queue. Controls inject errors.
 /// </summary>
 /// <remarks>
-/// Any thread. One node with one queue. A running stream is one task that fills the oldest buffer at each frame; what
-/// it does to a frame and to <see cref="Vb2Queue.BufferDone"/> it does without the queue's lock.
+/// Any thread. One node with one queue, which the driver owns. A running stream is one task that fills the oldest buffer
+/// at each frame. The task works on the frame and calls <see cref="Vb2Queue.BufferDone"/> without the queue's lock.
 /// </remarks>
 public sealed class VividDriver : DriverModule, IVb2Driver
 {
@@ -55,8 +30,9 @@ public sealed class VividDriver : DriverModule, IVb2Driver
     private uint _sequence;
     private double _framesPerSecond;
 
-    /// <param name="kernel">The driver's kernel; stays the caller's.</param>
-    /// <param name="options">How the node is set up.</param>
+    /// <summary>Makes the driver.</summary>
+    /// <param name="kernel">The kernel of the driver, which stays the caller's.</param>
+    /// <param name="options">The set-up of the node.</param>
     public VividDriver(DriverKernel kernel, VividOptions options)
     {
         ArgumentNullException.ThrowIfNull(kernel);
@@ -82,6 +58,7 @@ public sealed class VividDriver : DriverModule, IVb2Driver
         Queue = new Vb2Queue(queue, isContig ? new DmaContigMemOps(kernel) : new VmallocMemOps(kernel), this);
     }
 
+    /// <inheritdoc />
     public override string Name => "vivid";
 
     /// <summary>The node's queue.</summary>
@@ -90,7 +67,7 @@ public sealed class VividDriver : DriverModule, IVb2Driver
     /// <summary>Frames finished since the node was made.</summary>
     public ulong Frames { get; private set; }
 
-    /// <summary>What pictures are made of now: for who checks them.</summary>
+    /// <summary>The pattern of the pictures that are made now, with which a test can check them.</summary>
     public TestPattern CurrentPattern => new(_format, _pattern, _movement);
 
     /// <summary>The next queue_setup answers -EINVAL.</summary>
@@ -105,9 +82,12 @@ public sealed class VividDriver : DriverModule, IVb2Driver
     /// <summary>The next frame is marked as an error.</summary>
     public bool FailsFrame { get; set; }
 
-    public override ValueTask<(Errno Errno, DriverFile? File)> OpenAsync() =>
+    /// <inheritdoc />
+    public override ValueTask<(Errno Errno, DriverFile? File)> OpenAsync(
+        CancellationToken cancellationToken = default) =>
         ValueTask.FromResult<(Errno, DriverFile?)>((Errno.None, new VividFile(this)));
 
+    /// <inheritdoc />
     public override async ValueTask DisposeAsync()
     {
         await StopAsync().ConfigureAwait(false);
@@ -172,7 +152,7 @@ public sealed class VividDriver : DriverModule, IVb2Driver
         return Errno.None;
     }
 
-    async Task IVb2Driver.StopStreamingAsync(Vb2Queue queue) => await StopAsync().ConfigureAwait(false);
+    async Task IVb2Driver.StopStreamingAsync(Vb2Queue queue, CancellationToken cancellationToken) => await StopAsync().ConfigureAwait(false);
 
     void IVb2Driver.BufQueue(Vb2Buffer buffer)
     {
@@ -376,7 +356,8 @@ public sealed class VividDriver : DriverModule, IVb2Driver
 
     private sealed class VividFile(VividDriver driver) : DriverFile
     {
-        public override async ValueTask<IoctlResult> IoctlAsync(IoctlContext context, CancellationToken signal)
+        public override async ValueTask<IoctlResult> IoctlAsync(
+            IoctlContext context, CancellationToken signal = default)
         {
             if (await driver.Queue.TryIoctlAsync(this, context, signal).ConfigureAwait(false) is { } answered)
                 return answered;
@@ -393,12 +374,14 @@ public sealed class VividDriver : DriverModule, IVb2Driver
         }
 
         public override ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(
-            TransferCall call, CancellationToken signal) =>
+            TransferCall call, CancellationToken signal = default) =>
             driver.Queue.TransferAsync(this, call, signal);
 
-        public override ValueTask<(Errno Errno, string Device)> MapAsync(MapCall call) =>
-            new(driver.Queue.MapAsync(call));
+        public override ValueTask<(Errno Errno, string Device)> MapAsync(
+            MapCall call, CancellationToken cancellationToken = default) =>
+            new(driver.Queue.MapAsync(call, cancellationToken));
 
-        public override async ValueTask ReleaseAsync() => await driver.Queue.ReleaseAsync(this).ConfigureAwait(false);
+        public override async ValueTask ReleaseAsync(CancellationToken cancellationToken = default) =>
+            await driver.Queue.ReleaseAsync(this, cancellationToken).ConfigureAwait(false);
     }
 }

@@ -2,7 +2,8 @@ using System.Diagnostics.CodeAnalysis;
 
 namespace FramePin.Client;
 
-/// <summary>Name of an attachment of a local process to a machine's memory: "machines/{machine}/attachments/{id}".</summary>
+/// <summary>Name of an attachment of a local process to a machine's memory:
+/// "machines/{machine}/attachments/{id}".</summary>
 /// <remarks>Immutable. The default value names nothing, and its text is empty.</remarks>
 public readonly record struct AttachmentName : IParsable<AttachmentName>
 {

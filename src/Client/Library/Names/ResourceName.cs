@@ -34,7 +34,8 @@ internal static class ResourceName
     }
 
     /// <summary>
-    /// An id is a letter, then letters, digits, '-' and '_', all of ASCII. The daemon's limit name_length_max bounds it.
+    /// An id is a letter, then letters, digits, '-' and '_', all of ASCII. The daemon's limit name_length_max bounds
+    /// it.
     /// </summary>
     public static bool IsId(ReadOnlySpan<char> id)
     {
@@ -56,7 +57,8 @@ internal static class ResourceName
             : throw new ArgumentException("an id is a letter, then letters, digits, '-' and '_'", parameter);
     }
 
-    /// <summary>Returns <paramref name="machine"/>, or throws when it is the default value, which names nothing.</summary>
+    /// <summary>Returns <paramref name="machine"/>, or throws when it is the default value, which names
+    /// nothing.</summary>
     public static MachineName Checked(MachineName machine, string parameter) =>
         machine.Id.Length > 0 ? machine : throw new ArgumentException("the name of a machine is empty", parameter);
 

@@ -23,19 +23,22 @@ public sealed class DmaEngine(DriverKernel kernel) : DriverModule
 
     public override string Name => "dma-engine";
 
-    public override ValueTask<(Errno Errno, DriverFile? File)> OpenAsync() =>
+    public override ValueTask<(Errno Errno, DriverFile? File)> OpenAsync(
+        CancellationToken cancellationToken = default) =>
         ValueTask.FromResult<(Errno, DriverFile?)>((Errno.None, new DmaFile(kernel)));
 
     private sealed class DmaFile(DriverKernel kernel) : DriverFile
     {
-        public override async ValueTask<IoctlResult> IoctlAsync(IoctlContext context, CancellationToken signal)
+        public override async ValueTask<IoctlResult> IoctlAsync(
+            IoctlContext context, CancellationToken signal = default)
         {
             if (context.Command != CopyCommand) return Errno.ENOTTY;
             var copy = DmaCopy.Parser.ParseFrom(context.Argument);
             return new IoctlResult(await RunAsync(context.AddressSpace, copy), copy);
         }
 
-        public override async ValueTask<UapiIoctlResult> UapiIoctlAsync(UapiIoctl ioctl, CancellationToken signal)
+        public override async ValueTask<UapiIoctlResult> UapiIoctlAsync(
+            UapiIoctl ioctl, CancellationToken signal = default)
         {
             if (ioctl.Request != CopyRequest) return Errno.ENOTTY;
             if (ioctl.Argument.Length != CopyBytes) return Errno.EFAULT;
