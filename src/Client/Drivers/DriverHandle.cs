@@ -130,7 +130,8 @@ public sealed class DriverHandle : IAsyncDisposable
         TransferAsync(space, address, length, isWrite: false, isNonBlocking, cancellationToken);
 
     /// <summary>
-    /// write: bytes go from memory of an address space to the file. The answer is the bytes done, or the driver's errno.
+    /// write: bytes go from memory of an address space to the file. The answer is the bytes done, or the driver's
+    /// errno.
     /// Has no deadline, as ioctl.
     /// </summary>
     /// <param name="space">Name of the address space.</param>

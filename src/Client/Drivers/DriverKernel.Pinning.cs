@@ -9,7 +9,8 @@ namespace FramePin.Drivers;
 public sealed partial class DriverKernel
 {
     /// <summary>
-    /// get_vaddr_frames into a new vector (drivers/media/common/videobuf2/frame_vector.c). Fewer pages than asked may be
+    /// get_vaddr_frames into a new vector (drivers/media/common/videobuf2/frame_vector.c). Fewer pages than asked may
+    /// be
     /// had; the errno is that of the first page.
     /// </summary>
     /// <param name="space">Name of the caller's address space.</param>
@@ -170,7 +171,8 @@ public sealed partial class DriverKernel
     }
 
     /// <summary>
-    /// Marks every page dirty where the device wrote, then put_vaddr_frames and frame_vector_destroy. A vector that went
+    /// Marks every page dirty where the device wrote, then put_vaddr_frames and frame_vector_destroy. A vector that
+    /// went
     /// with a lost lease is gone already, which is no error.
     /// </summary>
     /// <param name="frames">The vector, of which the driver has no view any more.</param>

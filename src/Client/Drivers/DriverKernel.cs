@@ -235,7 +235,8 @@ public sealed partial class DriverKernel : IAsyncDisposable
         }
     }
 
-    /// <summary>Ends the stream, the attachment and the lease. The daemon releases what the driver holds still.</summary>
+    /// <summary>Ends the stream, the attachment and the lease. The daemon releases what the driver holds
+    /// still.</summary>
     public async ValueTask DisposeAsync()
     {
         await _line.DisposeAsync().ConfigureAwait(false);

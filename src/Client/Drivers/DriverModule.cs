@@ -42,7 +42,8 @@ public readonly record struct UapiIoctlResult(Errno Errno, ReadOnlyMemory<byte>?
 }
 
 /// <summary>
-/// A driver, as a module registers it under a node. <see cref="DriverServer"/> serves it to applications; a test may call
+/// A driver, as a module registers it under a node. <see cref="DriverServer"/> serves it to applications; a test may
+/// call
 /// it directly.
 /// </summary>
 /// <remarks>Calls come on any thread and beside each other. A driver locks its own state, as drivers do.</remarks>
@@ -79,7 +80,8 @@ public abstract class DriverFile
     public abstract ValueTask<IoctlResult> IoctlAsync(IoctlContext context, CancellationToken signal = default);
 
     /// <summary>
-    /// file_operations.unlocked_ioctl with a number and bytes, as a real program calls it. A driver that speaks only the
+    /// file_operations.unlocked_ioctl with a number and bytes, as a real program calls it. A driver that speaks only
+    /// the
     /// typed form answers -ENOTTY.
     /// </summary>
     /// <param name="ioctl">The call.</param>
@@ -88,7 +90,8 @@ public abstract class DriverFile
         ValueTask.FromResult<UapiIoctlResult>(Errno.ENOTTY);
 
     /// <summary>
-    /// file_operations.mmap: names the device whose memory is mapped in place of the file. -ENODEV from a driver without
+    /// file_operations.mmap: names the device whose memory is mapped in place of the file. -ENODEV from a driver
+    /// without
     /// this operation.
     /// </summary>
     /// <param name="call">The call.</param>

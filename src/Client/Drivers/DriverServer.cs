@@ -10,7 +10,8 @@ namespace FramePin.Drivers;
 
 /// <summary>Serves a driver's files to applications through the daemon: the driver's process.</summary>
 /// <remarks>
-/// Calls run beside each other, as threads of several processes do; the driver locks. A file is released when no call is
+/// Calls run beside each other, as threads of several processes do; the driver locks. A file is released when no call
+/// is
 /// under way on it.
 /// </remarks>
 public sealed class DriverServer
@@ -40,7 +41,8 @@ public sealed class DriverServer
     /// <param name="client">The daemon.</param>
     /// <param name="machine">"machines/{m}".</param>
     /// <param name="node">The node as applications open it, such as "video0".</param>
-    /// <param name="module">The driver, which stays the caller's. An exception from it is a bug of the driver: its caller
+    /// <param name="module">The driver, which stays the caller's. An exception from it is a bug of the driver: its
+    /// caller
     /// is answered EIO, and the method ends with that exception.</param>
     /// <param name="ready">Called once the node can be opened; null for none.</param>
     /// <param name="cancellationToken">Ends it.</param>

@@ -172,7 +172,8 @@ public sealed class V4l2Device : IAsyncDisposable
     /// <summary>VIDIOC_STREAMON.</summary>
     /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
     public async Task<Errno> StreamOnAsync(CancellationToken cancellationToken = default) =>
-        (await IoctlAsync(V4l2.StreamOn, new V4l2Stream { Type = Type }, cancellationToken).ConfigureAwait(false)).Errno;
+        (await IoctlAsync(
+            V4l2.StreamOn, new V4l2Stream { Type = Type }, cancellationToken).ConfigureAwait(false)).Errno;
 
     /// <summary>VIDIOC_STREAMOFF.</summary>
     /// <param name="cancellationToken">A signal: the driver stops waiting.</param>

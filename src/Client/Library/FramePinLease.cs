@@ -81,7 +81,8 @@ public sealed class FramePinLease : IAsyncDisposable
         {
             if (!Lost.IsCancellationRequested)
                 await _client.Leases.CloseLeaseAsync(
-                    new CloseLeaseRequest { Name = Name, RequestId = FramePinCalls.NewRequestId() }).ConfigureAwait(false);
+                    new CloseLeaseRequest { Name = Name, RequestId = FramePinCalls.NewRequestId() }).ConfigureAwait(
+                        false);
         }
         catch (RpcException exception)
         {

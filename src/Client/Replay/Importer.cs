@@ -5,16 +5,23 @@ using FramePin.V1;
 namespace FramePin.Replay;
 
 /// <summary>
-/// Builds an address space that looks like a live process's: its mappings, and as many touched pages as it has
-/// resident.
+/// Builds an address space that looks like the one of a live process: the same mappings, and as many touched pages as
+/// the process has resident.
 /// </summary>
 public static class Importer
 {
     private const int TouchChunk = 65_536;
 
     /// <summary>
-    /// Reads /proc/<paramref name="pid"/>/maps and smaps and rebuilds them on <paramref name="machine"/>.
+    /// Reads /proc/PID/maps and smaps of a process and rebuilds them in a new address space, which lives until it
+    /// exits.
     /// </summary>
+    /// <param name="client">The daemon.</param>
+    /// <param name="machine">"machines/{m}".</param>
+    /// <param name="pid">Number of the process. This process needs the right to read its maps.</param>
+    /// <param name="cancellationToken">Ends the import early. What it has made stays.</param>
+    /// <exception cref="IOException">The process cannot be read.</exception>
+    /// <exception cref="FramePinException">The daemon refuses, or cannot be reached.</exception>
     public static async Task<AddressSpace> RunAsync(
         FramePinClient client, string machine, int pid, CancellationToken cancellationToken = default)
     {
@@ -34,7 +41,8 @@ public static class Importer
                     StartBrk = heap?.Start ?? 0,
                 },
             },
-            cancellationToken: cancellationToken);
+            cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         var files = new Dictionary<string, string>(StringComparer.Ordinal);
         foreach (var group in lines.Where(line => line.Inode != 0).GroupBy(line => line.Name, StringComparer.Ordinal))
         {
@@ -49,7 +57,8 @@ public static class Importer
                     Inode = first.Inode,
                     SizeBytes = group.Max(line => line.Offset + line.End - line.Start),
                 },
-                cancellationToken: cancellationToken);
+                cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
             files[group.Key] = created.Name;
         }
 
@@ -68,7 +77,7 @@ public static class Importer
             }
 
             if (line.Name.StartsWith("[v", StringComparison.Ordinal) || line.Permissions[0] != 'r') continue;
-            // Which pages are resident smaps does not tell: the first ones stand for them.
+            // smaps counts the resident pages and does not name them. The first pages stand for them.
             for (var (done, pages) = (0UL, detail.Rss >> 12); done < pages; done += TouchChunk)
                 touches.Calls.Add(new MemoryCall
                 {
@@ -81,10 +90,13 @@ public static class Importer
                 });
         }
 
-        await client.AddressSpaces.InstallMappingsAsync(install, cancellationToken: cancellationToken);
-        await client.AddressSpaces.CallBatchAsync(touches, cancellationToken: cancellationToken);
+        await client.AddressSpaces.InstallMappingsAsync(install, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
+        await client.AddressSpaces.CallBatchAsync(touches, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
         return await client.AddressSpaces.GetAddressSpaceAsync(
-            new GetAddressSpaceRequest { Name = space.Name }, cancellationToken: cancellationToken);
+            new GetAddressSpaceRequest { Name = space.Name }, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
     }
 
     private static Dictionary<ulong, (ulong Rss, string[] Flags)> ReadSmaps(IEnumerable<string> lines)

@@ -8,9 +8,10 @@ namespace FramePin.Replay;
 /// them and at its exit, and the sizes of the files that it mapped.
 /// </summary>
 /// <remarks>
-/// strace holds the program for a moment at its first brk or mmap, whenever it has become another program by execve,
-/// and at exit_group; the maps are read then. Needs strace and the right to trace.
+/// strace holds the program for a moment at its first brk or mmap, after each execve, and at exit_group; the recorder
+/// reads the maps then. Needs strace and the right to trace. Any thread; two recordings need two folders.
 /// </remarks>
+/// <param name="time">The clock of the looks at the program.</param>
 public sealed class Recorder(TimeProvider time)
 {
     private const string Traced = "%memory,execve,clone,clone3,fork,vfork,exit_group,prctl,arch_prctl,shmget";
@@ -24,10 +25,11 @@ public sealed class Recorder(TimeProvider time)
     private const int HoldAtExecMilliseconds = 100;
     private static readonly TimeSpan Poll = TimeSpan.FromMilliseconds(2);
 
-    /// <summary>
-    /// Runs <paramref name="command"/> and writes its recording into <paramref name="folder"/>; the program's exit
-    /// code.
-    /// </summary>
+    /// <summary>Runs a program and writes its recording. Returns the exit code of the program.</summary>
+    /// <param name="command">The program and its arguments.</param>
+    /// <param name="folder">Folder of the recording, which is made if it is missing.</param>
+    /// <param name="cancellationToken">Gives the waiting up. The program goes on.</param>
+    /// <exception cref="IOException">strace cannot be started, or the program did not end by exit_group.</exception>
     public async Task<int> RunAsync(
         IReadOnlyList<string> command, string folder, CancellationToken cancellationToken = default)
     {
@@ -45,7 +47,7 @@ public sealed class Recorder(TimeProvider time)
         var (hasStart, hasEnd) = (false, false);
         while (!strace.HasExited)
         {
-            // strace first tries tracing out on children of its own: the program is the one that comes to a call.
+            // strace first tries tracing on children of its own. The program is the child that comes to a call.
             if (!hasStart) pid = ChildOf(strace.Id);
             if (pid != 0 && !hasStart && (IsIn(pid, SysBrk) || IsIn(pid, SysMmap)))
                 hasStart = Copy(pid, "maps", Path.Combine(folder, "maps.start"));
@@ -91,8 +93,8 @@ public sealed class Recorder(TimeProvider time)
     }
 
     /// <summary>
-    /// A thread of the program waits in a call; the first brk comes when exec is done, so that strace itself is not
-    /// seen.
+    /// A thread of the program waits in a call. The first brk comes after exec, so that strace itself is not taken for
+    /// the program.
     /// </summary>
     private static bool IsIn(int pid, string call)
     {

@@ -3,16 +3,20 @@ using FramePin.V1;
 
 namespace FramePin.Replay;
 
-/// <summary>A program as it was recorded: its calls, and its maps at the start and, perhaps, at the end.</summary>
+/// <summary>
+/// A program as it was recorded: its calls, and its maps at the start and, perhaps, at the end. Immutable.
+/// </summary>
 public sealed record Recording
 {
     /// <summary>
-    /// From the last execve of the program's first thread on, which stands first when the log has it.
+    /// The calls from the last execve of the program's first thread on. That execve stands first when the log has it.
     /// </summary>
     public required IReadOnlyList<StraceCall> Calls { get; init; }
 
+    /// <summary>The maps before the first call.</summary>
     public required IReadOnlyList<MapsLine> MapsStart { get; init; }
 
+    /// <summary>The maps at the end; null when there are none.</summary>
     public IReadOnlyList<MapsLine>? MapsEnd { get; init; }
 
     /// <summary>smaps at the end; empty when there is none.</summary>
@@ -21,7 +25,12 @@ public sealed record Recording
     /// <summary>Sizes in bytes by path, where they are known.</summary>
     public IReadOnlyDictionary<string, ulong> FileSizes { get; init; } = new Dictionary<string, ulong>();
 
-    /// <summary>Reads a recording's files.</summary>
+    /// <summary>Reads the files of a recording.</summary>
+    /// <param name="strace">Path of the log of "strace -f -y".</param>
+    /// <param name="mapsStart">Path of the maps before the first call.</param>
+    /// <param name="mapsEnd">Path of the maps at the end; null for none.</param>
+    /// <exception cref="FormatException">A line is not as expected; the message names it.</exception>
+    /// <exception cref="IOException">A file cannot be read.</exception>
     public static Recording Load(string strace, string mapsStart, string? mapsEnd) => new()
     {
         Calls = SinceLastExec(StraceLog.Parse(System.IO.File.ReadLines(strace))),
@@ -29,7 +38,11 @@ public sealed record Recording
         MapsEnd = mapsEnd is null ? null : MapsFile.Parse(System.IO.File.ReadLines(mapsEnd)),
     };
 
-    /// <summary>Reads a folder as <see cref="Recorder"/> leaves it; maps.end and files may be missing.</summary>
+    /// <summary>Reads a folder as <see cref="Recorder"/> leaves it. maps.end, smaps.end and files may be
+    /// missing.</summary>
+    /// <param name="folder">Path of the folder.</param>
+    /// <exception cref="FormatException">A line is not as expected; the message names it.</exception>
+    /// <exception cref="IOException">A file cannot be read.</exception>
     public static Recording Load(string folder)
     {
         string At(string name) => Path.Combine(folder, name);
@@ -47,7 +60,7 @@ public sealed record Recording
         };
     }
 
-    /// <summary>What a program did before it became another one is gone with its memory.</summary>
+    /// <summary>Drops the calls before the last execve, whose memory is gone.</summary>
     private static IReadOnlyList<StraceCall> SinceLastExec(IReadOnlyList<StraceCall> calls)
     {
         if (calls.Count == 0) return calls;
@@ -60,8 +73,8 @@ public sealed record Recording
     }
 
     /// <summary>
-    /// False when the maps of the end show private memory at [<paramref name="start"/>, + <paramref name="length"/>)
-    /// bytes and none of it was ever stored to. What is not there at the end may have been.
+    /// False when the smaps of the end show private memory at [<paramref name="start"/>, + <paramref name="length"/>)
+    /// bytes and none of it was ever stored to. Memory that is not there at the end may have been stored to.
     /// </summary>
     internal bool MayHaveBeenTouched(ulong start, ulong length)
     {
@@ -81,13 +94,13 @@ public sealed record Recording
                 StraceNumbers.Parse(call.Arguments[1]));
         }
 
-        // A log without shmget: as large as the mapping is at the end, or a page.
+        // The log has no shmget: the size is that of the mapping at the end, or a page.
         var line = MapsEnd?.FirstOrDefault(candidate => candidate.Start == attach.Value);
         return ($"/SYSV{id}", line is null ? 4096 : line.End - line.Start);
     }
 
     /// <summary>
-    /// End of the highest mapping below the stack at the start: where the kernel searches downwards from.
+    /// End of the highest mapping below the stack at the start, from which the kernel searches downwards.
     /// </summary>
     public ulong MmapBase
     {
@@ -100,7 +113,7 @@ public sealed record Recording
         }
     }
 
-    /// <summary>What the first brk(NULL) answered: the start of the heap.</summary>
+    /// <summary>The answer of the first brk(NULL), which is the start of the heap; 0 without one.</summary>
     public ulong StartBrk =>
         Calls.FirstOrDefault(call => call.Name == "brk" && call.Arguments[0] == "NULL")?.Value ?? 0;
 
@@ -168,7 +181,7 @@ public sealed record Recording
         return sizes;
     }
 
-    /// <summary>A mapping of the start as the wire wants it.</summary>
+    /// <summary>A mapping of the start as a message.</summary>
     internal static InstalledMapping ToInstalled(MapsLine line, string file) => new()
     {
         Start = line.Start,

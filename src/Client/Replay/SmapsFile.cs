@@ -2,12 +2,15 @@ using System.Globalization;
 
 namespace FramePin.Replay;
 
-/// <summary>
-/// What /proc/PID/smaps says of an area: its first byte, the first behind it, and whether it holds pages of its own.
-/// </summary>
+/// <summary>An area of /proc/PID/smaps.</summary>
+/// <param name="Start">First byte.</param>
+/// <param name="End">First byte behind it.</param>
+/// <param name="HasOwnPages">It has anonymous pages, in memory or in swap.</param>
 public sealed record SmapsArea(ulong Start, ulong End, bool HasOwnPages)
 {
-    /// <summary>Reads /proc/PID/smaps; lines that it does not need are passed over.</summary>
+    /// <summary>Reads lines of /proc/PID/smaps. Lines that it does not need are passed over.</summary>
+    /// <param name="lines">The lines.</param>
+    /// <exception cref="FormatException">A line looks like an area's first and is none.</exception>
     public static IReadOnlyList<SmapsArea> Parse(IEnumerable<string> lines)
     {
         var areas = new List<SmapsArea>();

@@ -7,17 +7,17 @@ namespace FramePin.Replay;
 /// <param name="Line">Line of the log, from 1, on which it finished.</param>
 /// <param name="Thread">Thread id; 0 when the log has none.</param>
 /// <param name="Name">System call.</param>
-/// <param name="Arguments">As strace wrote them.</param>
+/// <param name="Arguments">The arguments as strace wrote them.</param>
 /// <param name="Result">Text behind the equals sign.</param>
 /// <param name="Begun">Line on which it began; before <paramref name="Line"/> when the log splits it around calls of
 /// other threads.</param>
 public sealed record StraceCall(
     int Line, int Thread, string Name, IReadOnlyList<string> Arguments, string Result, int Begun)
 {
-    /// <summary>Its effect lies somewhere between two lines.</summary>
+    /// <summary>Calls of other threads stand between its beginning and its end.</summary>
     public bool Overlapped => Begun < Line;
 
-    /// <summary>The thread ended before the call did, so that nobody knows what it did.</summary>
+    /// <summary>The thread ended before the call did: its effect is unknown.</summary>
     public bool IsUnfinished => Result.StartsWith('?');
 
     /// <summary>The value returned; 0 for an error or "?".</summary>
@@ -28,7 +28,7 @@ public sealed record StraceCall(
     public string Errno => Result.StartsWith("-1 ", StringComparison.Ordinal) ? Result.Split(' ')[1] : "";
 }
 
-/// <summary>Reads what "strace -f -y" writes.</summary>
+/// <summary>Reads the log of "strace -f -y".</summary>
 public static partial class StraceLog
 {
     [GeneratedRegex(@"^(?:\[pid\s+(?<pid>\d+)\]|(?<pid>\d+))?\s*(?<rest>.*)$")]
@@ -41,8 +41,10 @@ public static partial class StraceLog
     private static partial Regex Resumed();
 
     /// <summary>
-    /// The calls in the order in which they finished. Throws <see cref="FormatException"/> naming the line.
+    /// Reads the calls of a log, in the order in which they finished.
     /// </summary>
+    /// <param name="lines">The lines of the log.</param>
+    /// <exception cref="FormatException">A line is not as strace writes it; the message names it.</exception>
     public static IReadOnlyList<StraceCall> Parse(IEnumerable<string> lines)
     {
         const string unfinished = "<unfinished ...>";
@@ -174,7 +176,9 @@ public static class StraceNumbers
         ["MADV_GUARD_REMOVE"] = 103,
     };
 
-    /// <summary>A decimal or hexadecimal number, or NULL. Throws <see cref="FormatException"/>.</summary>
+    /// <summary>Reads a decimal or hexadecimal number, or NULL.</summary>
+    /// <param name="text">The number.</param>
+    /// <exception cref="FormatException"><paramref name="text"/> is no number.</exception>
     public static ulong Parse(string text)
     {
         if (text is "NULL") return 0;
@@ -184,8 +188,10 @@ public static class StraceNumbers
     }
 
     /// <summary>
-    /// Names and numbers joined by '|'. Throws <see cref="FormatException"/> for a name it does not know.
+    /// Reads names and numbers that are joined by '|'.
     /// </summary>
+    /// <param name="text">The flags.</param>
+    /// <exception cref="FormatException">A name is unknown.</exception>
     public static uint ParseFlags(string text)
     {
         var value = 0u;

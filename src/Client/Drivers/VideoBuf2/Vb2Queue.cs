@@ -19,7 +19,8 @@ public sealed partial class Vb2Queue : IDisposable
     private readonly List<Vb2Buffer> _queued = [];
 
     /// <summary>
-    /// Guards the state that <see cref="BufferDone"/> shares with the ioctls: the buffers' states, the done list and the
+    /// Guards the state that <see cref="BufferDone"/> shares with the ioctls: the buffers' states, the done list and
+    /// the
     /// signal of a DQBUF that waits.
     /// </summary>
     private readonly Lock _done = new();
@@ -66,7 +67,8 @@ public sealed partial class Vb2Queue : IDisposable
     /// Any thread.
     /// </summary>
     /// <param name="buffer">The buffer.</param>
-    /// <param name="state">Done or Error; <see cref="Vb2State.Queued"/> gives it back to the queue. Any other state counts
+    /// <param name="state">Done or Error; <see cref="Vb2State.Queued"/> gives it back to the queue. Any other state
+    /// counts
     /// as Error.</param>
     /// <returns>False for a buffer that was not active: a bug of the driver's.</returns>
     public bool BufferDone(Vb2Buffer buffer, Vb2State state)

@@ -225,7 +225,8 @@ public abstract class Vb2MemOps(DriverKernel kernel)
     /// <param name="name">Name of the frame vector that stands for it.</param>
     /// <param name="cancellationToken">Gives the call up.</param>
     public async Task<ulong?> SizeOfAsync(string name, CancellationToken cancellationToken = default) =>
-        await Kernel.FindDmaBufAsync(name, cancellationToken).ConfigureAwait(false) is { } frames ? frames.Count << 12 : null;
+        await Kernel.FindDmaBufAsync(
+            name, cancellationToken).ConfigureAwait(false) is { } frames ? frames.Count << 12 : null;
 
     private protected static bool IsWrite(DmaDirection direction) => direction != DmaDirection.ToDevice;
 }

@@ -8,7 +8,8 @@ namespace FramePin.Drivers.Vivid;
 /// an output node takes pictures, both through a videobuf2 queue. Controls inject errors.
 /// </summary>
 /// <remarks>
-/// Any thread. One node with one queue, which the driver owns. A running stream is one task that fills the oldest buffer
+/// Any thread. One node with one queue, which the driver owns. A running stream is one task that fills the oldest
+/// buffer
 /// at each frame. The task works on the frame and calls <see cref="Vb2Queue.BufferDone"/> without the queue's lock.
 /// </remarks>
 public sealed class VividDriver : DriverModule, IVb2Driver
@@ -152,7 +153,8 @@ public sealed class VividDriver : DriverModule, IVb2Driver
         return Errno.None;
     }
 
-    async Task IVb2Driver.StopStreamingAsync(Vb2Queue queue, CancellationToken cancellationToken) => await StopAsync().ConfigureAwait(false);
+    async Task IVb2Driver.StopStreamingAsync(
+        Vb2Queue queue, CancellationToken cancellationToken) => await StopAsync().ConfigureAwait(false);
 
     void IVb2Driver.BufQueue(Vb2Buffer buffer)
     {
