@@ -44,7 +44,7 @@ internal static class WirePins
         {
             while (await daemon.StandardOutput.ReadLineAsync() is { } line)
                 if (line == "framepind ready") break;
-            using var client = FramePinClient.Connect($"unix:{socket}", isLocal: false);
+            using var client = FramePinClient.Connect($"unix:{socket}", options => options.IsLocal = false);
             var space = await FillAsync(client);
             var pin = await MeasurePinAsync(client, space, rounds);
             var stream = await MeasureStreamAsync(client, space);

@@ -74,7 +74,7 @@ public sealed class FaultStressTests(DaemonFixture daemon) : IClassFixture<Daemo
                         return ValueTask.FromResult(
                             new FaultAnswer { Kind = kind, Page = draw == 9 ? 99UL : (ulong)draw });
                     },
-                    cancelled: life.Token);
+                    cancellationToken: life.Token);
             }
             catch (Exception exception) when (exception is OperationCanceledException or RpcException)
             {

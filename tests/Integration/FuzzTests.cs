@@ -70,7 +70,7 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
                     exception.GetRpcStatus()?.GetDetail<Google.Rpc.ErrorInfo>() is { Domain: "framepin.dev" },
                     $"seed {seed}, request {i}: {exception.Status} without ErrorInfo");
                 refused++;
-                what = $"refused {refusal.Code} {refusal.Reason}";
+                what = $"refused {refusal.StatusCode} {refusal.Reason}";
                 var after = machine.Digest();
                 Assert.True(after == digest, $"seed {seed}, request {i}: {exception.Status} changed the machine");
                 digest = after;

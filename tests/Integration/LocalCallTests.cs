@@ -30,7 +30,7 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
     {
         var (machine, space) = await daemon.CreateAsync();
         await daemon.MapAsync(space, At, 8);
-        using var remote = FramePinClient.Connect(daemon.Endpoint, isLocal: false);
+        using var remote = FramePinClient.Connect(daemon.Endpoint, options => options.IsLocal = false);
         var seen = new List<string[]>();
         foreach (var client in new[] { daemon.Client, remote })
         {
@@ -365,7 +365,7 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         await using var own = new StoppableDaemon(
             new DaemonLimits { LocalPatience = TimeSpan.FromHours(1), LocalConnectionsMax = 3 });
         await own.StartAsync();
-        using var client = FramePinClient.Connect(own.Endpoint, isLocal: false);
+        using var client = FramePinClient.Connect(own.Endpoint, options => options.IsLocal = false);
         using var driver = new RawCaller(own.Calls);
         var register = new DriverReply { Register = new RegisterDriver { Machine = "machines/default", Node = "deaf",
             Driver = "deaf" } };

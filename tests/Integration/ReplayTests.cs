@@ -25,7 +25,7 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
     {
         var recording = Load(program);
         var report = await new Replayer(daemon.Client).RunAsync(
-            recording, pinAll: true, cancelled: TestContext.Current.CancellationToken);
+            recording, pinAll: true, cancellationToken: TestContext.Current.CancellationToken);
         Assert.True(report.ReturnsDifferent.Count == 0, string.Join('\n', report.ReturnsDifferent.Take(10)));
         Assert.Equal(recording.Calls.Count, report.Calls.Values.Sum() + report.CallsOther.Values.Sum());
         Assert.Equal(report.Calls.Values.Sum(), report.ReturnsMatched);
@@ -52,7 +52,7 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
         calls[index] = calls[index] with { Result = "0x7f0000001000" };
         var altered = recording with { Calls = calls };
         var report = await new Replayer(daemon.Client).RunAsync(
-            altered, pinAll: false, cancelled: TestContext.Current.CancellationToken);
+            altered, pinAll: false, cancellationToken: TestContext.Current.CancellationToken);
         var difference = Assert.Single(report.ReturnsDifferent);
         Assert.Equal(calls[index].Line, difference.Line);
         Assert.Equal(report.ReturnsExpected - 1, report.ReturnsMatched);
@@ -84,7 +84,7 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
             MapsStart = MapsFile.Parse(maps.Split('\n')),
         };
         var report = await new Replayer(daemon.Client).RunAsync(
-            recording, pinAll: false, cancelled: TestContext.Current.CancellationToken);
+            recording, pinAll: false, cancellationToken: TestContext.Current.CancellationToken);
         Assert.Empty(report.ReturnsDifferent);
         Assert.Equal(4, report.ReturnsMatched);
         Assert.Equal([6], report.CallsReordered);
@@ -115,7 +115,7 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
         var recording = new Recording { Calls = StraceLog.Parse(log.Split('\n')),
             MapsStart = MapsFile.Parse(maps.Split('\n')) };
         var report = await new Replayer(daemon.Client).RunAsync(
-            recording, pinAll: false, cancelled: TestContext.Current.CancellationToken);
+            recording, pinAll: false, cancellationToken: TestContext.Current.CancellationToken);
         Assert.Empty(report.ReturnsDifferent);
         Assert.Equal(5, report.ReturnsMatched);
     }
@@ -131,9 +131,12 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
         const string log = """
             1 execve("/x", [...], 0x0 /* 0 vars */) = 0
             1 brk(NULL)                         = 0x500000
-            1 mmap(0x7e0000000000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000000000
-            1 mmap(0x7e0000002000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000002000
-            1 mmap(0x7e0000001000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000001000
+            1 mmap(
+                0x7e0000000000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000000000
+            1 mmap(
+                0x7e0000002000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000002000
+            1 mmap(
+                0x7e0000001000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000001000
             """;
         var recording = new Recording
         {
@@ -142,7 +145,7 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
             MapsEnd = MapsFile.Parse(("7e0000000000-7e0000003000 rw-p 00000000 00:00 0\n" + start).Split('\n')),
         };
         var report = await new Replayer(daemon.Client).RunAsync(
-            recording, pinAll: false, cancelled: TestContext.Current.CancellationToken);
+            recording, pinAll: false, cancellationToken: TestContext.Current.CancellationToken);
         Assert.Empty(report.MapsMissing);
         Assert.Equal((2, 1), (report.TouchesAssumed, report.TouchesRuledOut));
     }
@@ -165,7 +168,7 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
             MapsEnd = MapsFile.Parse(("7e0000000000-7e0000005000 rw-p 00000000 00:00 0\n" + start).Split('\n')),
         };
         var report = await new Replayer(daemon.Client).RunAsync(
-            recording, pinAll: false, cancelled: TestContext.Current.CancellationToken);
+            recording, pinAll: false, cancellationToken: TestContext.Current.CancellationToken);
         Assert.Empty(report.MapsMissing);
         Assert.Equal((3, 2), (report.TouchesAssumed, report.TouchesRuledOut));
     }
@@ -188,7 +191,7 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
                 start.Replace("7ffffffde000", $"{stackEnd:x}", StringComparison.Ordinal).Split('\n')),
         };
         var report = await new Replayer(daemon.Client).RunAsync(
-            recording, pinAll: false, cancelled: TestContext.Current.CancellationToken);
+            recording, pinAll: false, cancellationToken: TestContext.Current.CancellationToken);
         Assert.Equal((grown, missing), (report.StackGrowthAssumed, report.MapsMissing.Count));
     }
 
@@ -205,7 +208,7 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
             var recording = Recording.Load(folder);
             Assert.Contains(recording.MapsStart, line => line.Name.EndsWith("/ls", StringComparison.Ordinal));
             var report = await new Replayer(daemon.Client).RunAsync(
-                recording, pinAll: true, cancelled: TestContext.Current.CancellationToken);
+                recording, pinAll: true, cancellationToken: TestContext.Current.CancellationToken);
             Assert.True(report.ReturnsDifferent.Count == 0, string.Join('\n', report.ReturnsDifferent));
             Assert.Empty(report.MapsMissing);
             Assert.Empty(report.MapsUnexpected);
@@ -227,7 +230,7 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
                 ["/bin/ls", "/"], folder, TestContext.Current.CancellationToken);
             Assert.Equal(0, exit);
             var report = await new Replayer(daemon.Client).RunAsync(
-                Recording.Load(folder), pinAll: true, cancelled: TestContext.Current.CancellationToken);
+                Recording.Load(folder), pinAll: true, cancellationToken: TestContext.Current.CancellationToken);
             Assert.True(report.ReturnsExpected > 10);
             Assert.True(report.ReturnsDifferent.Count == 0, string.Join('\n', report.ReturnsDifferent));
             Assert.Empty(report.MapsMissing);

@@ -52,16 +52,15 @@ internal sealed class CommandLine
                 await run(parsed, client, output, cancelled);
                 return output.HasFindings ? Refused : Ok;
             }
-            catch (RpcException exception) when (exception.StatusCode == StatusCode.Unavailable)
+            catch (Exception exception) when (RefusalOf(exception) is { StatusCode: StatusCode.Unavailable })
             {
                 Console.Error.WriteLine(
                     $"no daemon at {parsed.GetValue(Endpoint)}: start one with 'framepind', or name another with --endpoint");
                 return Unreachable;
             }
-            catch (RpcException exception)
+            catch (Exception exception) when (RefusalOf(exception) is { } refusal)
             {
-                var refusal = FramePinException.From(exception);
-                Console.Error.WriteLine($"refused: {refusal.Message} [{refusal.Code}, {refusal.Reason}]");
+                Console.Error.WriteLine($"refused: {refusal.Message} [{refusal.StatusCode}, {refusal.Reason}]");
                 return Refused;
             }
             catch (ErrnoException exception)
@@ -78,6 +77,12 @@ internal sealed class CommandLine
         });
         return command;
     }
+
+    /// <summary>The refusal that an exception of a stub or of the library tells; null for any other
+    /// exception.</summary>
+    public static FramePinException? RefusalOf(Exception exception) =>
+        exception as FramePinException
+        ?? (exception is RpcException refused ? FramePinException.From(refused) : null);
 
     public string SpaceName(ParseResult parsed, Argument<string> argument) =>
         Values.Name(parsed.GetValue(argument)!, parsed.GetValue(Machine)!, "addressSpaces");

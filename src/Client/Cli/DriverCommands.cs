@@ -139,5 +139,5 @@ internal static class DriverCommands
     /// <summary>The daemon is elsewhere, has no attach socket, or does not let this user attach.</summary>
     public static bool IsNoAttachment(Exception exception) =>
         exception is System.Net.Sockets.SocketException or UnauthorizedAccessException
-        || exception is RpcException { StatusCode: StatusCode.FailedPrecondition };
+        || CommandLine.RefusalOf(exception) is { StatusCode: StatusCode.FailedPrecondition };
 }

@@ -73,7 +73,8 @@ internal static class V4l2Commands
                     SavePath = parsed.GetValue(save),
                 };
                 await using var lease = await FramePinLease.OpenAsync(
-                    client, machine, "framepin v4l2", TimeSpan.FromSeconds(parsed.GetValue(ttl)), cancelled: cancelled);
+                    client, machine, "framepin v4l2", TimeSpan.FromSeconds(
+                        parsed.GetValue(ttl)), cancellationToken: cancelled);
                 using var local = await AttachAsync(client, machine, parsed.GetValue(memory)!, lease, cancelled);
                 var space = await client.AddressSpaces.CreateAddressSpaceAsync(
                     new CreateAddressSpaceRequest { Parent = machine, Lease = lease.Name },
@@ -82,13 +83,14 @@ internal static class V4l2Commands
                 {
                     await using var device = await V4l2Device.OpenAsync(
                         client, NodeName(machine, parsed.GetValue(node)!), space.Name, lease.Name,
-                        cancelled: cancelled);
+                        cancellationToken: cancelled);
                     var (_, set) = await device.SetFormatAsync(
-                        parsed.GetValue(format)!, parsed.GetValue(width), parsed.GetValue(height));
-                    Must(await device.SetControlAsync("test_pattern", (int)parsed.GetValue(pattern)), "test_pattern");
-                    Must(await device.SetControlAsync("horizontal_movement", parsed.GetValue(movement)),
+                        parsed.GetValue(format)!, parsed.GetValue(width), parsed.GetValue(height), cancelled);
+                    Must(await device.SetControlAsync("test_pattern", (int)parsed.GetValue(pattern), cancelled),
+                        "test_pattern");
+                    Must(await device.SetControlAsync("horizontal_movement", parsed.GetValue(movement), cancelled),
                         "horizontal_movement");
-                    Must(await device.SetFrameRateAsync(parsed.GetValue(rate)), "frame rate");
+                    Must(await device.SetFrameRateAsync(parsed.GetValue(rate), cancelled), "frame rate");
                     var pixels = PixelFormat.Find(V4l2.Name(set.PixelFormat), (int)set.Width, (int)set.Height)
                         ?? throw new IOException(
                             $"the driver has no {parsed.GetValue(format)}: it chose {V4l2.Name(set.PixelFormat)}");
@@ -125,7 +127,7 @@ internal static class V4l2Commands
             async (parsed, client, output, cancelled) =>
             {
                 var driver = NodeName(DriverCommands.MachineName(line, parsed), parsed.GetValue(node)!);
-                var (errno, opened) = await DriverHandle.OpenAsync(client, driver, cancelled: cancelled);
+                var (errno, opened) = await DriverHandle.OpenAsync(client, driver, cancellationToken: cancelled);
                 Must(errno, "open");
                 output.Write(new OpenDriverFileResponse { File = opened!.File }, ("file", opened.File));
             });
@@ -137,7 +139,7 @@ internal static class V4l2Commands
                 var argument = new V4l2RequestBuffers { Count = parsed.GetValue(count), Type = parsed.GetValue(type),
                     Memory = UserPtr };
                 var (errno, answer) = await File(line, parsed, file, client).IoctlAsync(
-                    "", V4l2.RequestBuffers, argument, cancelled: cancelled);
+                    "", V4l2.RequestBuffers, argument, cancellationToken: cancelled);
                 Must(errno, V4l2.RequestBuffers);
                 output.Write(answer, ("buffers", $"{answer.Count}"), ("capabilities", Values.Hex(answer.Capabilities)));
             });
@@ -154,7 +156,8 @@ internal static class V4l2Commands
                         Length = checked((uint)parsed.GetValue(length)) } },
                 };
                 var (errno, answer) = await File(line, parsed, file, client)
-                    .IoctlAsync(line.SpaceName(parsed, space), V4l2.QueueBuffer, argument, cancelled: cancelled);
+                    .IoctlAsync(
+                        line.SpaceName(parsed, space), V4l2.QueueBuffer, argument, cancellationToken: cancelled);
                 Must(errno, V4l2.QueueBuffer);
                 Write(output, answer);
             });
@@ -173,7 +176,7 @@ internal static class V4l2Commands
             {
                 var (errno, bytes) = await File(line, parsed, file, client)
                     .ReadAsync(line.SpaceName(parsed, space), parsed.GetValue(address), parsed.GetValue(length),
-                        cancelled: cancelled);
+                        cancellationToken: cancelled);
                 Must(errno, "read");
                 output.Write(new TransferDriverFileResponse { Bytes = bytes }, ("bytes", $"{bytes}"));
             });
@@ -184,7 +187,7 @@ internal static class V4l2Commands
                 var argument = new V4l2Stream { Type = parsed.GetValue(type) };
                 Must(
                     (await File(line, parsed, file, client).IoctlAsync(
-                        "", command, argument, cancelled: cancelled)).Errno, command);
+                        "", command, argument, cancellationToken: cancelled)).Errno, command);
             });
     }
 
@@ -211,7 +214,7 @@ internal static class V4l2Commands
         if (memory == "remote") return null;
         try
         {
-            return await LocalMachine.AttachAsync(client, machine, lease.Name, cancelled: cancelled);
+            return await LocalMachine.AttachAsync(client, machine, lease.Name, cancellationToken: cancelled);
         }
         catch (Exception exception) when (memory == "auto" && DriverCommands.IsNoAttachment(exception))
         {
@@ -269,7 +272,7 @@ internal sealed class CaptureRun(
     {
         // With --fresh each buffer has two places, which take turns.
         var places = options.IsFresh ? 2 * options.Buffers : options.Buffers;
-        var (errno, answer) = await device.RequestBuffersAsync((uint)options.Buffers, UserPtr);
+        var (errno, answer) = await device.RequestBuffersAsync((uint)options.Buffers, UserPtr, cancelled);
         if (errno != Errno.None) throw new ErrnoException($"{V4l2.RequestBuffers}: {errno}");
         var count = (int)Math.Min(answer.Count, (uint)options.Buffers);
         await MapAsync((ulong)places * Step, cancelled);
@@ -277,18 +280,19 @@ internal sealed class CaptureRun(
         try
         {
             for (var i = 0; local is not null && i < places; i++)
-                _mirrors[i] = await local.MapSpaceAsync(space, First + ((ulong)i * Step), Step, cancelled: cancelled);
+                _mirrors[i] = await local.MapSpaceAsync(
+                    space, First + ((ulong)i * Step), Step, cancellationToken: cancelled);
             var place = new int[count];
             for (var i = 0; i < count; i++) await QueueAsync((uint)i, place[i] = i);
-            if (await device.StreamOnAsync() is var failed && failed != Errno.None)
+            if (await device.StreamOnAsync(cancelled) is var failed && failed != Errno.None)
                 throw new ErrnoException($"{V4l2.StreamOn}: {failed}");
             started();
             var watch = Stopwatch.StartNew();
             await StreamAsync(place, places, cancelled);
             _seconds = watch.Elapsed.TotalSeconds;
             ended();
-            await device.StreamOffAsync();
-            await device.RequestBuffersAsync(0, UserPtr);
+            await device.StreamOffAsync(CancellationToken.None);
+            await device.RequestBuffersAsync(0, UserPtr, CancellationToken.None);
         }
         finally
         {
@@ -313,7 +317,7 @@ internal sealed class CaptureRun(
     {
         while (_done < options.Frames)
         {
-            var (errno, buffer) = await device.DequeueAsync(UserPtr, cancelled: cancelled);
+            var (errno, buffer) = await device.DequeueAsync(UserPtr, cancellationToken: cancelled);
             if (errno != Errno.None) throw new ErrnoException($"{V4l2.DequeueBuffer}: {errno} after {_done} frames");
             if ((buffer.Flags & V4l2.FlagError) != 0) _marked++;
             _done++;

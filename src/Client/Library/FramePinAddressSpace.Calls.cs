@@ -15,7 +15,7 @@ public sealed partial class FramePinAddressSpace
         options ??= new MmapOptions();
         var target = options.File?.ToString() ?? options.Device?.ToString() ?? "";
         var flags = options.Flags
-            ?? (target.Length == 0 ? MapFlags.Private | MapFlags.Anonymous : MapFlags.Shared);
+            ?? (target.Length == 0 ? MmapFlags.Private | MmapFlags.Anonymous : MmapFlags.Shared);
         var call = new MmapCall
         {
             Address = options.Address,
@@ -53,10 +53,10 @@ public sealed partial class FramePinAddressSpace
     /// <param name="oldLength">Bytes of the old range; 0 duplicates a shared mapping.</param>
     /// <param name="newLength">Bytes of the new range.</param>
     /// <param name="flags">MREMAP_*.</param>
-    /// <param name="newAddress">With <see cref="RemapFlags.Fixed"/> the new address.</param>
+    /// <param name="newAddress">With <see cref="MremapFlags.Fixed"/> the new address.</param>
     /// <param name="cancellationToken">Gives the call up.</param>
     public async Task<ulong> MremapAsync(
-        ulong address, ulong oldLength, ulong newLength, RemapFlags flags = RemapFlags.MayMove, ulong newAddress = 0,
+        ulong address, ulong oldLength, ulong newLength, MremapFlags flags = MremapFlags.MayMove, ulong newAddress = 0,
         CancellationToken cancellationToken = default)
     {
         var call = new MremapCall { Address = address, OldLength = oldLength, NewLength = newLength,

@@ -22,7 +22,7 @@ public enum MemoryProtection
 
 /// <summary>MAP_* of mmap, with the numbers of x86-64 (linux/mman.h).</summary>
 [Flags]
-public enum MapFlags
+public enum MmapFlags
 {
     /// <summary>No flag. mmap refuses it.</summary>
     None = 0,
@@ -62,7 +62,7 @@ public enum MapFlags
 
 /// <summary>MREMAP_* (linux/mman.h).</summary>
 [Flags]
-public enum RemapFlags
+public enum MremapFlags
 {
     /// <summary>No flag: the mapping stays where it is, or the call is refused.</summary>
     None = 0,

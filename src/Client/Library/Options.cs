@@ -67,7 +67,7 @@ public sealed record DeviceOptions
 /// <summary>What an mmap is to have beyond the defaults. Immutable.</summary>
 public sealed record MmapOptions
 {
-    /// <summary>Hint, or with <see cref="MapFlags.Fixed"/> the address, in bytes; 0: the kernel chooses.</summary>
+    /// <summary>Hint, or with <see cref="MmapFlags.Fixed"/> the address, in bytes; 0: the kernel chooses.</summary>
     public ulong Address { get; init; }
 
     /// <summary>PROT_*; readable and writable unless it is set.</summary>
@@ -76,7 +76,7 @@ public sealed record MmapOptions
     /// <summary>
     /// MAP_*. Null means MAP_PRIVATE and MAP_ANONYMOUS without a target, and MAP_SHARED with one.
     /// </summary>
-    public MapFlags? Flags { get; init; }
+    public MmapFlags? Flags { get; init; }
 
     /// <summary>The file to map; null for none.</summary>
     public MemoryFileName? File { get; init; }

@@ -89,7 +89,7 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
         var serving = await ServeAsync(machine, driver, stop.Token);
         var file = await OpenAsync(machine);
         using var signal = new CancellationTokenSource();
-        var waiting = file.IoctlAsync("", "WAIT", new V4l2Control(), cancelled: signal.Token);
+        var waiting = file.IoctlAsync("", "WAIT", new V4l2Control(), cancellationToken: signal.Token);
         await driver.Waiting.WaitAsync(Patience);
         await signal.CancelAsync();
         await Assert.ThrowsAsync<RpcException>(() => waiting);
@@ -170,7 +170,7 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
     private static async Task Refused(StatusCode code, string reason, Func<Task> call)
     {
         var refusal = FramePinException.From(await Assert.ThrowsAsync<RpcException>(() => call().WaitAsync(Patience)));
-        Assert.Equal((code, reason), (refusal.Code, refusal.Reason));
+        Assert.Equal((code, reason), (refusal.StatusCode, refusal.Reason));
     }
 
     /// <summary>A driver that answers, waits, or breaks, as it is told.</summary>
@@ -190,7 +190,8 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
 
         public int Releases => _releases;
 
-        public override ValueTask<(Errno Errno, DriverFile? File)> OpenAsync() =>
+        public override ValueTask<(Errno Errno, DriverFile? File)> OpenAsync(
+            CancellationToken cancellationToken = default) =>
             new((Errno.None, new ScriptedFile(this)));
 
         private sealed class ScriptedFile(Scripted driver) : DriverFile
@@ -223,7 +224,7 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
                 }
             }
 
-            public override ValueTask ReleaseAsync()
+            public override ValueTask ReleaseAsync(CancellationToken cancellationToken = default)
             {
                 Interlocked.Increment(ref driver._releases);
                 driver.Released.Release();

@@ -127,13 +127,13 @@ public sealed class KillTests(ITestOutputHelper output)
             var (errno, _) = await Call(device.SetFormatAsync("YUYV", 320, 360));
             if (errno != Errno.None) return errno;
             (errno, _) = await Call(
-                device.Call(V4l2.SetControl, new V4l2Control { Id = "horizontal_movement", Value = 2 }));
+                device.IoctlAsync(V4l2.SetControl, new V4l2Control { Id = "horizontal_movement", Value = 2 }));
             if (errno != Errno.None) return errno;
             (errno, _) = await Call(device.RequestBuffersAsync(Buffers, UserPtr));
             for (var i = 0U; i < Buffers && errno == Errno.None; i++)
                 (errno, _) = await Call(device.QueueUserPtrAsync(i, At + (i * Step), Pages * 4096));
             if (errno != Errno.None) return errno;
-            (errno, _) = await Call(device.Call(V4l2.StreamOn, new V4l2Stream { Type = device.Type }));
+            (errno, _) = await Call(device.IoctlAsync(V4l2.StreamOn, new V4l2Stream { Type = device.Type }));
             while (errno == Errno.None)
             {
                 (errno, var buffer) = await Call(device.DequeueAsync(UserPtr));

@@ -74,11 +74,11 @@ public sealed class QueueFuzzTests(DaemonFixture daemon, ITestOutputHelper outpu
                 var format = (await device.GetFormatAsync()).Format;
                 if (random.Next(4) == 0) format.Planes[0].SizeImage--;
                 return ("CREATE_BUFS",
-                    (await device.Call(V4l2.CreateBuffers,
+                    (await device.IoctlAsync(V4l2.CreateBuffers,
                     new V4l2CreateBuffers { Count = (uint)random.Next(4), Memory = memory, Format = format })).Errno);
             case 3:
                 return ("REMOVE_BUFS",
-                    (await device.Call(V4l2.RemoveBuffers,
+                    (await device.IoctlAsync(V4l2.RemoveBuffers,
                     new V4l2RemoveBuffers { Index = index, Count = (uint)random.Next(3), Type = device.Type })).Errno);
             case 4 or 5 or 6:
                 return ("STREAMON", await device.StreamOnAsync());

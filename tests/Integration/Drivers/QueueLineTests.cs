@@ -34,7 +34,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         await using var rig = await CreateAsync();
         Assert.Equal(Errno.EINVAL, (await rig.Device.RequestBuffersAsync(2, memory)).Errno);
         Assert.Equal(
-            Errno.EINVAL, (await rig.Device.Call(
+            Errno.EINVAL, (await rig.Device.IoctlAsync(
                 V4l2.RequestBuffers, new V4l2RequestBuffers { Count = 2, Memory = Mmap, Type = 2 })).Errno);
     }
 
@@ -130,7 +130,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
     {
         await using var rig = await CreateAsync();
         await rig.Device.RequestBuffersAsync(4, UserPtr);
-        var request = (await rig.Device.Call(V4l2.AllocateRequest, new MediaRequest())).Answer;
+        var request = (await rig.Device.IoctlAsync(V4l2.AllocateRequest, new MediaRequest())).Answer;
         Assert.Equal(Errno.ENOENT, await QueueAsync(rig, request));
         Assert.Equal(Errno.EINVAL, await QueueAsync(rig, new MediaRequest { Fd = 99 }));
         Assert.Equal(Errno.EINVAL, (await rig.Device.PrepareAsync(User(0, At, request))).Errno);
@@ -167,7 +167,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
     {
         await using var rig = await CreateAsync();
         await rig.Device.RequestBuffersAsync(2, UserPtr);
-        var request = (await rig.Device.Call(V4l2.AllocateRequest, new MediaRequest())).Answer;
+        var request = (await rig.Device.IoctlAsync(V4l2.AllocateRequest, new MediaRequest())).Answer;
         await rig.Device.QueueAsync(User(0, 0x7000_0000, request));
         Assert.Equal(Errno.EFAULT, await QueueAsync(rig, request));
         Assert.Equal(V4l2.FlagInRequest | V4l2.FlagRequestFd, (await rig.Device.QueryAsync(0)).Buffer.Flags);
@@ -257,7 +257,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.Equal(
             (Errno.EAGAIN, 0UL), await rig.Device.File.ReadAsync(rig.SpaceName, At, Size, isNonBlocking: true));
         using var signal = new CancellationTokenSource();
-        var waiting = rig.Device.File.ReadAsync(rig.SpaceName, At, Size, cancelled: signal.Token);
+        var waiting = rig.Device.File.ReadAsync(rig.SpaceName, At, Size, cancellationToken: signal.Token);
         // Until it waits, another one is told EAGAIN; then it is in the way.
         while ((await rig.Device.File.ReadAsync(rig.SpaceName, At, Size, isNonBlocking: true)).Errno == Errno.EAGAIN)
             await Task.Yield();
@@ -321,7 +321,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
             (1U, 0U, 0U, 0x800U, Errno.EINVAL),
         })
         {
-            var (errno, answer) = await rig.Device.Call(
+            var (errno, answer) = await rig.Device.IoctlAsync(
                 V4l2.ExportBuffer, new V4l2ExportBuffer { Type = type, Index = index, Plane = plane, Flags = flags });
             Assert.Equal(wanted, errno);
             if (errno == Errno.None)
@@ -410,7 +410,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         CallAsync(rig, V4l2.ReinitRequest, request);
 
     private static async Task<Errno> CallAsync(VividRig rig, string command, MediaRequest request) =>
-        (await rig.Device.Call(command, request)).Errno;
+        (await rig.Device.IoctlAsync(command, request)).Errno;
 
     private static V4l2Buffer User(uint index, ulong address, MediaRequest? request = null) => new()
     {
@@ -473,7 +473,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
 
         public Errno StartStreaming(Vb2Queue queue, uint count) => Errno.None;
 
-        public Task StopStreamingAsync(Vb2Queue queue)
+        public Task StopStreamingAsync(Vb2Queue queue, CancellationToken cancellationToken = default)
         {
             foreach (var buffer in Queued) queue.BufferDone(buffer, Vb2State.Error);
             return Task.CompletedTask;

@@ -238,7 +238,7 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
         await rig.Device.RequestBuffersAsync(2, UserPtr);
         await rig.Device.StreamOnAsync();
         using var signal = new CancellationTokenSource();
-        var waiting = rig.Device.DequeueAsync(UserPtr, cancelled: signal.Token);
+        var waiting = rig.Device.DequeueAsync(UserPtr, cancellationToken: signal.Token);
         // Until it waits, a second one gets EAGAIN: nothing is queued.
         while ((await rig.Device.DequeueAsync(UserPtr, isNonBlocking: true)).Errno == Errno.EAGAIN) await Task.Yield();
         Assert.Equal(Errno.EBUSY, (await rig.Device.DequeueAsync(UserPtr)).Errno);
@@ -271,16 +271,16 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
         await using var rig = await CreateAsync();
         var format = (await rig.Device.GetFormatAsync()).Format;
         await rig.Device.RequestBuffersAsync(2, UserPtr);
-        var (_, created) = await rig.Device.Call(
+        var (_, created) = await rig.Device.IoctlAsync(
             V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 3, Memory = UserPtr, Format = format });
         Assert.Equal((2U, 3U), (created.Index, created.Count));
         Assert.Equal(
-            Errno.EINVAL, (await rig.Device.Call(
+            Errno.EINVAL, (await rig.Device.IoctlAsync(
                 V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 1, Memory = Mmap, Format = format })).Errno);
         var small = format.Clone();
         small.Planes[0].SizeImage--;
         Assert.Equal(
-            Errno.EINVAL, (await rig.Device.Call(
+            Errno.EINVAL, (await rig.Device.IoctlAsync(
                 V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 1, Memory = UserPtr, Format = small })).Errno);
         await QueueAsync(rig, 4, At, Size);
         Assert.Equal(Errno.EBUSY, await RemoveAsync(rig, 3, 2));
@@ -288,16 +288,16 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
         Assert.Equal(Errno.None, await RemoveAsync(rig, 2, 2));
         Assert.Equal(Errno.EINVAL, (await rig.Device.QueryAsync(2)).Errno);
         // The places of removed ones are taken again.
-        (_, created) = await rig.Device.Call(
+        (_, created) = await rig.Device.IoctlAsync(
             V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 64, Memory = UserPtr, Format = format });
         Assert.Equal((2U, 61U), (created.Index, created.Count));
         Assert.Equal(
-            Errno.ENOBUFS, (await rig.Device.Call(
+            Errno.ENOBUFS, (await rig.Device.IoctlAsync(
                 V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 1, Memory = UserPtr, Format = format })).Errno);
     }
 
     private static async Task<Errno> RemoveAsync(VividRig rig, uint index, uint count) =>
-        (await rig.Device.Call(
+        (await rig.Device.IoctlAsync(
             V4l2.RemoveBuffers, new V4l2RemoveBuffers { Index = index, Count = count, Type = rig.Device.Type })).Errno;
 
     private static V4l2Buffer Import(uint index, string dmaBuf, uint length) =>

@@ -42,9 +42,10 @@ public sealed class SampleTests
         var sent = new byte[200_000];
         new Random(1).NextBytes(sent);
         await memory.WriteAsync(space, At + 100, sent, cancelled);
-        var (_, file) = await DriverHandle.OpenAsync(client, "machines/default/drivers/dma0", cancelled: cancelled);
+        var (_, file) = await DriverHandle.OpenAsync(
+            client, "machines/default/drivers/dma0", cancellationToken: cancelled);
         var copy = new DmaCopy { Source = At + 100, Destination = At + (100 * 4096) + 77, Length = 200_000 };
-        var (errno, answer) = await file!.IoctlAsync(space, DmaEngine.CopyCommand, copy, cancelled: cancelled);
+        var (errno, answer) = await file!.IoctlAsync(space, DmaEngine.CopyCommand, copy, cancellationToken: cancelled);
         Assert.Equal((Errno.None, 200_000UL), (errno, answer.Copied));
         var got = new byte[sent.Length];
         await memory.ReadAsync(space, copy.Destination, got, cancelled);
@@ -53,7 +54,7 @@ public sealed class SampleTests
         var bytes = new byte[32];
         foreach (var (field, value) in new[] { (0, At + 100), (8, At + (180 * 4096)), (16, 5000UL) })
             BinaryPrimitives.WriteUInt64LittleEndian(bytes.AsSpan(field), value);
-        var uapi = await file.UapiIoctlAsync(space, DmaEngine.CopyRequest, bytes, cancelled: cancelled);
+        var uapi = await file.UapiIoctlAsync(space, DmaEngine.CopyRequest, bytes, cancellationToken: cancelled);
         Assert.Equal(
             (Errno.None, 5000UL),
             (uapi.Errno, BinaryPrimitives.ReadUInt64LittleEndian(uapi.Argument.Span[24..])));
@@ -61,17 +62,21 @@ public sealed class SampleTests
         await memory.ReadAsync(space, At + (180 * 4096), got.AsMemory(0, 5000), cancelled);
         Assert.Equal(sent.AsSpan(0, 5000), got.AsSpan(0, 5000));
         Assert.Equal(
-            Errno.ENOTTY, (await file.UapiIoctlAsync(space, 0xC020_4402, bytes, cancelled: cancelled)).Errno);
+            Errno.ENOTTY, (await file.UapiIoctlAsync(space, 0xC020_4402, bytes, cancellationToken: cancelled)).Errno);
         Assert.Equal(
             Errno.EFAULT,
-            (await file.UapiIoctlAsync(space, DmaEngine.CopyRequest, bytes.AsMemory(1), cancelled: cancelled)).Errno);
+            (await file.UapiIoctlAsync(
+                space, DmaEngine.CopyRequest, bytes.AsMemory(1), cancellationToken: cancelled)).Errno);
         copy.Destination = 0x5000_0000;
         Assert.Equal(
-            Errno.EFAULT, (await file.IoctlAsync(space, DmaEngine.CopyCommand, copy, cancelled: cancelled)).Errno);
+            Errno.EFAULT, (await file.IoctlAsync(
+                space, DmaEngine.CopyCommand, copy, cancellationToken: cancelled)).Errno);
         copy.Length = 0;
         Assert.Equal(
-            Errno.EINVAL, (await file.IoctlAsync(space, DmaEngine.CopyCommand, copy, cancelled: cancelled)).Errno);
-        Assert.Equal(Errno.ENOTTY, (await file.IoctlAsync(space, "DMA_NOTHING", copy, cancelled: cancelled)).Errno);
+            Errno.EINVAL, (await file.IoctlAsync(
+                space, DmaEngine.CopyCommand, copy, cancellationToken: cancelled)).Errno);
+        Assert.Equal(
+            Errno.ENOTTY, (await file.IoctlAsync(space, "DMA_NOTHING", copy, cancellationToken: cancelled)).Errno);
         await file.DisposeAsync();
         var statistics = (await client.Machines.GetMachineAsync(
             new GetMachineRequest(), cancellationToken: cancelled)).Statistics;

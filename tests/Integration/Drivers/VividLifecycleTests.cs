@@ -174,7 +174,7 @@ public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFi
         await FreeAsync(rig);
         var create = new V4l2CreateBuffers { Count = 2, Memory = UserPtr,
             Format = (await device.GetFormatAsync()).Format };
-        var (errno, created) = await device.Call(V4l2.CreateBuffers, create);
+        var (errno, created) = await device.IoctlAsync(V4l2.CreateBuffers, create);
         text += $"   CREATE_BUFS USERPTR 2: {Text(errno)} count {created.Count} index {created.Index}\n";
         await FreeAsync(rig);
         return text;
