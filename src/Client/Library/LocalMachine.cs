@@ -65,8 +65,8 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         try
         {
-            await socket.ConnectAsync(
-                new UnixDomainSocketEndPoint(ticket.SocketPath), cancellationToken).ConfigureAwait(false);
+            // A blocking connection: ConnectAsync would leave the descriptor non-blocking, and recvmsg waits on it.
+            socket.Connect(new UnixDomainSocketEndPoint(ticket.SocketPath));
             socket.Send(ticket.Ticket.Span);
             var (status, memory) = LocalMapping.Receive(socket);
             if (status == 0 && memory is not null)
