@@ -76,7 +76,7 @@ public sealed class FaultStressTests(DaemonFixture daemon) : IClassFixture<Daemo
                     },
                     cancellationToken: life.Token);
             }
-            catch (Exception exception) when (exception is OperationCanceledException or RpcException)
+            catch (Exception exception) when (exception is OperationCanceledException or FramePinException)
             {
                 // The next life begins when the daemon has noticed the end of this one.
             }
@@ -132,11 +132,16 @@ public sealed class FaultStressTests(DaemonFixture daemon) : IClassFixture<Daemo
                         break;
                 }
             }
-            catch (RpcException exception) when (
-                exception.StatusCode is not (StatusCode.Internal or StatusCode.Unknown or StatusCode.DeadlineExceeded))
+            catch (Exception exception) when (
+                StatusOf(exception) is not (null or StatusCode.Internal or StatusCode.Unknown
+                    or StatusCode.DeadlineExceeded))
             {
                 // An errno, a signal, an end: what was drawn.
             }
         }
     }
+
+    /// <summary>The status of a refusal, of a stub or of the library; null for any other exception.</summary>
+    private static StatusCode? StatusOf(Exception exception) =>
+        (exception as RpcException)?.StatusCode ?? (exception as FramePinException)?.StatusCode;
 }

@@ -163,8 +163,8 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
             }
         }
 
-        var refused = await Assert.ThrowsAsync<RpcException>(() => machine.MapAsync(vector.Name));
-        Assert.Equal("PIN_IN_PROGRESS", FramePinException.From(refused).Reason);
+        var refused = await Assert.ThrowsAsync<FramePinException>(() => machine.MapAsync(vector.Name));
+        Assert.Equal("PIN_IN_PROGRESS", refused.Reason);
         while ((await _client.Pinning.ResumePinsAsync(resume)).Resumed == 0) await Task.Yield();
         Assert.Equal(1UL, (await filling).Frames);
         (await machine.MapAsync(vector.Name)).Dispose();

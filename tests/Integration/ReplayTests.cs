@@ -131,12 +131,9 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
         const string log = """
             1 execve("/x", [...], 0x0 /* 0 vars */) = 0
             1 brk(NULL)                         = 0x500000
-            1 mmap(
-                0x7e0000000000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000000000
-            1 mmap(
-                0x7e0000002000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000002000
-            1 mmap(
-                0x7e0000001000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000001000
+            1 mmap(0x7e0000000000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000000000
+            1 mmap(0x7e0000002000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000002000
+            1 mmap(0x7e0000001000, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0) = 0x7e0000001000
             """;
         var recording = new Recording
         {

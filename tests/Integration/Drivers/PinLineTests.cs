@@ -166,7 +166,7 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
             var (_, first) = await kernel.GetVaddrFramesAsync(
                 space, At, 1, isWrite: true, isForce: false).WaitAsync(Patience);
             relay.LosesAnswers = true;
-            await Assert.ThrowsAsync<RpcException>(
+            await Assert.ThrowsAsync<FramePinException>(
                 () => kernel.GetVaddrFramesAsync(space, At, 2, isWrite: true, isForce: false).WaitAsync(Patience));
             relay.LosesAnswers = false;
             var (errno, third) = await kernel.GetVaddrFramesAsync(

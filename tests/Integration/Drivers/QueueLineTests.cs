@@ -263,7 +263,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
             await Task.Yield();
         Assert.Equal((Errno.EBUSY, 0UL), await rig.Device.File.ReadAsync(rig.SpaceName, At, Size, isNonBlocking: true));
         await signal.CancelAsync();
-        await Assert.ThrowsAsync<Grpc.Core.RpcException>(() => waiting);
+        await Assert.ThrowsAsync<OperationCanceledException>(() => waiting);
     }
 
     // 6.1, REQBUFS: raised to the least, capped at the most, -EBUSY while streaming or while somebody waits.

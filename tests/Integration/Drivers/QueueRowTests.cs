@@ -243,7 +243,7 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
         while ((await rig.Device.DequeueAsync(UserPtr, isNonBlocking: true)).Errno == Errno.EAGAIN) await Task.Yield();
         Assert.Equal(Errno.EBUSY, (await rig.Device.DequeueAsync(UserPtr)).Errno);
         await signal.CancelAsync();
-        await Assert.ThrowsAsync<Grpc.Core.RpcException>(() => waiting);
+        await Assert.ThrowsAsync<OperationCanceledException>(() => waiting);
         while ((await rig.Device.DequeueAsync(UserPtr, isNonBlocking: true)).Errno == Errno.EBUSY) await Task.Yield();
         var again = rig.Device.DequeueAsync(UserPtr);
         while ((await rig.Device.DequeueAsync(UserPtr, isNonBlocking: true)).Errno == Errno.EAGAIN) await Task.Yield();
