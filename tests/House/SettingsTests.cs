@@ -26,7 +26,8 @@ public sealed class SettingsTests
         Assert.Equal("true", Assert.Single(all["EnforceCodeStyleInBuild"]));
         Assert.Equal("enable", Assert.Single(all["Nullable"]));
         Assert.Equal(
-            ["Directory.Build.props", "Directory.Packages.props"], Repository.FilesOf(".props", ".targets", ".rsp"));
+            ["Directory.Build.props", "Directory.Packages.props", "src/Client/Package.props"],
+            Repository.FilesOf(".props", ".targets", ".rsp"));
     }
 
     [Theory]

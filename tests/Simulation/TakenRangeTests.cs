@@ -172,17 +172,27 @@ public sealed class TakenRangeTests : IDisposable
             case 18 when random.Next(4) == 0:
                 Run(default(CompactCall));
                 break;
-            case 10:
+            default:
+                Other(random, space, file, at, length, skew);
+                break;
+        }
+    }
+
+    private void Other(Random random, SpaceId space, FileId file, ulong at, ulong length, ulong skew)
+    {
+        switch (random.Next(10))
+        {
+            case 0:
                 Run(new TruncateCall(file, (ulong)random.Next(4, 13) * Page));
                 break;
-            case 11:
+            case 1:
                 Run(new PunchHoleCall(file, (ulong)random.Next(12) * Page, length + skew));
                 break;
-            case < 15:
+            case < 5:
                 Watch<TouchCall, AccessResult>(
                     new TouchCall(space, at, random.Next(1, 4), random.Next(3) != 0), _ => false);
                 break;
-            case 15 when _vectors.Count > 6:
+            case 5 when _vectors.Count > 6:
                 _machine.Put(_vectors[0], isDirty: false);
                 _machine.DestroyVector(_vectors[0]);
                 _vectors.RemoveAt(0);
@@ -200,8 +210,8 @@ public sealed class TakenRangeTests : IDisposable
         var request = new PinRequest(space, at, random.Next(1, 5), flags) { Call = GupCall.PinUserPagesFast };
         var taken = _machine.TakenBy(new PinCall(request, vector.Id, 4, 0));
         var before = Pages();
-        // A refused pin may have announced pages behind the one that it could not fault in, and a migration that fails is
-        // announced rightly, since the kernel unmaps the page and puts it back (try_to_migrate).
+        // A refused pin may have announced pages behind the one that it could not fault in, and a migration that fails
+        // is announced rightly, since the kernel unmaps the page and puts it back (try_to_migrate).
         _machine.Pin(request, vector);
         Compare($"{request}", taken, before);
         if (vector.Count > 0) _vectors.Add(vector);

@@ -87,7 +87,7 @@ public sealed class FramePinLease : IAsyncDisposable
         catch (RpcException exception)
         {
             // The lease has ended meanwhile, or the daemon is gone: nothing is left to be closed.
-            ClientLog.CloseLeaseFailed(_client.Logger, Name, exception.StatusCode.ToString());
+            Log.CloseLeaseFailed(_client.Logger, Name, exception.StatusCode.ToString());
         }
 
         _stopping.Dispose();
@@ -113,7 +113,7 @@ public sealed class FramePinLease : IAsyncDisposable
             }
             catch (RpcException exception) when (exception.StatusCode == StatusCode.NotFound)
             {
-                ClientLog.LeaseLost(_client.Logger, Name);
+                Log.LeaseLost(_client.Logger, Name);
                 await _lost.CancelAsync().ConfigureAwait(false);
                 return;
             }

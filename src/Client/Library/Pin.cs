@@ -201,7 +201,7 @@ public sealed class Pin : IAsyncDisposable
         }
         catch (FramePinException exception)
         {
-            ClientLog.UnpinFailed(_client.Logger, Name, exception.Reason, exception);
+            Log.UnpinFailed(_client.Logger, Name, exception.Reason, exception);
         }
     }
 }

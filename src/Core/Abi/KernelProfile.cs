@@ -141,7 +141,9 @@ public sealed record KernelProfile
     /// </summary>
     public required bool SplitDropsZeroes { get; init; }
 
-    /// <summary>VIDIOC_REMOVE_BUFS exists, and a queue of vivid takes 64 buffers where it took 32 (6.12; not 6.1).</summary>
+    /// <summary>
+    /// VIDIOC_REMOVE_BUFS exists, and a queue of vivid takes 64 buffers where it took 32 (6.12; not 6.1).
+    /// </summary>
     public required bool Vb2RemovesBuffers { get; init; }
 
     /// <summary>
@@ -261,7 +263,9 @@ public sealed record KernelProfile
     /// <summary>vb2_create_framevec passes FOLL_FORCE (until 6.1).</summary>
     public bool HelperForces => Era <= HelperEra.C;
 
-    /// <summary>vb2_dma_contig marks the pages of a USERPTR buffer dirty whatever the direction (until 4.9, row 86).</summary>
+    /// <summary>
+    /// vb2_dma_contig marks the pages of a USERPTR buffer dirty whatever the direction (until 4.9, row 86).
+    /// </summary>
     public bool Vb2DirtiesAllPages => Era <= HelperEra.A1;
 
     /// <summary>omap_vout can be opened: its use of the helper ended with the FOLL_PIN references (5.8).</summary>

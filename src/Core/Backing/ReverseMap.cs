@@ -32,8 +32,8 @@ internal interface IMapping
 /// <para><b>Locking.</b> The turn. No area may come or go during a walk.</para>
 /// <para><b>Cost.</b> A sorted array. A walk looks at each area of the object once, about 2 ns each, and allocates
 /// nothing. Finding the place of one area is a binary search; a young address space, as fork makes one, adds its areas
-/// at the end. A tree of intervals, as Linux has it, would answer for one page in logarithmic time, but not in the order
-/// of the address spaces.</para>
+/// at the end. A tree of intervals, as Linux has it, would answer for one page in logarithmic time, but not in the
+/// order of the address spaces.</para>
 /// </remarks>
 internal sealed class ReverseMap
 {
@@ -58,8 +58,8 @@ internal sealed class ReverseMap
     }
 
     /// <summary>
-    /// The areas that map some of the pages [<paramref name="first"/>, <paramref name="last"/>), which is not empty, for
-    /// <c>foreach</c>.
+    /// The areas that map some of the pages [<paramref name="first"/>, <paramref name="last"/>), which is not empty,
+    /// for <c>foreach</c>.
     /// </summary>
     /// <typeparam name="T">What every area of this map is.</typeparam>
     public Walk<T> Over<T>(ulong first, ulong last) where T : class, IMapping => new(_mappings, first, last);

@@ -10,8 +10,8 @@ namespace FramePin.Core.Backing;
 /// </summary>
 /// <remarks>
 /// A frame in the cache holds one reference for it, has <see cref="FrameFlags.SwapCache"/> and its slot as
-/// <see cref="FrameRecord.SwapSlot"/>. It stays there while a slot's contents are its own and somebody else may still ask
-/// for them. Guarded by the turn.
+/// <see cref="FrameRecord.SwapSlot"/>. It stays there while a slot's contents are its own and somebody else may still
+/// ask for them. Guarded by the turn.
 /// </remarks>
 internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
 {

@@ -22,7 +22,8 @@ public readonly record struct CompactCall : ISyscall<CompactCall>, IInvalidating
             while (leaves.MoveNext())
             {
                 var entry = leaves.Entry;
-                if (!Pte.IsMapped(entry) || (entry & (Pte.Special | Pte.Compound)) != 0 || leaves.Slot.Order > 0) continue;
+                if (!Pte.IsMapped(entry) || (entry & (Pte.Special | Pte.Compound)) != 0 || leaves.Slot.Order > 0)
+                    continue;
                 if (!IsCandidate(turn.Kernel, Pte.PfnOf(entry))) continue;
                 taken.Add(new TakenRange(
                     space.Id, new AddressRange(leaves.Address, leaves.End), TakeCause.Migration));

@@ -27,8 +27,8 @@ public interface IMachineObserver
     void Counted(in CountEvent counted);
 
     /// <summary>
-    /// Bytes were stored to a vector's frames beside the turn, as a device does. Called on the thread that stored. Bytes
-    /// decide little of the state: only whether a huge page that is taken apart has pages without contents.
+    /// Bytes were stored to a vector's frames beside the turn, as a device does. Called on the thread that stored.
+    /// Bytes decide little of the state: only whether a huge page that is taken apart has pages without contents.
     /// </summary>
     /// <param name="epoch">Number of the last command before it.</param>
     /// <param name="vector">The vector.</param>

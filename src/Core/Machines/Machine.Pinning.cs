@@ -132,5 +132,7 @@ public sealed partial class Machine
         CountKind kind, FrameVector vector, long slots, long pages = 0, bool metFork = false,
         in PinRequest request = default) =>
         _observer!.Counted(new CountEvent(
-            kind, kind <= CountKind.PutDirty ? vector.Epoch : CommandNumber, vector.Id, slots, pages, metFork, request));
+            kind, kind <= CountKind.PutDirty
+                ? vector.Epoch
+                : CommandNumber, vector.Id, slots, pages, metFork, request));
 }

@@ -74,7 +74,8 @@ internal sealed class PinOperation
     /// <param name="kernel">The machine's kernel.</param>
     /// <param name="request">The arguments.</param>
     /// <param name="vector">Receives the frames.</param>
-    /// <param name="metFork">A replay's knowledge of whether a fork met the fast walk; null to ask the fault plan.</param>
+    /// <param name="metFork">A replay's knowledge of whether a fork met the fast walk; null to ask the fault
+    /// plan.</param>
     /// <param name="outcome">The answer, when it is complete.</param>
     /// <param name="begun">The pages taken.</param>
     public static bool TryWithoutTurn(

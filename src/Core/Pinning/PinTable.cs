@@ -43,7 +43,8 @@ internal sealed class PinTable
         vector.Id = id;
         lock (_lock)
         {
-            if (!_vectors.TryAdd(id, vector)) throw new InvalidDataException($"frame vector {id.Value} is there already");
+            if (!_vectors.TryAdd(id, vector))
+                throw new InvalidDataException($"frame vector {id.Value} is there already");
             _next = Math.Max(_next, id.Value);
         }
 

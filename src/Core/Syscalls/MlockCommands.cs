@@ -5,7 +5,8 @@ using FramePin.Core.Kernel;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>mlock2 of a range in bytes: flags 0, or 1 for MLOCK_ONFAULT (mm/mlock.c: do_mlock).</summary>
-public readonly partial record struct MlockCall(SpaceId Space, ulong Start, ulong Length, uint Flags) : ISyscall<MlockCall>
+public readonly partial record struct MlockCall(SpaceId Space, ulong Start, ulong Length, uint Flags)
+    : ISyscall<MlockCall>
 {
     public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
         ? MlockCalls.Lock(turn.Kernel, space, Start, Length, Flags)

@@ -237,7 +237,8 @@ public readonly partial record struct ForkCall : IInvalidating
     {
         // Pages of private memory become copy-on-write; shared mappings stay what they are.
         foreach (var vma in turn.Kernel.Space(Space).Vmas.All)
-            if (vma.IsCow && !vma.HasAny(VmFlags.DontCopy | VmFlags.WipeOnFork)) taken.Add(new TakenRange(Space, vma.Range, TakeCause.Fork));
+            if (vma.IsCow && !vma.HasAny(VmFlags.DontCopy | VmFlags.WipeOnFork))
+                taken.Add(new TakenRange(Space, vma.Range, TakeCause.Fork));
     }
 }
 

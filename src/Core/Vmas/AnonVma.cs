@@ -80,8 +80,8 @@ internal sealed class AnonVmas
     public AnonVma? Find(int id) => _live.GetValueOrDefault(id);
 
     /// <summary>
-    /// Gives an area its anon_vma before its first anonymous page: that of a neighbour, where the two could merge later,
-    /// or a new one (__anon_vma_prepare). Nothing to do for an area that has one.
+    /// Gives an area its anon_vma before its first anonymous page: that of a neighbour, where the two could merge
+    /// later, or a new one (__anon_vma_prepare). Nothing to do for an area that has one.
     /// </summary>
     public void Prepare(AddressSpace space, Vma vma)
     {

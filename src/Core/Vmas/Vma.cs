@@ -92,7 +92,9 @@ internal sealed class Vma : IMapping
     /// <summary>Page index in the file (or in linear anonymous numbering) of <paramref name="address"/>.</summary>
     public ulong IndexOf(ulong address) => PageOffset + ((address - Start) >> PageGeometry.PageShift);
 
-    /// <summary>The addresses at which the area maps pages [<paramref name="first"/>, <paramref name="last"/>).</summary>
+    /// <summary>
+    /// The addresses at which the area maps pages [<paramref name="first"/>, <paramref name="last"/>).
+    /// </summary>
     public AddressRange AddressesOf(ulong first, ulong last)
     {
         var from = Math.Max(first, PageOffset);
