@@ -87,7 +87,9 @@ public sealed class FramePinLease : IAsyncDisposable
         catch (RpcException exception)
         {
             // The lease has ended meanwhile, or the daemon is gone: nothing is left to be closed.
-            Log.CloseLeaseFailed(_client.Logger, Name, exception.StatusCode.ToString());
+#pragma warning disable CA1873 // Both arguments are there already: to pass them costs nothing.
+            Log.CloseLeaseFailed(_client.Logger, Name, exception.StatusCode);
+#pragma warning restore CA1873
         }
 
         _stopping.Dispose();

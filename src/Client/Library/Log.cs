@@ -1,3 +1,4 @@
+using Grpc.Core;
 using Microsoft.Extensions.Logging;
 
 namespace FramePin.Client;
@@ -18,5 +19,5 @@ internal static partial class Log
     [LoggerMessage(
         EventId = 3, EventName = "CloseLeaseFailed", Level = LogLevel.Information,
         Message = "Disposal could not close lease {Lease}: {Reason}")]
-    public static partial void CloseLeaseFailed(ILogger logger, string lease, string reason);
+    public static partial void CloseLeaseFailed(ILogger logger, string lease, StatusCode reason);
 }
