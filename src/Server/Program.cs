@@ -15,9 +15,11 @@ var memory = new Option<ulong>("--default-memory-mib")
     DefaultValueFactory = _ => 1024,
 };
 var attach = new Option<string?>(
-    "--attach-socket") { Description = "Unix socket where local processes get a machine's memory." };
+    "--attach-socket")
+{ Description = "Unix socket where local processes get a machine's memory." };
 var attachGroup = new Option<string?>(
-    "--attach-group") { Description = "Group whose members may attach, beside root and the daemon's own user." };
+    "--attach-group")
+{ Description = "Group whose members may attach, beside root and the daemon's own user." };
 var noDefault = new Option<bool>("--no-default-machine") { Description = "Start without machines/default." };
 var root = new RootCommand(
     "framepind: owns emulated Linux address spaces and serves pin, unpin and convert.\n\n"

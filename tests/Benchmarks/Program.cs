@@ -3,8 +3,11 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using FramePin.Benchmarks;
 
-var rounds = new Option<int>("--rounds") { Description = "Rounds of each measurement.",
-    DefaultValueFactory = _ => 101 };
+var rounds = new Option<int>("--rounds")
+{
+    Description = "Rounds of each measurement.",
+    DefaultValueFactory = _ => 101
+};
 var save = new Option<string?>("--save") { Description = "Also write the results to this file." };
 var core = new Command("core", "get_vaddr_frames and put beside the kernel's own pin, in one run.") { rounds, save };
 core.SetAction(parsed => Print(parsed.GetValue(save), CoreTable(CorePins.Run(parsed.GetValue(rounds)))));

@@ -194,8 +194,15 @@ internal static class WirePins
         new Random(12345).Shuffle(order);
         foreach (var page in order)
             batch.Calls.Add(
-                new MemoryCall { Touch = new TouchCall { Address = At + ((ulong)page << 12), Pages = 1,
-                    Write = true } });
+                new MemoryCall
+                {
+                    Touch = new TouchCall
+                    {
+                        Address = At + ((ulong)page << 12),
+                        Pages = 1,
+                        Write = true
+                    }
+                });
         await client.AddressSpaces.CallBatchAsync(batch);
         return space;
     }
@@ -206,7 +213,8 @@ internal static class WirePins
             AppContext.BaseDirectory.Replace(
                 "FramePin.Benchmarks", "FramePin.Server", StringComparison.Ordinal), "framepind");
         var start = new ProcessStartInfo(
-            program, ["--socket", socket, "--default-profile", "6.18"]) { RedirectStandardOutput = true };
+            program, ["--socket", socket, "--default-profile", "6.18"])
+        { RedirectStandardOutput = true };
         start.Environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = otlp;
         start.Environment["OTEL_EXPORTER_OTLP_PROTOCOL"] = "http/protobuf";
         // Sampling as a busy service has it: one trace in a hundred, decided by the parent where there is one.

@@ -68,8 +68,13 @@ public sealed class DaemonFixture : IAsyncLifetime
     public async Task<(string Machine, string Space)> CreateAsync(
         string profile = "6.18", ulong memoryBytes = 64UL << 20, uint hugePages = 0, bool tracksSoftDirty = false)
     {
-        var spec = new MachineSpec { Profile = profile, MemoryBytes = memoryBytes, HugePages2M = hugePages,
-            TracksSoftDirty = tracksSoftDirty };
+        var spec = new MachineSpec
+        {
+            Profile = profile,
+            MemoryBytes = memoryBytes,
+            HugePages2M = hugePages,
+            TracksSoftDirty = tracksSoftDirty
+        };
         var machine = await Client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = spec });
         var space = await Client.AddressSpaces.CreateAddressSpaceAsync(
             new CreateAddressSpaceRequest { Parent = machine.Name });

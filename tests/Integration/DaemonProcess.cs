@@ -43,7 +43,8 @@ internal sealed class DaemonProcess : IAsyncDisposable
             AppContext.BaseDirectory.Replace(
                 "FramePin.Tests.Integration", "FramePin.Cli", StringComparison.Ordinal), "framepin");
         var start = new ProcessStartInfo(program,
-            [.. arguments, "--endpoint", Endpoint]) { RedirectStandardOutput = true, RedirectStandardError = true };
+            [.. arguments, "--endpoint", Endpoint])
+        { RedirectStandardOutput = true, RedirectStandardError = true };
         return Process.Start(start)!;
     }
 

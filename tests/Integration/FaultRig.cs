@@ -38,9 +38,16 @@ internal sealed class FaultRig : IAsyncDisposable
         (rig.Device, rig.FirstPfn) = (device.Name, device.FirstPfn);
         await rig.CallAsync(new MemoryCall
         {
-            Mmap = new MmapCall { Address = At, Length = DevicePages * PageSize, Prot = 3, Flags = isPrivate
+            Mmap = new MmapCall
+            {
+                Address = At,
+                Length = DevicePages * PageSize,
+                Prot = 3,
+                Flags = isPrivate
                 ? 0x12U
-                : 0x11U, Target = device.Name },
+                : 0x11U,
+                Target = device.Name
+            },
         });
         await rig.ServeAsync();
         return rig;

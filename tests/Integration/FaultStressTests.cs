@@ -101,8 +101,14 @@ public sealed class FaultStressTests(DaemonFixture daemon) : IClassFixture<Daemo
                     case 2:
                         using (var signal = new CancellationTokenSource())
                         {
-                            var request = new PinRequest { AddressSpace = rig.Space, Start = address, Pages = 2,
-                                Write = true, Lease = lease };
+                            var request = new PinRequest
+                            {
+                                AddressSpace = rig.Space,
+                                Start = address,
+                                Pages = 2,
+                                Write = true,
+                                Lease = lease
+                            };
                             var pin = Client.Pinning.PinAsync(request, cancellationToken: signal.Token).ResponseAsync;
                             await Task.Yield();
                             await signal.CancelAsync();
@@ -118,15 +124,27 @@ public sealed class FaultStressTests(DaemonFixture daemon) : IClassFixture<Daemo
                         break;
                     case 5:
                         await rig.CallAsync(
-                            new MemoryCall { Mmap = new MmapCall { Address = At, Length = DevicePages * PageSize,
-                                Prot = 3, Flags = 0x11, Target = rig.Device } });
+                            new MemoryCall
+                            {
+                                Mmap = new MmapCall
+                                {
+                                    Address = At,
+                                    Length = DevicePages * PageSize,
+                                    Prot = 3,
+                                    Flags = 0x11,
+                                    Target = rig.Device
+                                }
+                            });
                         break;
                     default:
                         var child = (await Client.AddressSpaces.ForkAddressSpaceAsync(
                             new ForkAddressSpaceRequest { Name = rig.Space })).Name;
                         var touch = Client.AddressSpaces.CallAsync(
-                            new CallRequest { AddressSpace = child,
-                                Call = new MemoryCall { Touch = new TouchCall { Address = address, Pages = 1 } } });
+                            new CallRequest
+                            {
+                                AddressSpace = child,
+                                Call = new MemoryCall { Touch = new TouchCall { Address = address, Pages = 1 } }
+                            });
                         await Client.AddressSpaces.ExitAddressSpaceAsync(new ExitAddressSpaceRequest { Name = child });
                         await touch;
                         break;

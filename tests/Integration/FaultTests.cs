@@ -28,8 +28,16 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         Assert.Equal((rig.Space, At, 0UL, true), (fault.AddressSpace, fault.Address, fault.Page, fault.Write));
         // The lock is free: another call changes the same address space.
         await rig.CallAsync(
-            new MemoryCall { Mmap = new MmapCall { Address = At + (64 * PageSize), Length = PageSize, Prot = 3,
-                Flags = 0x32 } });
+            new MemoryCall
+            {
+                Mmap = new MmapCall
+                {
+                    Address = At + (64 * PageSize),
+                    Length = PageSize,
+                    Prot = 3,
+                    Flags = 0x32
+                }
+            });
         Assert.False(pin.IsCompleted);
         await rig.AnswerAsync(fault, FaultAnswerKind.Page, page: 5);
         fault = await rig.NextAsync();
@@ -103,8 +111,16 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         var pin = rig.PinAsync(At, 1);
         var fault = await rig.NextAsync();
         await rig.CallAsync(
-            new MemoryCall { Mmap = new MmapCall { Address = At, Length = DevicePages * PageSize, Prot = 3,
-                Flags = 0x32 } });
+            new MemoryCall
+            {
+                Mmap = new MmapCall
+                {
+                    Address = At,
+                    Length = DevicePages * PageSize,
+                    Prot = 3,
+                    Flags = 0x32
+                }
+            });
         await rig.AnswerAsync(fault, FaultAnswerKind.Page);
         var pinned = await pin.WaitAsync(Patience);
         Assert.False(pinned.Runs.FirstPfns[0] >= rig.FirstPfn && pinned.Runs.FirstPfns[0] < rig.FirstPfn + DevicePages);
@@ -203,8 +219,13 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         var taken = await Assert.ThrowsAsync<RpcException>(() => second.ResponseStream.MoveNext(default));
         Assert.Equal(StatusCode.AlreadyExists, taken.StatusCode);
         var plain = await Client.Devices.CreateDeviceAsync(
-            new CreateDeviceRequest { Parent = rig.Machine, Mapping = DeviceMapping.FaultPages, Pages = 1,
-                Ram = true });
+            new CreateDeviceRequest
+            {
+                Parent = rig.Machine,
+                Mapping = DeviceMapping.FaultPages,
+                Pages = 1,
+                Ram = true
+            });
         using var third = Client.Faults.ServeFaults();
         await third.RequestStream.WriteAsync(
             new FaultReply { Register = new RegisterFaultHandler { Device = plain.Name } });
@@ -230,8 +251,16 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
         const int pages = 40;
         await using var rig = await FaultRig.CreateAsync(daemon);
         await rig.CallAsync(
-            new MemoryCall { Mmap = new MmapCall { Address = At, Length = pages * PageSize, Prot = 3,
-                Flags = flags | 0x10 } });
+            new MemoryCall
+            {
+                Mmap = new MmapCall
+                {
+                    Address = At,
+                    Length = pages * PageSize,
+                    Prot = 3,
+                    Flags = flags | 0x10
+                }
+            });
         using var stop = new CancellationTokenSource();
         var registered = new TaskCompletionSource();
         var asked = 0;
@@ -243,8 +272,11 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
                 var number = (fault.Address - At) / PageSize;
                 var answer = number % 3 == 0
                     ? new FaultAnswer { Kind = FaultAnswerKind.ZeroPage }
-                    : new FaultAnswer { Kind = FaultAnswerKind.Copy,
-                        Data = ByteString.CopyFrom(Enumerable.Repeat((byte)number, (int)PageSize).ToArray()) };
+                    : new FaultAnswer
+                    {
+                        Kind = FaultAnswerKind.Copy,
+                        Data = ByteString.CopyFrom(Enumerable.Repeat((byte)number, (int)PageSize).ToArray())
+                    };
                 return ValueTask.FromResult(answer);
             },
             registered.SetResult, stop.Token);

@@ -167,8 +167,14 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
             case 3:
                 part = await Call(
                     space,
-                    new MemoryCall { Munmap = new MunmapCall { Address = spoil.Number(0x900_0000 + page),
-                    Length = spoil.Number(4096) } }, spoil);
+                    new MemoryCall
+                    {
+                        Munmap = new MunmapCall
+                        {
+                            Address = spoil.Number(0x900_0000 + page),
+                            Length = spoil.Number(4096)
+                        }
+                    }, spoil);
                 return "munmap" + part;
             case 4:
                 part = await Call(space, new MemoryCall
@@ -187,27 +193,53 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
             case 5:
                 part = await Call(
                     space,
-                    new MemoryCall { Mprotect = new MprotectCall { Address = spoil.Number(At + page),
-                    Length = spoil.Number(8192), Prot = (uint)spoil.Small(3) } }, spoil);
+                    new MemoryCall
+                    {
+                        Mprotect = new MprotectCall
+                        {
+                            Address = spoil.Number(At + page),
+                            Length = spoil.Number(8192),
+                            Prot = (uint)spoil.Small(3)
+                        }
+                    }, spoil);
                 return "mprotect" + part;
             case 6:
                 part = await Call(
                     space,
-                    new MemoryCall { Madvise = new MadviseCall { Address = spoil.Number(At + page),
-                    Length = spoil.Number(4096), Advice = spoil.Small(4) } }, spoil);
+                    new MemoryCall
+                    {
+                        Madvise = new MadviseCall
+                        {
+                            Address = spoil.Number(At + page),
+                            Length = spoil.Number(4096),
+                            Advice = spoil.Small(4)
+                        }
+                    }, spoil);
                 return "madvise" + part;
             case 7:
                 part = await Call(space, new MemoryCall
                 {
-                    Mremap = new MremapCall { Address = spoil.Number(At + page), OldLength = spoil.Number(4096),
-                        NewLength = spoil.Number(4096), Flags = (uint)spoil.Small(1) },
+                    Mremap = new MremapCall
+                    {
+                        Address = spoil.Number(At + page),
+                        OldLength = spoil.Number(4096),
+                        NewLength = spoil.Number(4096),
+                        Flags = (uint)spoil.Small(1)
+                    },
                 }, spoil);
                 return "mremap" + part;
             case 8:
                 part = await Call(
                     space,
-                    new MemoryCall { Touch = new TouchCall { Address = spoil.Number(At + page),
-                    Pages = (uint)spoil.Number(2), Write = true } }, spoil);
+                    new MemoryCall
+                    {
+                        Touch = new TouchCall
+                        {
+                            Address = spoil.Number(At + page),
+                            Pages = (uint)spoil.Number(2),
+                            Write = true
+                        }
+                    }, spoil);
                 return "touch" + part;
             case 9:
                 await client.Files.TruncateFileAsync(
@@ -216,8 +248,12 @@ public sealed class FuzzTests(DaemonFixture daemon) : IClassFixture<DaemonFixtur
             case 10:
                 if (vectors.Count == 0) goto case 0;
                 await client.Pinning.GetPagesAsync(
-                    new GetPagesRequest { FrameVector = spoil.Name(vectors[random.Next(vectors.Count)]),
-                        First = spoil.Number(0), Count = (uint)spoil.Number(4) });
+                    new GetPagesRequest
+                    {
+                        FrameVector = spoil.Name(vectors[random.Next(vectors.Count)]),
+                        First = spoil.Number(0),
+                        Count = (uint)spoil.Number(4)
+                    });
                 return "GetPages";
             default:
                 await client.Devices.CreateDeviceAsync(new CreateDeviceRequest

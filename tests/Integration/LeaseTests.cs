@@ -113,15 +113,23 @@ public sealed class LeaseTests : IAsyncLifetime
     public async Task A_pin_that_waits_is_given_up_with_its_lease()
     {
         var rules =
-            new AddFaultRulesRequest {
-                Rules = { new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Times = 1 } } };
+            new AddFaultRulesRequest
+            {
+                Rules = { new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Times = 1 } }
+            };
         await _client.Machines.AddFaultRulesAsync(rules);
         var lease = await Open();
         var vector = await _client.Pinning.CreateFrameVectorAsync(
             new CreateFrameVectorRequest { Frames = 4, Lease = lease });
         var waiting = _client.Pinning.GetVaddrFramesAsync(
-            new GetVaddrFramesRequest { FrameVector = vector.Name, AddressSpace = _space, Start = At, Pages = 4,
-                Write = true });
+            new GetVaddrFramesRequest
+            {
+                FrameVector = vector.Name,
+                AddressSpace = _space,
+                Start = At,
+                Pages = 4,
+                Write = true
+            });
         while ((await _client.Machines.GetMachineAsync(new GetMachineRequest())).Statistics.ParkedPins == 0)
             await Task.Yield();
         await _client.Leases.CloseLeaseAsync(new CloseLeaseRequest { Name = lease });

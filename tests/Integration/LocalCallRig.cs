@@ -74,8 +74,15 @@ internal sealed class SilentDriver : IAsyncDisposable
             : throw new InvalidOperationException("the daemon ended the stream");
 
     public Task AnswerAsync(DriverCall call, Errno errno, byte[]? argument = null) => _stream.RequestStream.WriteAsync(
-        new DriverReply { Answer = new DriverAnswer { Call = call.Call, Errno = (uint)errno,
-            Argument = ByteString.CopyFrom(argument ?? []) } });
+        new DriverReply
+        {
+            Answer = new DriverAnswer
+            {
+                Call = call.Call,
+                Errno = (uint)errno,
+                Argument = ByteString.CopyFrom(argument ?? [])
+            }
+        });
 
     public ValueTask DisposeAsync()
     {

@@ -235,8 +235,11 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
             var sent = new List<(PacketKind Kind, string Method)>();
             for (var i = random.Next(1, 6); i > 0; i--)
             {
-                var head = new LocalCallHeader { Method = new string(
-                    'm', random.Next(10) == 0 ? random.Next(200_000) : random.Next(50)) };
+                var head = new LocalCallHeader
+                {
+                    Method = new string(
+                    'm', random.Next(10) == 0 ? random.Next(200_000) : random.Next(50))
+                };
                 sent.Add(((PacketKind)random.Next(1, 5), head.Method));
                 writer.Append(sent[^1].Kind, head);
             }
@@ -367,8 +370,15 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         await own.StartAsync();
         using var client = FramePinClient.Connect(own.Endpoint, options => options.IsLocal = false);
         using var driver = new RawCaller(own.Calls);
-        var register = new DriverReply { Register = new RegisterDriver { Machine = "machines/default", Node = "deaf",
-            Driver = "deaf" } };
+        var register = new DriverReply
+        {
+            Register = new RegisterDriver
+            {
+                Machine = "machines/default",
+                Node = "deaf",
+                Driver = "deaf"
+            }
+        };
         driver.Send(
             [.. RawCaller.Head("/framepin.v1.DriverService/ServeDriver"),
                 .. RawCaller.Packet(PacketKind.Message, register.ToByteArray())]);
@@ -377,8 +387,12 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
             new OpenDriverFileRequest { Driver = "machines/default/drivers/deaf" }).ResponseAsync;
         var answer = new DriverReply { Answer = new DriverAnswer { Call = driver.Message(DriverCall.Parser).Call } };
         driver.Send(RawCaller.Packet(PacketKind.Message, answer.ToByteArray()));
-        var request = new IoctlRequest { File = (await opening).File, Command = "X",
-            Argument = ByteString.CopyFrom(new byte[1_000_000]) };
+        var request = new IoctlRequest
+        {
+            File = (await opening).File,
+            Command = "X",
+            Argument = ByteString.CopyFrom(new byte[1_000_000])
+        };
         using (var caller = new RawCaller(own.Calls))
         {
             caller.Send([.. RawCaller.Head(Ioctl), .. RawCaller.Packet(PacketKind.Message, request.ToByteArray())]);
@@ -465,8 +479,12 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         foreach (var answer in result.Results.Where(answer => answer.FrameVector != 0))
         {
             await stream.RequestStream.WriteAsync(
-                new PinBatch { Sequence = 2, AddressSpace = batch.AddressSpace,
-                    Operations = { new PinOperation { Unpin = answer.FrameVector } } });
+                new PinBatch
+                {
+                    Sequence = 2,
+                    AddressSpace = batch.AddressSpace,
+                    Operations = { new PinOperation { Unpin = answer.FrameVector } }
+                });
             await stream.ResponseStream.MoveNext(CancellationToken.None).WaitAsync(Patience);
             answer.FrameVector = 1;
         }

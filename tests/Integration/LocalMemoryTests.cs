@@ -88,8 +88,16 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
             foreach (var space in new[] { _space, other })
             {
                 var touch =
-                    new MemoryCall { Touch = new TouchCall { Address = At
-                        + ((space == other ? page : 32 + page) * 4096), Pages = 1, Write = true } };
+                    new MemoryCall
+                    {
+                        Touch = new TouchCall
+                        {
+                            Address = At
+                        + ((space == other ? page : 32 + page) * 4096),
+                            Pages = 1,
+                            Write = true
+                        }
+                    };
                 await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = touch });
             }
 
@@ -146,8 +154,14 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
         var vector = await _client.Pinning.CreateFrameVectorAsync(
             new CreateFrameVectorRequest { Parent = "machines/default", Frames = 1 });
         var filling = _client.Pinning.GetVaddrFramesAsync(
-            new GetVaddrFramesRequest { FrameVector = vector.Name, AddressSpace = _space, Start = At + (40 * 4096),
-                Pages = 1, Write = true });
+            new GetVaddrFramesRequest
+            {
+                FrameVector = vector.Name,
+                AddressSpace = _space,
+                Start = At + (40 * 4096),
+                Pages = 1,
+                Write = true
+            });
         var resume = new ResumePinsRequest { Machine = "machines/default" };
         // Parked, and so in the middle of it, as soon as somebody else finds it busy.
         while (true)
@@ -246,8 +260,13 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
             return;
         }
 
-        var spec = new MachineSpec { Profile = "6.18", MemoryBytes = 64 << 20, QuarantineBytesMax = 16 * 4096,
-            QuarantinePolicy = policy };
+        var spec = new MachineSpec
+        {
+            Profile = "6.18",
+            MemoryBytes = 64 << 20,
+            QuarantineBytesMax = 16 * 4096,
+            QuarantinePolicy = policy
+        };
         var machine = await _client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = spec });
         Assert.Equal((16UL * 4096, policy), (machine.Spec.QuarantineBytesMax, machine.Spec.QuarantinePolicy));
         var space = await _client.AddressSpaces.CreateAddressSpaceAsync(
@@ -292,8 +311,14 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
         using var holder = StartHolder(ticket);
         Assert.Equal("attached", await holder.StandardOutput.ReadLineAsync());
         await _client.Memory.MapSpaceAsync(
-            new MapSpaceRequest { Attachment = ticket.Attachment, AddressSpace = _space, Start = At, Pages = 8,
-                Write = true });
+            new MapSpaceRequest
+            {
+                Attachment = ticket.Attachment,
+                AddressSpace = _space,
+                Start = At,
+                Pages = 8,
+                Write = true
+            });
         await Discard();
         Assert.Equal(8UL, (await Statistics()).QuarantinedFrames);
         holder.Kill();
@@ -389,7 +414,8 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
                 print("not truncated")
             """;
         var start = new ProcessStartInfo(
-            "/usr/bin/setpriv") { RedirectStandardOutput = true, RedirectStandardError = true };
+            "/usr/bin/setpriv")
+        { RedirectStandardOutput = true, RedirectStandardError = true };
         string[] arguments =
             [$"--reuid={Other}", $"--regid={Other}", isMember
                 ? $"--groups={Group}"

@@ -166,7 +166,11 @@ public sealed class PinTransactionTests : IAsyncLifetime
             case "Pin":
                 var pinned = await _client.Pinning.PinAsync(new PinRequest
                 {
-                    AddressSpace = _space, Start = start, Pages = Pages, Write = true, Lease = lease,
+                    AddressSpace = _space,
+                    Start = start,
+                    Pages = Pages,
+                    Write = true,
+                    Lease = lease,
                     Attachment = _local.Name,
                 });
                 _hold = pinned.Hold;
@@ -174,8 +178,12 @@ public sealed class PinTransactionTests : IAsyncLifetime
             case "Gup":
                 return (await _client.Pinning.GupAsync(new GupRequest
                 {
-                    AddressSpace = _space, Start = start, Pages = Pages, Function = GupFunction.PinUserPages,
-                    Flags = 1, Lease = lease,
+                    AddressSpace = _space,
+                    Start = start,
+                    Pages = Pages,
+                    Function = GupFunction.PinUserPages,
+                    Flags = 1,
+                    Lease = lease,
                 })).FrameVector;
             case "GetVaddrFrames":
                 return await CreateAndGetAsync(start, lease);
@@ -195,7 +203,11 @@ public sealed class PinTransactionTests : IAsyncLifetime
         {
             await _client.Pinning.GetVaddrFramesAsync(new GetVaddrFramesRequest
             {
-                FrameVector = vector.Name, AddressSpace = _space, Start = start, Pages = Pages, Write = true,
+                FrameVector = vector.Name,
+                AddressSpace = _space,
+                Start = start,
+                Pages = Pages,
+                Write = true,
             });
             return vector.Name;
         }
@@ -213,11 +225,18 @@ public sealed class PinTransactionTests : IAsyncLifetime
         using var stream = _client.Pinning.PinStream();
         var pin = new PinRange
         {
-            Start = start, Pages = Pages, Write = true, WithFrames = true, Traceparent = Traceparent,
+            Start = start,
+            Pages = Pages,
+            Write = true,
+            WithFrames = true,
+            Traceparent = Traceparent,
         };
         await stream.RequestStream.WriteAsync(new PinBatch
         {
-            Sequence = 1, AddressSpace = _space, Lease = lease, Attachment = _local.Name,
+            Sequence = 1,
+            AddressSpace = _space,
+            Lease = lease,
+            Attachment = _local.Name,
             Operations = { new PinOperation { Pin = pin } },
         });
         Assert.True(await stream.ResponseStream.MoveNext(default));

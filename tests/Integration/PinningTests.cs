@@ -104,8 +104,16 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         var batch = new PinBatch { Sequence = 1, AddressSpace = space };
         for (var i = 0UL; i < 64; i++)
             batch.Operations.Add(
-                new PinOperation { Pin = new PinRange { Start = At + (i * 4096), Pages = 1, Write = true,
-                    WithFrames = true } });
+                new PinOperation
+                {
+                    Pin = new PinRange
+                    {
+                        Start = At + (i * 4096),
+                        Pages = 1,
+                        Write = true,
+                        WithFrames = true
+                    }
+                });
         batch.Operations.Add(new PinOperation { Pin = new PinRange { Start = 0x900_0000, Pages = 1 } });
         await stream.RequestStream.WriteAsync(batch);
         Assert.True(await stream.ResponseStream.MoveNext(TestContext.Current.CancellationToken));
@@ -116,8 +124,14 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         foreach (var pinned in result.Results.Take(64))
         {
             second.Operations.Add(
-                new PinOperation { Convert = new ConvertVector { FrameVector = pinned.FrameVector,
-                    To = FrameKind.Pfns } });
+                new PinOperation
+                {
+                    Convert = new ConvertVector
+                    {
+                        FrameVector = pinned.FrameVector,
+                        To = FrameKind.Pfns
+                    }
+                });
             second.Operations.Add(new PinOperation { Unpin = pinned.FrameVector });
         }
 
@@ -210,8 +224,14 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
     public async Task Swap_and_soft_dirty_are_seen_over_the_wire_and_a_pin_brings_memory_back()
     {
         const ulong swapped = 1UL << 62, softDirty = 1UL << 55;
-        var spec = new MachineSpec { Profile = "6.18", MemoryBytes = 64UL << 20, SwapBytes = 1UL << 20,
-            TracksSoftDirty = true, Thp = ThpMode.Madvise };
+        var spec = new MachineSpec
+        {
+            Profile = "6.18",
+            MemoryBytes = 64UL << 20,
+            SwapBytes = 1UL << 20,
+            TracksSoftDirty = true,
+            Thp = ThpMode.Madvise
+        };
         var machine = await daemon.Client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = spec });
         // What was left open is answered with what it became.
         spec.QuarantineBytesMax = 256UL << 20;
@@ -237,8 +257,11 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         Assert.All(entries.Take(4), entry => Assert.Equal(softDirty, entry & (swapped | softDirty)));
         Assert.All(entries.Skip(4), entry => Assert.Equal(swapped, entry & (swapped | softDirty)));
         await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pin.FrameVector });
-        var other = new CallRequest { AddressSpace = space,
-            Call = new MemoryCall { ClearRefs = new ClearRefsCall { Value = 1 } } };
+        var other = new CallRequest
+        {
+            AddressSpace = space,
+            Call = new MemoryCall { ClearRefs = new ClearRefsCall { Value = 1 } }
+        };
         Assert.Equal("BAD_FIELD", (await Refused(daemon.Client.AddressSpaces.CallAsync(other))).Reason);
         await daemon.DigestAsync(machine.Name);
     }

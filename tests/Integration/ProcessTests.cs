@@ -1,6 +1,6 @@
 using System.Diagnostics;
-using FramePin.Client;
 using FramePin.Cli.Telemetry;
+using FramePin.Client;
 using FramePin.V1;
 using Grpc.Core;
 using OpenTelemetry;
@@ -111,16 +111,27 @@ public sealed class ProcessTests
         var calls = new List<Task<PinResponse>>();
         var rules = new AddFaultRulesRequest();
         rules.Rules.Add(
-            new FaultRule { Point = ChoicePoint.Fault, Action = FaultAction.Park, Start = At, End = At + 0x100_0000,
-                Times = 1_000_000 });
+            new FaultRule
+            {
+                Point = ChoicePoint.Fault,
+                Action = FaultAction.Park,
+                Start = At,
+                End = At + 0x100_0000,
+                Times = 1_000_000
+            });
         await client.Machines.AddFaultRulesAsync(rules, cancellationToken: cancelled);
         for (var i = 0; i < 15; i++)
         {
             var space = await SpaceAsync(client, 64, touched: false);
             for (var page = 0UL; page < 64; page++)
             {
-                var request = new PinRequest { AddressSpace = space, Start = At + (page * 4096), Pages = 1,
-                    Write = true };
+                var request = new PinRequest
+                {
+                    AddressSpace = space,
+                    Start = At + (page * 4096),
+                    Pages = 1,
+                    Write = true
+                };
                 calls.Add(client.Pinning.PinAsync(request, cancellationToken: cancelled).ResponseAsync);
             }
         }
@@ -130,8 +141,16 @@ public sealed class ProcessTests
             await Task.Yield();
         var running = (await client.AddressSpaces.CreateAddressSpaceAsync(
             new CreateAddressSpaceRequest(), cancellationToken: cancelled)).Name;
-        var map = new MemoryCall { Mmap = new MmapCall { Address = 0x4000_0000, Length = 256 * 4096, Prot = 3,
-            Flags = 0x32 } };
+        var map = new MemoryCall
+        {
+            Mmap = new MmapCall
+            {
+                Address = 0x4000_0000,
+                Length = 256 * 4096,
+                Prot = 3,
+                Flags = 0x32
+            }
+        };
         await client.AddressSpaces.CallAsync(
             new CallRequest { AddressSpace = running, Call = map }, cancellationToken: cancelled);
         for (var i = 0; i < 1000 - parkedPins; i++)

@@ -39,7 +39,8 @@ internal sealed class PythonStubs : IDisposable
     public Process Start(string script, params string[] arguments)
     {
         var start = new ProcessStartInfo(
-            "/usr/bin/python3", [script, .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true };
+            "/usr/bin/python3", [script, .. arguments])
+        { RedirectStandardOutput = true, RedirectStandardError = true };
         start.Environment["PYTHONPATH"] = _folder.FullName;
         return Process.Start(start)!;
     }

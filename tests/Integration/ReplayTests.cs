@@ -112,8 +112,11 @@ public sealed class ReplayTests(DaemonFixture daemon) : IClassFixture<DaemonFixt
             3 <... mmap resumed>)               = 0x7efffffff000
             2 <... mmap resumed>)               = 0x7effffffe000
             """;
-        var recording = new Recording { Calls = StraceLog.Parse(log.Split('\n')),
-            MapsStart = MapsFile.Parse(maps.Split('\n')) };
+        var recording = new Recording
+        {
+            Calls = StraceLog.Parse(log.Split('\n')),
+            MapsStart = MapsFile.Parse(maps.Split('\n'))
+        };
         var report = await new Replayer(daemon.Client).RunAsync(
             recording, pinAll: false, cancellationToken: TestContext.Current.CancellationToken);
         Assert.Empty(report.ReturnsDifferent);

@@ -79,8 +79,17 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
         Assert.Equal(0, Load(mirror, 0));
         await CallAsync(
             space,
-            new MemoryCall { Mremap = new MremapCall { Address = At + Page, OldLength = Page, NewLength = Page,
-            Flags = 3, NewAddress = At + (20 * Page) } });
+            new MemoryCall
+            {
+                Mremap = new MremapCall
+                {
+                    Address = At + Page,
+                    OldLength = Page,
+                    NewLength = Page,
+                    Flags = 3,
+                    NewAddress = At + (20 * Page)
+                }
+            });
         Assert.False(IsMapped(mirror, 1));
         await CallAsync(space,
             new MemoryCall { Mprotect = new MprotectCall { Address = At + (2 * Page), Length = Page, Prot = 1 } });
@@ -130,8 +139,17 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
             new CreateFileRequest { Parent = machine, Kind = FileKind.Shmem, SizeBytes = 8 * Page, Path = "/f" });
         await CallAsync(
             space,
-            new MemoryCall { Mmap = new MmapCall { Address = At, Length = Pages * Page, Prot = 3, Flags = 0x11,
-            Target = file.Name } });
+            new MemoryCall
+            {
+                Mmap = new MmapCall
+                {
+                    Address = At,
+                    Length = Pages * Page,
+                    Prot = 3,
+                    Flags = 0x11,
+                    Target = file.Name
+                }
+            });
         using var local = await AttachAsync(space);
         await using var mirror = await local.MirrorAsync(space, At, Pages * Page);
         Assert.Equal((true, false), (IsMapped(mirror, 7), IsMapped(mirror, 8)));
@@ -190,17 +208,34 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
             var (address, length) = (At + ((ulong)first * Page), count * Page);
             switch (random.Next(5))
             {
-                case 0: await CallAsync(
+                case 0:
+                    await CallAsync(
                     space, new MemoryCall { Munmap = new MunmapCall { Address = address, Length = length } }); break;
                 case 1: await MapAsync(space, first, Math.Min((int)count, Pages - first)); break;
-                case 2: await IgnoringAsync(
+                case 2:
+                    await IgnoringAsync(
                     space,
-                    new MemoryCall { Madvise = new MadviseCall { Address = address, Length = length,
-                    Advice = 4 } }); break;
-                case 3: await IgnoringAsync(
+                    new MemoryCall
+                    {
+                        Madvise = new MadviseCall
+                        {
+                            Address = address,
+                            Length = length,
+                            Advice = 4
+                        }
+                    }); break;
+                case 3:
+                    await IgnoringAsync(
                     space,
-                    new MemoryCall { Mprotect = new MprotectCall { Address = address, Length = length,
-                    Prot = (uint)random.Next(2) * 3 } }); break;
+                    new MemoryCall
+                    {
+                        Mprotect = new MprotectCall
+                        {
+                            Address = address,
+                            Length = length,
+                            Prot = (uint)random.Next(2) * 3
+                        }
+                    }); break;
                 default:
                     var child = (await daemon.Client.AddressSpaces.ForkAddressSpaceAsync(
                         new ForkAddressSpaceRequest { Name = space })).Name;
@@ -256,8 +291,16 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
 
     private Task MapAsync(string space, int first = 0, int pages = Pages) => CallAsync(
         space,
-        new MemoryCall { Mmap = new MmapCall { Address = At + ((ulong)first * Page), Length = (ulong)pages * Page,
-        Prot = 3, Flags = 0x32 } });
+        new MemoryCall
+        {
+            Mmap = new MmapCall
+            {
+                Address = At + ((ulong)first * Page),
+                Length = (ulong)pages * Page,
+                Prot = 3,
+                Flags = 0x32
+            }
+        });
 
     private Task CallAsync(string space, MemoryCall call) =>
         daemon.Client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = call }).ResponseAsync;

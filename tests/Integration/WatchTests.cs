@@ -59,8 +59,17 @@ public sealed class WatchTests : IAsyncLifetime
         var file = await _client.Files.CreateFileAsync(
             new CreateFileRequest { Kind = FileKind.Shmem, SizeBytes = 64 * 4096, Path = "/f" });
         await Call(
-            new MemoryCall { Mmap = new MmapCall { Address = At, Length = 64 * 4096, Prot = 3, Flags = 0x11,
-                Target = file.Name } });
+            new MemoryCall
+            {
+                Mmap = new MmapCall
+                {
+                    Address = At,
+                    Length = 64 * 4096,
+                    Prot = 3,
+                    Flags = 0x11,
+                    Target = file.Name
+                }
+            });
         using var watch = _client.Watches.WatchInvalidations();
         await OpenAsync(watch, new OpenWatch { AddressSpace = _space, Start = At + 4096, Length = 4 * 4096 });
         // The page is there until the subscriber has said that it may go.
@@ -223,13 +232,30 @@ public sealed class WatchTests : IAsyncLifetime
                 break;
             case "mmap":
                 await Call(
-                    new MemoryCall { Mmap = new MmapCall { Address = At, Length = 64 * 4096, Prot = 3,
-                        Flags = 0x32 } });
+                    new MemoryCall
+                    {
+                        Mmap = new MmapCall
+                        {
+                            Address = At,
+                            Length = 64 * 4096,
+                            Prot = 3,
+                            Flags = 0x32
+                        }
+                    });
                 break;
             case "mremap":
                 await Call(
-                    new MemoryCall { Mremap = new MremapCall { Address = At, OldLength = 64 * 4096,
-                        NewLength = 64 * 4096, Flags = 3, NewAddress = At << 4 } });
+                    new MemoryCall
+                    {
+                        Mremap = new MremapCall
+                        {
+                            Address = At,
+                            OldLength = 64 * 4096,
+                            NewLength = 64 * 4096,
+                            Flags = 3,
+                            NewAddress = At << 4
+                        }
+                    });
                 break;
             case "mprotect":
                 await Call(

@@ -60,7 +60,8 @@ internal sealed class NaiveModel
         var backing = file ?? (isShared ? new ModelFile { Pages = count } : null);
         for (var i = 0; i < count; i++)
             Spaces[space][page + i] = new ModelMapping(
-                backing, (file is null ? 0 : index) + i, isShared) { Prot = prot };
+                backing, (file is null ? 0 : index) + i, isShared)
+            { Prot = prot };
         return "ok";
     }
 

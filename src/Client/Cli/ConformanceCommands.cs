@@ -11,27 +11,39 @@ internal static class ConformanceCommands
 {
     public static IEnumerable<Command> Create()
     {
-        var steps = new Option<long>("--steps") { Description = "Steps to compare.",
-            DefaultValueFactory = _ => 20_000 };
-        var seed = new Option<int>("--seed") { Description = "Seed of the first script.",
-            DefaultValueFactory = _ => 1 };
+        var steps = new Option<long>("--steps")
+        {
+            Description = "Steps to compare.",
+            DefaultValueFactory = _ => 20_000
+        };
+        var seed = new Option<int>("--seed")
+        {
+            Description = "Seed of the first script.",
+            DefaultValueFactory = _ => 1
+        };
         var most = new Option<int>(
-            "--max-divergences") { Description = "Differences after which to stop.", DefaultValueFactory = _ => 1 };
+            "--max-divergences")
+        { Description = "Differences after which to stop.", DefaultValueFactory = _ => 1 };
         var script = new Option<FileInfo?>(
-            "--script") { Description = "Runs the steps of this file instead of random ones." };
+            "--script")
+        { Description = "Runs the steps of this file instead of random ones." };
         var keep = new Option<FileInfo?>("--keep")
         {
             Description =
                 "With --script: writes the steps and the kernel's answers to this file, as a regression that runs without root.",
         };
         var user = new Option<int?>(
-            "--user") { Description = "Compares as this user id, without root's rights. Takes root." };
+            "--user")
+        { Description = "Compares as this user id, without root's rights. Takes root." };
         var swap = new Option<bool>(
-            "--swap") { Description = "Pages out for real: borrows swap (zram) from the host during the run. Takes root." };
+            "--swap")
+        { Description = "Pages out for real: borrows swap (zram) from the host during the run. Takes root." };
         var focus = new Option<ScriptFocus?>(
-            "--focus") { Description = "Makes every script about this: everything, sharing (huge pages between processes), reclaim (locking and paging out)." };
+            "--focus")
+        { Description = "Makes every script about this: everything, sharing (huge pages between processes), reclaim (locking and paging out)." };
         var report = new Option<FileInfo?>(
-            "--report") { Description = "Also writes the result to this file, as a page in Markdown." };
+            "--report")
+        { Description = "Also writes the result to this file, as a page in Markdown." };
         var matrix = new Option<FileInfo?>("--matrix")
         {
             Description =

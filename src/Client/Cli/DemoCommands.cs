@@ -30,8 +30,11 @@ internal static class DemoCommands
 
     public static IEnumerable<Command> Create()
     {
-        var seconds = new Option<int>("--seconds") { Description = "How long frames are streamed.",
-            DefaultValueFactory = _ => 5 };
+        var seconds = new Option<int>("--seconds")
+        {
+            Description = "How long frames are streamed.",
+            DefaultValueFactory = _ => 5
+        };
         var demo = new Command(
             "demo",
             "Runs daemon, application and driver as processes of their own and streams checked frames.\n\nExample:\n  framepin demo --seconds 3")
@@ -138,11 +141,26 @@ internal static class DemoCommands
         using var client = FramePinClient.Connect(endpoint);
         var batch = new CallBatchRequest { AddressSpace = space };
         batch.Calls.Add(
-            new MemoryCall { Mmap = new MmapCall { Address = FirstBuffer, Length = Buffers * FrameBytes, Prot = 3,
-                Flags = 0x32 } });
+            new MemoryCall
+            {
+                Mmap = new MmapCall
+                {
+                    Address = FirstBuffer,
+                    Length = Buffers * FrameBytes,
+                    Prot = 3,
+                    Flags = 0x32
+                }
+            });
         batch.Calls.Add(
-            new MemoryCall { Touch = new TouchCall { Address = FirstBuffer, Pages = Buffers * PagesPerBuffer,
-                Write = true } });
+            new MemoryCall
+            {
+                Touch = new TouchCall
+                {
+                    Address = FirstBuffer,
+                    Pages = Buffers * PagesPerBuffer,
+                    Write = true
+                }
+            });
         await client.AddressSpaces.CallBatchAsync(batch, cancellationToken: cancelled);
         Console.WriteLine("ready");
         var memory = new RemoteFrameMemory(client);
@@ -176,8 +194,14 @@ internal static class DemoCommands
             using (activities.StartActivity("fill frame"))
             {
                 var pin = await client.Pinning.PinAsync(
-                    new PinRequest { AddressSpace = space, Start = AddressOf(frame), Pages = PagesPerBuffer,
-                        Write = true, AllOrNothing = true },
+                    new PinRequest
+                    {
+                        AddressSpace = space,
+                        Start = AddressOf(frame),
+                        Pages = PagesPerBuffer,
+                        Write = true,
+                        AllOrNothing = true
+                    },
                     cancellationToken: cancelled);
                 Draw(pattern, frame);
                 await memory.WriteAsync(pin.FrameVector, 0, pattern, cancelled);

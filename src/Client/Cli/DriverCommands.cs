@@ -37,16 +37,24 @@ internal static class DriverCommands
             "drive", "Runs a driver as this process, until it is ended (Ctrl-C, SIGTERM).\n\nExamples:\n"
             + "  framepin drive vivid --node video0\n  framepin drive vivid --node video1 --output\n  framepin drive exynos-g2d");
         var node = new Option<string?>(
-            "--node") { Description = "Node that applications open; the driver's usual one when absent." };
-        var ttl = new Option<double>("--ttl") { Description = "Seconds after which a dead driver's pins are released.",
-            DefaultValueFactory = _ => 10 };
+            "--node")
+        { Description = "Node that applications open; the driver's usual one when absent." };
+        var ttl = new Option<double>("--ttl")
+        {
+            Description = "Seconds after which a dead driver's pins are released.",
+            DefaultValueFactory = _ => 10
+        };
         var memory = CreateMemory();
         var isOutput = new Option<bool>("--output-node") { Description = "Shows pictures instead of making them." };
         var allocator = new Option<VividAllocator>(
-            "--allocator") { Description = "Vmalloc, or DmaContig (which has no USERPTR)." };
+            "--allocator")
+        { Description = "Vmalloc, or DmaContig (which has no USERPTR)." };
         var planes = new Option<bool>("--multiplanar") { Description = "Offers the multi-planar API." };
-        var rate = new Option<double>("--fps") { Description = "Frames a second; 0: as fast as buffers come.",
-            DefaultValueFactory = _ => 30 };
+        var rate = new Option<double>("--fps")
+        {
+            Description = "Frames a second; 0: as fast as buffers come.",
+            DefaultValueFactory = _ => 30
+        };
         drive.Subcommands.Add(
             line.Create("vivid", "The virtual video test driver.", "drive vivid --node video0 --fps 0",
             [node, ttl, memory, isOutput, allocator, planes, rate], (parsed, client, output, cancelled) =>

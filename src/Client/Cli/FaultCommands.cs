@@ -14,12 +14,19 @@ internal static class FaultCommands
     {
         var space = new Argument<string>("space") { Description = "Address space: its number or full name." };
         var address = new Argument<ulong>(
-            "address") { Description = "Start of the range, in hex with 0x; page-aligned.",
-            CustomParser = Values.Size };
-        var length = new Argument<ulong>("length") { Description = "Bytes, or with K, M; whole pages.",
-            CustomParser = Values.Size };
+            "address")
+        {
+            Description = "Start of the range, in hex with 0x; page-aligned.",
+            CustomParser = Values.Size
+        };
+        var length = new Argument<ulong>("length")
+        {
+            Description = "Bytes, or with K, M; whole pages.",
+            CustomParser = Values.Size
+        };
         var from = new Option<FileInfo?>(
-            "--from") { Description = "File whose bytes fill the range, from its start on; zeroes behind its end, and without it." };
+            "--from")
+        { Description = "File whose bytes fill the range, from its start on; zeroes behind its end, and without it." };
         yield return line.Create(
             "serve-faults",
             "Fills missing pages of a range when somebody faults on them, as a userfaultfd handler does, until it is ended (Ctrl-C, SIGTERM).",
@@ -28,8 +35,12 @@ internal static class FaultCommands
             {
                 var start = parsed.GetValue(address);
                 using var source = parsed.GetValue(from) is { } file ? System.IO.File.OpenHandle(file.FullName) : null;
-                var range = new RegisterFaultHandler { AddressSpace = line.SpaceName(parsed, space), Start = start,
-                    Length = parsed.GetValue(length) };
+                var range = new RegisterFaultHandler
+                {
+                    AddressSpace = line.SpaceName(parsed, space),
+                    Start = start,
+                    Length = parsed.GetValue(length)
+                };
                 try
                 {
                     await FaultServer.RunAsync(
@@ -53,8 +64,11 @@ internal static class FaultCommands
                     var read = source is null ? 0 : RandomAccess.Read(source, bytes, (long)(fault.Address - start));
                     return ValueTask.FromResult(read == 0
                         ? new FaultAnswer { Kind = FaultAnswerKind.ZeroPage }
-                        : new FaultAnswer { Kind = FaultAnswerKind.Copy,
-                            Data = UnsafeByteOperations.UnsafeWrap(bytes) });
+                        : new FaultAnswer
+                        {
+                            Kind = FaultAnswerKind.Copy,
+                            Data = UnsafeByteOperations.UnsafeWrap(bytes)
+                        });
                 }
             });
     }

@@ -11,14 +11,20 @@ internal static class PinCommands
     public static IEnumerable<Command> Create(CommandLine line)
     {
         var space = new Argument<string>("space") { Description = "Address space, full name or last segment." };
-        var address = new Argument<ulong>("address") { Description = "Address, in hex with 0x.",
-            CustomParser = Values.Size };
+        var address = new Argument<ulong>("address")
+        {
+            Description = "Address, in hex with 0x.",
+            CustomParser = Values.Size
+        };
         var pages = new Argument<ulong>("pages") { Description = "Pages of 4 KiB." };
         var vector = new Argument<string>("vector") { Description = "Frame vector: its number or full name." };
         var write = new Option<bool>("--write", "-w") { Description = "Pin for writing by the device." };
         var force = new Option<bool>("--force") { Description = "FOLL_FORCE, in the eras that have it." };
-        var lease = new Option<string>("--lease") { Description = "Lease that the pin ends with, full name.",
-            DefaultValueFactory = _ => "" };
+        var lease = new Option<string>("--lease")
+        {
+            Description = "Lease that the pin ends with, full name.",
+            DefaultValueFactory = _ => ""
+        };
         var all = new Option<bool>("--all-or-nothing") { Description = "Refuse a partial pin and hold nothing." };
         yield return line.Create(
             "pin", "Pins pages and names the frame vector that holds them.", "pin as1 0x7ffff7fef000 16 --write",
@@ -46,8 +52,11 @@ internal static class PinCommands
         yield return line.Create("unpin", "Gives a vector's frames back and destroys it.", "unpin 1", [vector, dirty],
             async (parsed, client, output, cancelled) =>
             {
-                var request = new UnpinRequest { FrameVector = line.VectorName(parsed, vector),
-                    Dirty = parsed.GetValue(dirty) };
+                var request = new UnpinRequest
+                {
+                    FrameVector = line.VectorName(parsed, vector),
+                    Dirty = parsed.GetValue(dirty)
+                };
                 var unpin = await client.Pinning.UnpinAsync(request, cancellationToken: cancelled);
                 output.Write(unpin, ("frames released", unpin.Frames.ToString(CultureInfo.InvariantCulture)));
             });
@@ -81,7 +90,8 @@ internal static class PinCommands
 
         var length = new Argument<ulong>("length") { Description = "Bytes.", CustomParser = Values.Size };
         var target = new Argument<string>(
-            "target") { Description = "Address space, or the full name of a vector or file." };
+            "target")
+        { Description = "Address space, or the full name of a vector or file." };
         yield return line.Create(
             "read", "Writes bytes to standard output.", "read as1 0x7ffff7fef000 64 | xxd", [target, address, length],
             async (parsed, client, _, cancelled) =>

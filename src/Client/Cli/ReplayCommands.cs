@@ -12,10 +12,14 @@ internal static class ReplayCommands
 {
     public static IEnumerable<Command> Create(CommandLine line)
     {
-        var folder = new Argument<string?>("folder") { Description = "A recording, as framepin record made it.",
-            DefaultValueFactory = _ => null };
+        var folder = new Argument<string?>("folder")
+        {
+            Description = "A recording, as framepin record made it.",
+            DefaultValueFactory = _ => null
+        };
         var strace = new Option<string?>(
-            "--strace") { Description = "Instead of a folder: log of strace -f -y -e trace=%memory,execve,clone,..." };
+            "--strace")
+        { Description = "Instead of a folder: log of strace -f -y -e trace=%memory,execve,clone,..." };
         var mapsStart = new Option<string?>("--maps-start") { Description = "/proc/PID/maps before the first call." };
         var mapsEnd = new Option<string?>("--maps-end") { Description = "/proc/PID/maps at the end, to compare with." };
         var pinAll = new Option<bool>("--pin-all") { Description = "Then pin, convert and unpin every mapping." };
@@ -66,9 +70,13 @@ internal static class ReplayCommands
     private static Command Record()
     {
         var target = new Option<string?>(
-            "--to") { Description = "Folder of the recording; otherwise PROGRAM.recording here." };
-        var program = new Argument<string[]>("program") { Description = "Program and its arguments, behind --.",
-            Arity = ArgumentArity.OneOrMore };
+            "--to")
+        { Description = "Folder of the recording; otherwise PROGRAM.recording here." };
+        var program = new Argument<string[]>("program")
+        {
+            Description = "Program and its arguments, behind --.",
+            Arity = ArgumentArity.OneOrMore
+        };
         var command = new Command(
             "record",
             "Records a program's memory calls and maps, for replay. Needs strace.\n\nExample:\n  framepin record --to ls.recording -- ls -l /")

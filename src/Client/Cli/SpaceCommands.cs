@@ -11,19 +11,31 @@ internal static class SpaceCommands
     public static IEnumerable<Command> Create(CommandLine line)
     {
         var profile = new Option<string?>(
-            "--profile") { Description = "Make a machine of this kernel profile first, such as 6.18." };
-        var memory = new Option<ulong>("--memory") { Description = "Memory of that machine.",
-            CustomParser = Values.Size, DefaultValueFactory = _ => 1UL << 30 };
-        var swap = new Option<ulong>("--swap") { Description = "Swap of that machine, for MADV_PAGEOUT.",
-            CustomParser = Values.Size };
+            "--profile")
+        { Description = "Make a machine of this kernel profile first, such as 6.18." };
+        var memory = new Option<ulong>("--memory")
+        {
+            Description = "Memory of that machine.",
+            CustomParser = Values.Size,
+            DefaultValueFactory = _ => 1UL << 30
+        };
+        var swap = new Option<ulong>("--swap")
+        {
+            Description = "Swap of that machine, for MADV_PAGEOUT.",
+            CustomParser = Values.Size
+        };
         yield return line.Create("create", "Makes an address space.", "create --profile 6.18 --swap 64M",
             [profile, memory, swap], async (parsed, client, output, cancelled) =>
         {
             var parent = Values.Machine(parsed.GetValue(line.Machine)!);
             if (parsed.GetValue(profile) is { } wanted)
             {
-                var spec = new MachineSpec { Profile = wanted, MemoryBytes = parsed.GetValue(memory),
-                    SwapBytes = parsed.GetValue(swap) };
+                var spec = new MachineSpec
+                {
+                    Profile = wanted,
+                    MemoryBytes = parsed.GetValue(memory),
+                    SwapBytes = parsed.GetValue(swap)
+                };
                 parent = (await client.Machines.CreateMachineAsync(
                     new CreateMachineRequest { Spec = spec }, cancellationToken: cancelled)).Name;
             }
@@ -35,10 +47,16 @@ internal static class SpaceCommands
 
         var space = new Argument<string>("space") { Description = "Address space, full name or last segment." };
         var length = new Argument<ulong>("length") { Description = "Bytes.", CustomParser = Values.Size };
-        var at = new Option<ulong>("--at") { Description = "Address; the kernel chooses when absent.",
-            CustomParser = Values.Size };
-        var prot = new Option<string>("--prot") { Description = "Some of r, w, x; '-' for none.",
-            DefaultValueFactory = _ => "rw" };
+        var at = new Option<ulong>("--at")
+        {
+            Description = "Address; the kernel chooses when absent.",
+            CustomParser = Values.Size
+        };
+        var prot = new Option<string>("--prot")
+        {
+            Description = "Some of r, w, x; '-' for none.",
+            DefaultValueFactory = _ => "rw"
+        };
         var shared = new Option<bool>("--shared") { Description = "MAP_SHARED instead of MAP_PRIVATE." };
         var fill = new Option<bool>("--touch") { Description = "Store to every page at once." };
         yield return line.Create(
@@ -63,8 +81,15 @@ internal static class SpaceCommands
                 if (parsed.GetValue(fill))
                 {
                     var pages = (uint)Math.Min((parsed.GetValue(length) + 4095) >> 12, uint.MaxValue);
-                    var touch = new MemoryCall { Touch = new TouchCall { Address = mapped.Value, Pages = pages,
-                        Write = true } };
+                    var touch = new MemoryCall
+                    {
+                        Touch = new TouchCall
+                        {
+                            Address = mapped.Value,
+                            Pages = pages,
+                            Write = true
+                        }
+                    };
                     var touched = await Call(client, name, touch, cancelled);
                     output.HasFindings = touched.Errno != 0;
                     if (touched.Errno != 0)
@@ -79,8 +104,14 @@ internal static class SpaceCommands
             "unmap", "Unmaps a range.", "unmap as1 0x10000 64K", [space, Address(out var from), length],
             async (parsed, client, output, cancelled) => output.Write(await Call(
                 client, line.SpaceName(parsed, space),
-                new MemoryCall { Munmap = new MunmapCall { Address = parsed.GetValue(from),
-                    Length = parsed.GetValue(length) } }, cancelled),
+                new MemoryCall
+                {
+                    Munmap = new MunmapCall
+                    {
+                        Address = parsed.GetValue(from),
+                        Length = parsed.GetValue(length)
+                    }
+                }, cancelled),
                 ("unmapped", "yes")));
 
         yield return line.Create("maps", "Prints the mappings as /proc/PID/maps does.", "maps as1", [space],
@@ -134,8 +165,11 @@ internal static class SpaceCommands
             new CallRequest { AddressSpace = space, Call = call }, cancellationToken: cancelled);
 
     private static Argument<ulong> Address(out Argument<ulong> argument) =>
-        argument = new Argument<ulong>("address") { Description = "Address, in hex with 0x.",
-            CustomParser = Values.Size };
+        argument = new Argument<ulong>("address")
+        {
+            Description = "Address, in hex with 0x.",
+            CustomParser = Values.Size
+        };
 
     private static async Task Maps(
         FramePinClient client, string space, Output output, bool withUsage, CancellationToken cancelled)

@@ -33,28 +33,46 @@ internal static class V4l2Commands
         var frames = new Option<int>("--frames", "-n") { Description = "How many.", DefaultValueFactory = _ => 10 };
         var width = new Option<int>("--width") { Description = "Pixels.", DefaultValueFactory = _ => 640 };
         var height = new Option<int>("--height") { Description = "Pixels.", DefaultValueFactory = _ => 480 };
-        var format = new Option<string>("--format") { Description = string.Join(", ", PixelFormat.Codes),
-            DefaultValueFactory = _ => "YUYV" };
+        var format = new Option<string>("--format")
+        {
+            Description = string.Join(", ", PixelFormat.Codes),
+            DefaultValueFactory = _ => "YUYV"
+        };
         var buffers = new Option<int>("--buffers") { Description = "Buffers in turn.", DefaultValueFactory = _ => 4 };
-        var rate = new Option<double>("--fps") { Description = "Frames a second; 0: as fast as it goes.",
-            DefaultValueFactory = _ => 0 };
+        var rate = new Option<double>("--fps")
+        {
+            Description = "Frames a second; 0: as fast as it goes.",
+            DefaultValueFactory = _ => 0
+        };
         var pattern = new Option<Pattern>("--pattern") { Description = "What the driver draws." };
-        var movement = new Option<int>("--movement") { Description = "Pixels that the pattern moves each frame.",
-            DefaultValueFactory = _ => 2 };
+        var movement = new Option<int>("--movement")
+        {
+            Description = "Pixels that the pattern moves each frame.",
+            DefaultValueFactory = _ => 2
+        };
         var check = new Option<bool>(
-            "--check") { Description = "Compare every byte of every frame with the pattern. Ends with 1 when one differs." };
+            "--check")
+        { Description = "Compare every byte of every frame with the pattern. Ends with 1 when one differs." };
         var expected = new Option<int?>(
-            "--check-movement") { Description = "Movement that the check expects; as --movement when absent.",
-            Hidden = true };
+            "--check-movement")
+        {
+            Description = "Movement that the check expects; as --movement when absent.",
+            Hidden = true
+        };
         var fresh = new Option<bool>(
-            "--fresh") { Description = "Another address each time, so that the driver pins every frame anew." };
+            "--fresh")
+        { Description = "Another address each time, so that the driver pins every frame anew." };
         var huge = new Option<bool>("--huge") { Description = "Buffers in huge pages (MADV_HUGEPAGE)." };
         var save = new Option<string?>(
-            "--save") { Description = "Save frames: FILE.png or FILE.raw; %d becomes the frame's number, without it only the last is kept." };
+            "--save")
+        { Description = "Save frames: FILE.png or FILE.raw; %d becomes the frame's number, without it only the last is kept." };
         var memory = DriverCommands.CreateMemory();
         var ttl = new Option<double>(
-            "--ttl") { Description = "Seconds after which everything of a dead application is released.",
-            DefaultValueFactory = _ => 10 };
+            "--ttl")
+        {
+            Description = "Seconds after which everything of a dead application is released.",
+            DefaultValueFactory = _ => 10
+        };
         return line.Create(
             "capture", "Captures frames into USERPTR buffers of an address space of its own.",
             "v4l2 capture video0 --frames 100 --width 1920 --height 1080 --check --save frame.png",
@@ -116,12 +134,18 @@ internal static class V4l2Commands
         var index = new Argument<uint>("index") { Description = "Which buffer." };
         var count = new Argument<uint>("count") { Description = "How many buffers; 0 frees them." };
         var space = new Argument<string>("space") { Description = "Address space that the buffer lies in." };
-        var address = new Argument<ulong>("address") { Description = "Where, in hex with 0x.",
-            CustomParser = Values.Size };
+        var address = new Argument<ulong>("address")
+        {
+            Description = "Where, in hex with 0x.",
+            CustomParser = Values.Size
+        };
         var length = new Argument<ulong>("length") { Description = "Bytes, or with K, M.", CustomParser = Values.Size };
         var wait = new Option<bool>("--wait") { Description = "Wait for a frame; else EAGAIN when there is none." };
-        var type = new Option<uint>("--type") { Description = "V4L2_BUF_TYPE_*: 1 capture, 2 output.",
-            DefaultValueFactory = _ => V4l2.BufferType.Capture };
+        var type = new Option<uint>("--type")
+        {
+            Description = "V4L2_BUF_TYPE_*: 1 capture, 2 output.",
+            DefaultValueFactory = _ => V4l2.BufferType.Capture
+        };
         yield return line.Create("open", "Opens a node; the file stays open until it is closed or its driver ends.",
             "v4l2 open video0", [node],
             async (parsed, client, output, cancelled) =>
@@ -136,8 +160,12 @@ internal static class V4l2Commands
         yield return line.Create("reqbufs", "VIDIOC_REQBUFS, USERPTR.", "v4l2 reqbufs 1 3", [file, count, type],
             async (parsed, client, output, cancelled) =>
             {
-                var argument = new V4l2RequestBuffers { Count = parsed.GetValue(count), Type = parsed.GetValue(type),
-                    Memory = UserPtr };
+                var argument = new V4l2RequestBuffers
+                {
+                    Count = parsed.GetValue(count),
+                    Type = parsed.GetValue(type),
+                    Memory = UserPtr
+                };
                 var (errno, answer) = await File(line, parsed, file, client).IoctlAsync(
                     "", V4l2.RequestBuffers, argument, cancellationToken: cancelled);
                 Must(errno, V4l2.RequestBuffers);
@@ -366,8 +394,16 @@ internal sealed class CaptureRun(
     {
         const uint readWrite = 3;
         const uint privateAnonymousFixed = 0x32;
-        var call = new MemoryCall { Mmap = new MmapCall { Address = First, Length = length, Prot = readWrite,
-            Flags = privateAnonymousFixed } };
+        var call = new MemoryCall
+        {
+            Mmap = new MmapCall
+            {
+                Address = First,
+                Length = length,
+                Prot = readWrite,
+                Flags = privateAnonymousFixed
+            }
+        };
         await client.AddressSpaces.CallAsync(
             new CallRequest { AddressSpace = space, Call = call }, cancellationToken: cancelled);
         if (!options.IsHuge) return;

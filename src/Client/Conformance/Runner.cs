@@ -131,8 +131,14 @@ public static class Runner
     private static ConformanceReport RunScripts(
         KernelHost host, RunOptions options, Action<ConformanceReport>? progress)
     {
-        var report = new ConformanceReport { Kernel = host.Release, Profile = host.Profile.Name, Seed = options.Seed,
-            IsPrivileged = host.IsRoot, WithSwap = host.Swap > 0 };
+        var report = new ConformanceReport
+        {
+            Kernel = host.Release,
+            Profile = host.Profile.Name,
+            Seed = options.Seed,
+            IsPrivileged = host.IsRoot,
+            WithSwap = host.Swap > 0
+        };
         for (var script = 0; report.Steps < options.Steps
             && report.Divergences.Count < options.MaxDivergences; script++)
         {

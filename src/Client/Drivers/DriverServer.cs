@@ -205,8 +205,12 @@ public sealed class DriverServer
                 var context = new IoctlContext(
                     call.Ioctl.Command, call.Ioctl.Argument, call.Ioctl.AddressSpace, call.Ioctl.NonBlocking);
                 var result = await open.IoctlAsync(context, signal).ConfigureAwait(false);
-                return new DriverAnswer { Errno = (uint)result.Errno, Argument = result.Argument?.ToByteString()
-                    ?? call.Ioctl.Argument };
+                return new DriverAnswer
+                {
+                    Errno = (uint)result.Errno,
+                    Argument = result.Argument?.ToByteString()
+                    ?? call.Ioctl.Argument
+                };
             case DriverCall.OperationOneofCase.Transfer when file.File is { } open:
                 var (refused, bytes) = await open.TransferAsync(call.Transfer, signal).ConfigureAwait(false);
                 return new DriverAnswer { Errno = (uint)refused, Bytes = bytes };

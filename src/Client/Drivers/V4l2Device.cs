@@ -70,8 +70,13 @@ public sealed class V4l2Device : IAsyncDisposable
     public Task<(Errno Errno, V4l2Format Format)> SetFormatAsync(
         string code, int width, int height, CancellationToken cancellationToken = default) =>
         IoctlAsync(
-            V4l2.SetFormat, new V4l2Format { Type = Type, Width = (uint)width, Height = (uint)height,
-                PixelFormat = V4l2.FourCc(code) }, cancellationToken);
+            V4l2.SetFormat, new V4l2Format
+            {
+                Type = Type,
+                Width = (uint)width,
+                Height = (uint)height,
+                PixelFormat = V4l2.FourCc(code)
+            }, cancellationToken);
 
     /// <summary>VIDIOC_G_FMT.</summary>
     /// <param name="cancellationToken">A signal: the driver stops waiting.</param>

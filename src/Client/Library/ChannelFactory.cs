@@ -57,8 +57,11 @@ internal static class ChannelFactory
     private static SocketsHttpHandler Handler(string? unixPath)
     {
         // The client's interceptor sets the W3C headers, and the handler is not to set them once more.
-        var handler = new SocketsHttpHandler { ActivityHeadersPropagator = null,
-            EnableMultipleHttp2Connections = true };
+        var handler = new SocketsHttpHandler
+        {
+            ActivityHeadersPropagator = null,
+            EnableMultipleHttp2Connections = true
+        };
         if (unixPath is not null) handler.ConnectCallback = (_, cancellationToken) => ConnectAsync(
             unixPath, cancellationToken);
         return handler;

@@ -59,8 +59,14 @@ public sealed partial class FramePinAddressSpace
         ulong address, ulong oldLength, ulong newLength, MremapFlags flags = MremapFlags.MayMove, ulong newAddress = 0,
         CancellationToken cancellationToken = default)
     {
-        var call = new MremapCall { Address = address, OldLength = oldLength, NewLength = newLength,
-            Flags = (uint)flags, NewAddress = newAddress };
+        var call = new MremapCall
+        {
+            Address = address,
+            OldLength = oldLength,
+            NewLength = newLength,
+            Flags = (uint)flags,
+            NewAddress = newAddress
+        };
         return (await CallAsync(new MemoryCall { Mremap = call }, cancellationToken).ConfigureAwait(false)).Value;
     }
 

@@ -114,8 +114,12 @@ public sealed partial class FramePinAddressSpace
     public async Task<FramePinAddressSpace> ForkAsync(
         string? childId = null, CancellationToken cancellationToken = default)
     {
-        var request = new ForkAddressSpaceRequest { Name = Name, ChildId = childId ?? "",
-            RequestId = FramePinCalls.NewRequestId() };
+        var request = new ForkAddressSpaceRequest
+        {
+            Name = Name,
+            ChildId = childId ?? "",
+            RequestId = FramePinCalls.NewRequestId()
+        };
         var child = await Client.AddressSpaces.ForkAddressSpaceAsync(request, cancellationToken: cancellationToken)
             .TypedAsync(cancellationToken).ConfigureAwait(false);
         return new FramePinAddressSpace(Client, AddressSpaceName.Parse(child.Name));

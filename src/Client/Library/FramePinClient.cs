@@ -117,8 +117,12 @@ public sealed class FramePinClient : IDisposable
     public async Task<FramePinMachine> CreateMachineAsync(
         MachineSpec? spec = null, string? id = null, CancellationToken cancellationToken = default)
     {
-        var request = new CreateMachineRequest { MachineId = id ?? "", Spec = spec,
-        RequestId = FramePinCalls.NewRequestId() };
+        var request = new CreateMachineRequest
+        {
+            MachineId = id ?? "",
+            Spec = spec,
+            RequestId = FramePinCalls.NewRequestId()
+        };
         var machine = await Machines.CreateMachineAsync(request, cancellationToken: cancellationToken)
             .TypedAsync(cancellationToken).ConfigureAwait(false);
         return new FramePinMachine(this, MachineName.Parse(machine.Name));

@@ -35,8 +35,12 @@ public sealed class FramePinDevice
     /// <param name="cancellationToken">Gives the call up.</param>
     public async Task<Pin> ExportAsync(LeaseName? lease = null, CancellationToken cancellationToken = default)
     {
-        var request = new ExportDeviceRequest { Name = Name, Lease = lease ?? "",
-        RequestId = FramePinCalls.NewRequestId() };
+        var request = new ExportDeviceRequest
+        {
+            Name = Name,
+            Lease = lease ?? "",
+            RequestId = FramePinCalls.NewRequestId()
+        };
         var answer = await _client.Devices.ExportDeviceAsync(request, cancellationToken: cancellationToken)
             .TypedAsync(cancellationToken).ConfigureAwait(false);
         var name = FrameVectorName.Parse(answer.FrameVector);

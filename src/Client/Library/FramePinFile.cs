@@ -41,8 +41,13 @@ public sealed class FramePinFile
     /// <param name="cancellationToken">Gives the call up.</param>
     public Task PunchHoleAsync(ulong offset, ulong length, CancellationToken cancellationToken = default) =>
         _client.Files.PunchHoleAsync(
-            new PunchHoleRequest { Name = Name, Offset = offset, Length = length,
-            RequestId = FramePinCalls.NewRequestId() },
+            new PunchHoleRequest
+            {
+                Name = Name,
+                Offset = offset,
+                Length = length,
+                RequestId = FramePinCalls.NewRequestId()
+            },
             cancellationToken: cancellationToken).TypedAsync(cancellationToken);
 
     /// <summary>fcntl with F_ADD_SEALS and F_SEAL_WRITE. EBUSY while shared writable mappings or pins exist.</summary>

@@ -104,8 +104,14 @@ public sealed class Pin : IAsyncDisposable
     {
         if (IsReleased) return;
         _mapped?.Dispose();
-        _unpin ??= new UnpinRequest { FrameVector = Name, Dirty = _isDirty, Attachment = _local?.Name ?? "",
-            Hold = _hold, RequestId = FramePinCalls.NewRequestId() };
+        _unpin ??= new UnpinRequest
+        {
+            FrameVector = Name,
+            Dirty = _isDirty,
+            Attachment = _local?.Name ?? "",
+            Hold = _hold,
+            RequestId = FramePinCalls.NewRequestId()
+        };
         await _client.Pinning.UnpinAsync(_unpin, cancellationToken: cancellationToken)
             .TypedAsync(cancellationToken).ConfigureAwait(false);
         IsReleased = true;

@@ -185,8 +185,13 @@ public sealed class SpaceMirror : IAsyncDisposable
 
     private async Task FollowAsync(AsyncDuplexStreamingCall<WatchRequest, InvalidationEvent> watch, Action opened)
     {
-        var open = new OpenWatch { AddressSpace = _range.AddressSpace, Start = _range.Start, Length = _range.Length,
-            Lease = _range.Lease };
+        var open = new OpenWatch
+        {
+            AddressSpace = _range.AddressSpace,
+            Start = _range.Start,
+            Length = _range.Length,
+            Lease = _range.Lease
+        };
         await watch.RequestStream.WriteAsync(new WatchRequest { Open = open }, _stop.Token).ConfigureAwait(false);
         var underWay = 0;
         while (await watch.ResponseStream.MoveNext(_stop.Token).ConfigureAwait(false))
@@ -267,8 +272,14 @@ public sealed class SpaceMirror : IAsyncDisposable
         {
             try
             {
-                var request = new MapSpaceRequest { Attachment = _attachment, AddressSpace = _range.AddressSpace,
-                    Start = at, Pages = pages, Write = isWritable };
+                var request = new MapSpaceRequest
+                {
+                    Attachment = _attachment,
+                    AddressSpace = _range.AddressSpace,
+                    Start = at,
+                    Pages = pages,
+                    Write = isWritable
+                };
                 var held = await _client.Memory.MapSpaceAsync(
                     request, cancellationToken: _stop.Token).ConfigureAwait(false);
                 _holds.Add(held.Hold);

@@ -77,8 +77,16 @@ internal sealed class CallTranslator(
             // The last page of the grown heap: malloc writes its top there.
             if (wanted > _break)
                 calls.Add(
-                    new MemoryCall { Touch = new TouchCall { Address = ulong.MaxValue, Pages = 1, Write = true,
-                        FromPrevious = true } });
+                    new MemoryCall
+                    {
+                        Touch = new TouchCall
+                        {
+                            Address = ulong.MaxValue,
+                            Pages = 1,
+                            Write = true,
+                            FromPrevious = true
+                        }
+                    });
             if (wanted != 0) _break = wanted;
         }
         else if (call.Errno.Length == 0 && StoresTo(call) is { } store)
@@ -119,8 +127,15 @@ internal sealed class CallTranslator(
         "mmap" => Mmap(call),
         "munmap" => new MemoryCall { Munmap = new MunmapCall { Address = Number(call, 0), Length = Number(call, 1) } },
         "mprotect" =>
-            new MemoryCall { Mprotect = new MprotectCall { Address = Number(call, 0), Length = Number(call, 1),
-                Prot = Flags(call, 2) } },
+            new MemoryCall
+            {
+                Mprotect = new MprotectCall
+                {
+                    Address = Number(call, 0),
+                    Length = Number(call, 1),
+                    Prot = Flags(call, 2)
+                }
+            },
         "mremap" => new MemoryCall
         {
             Mremap = new MremapCall
@@ -133,15 +148,33 @@ internal sealed class CallTranslator(
             },
         },
         "madvise" =>
-            new MemoryCall { Madvise = new MadviseCall { Address = Number(call, 0), Length = Number(call, 1),
-                Advice = (int)Flags(call, 2) } },
+            new MemoryCall
+            {
+                Madvise = new MadviseCall
+                {
+                    Address = Number(call, 0),
+                    Length = Number(call, 1),
+                    Advice = (int)Flags(call, 2)
+                }
+            },
         "msync" =>
-            new MemoryCall { Msync = new MsyncCall { Address = Number(call, 0), Length = Number(call, 1),
-                Flags = Flags(call, 2) } },
+            new MemoryCall
+            {
+                Msync = new MsyncCall
+                {
+                    Address = Number(call, 0),
+                    Length = Number(call, 1),
+                    Flags = Flags(call, 2)
+                }
+            },
         "mlock" or "mlock2" => new MemoryCall
         {
-            Mlock = new MlockCall { Address = Number(call, 0), Length = Number(call, 1),
-                Flags = call.Arguments.Count > 2 ? Flags(call, 2) : 0 },
+            Mlock = new MlockCall
+            {
+                Address = Number(call, 0),
+                Length = Number(call, 1),
+                Flags = call.Arguments.Count > 2 ? Flags(call, 2) : 0
+            },
         },
         "munlock" =>
             new MemoryCall { Munlock = new MunlockCall { Address = Number(call, 0), Length = Number(call, 1) } },
@@ -149,8 +182,11 @@ internal sealed class CallTranslator(
         "shmat" => Attach(call),
         "shmdt" => new MemoryCall
         {
-            Munmap = new MunmapCall { Address = Number(call, 0),
-                Length = _attached.GetValueOrDefault(Number(call, 0)) },
+            Munmap = new MunmapCall
+            {
+                Address = Number(call, 0),
+                Length = _attached.GetValueOrDefault(Number(call, 0))
+            },
         },
         _ => new MemoryCall { Munlockall = new MunlockallCall() },
     };

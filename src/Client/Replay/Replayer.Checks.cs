@@ -88,8 +88,14 @@ public sealed partial class Replayer
         PinResponse pin;
         try
         {
-            var request = new PinRequest { AddressSpace = space, Start = start, Pages = pages, Write = write,
-                OmitFrames = true };
+            var request = new PinRequest
+            {
+                AddressSpace = space,
+                Start = start,
+                Pages = pages,
+                Write = write,
+                OmitFrames = true
+            };
             pin = await client.Pinning.PinAsync(request, cancellationToken: cancellationToken)
                 .TypedAsync(cancellationToken).ConfigureAwait(false);
         }

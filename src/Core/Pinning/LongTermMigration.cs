@@ -1,7 +1,7 @@
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
-using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
+using FramePin.Core.Kernel;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Pinning;

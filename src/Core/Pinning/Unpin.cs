@@ -4,8 +4,8 @@ using System.Runtime.Intrinsics;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
-using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
+using FramePin.Core.Kernel;
 using FramePin.Core.Native;
 
 namespace FramePin.Core.Pinning;

@@ -1,8 +1,8 @@
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
-using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
+using FramePin.Core.Kernel;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;

@@ -1,8 +1,8 @@
 using System.Collections.Concurrent;
 using FramePin.Server.Configuration;
 using FramePin.Server.Machines;
-using FramePin.Server.Sessions;
 using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
 using FramePin.V1;
 using Lease = FramePin.Server.Sessions.Lease;
 

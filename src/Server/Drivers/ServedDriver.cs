@@ -5,8 +5,8 @@ using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.V1;
-using Lease = FramePin.Server.Sessions.Lease;
 using Errno = FramePin.Core.Abi.Errno;
+using Lease = FramePin.Server.Sessions.Lease;
 
 namespace FramePin.Server.Drivers;
 

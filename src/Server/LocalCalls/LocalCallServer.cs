@@ -89,8 +89,11 @@ internal sealed class LocalCallServer(
         var isTooMany = _connections.Count > options.Limits.LocalConnectionsMax;
         try
         {
-            new Thread(() => Run(connection, ended, isTooMany), StackBytes) { IsBackground = true,
-                Name = "local calls" }.Start();
+            new Thread(() => Run(connection, ended, isTooMany), StackBytes)
+            {
+                IsBackground = true,
+                Name = "local calls"
+            }.Start();
         }
         catch
         {

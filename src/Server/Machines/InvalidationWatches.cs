@@ -40,9 +40,13 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
             _isUsed = true;
             _watches.Add(watch);
             watch.Tell(
-                new InvalidationEvent { Kind = InvalidationKind.Opened, Revision = resumeAfter > 0
+                new InvalidationEvent
+                {
+                    Kind = InvalidationKind.Opened,
+                    Revision = resumeAfter > 0
                     ? resumeAfter
-                    : _revision });
+                    : _revision
+                });
             if (resumeAfter > 0) TellMissed(watch, resumeAfter);
         }
 
@@ -133,7 +137,13 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
         var start = Math.Max(watch.Range.Start, range.Start);
         var end = Math.Min(watch.Range.End, range.End);
         if (watch.Space != space || start >= end) return null;
-        return new InvalidationEvent { Kind = kind, Revision = revision, Cause = cause, Start = start,
-            Length = end - start };
+        return new InvalidationEvent
+        {
+            Kind = kind,
+            Revision = revision,
+            Cause = cause,
+            Start = start,
+            Length = end - start
+        };
     }
 }

@@ -28,8 +28,11 @@ internal static class Refusals
     /// <summary>A named limit would be passed.</summary>
     public static RpcException Limit(string limit, ulong value, ulong asked)
     {
-        var violation = new QuotaFailure.Types.Violation { Subject = limit,
-            Description = $"{asked} asked, {value} allowed" };
+        var violation = new QuotaFailure.Types.Violation
+        {
+            Subject = limit,
+            Description = $"{asked} asked, {value} allowed"
+        };
         return Build(
             StatusCode.ResourceExhausted, "LIMIT_EXCEEDED", $"{limit} is {value}, the request needs {asked}",
             [("limit", limit), ("limit_value", Text(value)), ("asked", Text(asked))],

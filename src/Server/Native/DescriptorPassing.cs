@@ -63,8 +63,13 @@ internal static unsafe partial class DescriptorPassing
             };
             // SAFETY: the header points to this stack frame only, which outlives the call; the descriptor is held open.
             var part = new IoVector { Base = &status, Length = 1 };
-            var message = new MessageHeader { Parts = &part, PartCount = 1, Control = &control,
-                ControlLength = (nuint)sizeof(OneDescriptor) };
+            var message = new MessageHeader
+            {
+                Parts = &part,
+                PartCount = 1,
+                Control = &control,
+                ControlLength = (nuint)sizeof(OneDescriptor)
+            };
             if (sendmsg((int)socket.Handle, &message, NoSignal) != 1)
                 throw new Win32Exception(Marshal.GetLastPInvokeError(), "sending the machine's memory");
         }

@@ -1,6 +1,6 @@
-using FramePin.Drivers;
 using FramePin.Core.Addressing;
 using FramePin.Core.Frames;
+using FramePin.Drivers;
 using FramePin.Tests.Support;
 using FramePin.V1;
 using Machine = FramePin.Core.Machines.Machine;

@@ -1,7 +1,7 @@
-using FramePin.Drivers;
-using FramePin.Drivers.VideoBuf2;
 using FramePin.Core.Abi;
 using FramePin.Core.Backing;
+using FramePin.Drivers;
+using FramePin.Drivers.VideoBuf2;
 using FramePin.Tests.Support;
 using Xunit;
 using Errno = FramePin.Drivers.Errno;

@@ -1,9 +1,9 @@
 using FramePin.Client;
+using FramePin.Core.Backing;
 using FramePin.Drivers;
 using FramePin.Drivers.ExynosG2d;
 using FramePin.Drivers.OmapVout;
 using FramePin.Drivers.VideoBuf2;
-using FramePin.Core.Backing;
 using FramePin.Tests.Support;
 using FramePin.V1;
 using Xunit;
@@ -220,11 +220,20 @@ public sealed class OldDriverRowTests(DaemonFixture daemon) : IClassFixture<Daem
 
     private static async Task SetUpAsync(KernelRig rig, DriverHandle file)
     {
-        var format = new V4l2Format { Type = V4l2.BufferType.Output, Width = 64, Height = 64,
-            PixelFormat = V4l2.FourCc("YUYV") };
+        var format = new V4l2Format
+        {
+            Type = V4l2.BufferType.Output,
+            Width = 64,
+            Height = 64,
+            PixelFormat = V4l2.FourCc("YUYV")
+        };
         Assert.Equal(Errno.None, (await file.IoctlAsync(rig.SpaceName, V4l2.SetFormat, format)).Errno);
-        var request = new V4l2RequestBuffers { Count = 3, Type = V4l2.BufferType.Output,
-            Memory = (uint)Vb2Memory.UserPtr };
+        var request = new V4l2RequestBuffers
+        {
+            Count = 3,
+            Type = V4l2.BufferType.Output,
+            Memory = (uint)Vb2Memory.UserPtr
+        };
         Assert.Equal(3U, (await file.IoctlAsync(rig.SpaceName, V4l2.RequestBuffers, request)).Answer.Count);
     }
 
@@ -275,8 +284,12 @@ public sealed class OldDriverRowTests(DaemonFixture daemon) : IClassFixture<Daem
         }
 
         list.Buffers.Add(
-            new G2dBufferRegister { Offset = G2dRegisters.SourceBase | G2dRegisters.UserPointer, UserPointer = source,
-                Size = sourceSize });
+            new G2dBufferRegister
+            {
+                Offset = G2dRegisters.SourceBase | G2dRegisters.UserPointer,
+                UserPointer = source,
+                Size = sourceSize
+            });
         list.Buffers.Add(new G2dBufferRegister
         {
             Offset = G2dRegisters.DestinationBase | G2dRegisters.UserPointer,

@@ -27,8 +27,17 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         foreach (var (name, pages) in new[] { (space, 4UL), (space, 0UL), ($"{machine}/addressSpaces/none", 1UL),
             ("", 1UL), (space, 2UL) })
             pins.Operations.Add(
-                new PinOperation { Pin = new PinRange { AddressSpace = name, Start = At, Pages = pages, Write = true,
-                    WithFrames = true } });
+                new PinOperation
+                {
+                    Pin = new PinRange
+                    {
+                        AddressSpace = name,
+                        Start = At,
+                        Pages = pages,
+                        Write = true,
+                        WithFrames = true
+                    }
+                });
         var answers = await AskAsync(stream, pins);
         Assert.Equal(
             [StatusCode.OK, StatusCode.InvalidArgument, StatusCode.NotFound, StatusCode.InvalidArgument, StatusCode.OK],
@@ -56,8 +65,13 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
             stream, new PinBatch { Sequence = 1, Machine = machine, Operations = { pin } }))[0].FrameVector;
         var unpin = new PinOperation { UnpinVector = new UnpinVector { FrameVector = held, Hold = 7 } };
         var answers = await AskAsync(
-            stream, new PinBatch { Sequence = 2, Machine = machine, Attachment = $"{machine}/attachments/gone",
-                Operations = { pin, unpin } });
+            stream, new PinBatch
+            {
+                Sequence = 2,
+                Machine = machine,
+                Attachment = $"{machine}/attachments/gone",
+                Operations = { pin, unpin }
+            });
         Assert.Equal((int)StatusCode.NotFound, answers[0].Refusal.Code);
         Assert.Equal(("", 1UL), (ReasonOf(answers[1]), answers[1].Frames));
         answers = await AskAsync(

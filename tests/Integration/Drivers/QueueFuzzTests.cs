@@ -63,8 +63,13 @@ public sealed class QueueFuzzTests(DaemonFixture daemon, ITestOutputHelper outpu
     private static async Task<(string What, Errno Errno)> StepAsync(
         V4l2Device device, VividRig rig, Random random, List<string> exported)
     {
-        var memory = random.Next(10) switch { 0 => 77U, 1 => (uint)Vb2Memory.Mmap, 2 => (uint)Vb2Memory.DmaBuf,
-            _ => (uint)Vb2Memory.UserPtr };
+        var memory = random.Next(10) switch
+        {
+            0 => 77U,
+            1 => (uint)Vb2Memory.Mmap,
+            2 => (uint)Vb2Memory.DmaBuf,
+            _ => (uint)Vb2Memory.UserPtr
+        };
         var index = (uint)random.Next(6);
         switch (random.Next(24))
         {

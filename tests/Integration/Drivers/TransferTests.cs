@@ -1,9 +1,9 @@
 using System.Globalization;
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
 using FramePin.Drivers;
 using FramePin.Drivers.VideoBuf2;
 using FramePin.Drivers.Vivid;
-using FramePin.Core.Abi;
-using FramePin.Core.Addressing;
 using FramePin.Tests.Support;
 using Xunit;
 using Errno = FramePin.Drivers.Errno;

@@ -172,8 +172,12 @@ public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFi
         text += $"   PREPARE_BUF good: {await PrepareAsync(rig, 0, At)} | QBUF after PREPARE same ptr: {await QueueAsync(rig, 0, At, Size)}"
             + $" | PREPARE_BUF idx1 hole: {await PrepareAsync(rig, 1, 0x5000_0000)} | PREPARE NULL: {await PrepareAsync(rig, 1, 0)}\n";
         await FreeAsync(rig);
-        var create = new V4l2CreateBuffers { Count = 2, Memory = UserPtr,
-            Format = (await device.GetFormatAsync()).Format };
+        var create = new V4l2CreateBuffers
+        {
+            Count = 2,
+            Memory = UserPtr,
+            Format = (await device.GetFormatAsync()).Format
+        };
         var (errno, created) = await device.IoctlAsync(V4l2.CreateBuffers, create);
         text += $"   CREATE_BUFS USERPTR 2: {Text(errno)} count {created.Count} index {created.Index}\n";
         await FreeAsync(rig);
@@ -328,8 +332,12 @@ public sealed partial class VividLifecycleTests(DaemonFixture daemon) : IClassFi
     private static async Task<string> PrepareAsync(VividRig rig, uint index, ulong address)
     {
         var before = rig.Pins;
-        var buffer = new V4l2Buffer { Index = index, Memory = UserPtr,
-            Planes = { new V4l2Plane { UserPointer = address, Length = Size } } };
+        var buffer = new V4l2Buffer
+        {
+            Index = index,
+            Memory = UserPtr,
+            Planes = { new V4l2Plane { UserPointer = address, Length = Size } }
+        };
         var (errno, _) = await rig.Device.PrepareAsync(buffer);
         return errno == Errno.None ? $"ok pin {Delta(before, rig)}" : errno.ToString();
     }

@@ -1,14 +1,14 @@
 using System.Globalization;
 using System.Text;
-using FramePin.Drivers;
-using FramePin.Drivers.VideoBuf2;
-using FramePin.Drivers.Vivid;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Machines;
 using FramePin.Core.Syscalls;
 using FramePin.Core.Vmas;
+using FramePin.Drivers;
+using FramePin.Drivers.VideoBuf2;
+using FramePin.Drivers.Vivid;
 using FramePin.Tests.Support;
 using Xunit;
 using Errno = FramePin.Drivers.Errno;
@@ -216,9 +216,13 @@ public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<Dae
     {
         var isContig = row.Contains(" pf ", StringComparison.Ordinal);
         await rig.ServeAsync(
-            "video1", new VividOptions { Allocator = isContig
+            "video1", new VividOptions
+            {
+                Allocator = isContig
                 ? VividAllocator.DmaContig
-                : VividAllocator.Vmalloc, FramesPerSecond = 0 });
+                : VividAllocator.Vmalloc,
+                FramesPerSecond = 0
+            });
         await using var other = await rig.OpenAsync("video1", rig.SpaceName);
         Assert.Equal(2U, (await other.RequestBuffersAsync(2, (uint)Vb2Memory.Mmap)).Answer.Count);
         var (_, buffer) = await other.QueryAsync(0);

@@ -250,8 +250,12 @@ public sealed class KernelSelfTests
                 Assert.Equal(lab.ViewAt(At).Pfn, lab.ViewAt(Beside).Pfn);
                 return 512;
             default:
-                var kind = memory switch { "memfd" => FileKind.Shmem, "tmpfile" => FileKind.Disk,
-                    _ => FileKind.HugeTlb };
+                var kind = memory switch
+                {
+                    "memfd" => FileKind.Shmem,
+                    "tmpfile" => FileKind.Disk,
+                    _ => FileKind.HugeTlb
+                };
                 var pages = kind == FileKind.HugeTlb ? 512 : 1;
                 var file = lab.Machine.CreateFile(
                     $"/{memory}", kind, (ulong)pages * Lab.Page, kind == FileKind.HugeTlb ? 9 : 0)!;

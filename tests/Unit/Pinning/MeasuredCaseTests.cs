@@ -4,9 +4,9 @@ using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
+using FramePin.Core.Frames;
 using FramePin.Core.Inspection;
 using FramePin.Core.Kernel;
-using FramePin.Core.Frames;
 using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
 using FramePin.Tests.Support;
@@ -326,18 +326,18 @@ public sealed partial class MeasuredCaseTests
 
     private static GupFlags FlagsOf(string names) =>
         names.Split('|').Aggregate(GupFlags.None, (flags, name) => flags | name switch
-    {
-        "W" or "WRITE" => GupFlags.Write,
-        "LT" or "LONGTERM" => GupFlags.LongTerm,
-        "F" or "FORCE" => GupFlags.Force,
-        "HWP" or "HWPOISON" => GupFlags.HwPoison,
-        "DUMP" => GupFlags.Dump,
-        "ANON" => GupFlags.Anon,
-        "NOWAIT" => GupFlags.NoWait,
-        "NOFAULT" => GupFlags.NoFault,
-        "r" => GupFlags.None,
-        _ => throw new FormatException(names),
-    });
+        {
+            "W" or "WRITE" => GupFlags.Write,
+            "LT" or "LONGTERM" => GupFlags.LongTerm,
+            "F" or "FORCE" => GupFlags.Force,
+            "HWP" or "HWPOISON" => GupFlags.HwPoison,
+            "DUMP" => GupFlags.Dump,
+            "ANON" => GupFlags.Anon,
+            "NOWAIT" => GupFlags.NoWait,
+            "NOFAULT" => GupFlags.NoFault,
+            "r" => GupFlags.None,
+            _ => throw new FormatException(names),
+        });
 
     private static string Raw(GupResult result) => result.Raw.ToString(CultureInfo.InvariantCulture);
 

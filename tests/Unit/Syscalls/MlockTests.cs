@@ -1,8 +1,8 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
-using FramePin.Core.Kernel;
 using FramePin.Core.Frames;
+using FramePin.Core.Kernel;
 using FramePin.Core.Syscalls;
 using FramePin.Core.Vmas;
 using FramePin.Tests.Support;

@@ -49,8 +49,14 @@ public sealed class SyscallRowTests
     {
         using var lab = new Lab();
         var file = lab.Machine.CreateFile("/f", FileKind.Shmem, Page)!;
-        var request = new MmapRequest { Length = Page, Prot = Rw, Flags = MapFlags.Shared, File = file,
-            OpenedForWrite = false };
+        var request = new MmapRequest
+        {
+            Length = Page,
+            Prot = Rw,
+            Flags = MapFlags.Shared,
+            File = file,
+            OpenedForWrite = false
+        };
         Assert.Equal(Errno.EACCES, lab.Machine.Mmap(lab.Space, request).Error);
         Assert.Equal(
             Errno.EACCES, lab.Machine.Mmap(

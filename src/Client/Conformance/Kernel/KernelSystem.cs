@@ -179,7 +179,8 @@ public sealed partial class KernelSystem : IMemorySystem
                 tracee.Exit();
                 if (_rings.Remove(step.Process, out var ring)) ring.Dispose();
                 return freed.StartsWith('-') ? "ok" : "ok, unregistered";
-            case StepKind.Truncate: return IsMissing(a)
+            case StepKind.Truncate:
+                return IsMissing(a)
                 ? "-EBADF"
                 : Text(tracee.Call(SystemCall.Ftruncate, _descriptors[a], b));
             case StepKind.PunchHole:

@@ -57,8 +57,12 @@ public sealed partial class FramePinSystem : IMemorySystem
         };
         _log = keepsLog ? new MemoryStream() : null;
         _machine = new Machine("conformance", options, _log is null ? null : new MachineLog(_log, options));
-        var layout = new AddressSpaceLayout { MmapBase = initial.MmapBase, StartBrk = initial.StartBrk,
-            DataSize = initial.DataSize };
+        var layout = new AddressSpaceLayout
+        {
+            MmapBase = initial.MmapBase,
+            StartBrk = initial.StartBrk,
+            DataSize = initial.DataSize
+        };
         var task = new TaskState
         {
             CanLockMemory = initial.IsPrivileged,
@@ -162,7 +166,8 @@ public sealed partial class FramePinSystem : IMemorySystem
             case StepKind.Mmap: return Mmap(space, step);
             case StepKind.Munmap: return Text(_machine.Call(new MunmapCall(space, a, b)));
             case StepKind.Mprotect: return Text(_machine.Call(new MprotectCall(space, a, b, (Prot)c)));
-            case StepKind.Mremap: return Text(
+            case StepKind.Mremap:
+                return Text(
                 _machine.Call(new MremapCall(space, a, b, c, (MremapFlags)step.D, step.E)));
             case StepKind.Madvise: return Text(_machine.Call(new MadviseCall(space, a, b, (Advice)c)));
             case StepKind.Mlock: return Text(_machine.Call(new MlockCall(space, a, b, (uint)c)));
@@ -191,7 +196,8 @@ public sealed partial class FramePinSystem : IMemorySystem
                 _machine.ExitProcess(space);
                 return freed ? "ok, unregistered" : "ok";
             case StepKind.Truncate: return Text(File(a) is { } t ? Truncate(t, a, b) : Errno.EBADF);
-            case StepKind.PunchHole: return Text(
+            case StepKind.PunchHole:
+                return Text(
                 File(a) is { } p && IsWritable(a) ? _machine.Call(new PunchHoleCall(p, b, c)) : Errno.EBADF);
             case StepKind.FileWrite: return FileWrite(step);
             case StepKind.FileRead: return FileRead(step);
@@ -200,7 +206,8 @@ public sealed partial class FramePinSystem : IMemorySystem
             case StepKind.RegisteredRead: return RegisteredCopy(step.Process, a, null);
             case StepKind.RegisteredWrite: return RegisteredCopy(step.Process, a, (byte)b);
             case StepKind.Unregister: return Unregister(step.Process) ? "0x0" : "-ENXIO";
-            case StepKind.Vmsplice: return _pipe.Count > 0
+            case StepKind.Vmsplice:
+                return _pipe.Count > 0
                 ? "pipe full"
                 : Text(_machine.Vmsplice(space, a, b, PipePages, _pipe));
             case StepKind.Drain: return Drain();

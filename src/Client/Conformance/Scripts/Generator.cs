@@ -199,7 +199,8 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
             case StepKind.Mseal: return new Step(process, kind, address, length);
             case StepKind.Load: return new Step(process, kind, address + PickOffset());
             case StepKind.Store: return new Step(process, kind, address + PickOffset(), PickByte());
-            case StepKind.Fork: return _processes < (_focus == ScriptFocus.Everything
+            case StepKind.Fork:
+                return _processes < (_focus == ScriptFocus.Everything
                 ? MaxProcesses
                 : MaxProcesses + 1) ? new Step(process, kind) : null;
             case StepKind.Exit: return process > 0 ? new Step(process, kind) : null;
@@ -207,9 +208,11 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
             case StepKind.PunchHole:
                 return new Step(
                     process, kind, PickFile(), (ulong)_random.Next(0, 16) * Page, (ulong)_random.Next(1, 5) * Page);
-            case StepKind.FileWrite: return new Step(
+            case StepKind.FileWrite:
+                return new Step(
                 process, kind, PickFile(), (ulong)_random.Next(0, 18) * Page, PickByte());
-            case StepKind.FileRead: return new Step(
+            case StepKind.FileRead:
+                return new Step(
                 process, kind, Pick<ulong>([0, 1, 6]), (ulong)_random.Next(0, 18) * Page);
             case StepKind.Seal: return new Step(process, kind, 0);
             case StepKind.RegisteredRead: return new Step(process, kind, (ulong)_random.Next(0, 4) * Page);
@@ -223,11 +226,13 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
             case StepKind.Limit: return Limit(process);
             case StepKind.UffdRegister:
                 return UffdRegister(process, areas, address, (length + Page - 1) & ~(Page - 1));
-            case StepKind.UffdUnregister: return new Step(
+            case StepKind.UffdUnregister:
+                return new Step(
                 process, kind, Registered(areas, address), (length + Page - 1) & ~(Page - 1));
             case StepKind.UffdCopy: return new Step(process, kind, Registered(areas, address), PickByte());
             // Where reads do not map the zero page nobody knows what this does.
-            case StepKind.UffdZero: return initial.UsesZeroPage
+            case StepKind.UffdZero:
+                return initial.UsesZeroPage
                 ? new Step(process, kind, Registered(areas, address))
                 : null;
             case StepKind.UffdProtect:

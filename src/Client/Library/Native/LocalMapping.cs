@@ -90,8 +90,13 @@ internal sealed unsafe partial class LocalMapping : IDisposable
         OneDescriptor control = default;
         // SAFETY: everything that the header points to lies on this stack frame, which outlives the call.
         var part = new IoVector { Base = &status, Length = 1 };
-        var message = new MessageHeader { Parts = &part, PartCount = 1, Control = &control,
-            ControlLength = (nuint)sizeof(OneDescriptor) };
+        var message = new MessageHeader
+        {
+            Parts = &part,
+            PartCount = 1,
+            Control = &control,
+            ControlLength = (nuint)sizeof(OneDescriptor)
+        };
         var got = recvmsg((int)socket.Handle, &message, CloseOnExec);
         if (got < 0) throw new Win32Exception(Marshal.GetLastPInvokeError(), "receiving the machine's memory");
         if (got == 0) throw new IOException("the daemon closed the attach socket");
