@@ -431,8 +431,8 @@ public sealed class LocalCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.True(await idle.ResponseStream.MoveNext(CancellationToken.None).WaitAsync(Patience));
         var next = idle.ResponseStream.MoveNext(CancellationToken.None);
         await own.StopAsync().WaitAsync(Patience);
-        var refusal = await Assert.ThrowsAsync<FramePinException>(() => driver.Ended.WaitAsync(Patience));
-        Assert.Equal((StatusCode.Unavailable, "the daemon is ending"), (refusal.StatusCode, refusal.Message));
+        var refusal = await Assert.ThrowsAsync<RpcException>(() => driver.Ended.WaitAsync(Patience));
+        Assert.Equal((StatusCode.Unavailable, "the daemon is ending"), (refusal.StatusCode, refusal.Status.Detail));
         Assert.Equal(
             StatusCode.Cancelled, (await Assert.ThrowsAsync<RpcException>(() => next.WaitAsync(Patience))).StatusCode);
         await Task.WhenAny(call).WaitAsync(Patience);
