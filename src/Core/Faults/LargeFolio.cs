@@ -37,8 +37,7 @@ internal static class LargeFolio
         var order = frames.OrderOf(head);
         var maps = new int[1 << order];
         var locks = new ushort[1 << order];
-        var mayDrop = dropsZeroes && kernel.UsesZeroPage && kernel.Profile.SplitDropsZeroes
-            && !Mlock.IsLocked(kernel, head);
+        var mayDrop = dropsZeroes && kernel.Profile.SplitDropsZeroes && !Mlock.IsLocked(kernel, head);
         var leaves = Rmap.Entries(kernel, head);
         Debug.Assert(leaves.Count == frames[head].MapCount, "an entry of the folio was not found");
         foreach (var (vma, address) in leaves)

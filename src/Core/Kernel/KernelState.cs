@@ -59,7 +59,9 @@ internal sealed partial class KernelState : IDisposable
         return true;
     }
 
-    /// <summary>Reads of untouched anonymous memory map the zero page.</summary>
+    /// <summary>
+    /// Reads of untouched anonymous memory map the zero page. A split of a large folio does so in any case.
+    /// </summary>
     public bool UsesZeroPage { get; init; } = true;
 
     /// <summary>Disk file systems keep pages without contents (<see cref="Backing.MemoryFile.NoteUnread"/>).</summary>

@@ -31,7 +31,7 @@ public sealed record MachineOptions
     public ThpMode Thp { get; init; } = ThpMode.MAdvise;
 
     /// <summary>
-    /// A read of untouched anonymous memory maps the zero page. False where it gets a page of its own
+    /// A read of untouched anonymous memory maps the zero page. False where a read gets a page of its own
     /// (mm_forbids_zeropage), as on some virtualised hosts.
     /// </summary>
     public bool UsesZeroPage { get; init; } = true;
