@@ -64,6 +64,28 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         Assert.Equal(state.Statistics.PinsAcquired, state.Statistics.PinsReleased);
     }
 
+    /// <summary>
+    /// The fast path takes a present page of a write-only area, which the slow path refuses to read (found by
+    /// FuzzTests, seed 1956044090).
+    /// </summary>
+    [Fact]
+    public async Task A_refusal_takes_no_page_where_the_fast_path_would_take_one()
+    {
+        var (machine, space) = await daemon.CreateAsync();
+        await daemon.MapAsync(space, At, 1);
+        var protect = new MprotectCall { Address = At, Length = 4096, Prot = 2 };
+        var call = new CallRequest { AddressSpace = space, Call = new MemoryCall { Mprotect = protect } };
+        Assert.Equal(0U, (await daemon.Client.AddressSpaces.CallAsync(call)).Errno);
+        var request = new PinRequest { AddressSpace = space, Start = At, Pages = 2 };
+        var pin = await daemon.Client.Pinning.PinAsync(request);
+        Assert.Equal(1UL, pin.Frames);
+        await daemon.Client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pin.FrameVector });
+        var before = daemon.MachineOf(machine).Digest();
+        request.AllOrNothing = true;
+        Assert.Equal("PARTIAL_PIN", (await Refused(daemon.Client.Pinning.PinAsync(request))).Reason);
+        Assert.Equal(before, daemon.MachineOf(machine).Digest());
+    }
+
     [Fact]
     public async Task An_errno_travels_with_its_number_and_name()
     {

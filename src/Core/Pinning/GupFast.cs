@@ -81,6 +81,11 @@ internal static class GupFast
         }
     }
 
+    /// <summary>Whether the fast path takes the page of <paramref name="entry"/>. Under the turn.</summary>
+    public static bool Takes(KernelState kernel, ulong entry, GupFlags flags) =>
+        Decide(kernel.Profile, entry, flags) == Verdict.Take
+        && ((flags & GupFlags.LongTerm) == 0 || Pte.PfnOf(entry).Value < kernel.Memory.MovableStart);
+
     private static long Walk<TCounts>(
         KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector,
         CountMode mode)

@@ -9,6 +9,10 @@ namespace FramePin.Core.Pinning;
 /// How many pages a long-term pin would be allowed to take, before anything is faulted in: by the areas, the ends of
 /// their files and guard markers. Eras C and D; the older ones answer <paramref name="Count"/>. Faults may still fail.
 /// </summary>
+/// <remarks>
+/// The first pages are those of the fast path, which looks at no area: it takes a present page of a write-only one
+/// (mm/gup.c: gup_fast).
+/// </remarks>
 /// <param name="Space">The address space.</param>
 /// <param name="Start">Address in bytes.</param>
 /// <param name="Count">Pages.</param>
@@ -24,12 +28,15 @@ public readonly record struct PinnableQuery(SpaceId Space, ulong Start, long Cou
         var full = Flags | GupFlags.Pin | GupFlags.LongTerm;
         if (kernel.Profile.Era == HelperEra.C) full |= GupFlags.Write | GupFlags.Force;
         var address = Start & PageGeometry.PageMask;
+        var isFast = true;
         for (var page = 0L; page < Count; page++, address += PageGeometry.PageSize)
         {
             if (space.Exited || address >= PageGeometry.TaskSize || space.Vmas.Find(address) is not { } vma)
                 return (page, StopReason.Hole);
-            if (VmaCheck.Check(kernel, vma, full, out var reason) != Errno.None) return (page, reason);
             var entry = space.PageTable.Read(address);
+            isFast = isFast && GupFast.Takes(kernel, entry, full);
+            if (isFast) continue;
+            if (VmaCheck.Check(kernel, vma, full, out var reason) != Errno.None) return (page, reason);
             if ((entry & Pte.Marker) != 0) return (page, StopReason.FaultFailed);
             var isBehindEnd = vma.File is { } file && vma.IndexOf(address) >= PageGeometry.PagesOf(file.Size);
             if (isBehindEnd && !Pte.IsMapped(entry)) return (page, StopReason.FaultFailed);
