@@ -111,7 +111,7 @@ internal static class CoreGrowth
         {
             machine.Madvise(space, 4 * At, 2 * pages * Page, Advice.DontNeed);
             for (var i = 0UL; i < 2 * pages; i++) machine.Touch(space, (4 * At) + (i * Page), isWrite: true);
-            // What is left lies below free frames, and so moves.
+            // The pages left lie below free frames, and so move.
             machine.Madvise(space, (4 * At) + (pages * Page), pages * Page, Advice.DontNeed);
             var child = machine.Fork(space, "child", out _)!;
             var start = Stopwatch.GetTimestamp();

@@ -147,7 +147,7 @@ internal static class DriverFrames
     }
 
     /// <summary>
-    /// What a page costs the daemon, all else alike: the driver fills as much of a small buffer as of a large one, 256
+    /// Cost of a page in the daemon, all else alike: the driver fills as much of a small buffer as of a large one, 256
     /// bytes, or a picture of 16 MiB, which leaves the caches cold to whoever looks at page tables next. As fast as it
     /// goes.
     /// </summary>

@@ -9,7 +9,7 @@ using File = System.IO.File;
 namespace FramePin.Benchmarks;
 
 /// <summary>
-/// What the wire adds: medians of calls that alternate on one connection to a daemon process, spans on.
+/// Cost of the wire: medians of calls that alternate on one connection to a daemon process, spans on.
 /// </summary>
 internal sealed record WireRow(string What, double EmptyMicroseconds, double Microseconds)
 {
@@ -169,7 +169,7 @@ internal static class WirePins
             }
         }
 
-        // What is still held is given back, and counts with the pins it belongs to.
+        // Frames still held are given back. They count with their pins.
         while (held.Count > 0)
         {
             var batch = new PinBatch { Sequence = next(), AddressSpace = space };

@@ -46,7 +46,7 @@ internal sealed class ExceptionList
         entries.Keys.GroupBy(key => key.Guard).ToDictionary(group => group.Key, group => group.Count());
 
     /// <summary>
-    /// What is wrong: findings without an entry, findings above their entry, entries without a finding.
+    /// The faults: findings without an entry, findings above their entry, entries without a finding.
     /// </summary>
     public IReadOnlyList<string> Judge(string guard, IReadOnlyCollection<Finding> findings)
     {

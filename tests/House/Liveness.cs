@@ -54,7 +54,7 @@ internal sealed class Liveness
     }
 
     /// <summary>
-    /// What runs without being named: entry points, overrides, implementations, and what a package promises.
+    /// Members that run without being named: entry points, overrides, implementations, and what a package promises.
     /// </summary>
     private static bool IsRoot(SourceProject project, ISymbol symbol)
     {

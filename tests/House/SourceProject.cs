@@ -87,7 +87,7 @@ internal sealed class SourceProject
     }
 
     /// <summary>
-    /// What the build wrote for the compiler: global usings, friends of the assembly, messages of protos.
+    /// Sources that the build wrote for the compiler: global usings, friends of the assembly, messages of protos.
     /// </summary>
     private static IEnumerable<SyntaxTree> Generated(string file)
     {

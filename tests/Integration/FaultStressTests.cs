@@ -23,7 +23,7 @@ public sealed class FaultStressTests(DaemonFixture daemon) : IClassFixture<Daemo
         await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
         await rig.EndHandlerAsync();
         using var stop = new CancellationTokenSource();
-        // Who gives a call up that was answered already learns of no vector: its lease gives that back.
+        // A client that gives up an answered call learns of no vector. Its lease gives the vector back.
         var lease = await FramePinLease.OpenAsync(Client, rig.Machine, "clients");
         var handling = HandleAsync(rig, stop.Token);
         var working = Enumerable.Range(0, clients).Select(

@@ -80,7 +80,7 @@ public sealed class LeaseTests : IAsyncLifetime
         var closed = await _client.Leases.CloseLeaseAsync(close);
         Assert.Equal((1u, 2UL), (closed.FrameVectors, closed.PinnedPages));
         Assert.Equal(closed, await _client.Leases.CloseLeaseAsync(close));
-        // What the machine owns is nobody's lease's business.
+        // A vector of the machine belongs to no lease.
         var left = await _client.Pinning.ListFrameVectorsAsync(new ListFrameVectorsRequest());
         Assert.Equal("", Assert.Single(left.FrameVectors).Lease);
         await _client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = left.FrameVectors[0].Name });

@@ -133,7 +133,7 @@ public sealed class LocalMemoryTests(ITestOutputHelper output) : IAsyncLifetime
             Assert.Equal((place, 99), (Place(again), again.Bytes[5 * 4096]));
         }
 
-        // What is in use outlives the attachment, and ends for good when it is given up.
+        // A mapping in use outlives the attachment, and ends for good when it is given up.
         machine.Dispose();
         frames.Bytes[0] = 1;
         frames.Dispose();

@@ -194,7 +194,7 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         var listed = await daemon.Client.Pinning.ListFrameVectorsAsync(
             new ListFrameVectorsRequest { Parent = machine });
         Assert.Equal(2, listed.FrameVectors.Count);
-        // What was acknowledged is forgotten, and a gap in the count is no message of this session.
+        // Acknowledged answers are forgotten, and a gap in the count is no message of this session.
         await again.RequestStream.WriteAsync(Batch(1, 1));
         await Assert.ThrowsAsync<RpcException>(
             () => again.ResponseStream.MoveNext(TestContext.Current.CancellationToken));
@@ -255,7 +255,7 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
             Thp = ThpMode.Madvise
         };
         var machine = await daemon.Client.Machines.CreateMachineAsync(new CreateMachineRequest { Spec = spec });
-        // What was left open is answered with what it became.
+        // The answer holds the defaults of the fields that were left out.
         spec.QuarantineBytesMax = 256UL << 20;
         spec.QuarantinePolicy = QuarantinePolicy.Fence;
         Assert.Equal(spec, machine.Spec);

@@ -14,7 +14,7 @@ using StatusCode = Grpc.Core.StatusCode;
 namespace FramePin.Tests.Integration;
 
 /// <summary>
-/// What only a daemon of its own can show: traces over OTLP, shutdown under load, clients in another language.
+/// Tests that need a daemon of their own: traces over OTLP, shutdown under load, clients in another language.
 /// </summary>
 public sealed class ProcessTests
 {

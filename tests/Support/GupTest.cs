@@ -8,7 +8,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Tests.Support;
 
 /// <summary>
-/// What an ioctl of gup_test answered: the errno of the ioctl itself, and the bytes that it stepped over.
+/// Answer of an ioctl of gup_test: the errno of the ioctl itself, and the bytes that it stepped over.
 /// </summary>
 /// <param name="Error">Almost always none: a pin that failed shows in the size only.</param>
 /// <param name="Bytes">Bytes stepped; a short call counts its whole chunk.</param>

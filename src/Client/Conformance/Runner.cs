@@ -147,8 +147,8 @@ public static class Runner
             {
                 var deviation = Deviations.Find(divergence);
                 if (deviation is not null) report.Count(deviation);
-                // What the kernel itself does not answer twice came from something else on the machine: it is named,
-                // not hidden.
+                // An answer that the kernel does not give twice came from something else on the machine. The report
+                // names it.
                 else if (Shrinker.Replay(host, host.Profile, divergence.Steps) is null)
                     report.Unrepeated.Add((seed, divergence));
                 else report.Divergences.Add((seed, Shrinker.Shrink(host, host.Profile, divergence)));

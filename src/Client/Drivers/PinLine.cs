@@ -49,7 +49,7 @@ internal sealed class PinLine(
         }
         catch (RpcException)
         {
-            // It may have run: its number is not to be another message's. What it pinned goes with the lease.
+            // The message may have run, so no other message gets its number. Its pins go with the lease.
             _sessions++;
             _sequence = 0;
             if (_ended.IsCancellationRequested) return null;
@@ -112,7 +112,7 @@ internal sealed class PinLine(
         }
         catch (Exception exception) when (exception is IOException or InvalidOperationException)
         {
-            // What a write to a stream that has broken throws; a read says the same by RpcException.
+            // A write to a broken stream throws this. A read of one throws RpcException.
             throw new RpcException(new Status(StatusCode.Unavailable, exception.Message, exception));
         }
 

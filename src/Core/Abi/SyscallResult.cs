@@ -1,7 +1,7 @@
 namespace FramePin.Core.Abi;
 
 /// <summary>
-/// What a call answered: a value (an address, a count, 0) or an errno, as a C function returns it. Outcomes are values
+/// Answer of a call: a value (an address, a count, 0) or an errno, as a C function returns it. Outcomes are values
 /// in Core; an exception means a bug of ours.
 /// </summary>
 public readonly record struct SyscallResult

@@ -95,8 +95,8 @@ public sealed class MemoryFile
     public bool HasHugePlacement => Kind is FileKind.Disk or FileKind.FsDax;
 
     /// <summary>
-    /// Who may write the file may learn by mincore which of its pages are cached; so may its owner and an administrator
-    /// (mm/mincore.c: can_do_mincore).
+    /// A task that may write the file may learn by mincore which of its pages are cached; so may the file's owner and
+    /// an administrator (mm/mincore.c: can_do_mincore).
     /// </summary>
     public bool OthersMayWrite { get; internal set; } = true;
 

@@ -83,7 +83,7 @@ internal sealed class SwapDevice(ulong bytes, PhysicalMemory memory)
     /// <summary>swap_duplicate: one more entry names the slot.</summary>
     public void Duplicate(ulong slot) => _slots[slot].Count++;
 
-    /// <summary>swap_free: one entry less. What is in the cache stays there.</summary>
+    /// <summary>swap_free: one entry less. A page in the cache stays there.</summary>
     public void Free(ulong slot)
     {
         var state = _slots[slot];

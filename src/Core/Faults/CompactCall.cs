@@ -8,7 +8,7 @@ namespace FramePin.Core.Faults;
 
 /// <summary>
 /// Memory compaction (mm/compaction.c: compact_zone): small movable folios from the bottom of a zone go to free frames
-/// at its top, until the two meet. What is pinned, or referenced otherwise, stays.
+/// at its top, until the two meet. A folio that is pinned, or referenced otherwise, stays.
 /// </summary>
 /// <returns>The folios moved.</returns>
 public readonly record struct CompactCall : ISyscall<CompactCall>, IInvalidating

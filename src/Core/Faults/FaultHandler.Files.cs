@@ -97,8 +97,8 @@ internal static partial class FaultHandler
 
     /// <summary>
     /// do_async_mmap_readahead: PG_reclaim, which MADV_PAGEOUT left on a dirty page, is the same bit as PG_readahead.
-    /// Who faults on the page takes it for the mark of a reader in sequence, and what is not cached behind it is read
-    /// (page_cache_async_ra). The pages that had to be read from the disk; null when nothing was done.
+    /// A fault on the page takes the bit for the mark of a sequential reader, and reads the pages behind it that are
+    /// not cached (page_cache_async_ra). The pages that had to be read from the disk; null when nothing was done.
     /// </summary>
     private static IReadOnlySet<ulong>? ReadAheadOfMarked(KernelState kernel, Vma vma, MemoryFile file, ulong index)
     {

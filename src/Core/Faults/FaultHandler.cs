@@ -149,7 +149,7 @@ internal static partial class FaultHandler
     }
 
     /// <summary>
-    /// handle_userfault of a missing page. What the kernel had prepared by then stays: the anon_vma of a write or a
+    /// handle_userfault of a missing page. The preparations made by then stay: the anon_vma of a write or a
     /// huge page, the table of a small one.
     /// </summary>
     private static VmFault Missing(KernelState kernel, in FaultRequest request, bool tableExists)
@@ -168,7 +168,7 @@ internal static partial class FaultHandler
     private static VmFault AskUserfaultfd(KernelState kernel, in FaultRequest request)
     {
         if (request.Vma.Uffd is not { } fd) return VmFault.SigBus;
-        // Who will not wait does not ask either.
+        // A fault that may not wait does not ask the handler.
         if ((request.Flags & FaultFlags.RetryNoWait) != 0 && kernel.Served.IsServed(fd)) return VmFault.Retry;
         // Its answer is the page itself, or a plain waking: either way the fault begins anew.
         var reply = kernel.Served.TakeOrAsk(

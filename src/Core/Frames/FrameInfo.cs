@@ -55,8 +55,8 @@ public enum FrameFlags : uint
 }
 
 /// <summary>
-/// What every walk over frames looks at, in an array of its own as the counts are: 8 bytes a frame, which a test
-/// asserts. Guarded by the machine's turn, but for the dirty bits, which an unpin sets without it.
+/// The fields that every walk over frames reads, in an array of its own as the counts are: 8 bytes a frame, which a
+/// test asserts. Guarded by the machine's turn, but for the dirty bits, which an unpin sets without it.
 /// </summary>
 [StructLayout(LayoutKind.Sequential)]
 internal struct FrameState

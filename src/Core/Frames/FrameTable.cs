@@ -94,7 +94,7 @@ internal sealed class FrameTable : IDisposable
     public void ClearCount(Pfn head) => _counts[head.Value] = 0;
 
     /// <summary>
-    /// What PIN adds to the count word for <paramref name="frames"/> frames of a folio of <paramref name="order"/>.
+    /// Addition of PIN to the count word for <paramref name="frames"/> frames of a folio of <paramref name="order"/>.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static long PinDelta(int order, long frames) =>

@@ -6,7 +6,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Kernel;
 
 /// <summary>
-/// What a handler outside makes of a fault of its device, as a driver's ->fault method answers
+/// Answer of a handler outside to a fault of its device, as of a driver's ->fault method
 /// (include/linux/mm_types.h: vm_fault_t).
 /// </summary>
 public enum FaultReply

@@ -11,7 +11,7 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Machines;
 
-/// <summary>The commands as methods over live objects, for callers that hold those: tests and comparisons.</summary>
+/// <summary>The commands as methods over live objects, for callers that hold those: the daemon and tests.</summary>
 public static class MachineCalls
 {
     public static AddressSpace? CreateAddressSpace(

@@ -310,7 +310,7 @@ internal static class GupFast
         if (isWrite && (entry & Pte.Write) == 0) return Verdict.Stop;
         if ((entry & Pte.Special) != 0) return Verdict.Stop;
 
-        // What follows the kernel finds out on the page, with its reference taken.
+        // The kernel reads the rest from the page, after it has taken a reference.
         if ((entry & Pte.Secret) != 0) return Verdict.TakeAndDrop;
         var isPin = (flags & GupFlags.Pin) != 0;
         if ((entry & Pte.NoMapping) != 0 && profile.MappinglessIsSlow) return Verdict.TakeAndDrop;

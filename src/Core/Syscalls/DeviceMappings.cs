@@ -8,7 +8,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>
-/// What a device's mmap method does: flags of the area and, for eager kinds, its entries. Under the turn.
+/// A device's mmap method: flags of the area and, for eager kinds, its entries. Under the turn.
 /// </summary>
 internal static class DeviceMappings
 {

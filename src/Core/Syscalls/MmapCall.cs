@@ -255,7 +255,7 @@ public readonly partial record struct MmapCall(
 
         if (hugeOrder > 0)
         {
-            // What was mapped there has given its huge pages back by now.
+            // The former mapping of the range has given its huge pages back by now.
             var reserve = ReserveHuge(kernel, file!, range, pageOffset, vmFlags);
             if (reserve != Errno.None) return SyscallResult.Fail(Dropped(kernel, file, reserve), isPartial);
         }

@@ -55,8 +55,8 @@ public readonly partial record struct MremapCall(
     }
 
     /// <summary>
-    /// remap_move: every area of the range moves, with the gaps between them; a gap at the start is -EFAULT. What was
-    /// moved before an error stays moved.
+    /// remap_move: every area of the range moves, with the gaps between them; a gap at the start is -EFAULT. Areas
+    /// moved before an error stay moved.
     /// </summary>
     private static SyscallResult MoveAll(KernelState kernel, AddressSpace space, Request request)
     {
@@ -218,7 +218,7 @@ public readonly partial record struct MremapCall(
             vma = space.Vmas.Find(request.Address)!;
         }
 
-        // What was unmapped may have been what was to move.
+        // The unmapped range may have held the area to move.
         if (space.Vmas.Find(request.Address) is not { } still) return SyscallResult.Fail(Errno.EFAULT, isPartial);
         vma = still;
         if (request.KeepsOld && Limits.CheckExpansion(space, vma.Flags, request.OldLength) != Errno.None)
@@ -290,7 +290,7 @@ public readonly partial record struct MremapCall(
     {
         foreach (var old in space.Vmas.Overlapping(request.Old))
         {
-            // What it keeps, when only a part of it was moved, stays locked as pages.
+            // The pages of the part that was not moved stay locked.
             if (old.Has(VmFlags.Locked)) space.UncountedUnlocks += old.Pages;
             old.Flags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
             if (old.Range == request.Old) old.TakeAnon(null, null);

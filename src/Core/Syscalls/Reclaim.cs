@@ -17,7 +17,7 @@ internal static class Reclaim
 {
     /// <summary>
     /// MADV_FREE: anonymous pages may be dropped from now on until somebody stores to them (madvise_free_pte_range).
-    /// They keep their contents until then. What is in swap is dropped at once.
+    /// They keep their contents until then. Pages in swap are dropped at once.
     /// </summary>
     public static void MarkLazyFree(KernelState kernel, AddressSpace space, Vma vma, AddressRange part) =>
         ForEachFolio(kernel, space, part, (slot, pages) =>
@@ -25,14 +25,14 @@ internal static class Reclaim
             var head = kernel.Memory.Frames.HeadOf(Pte.PfnOf(space.PageTable[slot]));
             var info = kernel.Memory.Frames[head];
             var isShared = slot.Order > 0 ? LargeFolio.IsMappedShared(kernel, head) : info.MapCount != pages;
-            // What somebody wrote through a pin is only the last user's to give away.
+            // A page that was written through a pin is given away only by its last user.
             var isUsed = (info.Flags & (FrameFlags.Dirty | FrameFlags.SwapCache)) != 0 || slot.Order > 0;
             if (isUsed && isShared) return;
             if ((info.Flags & FrameFlags.SwapCache) != 0 && !kernel.Swap!.TryDropCache(head)) return;
             for (var i = 0; i < pages; i++)
                 space.PageTable[slot with { Index = slot.Index + i }] &= ~(Pte.Dirty | Pte.Accessed);
             info.Flags &= ~FrameFlags.Dirty;
-            // What somebody has locked is on no list that it could be taken from (folio_mark_lazyfree: unevictable).
+            // A locked page is on no list of pages to reclaim (folio_mark_lazyfree: unevictable).
             if ((info.Flags & FrameFlags.Mlocked) == 0) info.Flags |= FrameFlags.LazyFree;
         }, onSwap: (ref ulong entry) => Drop(kernel, space, vma, ref entry));
 
@@ -91,7 +91,7 @@ internal static class Reclaim
         ForEachFolio(kernel, space, part, static (_, _) => { });
 
     /// <summary>
-    /// What MADV_FREE gave away, and droppable memory: gone, unless it was stored to since or somebody else uses it.
+    /// Drops pages of MADV_FREE and of droppable memory, unless they were stored to since or have another user.
     /// </summary>
     private static void Discard(KernelState kernel, AddressSpace space, Vma vma, LeafSlot slot, int pages)
     {

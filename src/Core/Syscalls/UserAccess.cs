@@ -9,7 +9,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>
-/// What a program's own loads and stores do: permission checks, stack growth, faults, signals. Under the turn.
+/// A program's own loads and stores: permission checks, stack growth, faults, signals. Under the turn.
 /// </summary>
 internal static class UserAccess
 {

@@ -11,7 +11,7 @@ public enum PendingSignal
 }
 
 /// <summary>
-/// What the calls consult of the task: capabilities, limits, signals. Set by commands; guarded by the turn.
+/// The part of a task that the calls consult: capabilities, limits, signals. Set by commands; guarded by the turn.
 /// Limits are in bytes; <see cref="Unlimited"/> is RLIM_INFINITY.
 /// </summary>
 public sealed record TaskState

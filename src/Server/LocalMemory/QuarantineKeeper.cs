@@ -22,7 +22,7 @@ internal sealed class QuarantineKeeper(
 
     private void Enforce(MachineHost host)
     {
-        // Whoever comes while another is at it finds the work done, or does what came since.
+        // A second caller waits here. It finds the work done, or does the work that came since.
         lock (_gates.GetOrAdd(host, static _ => new Lock()))
         {
             try

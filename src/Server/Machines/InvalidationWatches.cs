@@ -7,8 +7,8 @@ using AddressSpace = FramePin.Core.Vmas.AddressSpace;
 namespace FramePin.Server.Machines;
 
 /// <summary>
-/// Who is asked before memory of a machine goes (include/linux/mmu_notifier.h): invalidations are announced to the
-/// watches that they concern, run when those have acknowledged or their patience is over, and are told to be over.
+/// The watches of a machine (include/linux/mmu_notifier.h). An invalidation is announced to the watches that it
+/// concerns. It runs when they have acknowledged it or their patience is over. Then they are told its end.
 /// </summary>
 /// <remarks>
 /// Any thread. No lock is held while somebody is waited for. Counts and remembers from the first watch on; a machine
@@ -25,7 +25,7 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
     private bool _isUsed;
 
     /// <summary>
-    /// Watches a range. What happened after <paramref name="resumeAfter"/> is told first, when that is not 0.
+    /// Watches a range. Events after <paramref name="resumeAfter"/> are told first, when that is not 0.
     /// </summary>
     public InvalidationWatch Open(AddressSpace space, AddressRange range, TimeSpan patience, ulong resumeAfter)
     {

@@ -98,7 +98,7 @@ internal sealed partial class AddressSpaceService
             ranges.Add(
                 (space, new AddressRange(
                     taken.Start, PageGeometry.AlignUp(taken.Start + taken.Length, PageGeometry.PageSize))));
-        // What is moved to a fixed place takes what was there.
+        // A move to a fixed place unmaps the pages of that place.
         if (call.CallCase == MemoryCall.CallOneofCase.Mremap
             && ((MremapFlags)call.Mremap.Flags & MremapFlags.Fixed) != 0 && call.Mremap.NewLength > 0)
             ranges.Add(

@@ -174,7 +174,7 @@ internal sealed partial class PinningService
             scope.Host, scope.Host.Leases.Find(scope.Batch.Lease), FindAttachment(scope.Host, scope.Batch.Attachment));
 
     /// <summary>
-    /// Pins, and answers with the refusal where that fails. What was held by then is given back.
+    /// Pins, and answers with the refusal where that fails. Frames that the operation held by then are given back.
     /// </summary>
     private async ValueTask PinInBatch(
         BatchScope scope, V1.PinRange wanted, PinOperationResult answer, CancellationToken cancelled)

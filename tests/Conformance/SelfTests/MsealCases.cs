@@ -190,7 +190,7 @@ internal static class MsealCases
             b.Is(Done, b.Mprotect(At, 1, Prot.Exec));
             if (seal) b.Is(Done, b.Mseal(P(1), 1));
             b.Is(seal ? Denied : Done, b.Mprotect(At, 2, Rw));
-            // What came before the sealed area has been changed.
+            // The areas before the sealed one have been changed.
             b.IsAreas(At, P(2), seal ? ["0-1:rw-p", "1-2:r--p"] : ["0-2:rw-p"]);
         },
         ["mprotect_split"] = (b, seal) =>
@@ -337,7 +337,7 @@ internal static class MsealCases
             b.Is(Done, b.Mprotect(P(2), 2, R));
             if (seal) b.Is(Done, b.Mseal(At, 4));
             b.Is(seal ? Denied : Done, b.Madvise(At, 4, Advice.DontNeed));
-            // What lies before the area that refuses is gone.
+            // The contents before the area that refuses are gone.
             b.Loads(At, 0);
             b.Loads(P(2), seal ? (byte)7 : (byte)0);
         },

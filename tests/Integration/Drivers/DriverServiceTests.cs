@@ -114,7 +114,7 @@ public sealed class DriverServiceTests(DaemonFixture daemon) : IClassFixture<Dae
         var lease = await daemon.Client.Leases.OpenLeaseAsync(
             new OpenLeaseRequest { Parent = machine, Owner = "test" });
         var (_, file) = await DriverHandle.OpenAsync(daemon.Client, $"{machine}/drivers/dev0", lease.Name);
-        // Who waits in it when it is released leaves first.
+        // A call that waits in the file at its release leaves first.
         var waiting = byLease ? file!.IoctlAsync("", "WAIT", new V4l2Control())
             : Task.FromResult((Errno.ERESTARTSYS, new V4l2Control()));
         if (byLease) await driver.Waiting.WaitAsync(Patience);

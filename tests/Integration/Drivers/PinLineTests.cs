@@ -188,7 +188,7 @@ public sealed class PinLineTests(DaemonFixture daemon) : IClassFixture<DaemonFix
             Assert.Equal((Errno.None, 3UL), (errno, third!.Count));
             await kernel.PutAsync(first!, isDirty: false).WaitAsync(Patience);
             await kernel.PutAsync(third, isDirty: false).WaitAsync(Patience);
-            // What nobody was told of hangs on the lease.
+            // A vector whose answer was lost hangs on the lease.
             lost = daemon.MachineOf(machine).Statistics().Vectors;
         }
 

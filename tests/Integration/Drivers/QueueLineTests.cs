@@ -218,7 +218,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         await rig.ServeAsync("video1", new VividOptions { FramesPerSecond = 0, IsMultiplanar = true });
         await using var planes = await rig.OpenAsync("video1", rig.SpaceName);
         Assert.Equal((Errno.EBUSY, 0UL), await planes.File.ReadAsync(rig.SpaceName, At, Size));
-        // What it took to find that out is given back.
+        // The buffers of that attempt are given back.
         Assert.Equal(Errno.None, (await planes.RequestBuffersAsync(2, UserPtr)).Errno);
         await rig.ServeAsync("video2", new VividOptions { FramesPerSecond = 0, IsOutput = true });
         await using var output = await rig.OpenAsync("video2", rig.SpaceName);

@@ -157,7 +157,7 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
         Assert.Equal(Errno.EINVAL, (await file.MapAsync(rig.SpaceName, Size + 4096, ReadWrite, Shared, 0)).Errno);
         var (errno, address) = await file.MapAsync(rig.SpaceName, Size, ReadWrite, Shared, 1 << 15);
         Assert.Equal(Errno.None, errno);
-        // What the driver draws is in the mapping; an orphan keeps it.
+        // The driver's picture is in the mapping. An orphan keeps it.
         await rig.Device.QueueAsync(new V4l2Buffer { Index = 0, Memory = Mmap });
         await rig.Device.QueueAsync(new V4l2Buffer { Index = 1, Memory = Mmap });
         await rig.Device.StreamOnAsync();

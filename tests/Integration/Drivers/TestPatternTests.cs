@@ -4,7 +4,7 @@ using Xunit;
 namespace FramePin.Tests.Integration.Drivers;
 
 /// <summary>
-/// What the test pattern generator stores: the same bytes whichever way they go into memory, and none beside them.
+/// The test pattern generator stores the same bytes by every way into memory, and no byte beside them.
 /// </summary>
 public sealed class TestPatternTests
 {

@@ -56,7 +56,7 @@ public sealed class TransferTests(DaemonFixture daemon, ITestOutputHelper output
         {
             var what = Disturb(rig, files, random.Next(Buffers), random);
             done[what] = done.GetValueOrDefault(what) + 1;
-            // Whoever comes next gets the frames that became free.
+            // The next area gets the frames that became free.
             rig.Lab.Anon(Victims, VictimPages, written: false);
             rig.Fill(Victims, VictimPages, Mark);
             // The device writes on, into every buffer.

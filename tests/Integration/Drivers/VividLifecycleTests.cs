@@ -16,7 +16,7 @@ using FileKind = FramePin.Core.Backing.FileKind;
 namespace FramePin.Tests.Integration.Drivers;
 
 /// <summary>
-/// What happened on kernels 6.1 and 6.12 around a queued buffer of the real vivid driver: munmap, fork, re-queue,
+/// Events on kernels 6.1 and 6.12 around a queued buffer of the real vivid driver: munmap, fork, re-queue,
 /// protocol errors, close, mprotect, MADV_DONTNEED, copy-on-write, an inherited file, seals and truncation. Each
 /// section's text is made again and compared, but for frame numbers, of which only "the same" and "another" mean
 /// something.

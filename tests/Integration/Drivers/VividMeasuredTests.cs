@@ -16,7 +16,7 @@ using Errno = FramePin.Drivers.Errno;
 namespace FramePin.Tests.Integration.Drivers;
 
 /// <summary>
-/// What the real vivid driver answered on kernels 6.1 and 6.12 when buffers of all kinds of mapping were queued: every
+/// Answers of the real vivid driver on kernels 6.1 and 6.12 to queued buffers of all kinds of mapping: every
 /// ioctl's errno, the pins taken and dropped, and the first bytes of the picture (Semantics 6.1, 6.2, 6.5).
 /// Cells are compared as text.
 /// </summary>

@@ -6,7 +6,7 @@ using Xunit;
 namespace FramePin.Tests.Unit.Pinning;
 
 /// <summary>
-/// What the hot path promises: no managed allocation. And what a machine promises: sparse, whatever its size.
+/// The hot path makes no managed allocation. A machine's memory is sparse, whatever its size.
 /// </summary>
 [Collection("alone")]
 public sealed class AllocationTests

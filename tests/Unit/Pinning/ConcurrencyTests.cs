@@ -175,7 +175,7 @@ public sealed class ConcurrencyTests
                     lab.Machine.Madvise(lab.Space, start, 4 * Page, Advice.DontNeed);
                     break;
                 case "migration":
-                    // What a program touches lies in ZONE_MOVABLE again.
+                    // Pages that a program touches lie in ZONE_MOVABLE again.
                     lab.Machine.Madvise(lab.Space, start, 4 * Page, Advice.DontNeed);
                     lab.Machine.TouchRange(lab.Space, start, 4, isWrite: true, out _);
                     break;

@@ -9,7 +9,7 @@ using Xunit;
 namespace FramePin.Tests.Unit.Pinning;
 
 /// <summary>
-/// What a pin meets while it holds no lock: a fork beside the lockless walk, the wait for the lock, the long-term
+/// Events while a pin holds no lock: a fork beside the lockless walk, the wait for the lock, the long-term
 /// check.
 /// </summary>
 public sealed partial class GupTests

@@ -16,7 +16,7 @@ using Xunit;
 namespace FramePin.Tests.Unit.Pinning;
 
 /// <summary>
-/// What kernels 6.1 and 6.12 answered when their GUP calls were made from inside the kernel: counts, errnos and the
+/// Answers of kernels 6.1 and 6.12 to GUP calls that were made inside the kernel: counts, errnos and the
 /// deltas of the pin counters over pin and unpin, cell by cell.
 /// </summary>
 public sealed partial class MeasuredTests

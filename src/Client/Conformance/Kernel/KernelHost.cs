@@ -7,8 +7,8 @@ using FramePin.Core.Kernel;
 namespace FramePin.Conformance.Kernel;
 
 /// <summary>
-/// What all scripts on the running kernel share: the executor and its template process, the folders of the test files,
-/// huge pages borrowed from the host, and the counters of pins. One thread creates, uses and disposes it.
+/// The state that all scripts on the running kernel share: the executor and its template process, the folders of the
+/// test files, huge pages borrowed from the host, and the counters of pins. One thread creates, uses and disposes it.
 /// </summary>
 public sealed class KernelHost : IDisposable
 {

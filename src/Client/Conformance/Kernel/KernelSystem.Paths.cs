@@ -158,7 +158,7 @@ public sealed partial class KernelSystem
         if (step.Kind == StepKind.UffdCopy) tracee.WriteSource(Filled(Page, step.B));
         tracee.WriteScratch(MemoryMarshal.AsBytes<ulong>(words), arguments);
         var result = tracee.Call(ioctl, fd, request, tracee.Scratch + arguments);
-        // What was copied, or why not, stands in the last word; the call itself says only that something was not.
+        // The last word holds the bytes copied or the errno. The call itself says only that a part was not copied.
         if (resultAt < 0 || result is < 0 and not -(long)Errno.EAGAIN) return Text(result);
         Span<byte> done = stackalloc byte[8];
         tracee.ReadScratch(done, arguments + (resultAt * 8));

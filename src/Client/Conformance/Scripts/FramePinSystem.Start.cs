@@ -47,7 +47,7 @@ public sealed partial class FramePinSystem
             new CreateFileCall(spec.Name, spec.Kind, (ulong)spec.Pages * spec.PageSize, order));
         if (!made.IsOk) return FileId.None;
         var file = new FileId((int)made.Value);
-        // What root opens on a disk or in a tmpfs is writable by root alone; so is secret memory.
+        // A file that root makes on a disk or in a tmpfs is writable by root alone; so is secret memory.
         if (spec.Kind is FileKind.Disk or FileKind.Secret || spec.Name == "tmpfs")
             _machine.Call(new ChmodCall(file, OthersMayWrite: false));
         if (spec.Kind is FileKind.HugeTlb or FileKind.Secret) return file;

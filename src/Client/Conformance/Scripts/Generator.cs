@@ -332,8 +332,7 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
             (8, [0, 4 * Page, 16 * Page, 17 * Page, 8UL << 20, 8UL << 20]),
             (9, [64 * Page, 128 * Page, 8UL << 20, unlimited, unlimited]),
         ]);
-        // What an ordinary user's rings are charged lingers from one script to the next: a small limit would count
-        // that.
+        // The charge of an ordinary user's rings lingers from one script to the next. A small limit would count it.
         if (resource == 8 && !initial.IsPrivileged) values = [8UL << 20];
         return new Step(process, StepKind.Limit, resource, Pick<ulong>(values));
     }

@@ -1,7 +1,7 @@
 namespace FramePin.Conformance.Scripts;
 
 /// <summary>
-/// What a script runs on: the kernel or FramePin. Answers and snapshots are text, the same text for the same outcome.
+/// A system that runs scripts: the kernel or FramePin. Answers and snapshots are text, the same for the same outcome.
 /// </summary>
 public interface IMemorySystem : IDisposable
 {

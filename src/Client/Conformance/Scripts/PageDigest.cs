@@ -5,7 +5,7 @@ using System.Text;
 namespace FramePin.Conformance.Scripts;
 
 /// <summary>
-/// What a snapshot shows of a page's contents: its first byte, and a number for the rest when that is not all zero.
+/// A page's contents in a snapshot: its first byte, and a number for the rest when that is not all zero.
 /// </summary>
 /// <param name="First">-1 for a page that nobody may look at.</param>
 /// <param name="Rest">0 when every other byte is zero.</param>

@@ -99,7 +99,7 @@ public sealed partial class Vb2Queue
         if (errno != Errno.None) return new IoctlResult(errno, argument);
         (errno, var count) = await RequestAsync((Vb2Memory)argument.Memory, argument.Count).ConfigureAwait(false);
         if (errno != Errno.None) return new IoctlResult(errno, argument);
-        // Who has no buffers any more is no owner.
+        // A file without buffers is not the owner.
         _owner = argument.Count > 0 ? file : null;
         argument.Count = count;
         return new IoctlResult(Errno.None, argument);

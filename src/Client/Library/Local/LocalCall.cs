@@ -18,7 +18,7 @@ internal abstract class LocalCall : IDisposable
     {
         _options = options;
         Connection = connection;
-        // Whoever sends or receives notices that the connection is closed, and asks why.
+        // A send or receive under way notices that the connection is closed, and asks why.
         _cancellation = options.CancellationToken.UnsafeRegister(
             static connection => ((LocalConnection)connection!).Dispose(), connection);
         if (options.Deadline is not { } deadline || deadline == DateTime.MaxValue) return;

@@ -66,8 +66,8 @@ internal sealed class LocalCallInvoker(CallInvoker remote, string path) : CallIn
     }
 
     /// <summary>
-    /// What a frame costs between a driver and an application. The rest is seldom, or better off with HTTP/2's flow
-    /// control.
+    /// The calls that each frame between a driver and an application needs. The other calls are rare, or need the
+    /// flow control of HTTP/2.
     /// </summary>
     private static bool IsLocal(string method) => method is
         "/framepin.v1.PinningService/PinStream" or "/framepin.v1.DriverService/ServeDriver"
