@@ -54,6 +54,7 @@ internal static class Daemon
         services.AddSingleton<PinTracing>(
             static provider => provider.GetRequiredService<ServerTelemetry>().TracePin);
         services.AddSingleton<PinTransactions>();
+        services.AddSingleton<IAccessPolicy, OpenAccess>();
         services.AddSingleton<MachineRegistry>();
         services.AddSingleton<DriverRegistry>();
         services.AddSingleton<AttachTickets>();

@@ -53,16 +53,21 @@ public sealed class DaemonFixture : IAsyncLifetime
     }
 
     /// <summary>The machine itself, beside the wire.</summary>
-    internal FramePin.Core.Machines.Machine MachineOf(string name) =>
-        ((FramePin.Server.Machines.MachineRegistry)_app!.Services.GetService(
-            typeof(FramePin.Server.Machines.MachineRegistry))!)
-        .Get(name["machines/".Length..]).Machine;
+    internal FramePin.Core.Machines.Machine MachineOf(string name) => HostOf(name).Machine;
 
     /// <summary>An address space itself, beside the wire.</summary>
-    internal FramePin.Core.Vmas.AddressSpace SpaceOf(string name) =>
-        ((FramePin.Server.Machines.MachineRegistry)_app!.Services.GetService(
-            typeof(FramePin.Server.Machines.MachineRegistry))!)
-        .Get(name.Split('/')[1]).Spaces.Get(name.Split('/')[3]);
+    internal FramePin.Core.Vmas.AddressSpace SpaceOf(string name)
+    {
+        var host = HostOf(name);
+        return host.Machine.Context.Space(host.Spaces.Get(name.Split('/')[3]).Thing);
+    }
+
+    private FramePin.Server.Machines.MachineHost HostOf(string name)
+    {
+        var machines = (FramePin.Server.Machines.MachineRegistry)_app!.Services.GetService(
+            typeof(FramePin.Server.Machines.MachineRegistry))!;
+        return machines.All.Single(host => host.Id == name.Split('/')[1]);
+    }
 
     /// <summary>A machine of the test's own with one address space.</summary>
     public async Task<(string Machine, string Space)> CreateAsync(

@@ -14,7 +14,7 @@ namespace FramePin.Tests.Support;
 /// <param name="Bytes">Bytes stepped; a short call counts its whole chunk.</param>
 /// <param name="LooksPinned">Every page taken by a pin call may be DMA-pinned, long-term pins are long-term
 /// pinnable.</param>
-public readonly record struct GupTestResult(Errno Error, ulong Bytes, bool LooksPinned);
+internal readonly record struct GupTestResult(Errno Error, ulong Bytes, bool LooksPinned);
 
 /// <summary>
 /// The kernel's gup_test device (mm/gup_test.c; Semantics 7): pins a range in chunks, looks, lets go. One object
@@ -24,7 +24,7 @@ public readonly record struct GupTestResult(Errno Error, ulong Bytes, bool Looks
 /// Not thread-safe, as one open file is used by one test. Holds pins between <see cref="StartLongTerm"/> and
 /// <see cref="Stop"/>.
 /// </remarks>
-public sealed class GupTest(Machine machine, AddressSpace space) : IDisposable
+internal sealed class GupTest(Machine machine, AddressSpace space) : IDisposable
 {
     private const ulong LongTermWrite = 1;
     private const ulong LongTermFast = 2;

@@ -13,7 +13,7 @@ namespace FramePin.Tests.Support;
 /// A small machine with one address space, and short words for the calls of tests. When it is disposed, it audits
 /// itself, and replays its log on a new machine, which must end in the same state.
 /// </summary>
-public sealed class Lab : IDisposable
+internal sealed class Lab : IDisposable
 {
     public const ulong Page = PageGeometry.PageSize;
 

@@ -32,7 +32,7 @@ public enum DeviceMapping
 /// over MMIO it lies beyond it and has none.
 /// </summary>
 /// <remarks>Immutable but for <see cref="MappingCount"/>, which the turn guards. Owned by the machine.</remarks>
-public sealed class Device
+internal sealed class Device
 {
     internal Device(DeviceId id, string name, DeviceMapping mapping, Pfn first, ulong frames, bool isRam)
     {

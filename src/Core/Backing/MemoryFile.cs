@@ -24,7 +24,7 @@ public enum FileKind
 /// each of its folios.
 /// </summary>
 /// <remarks>Guarded by the turn. Owned by the machine; it lives while it has a name or a VMA maps it.</remarks>
-public sealed class MemoryFile
+internal sealed class MemoryFile
 {
     private readonly PhysicalMemory _memory;
     private readonly PageTable _cache;

@@ -1,4 +1,5 @@
 using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
 using FramePin.Core.Kernel;
 using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
@@ -22,6 +23,48 @@ public readonly record struct SpaceQuery(SpaceId Space) : IQuery<SpaceView?>
     public SpaceView? Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
         ? new SpaceView(
             space.Id, space.Name, space.Layout, space.Task, space.Brk, space.MapCount, space.PinnedPages)
+        : null;
+}
+
+/// <summary>A memory file at one moment.</summary>
+/// <param name="Id">Its number.</param>
+/// <param name="Path">Path in /proc/PID/maps.</param>
+/// <param name="Kind">Where its pages live.</param>
+/// <param name="Size">Bytes.</param>
+/// <param name="Order">log2 of the frames of a page.</param>
+/// <param name="DeviceNumber">"major:minor" in /proc/PID/maps.</param>
+/// <param name="Inode">Inode number.</param>
+/// <param name="Mappings">Areas that map it, in all address spaces.</param>
+/// <param name="CachedFrames">Frames of its page cache.</param>
+public sealed record FileView(
+    FileId Id, string Path, FileKind Kind, ulong Size, int Order, string DeviceNumber, ulong Inode, int Mappings,
+    ulong CachedFrames);
+
+/// <summary>A memory file; null where there is none.</summary>
+public readonly record struct FileQuery(FileId File) : IQuery<FileView?>
+{
+    public FileView? Run(in Turn turn) => turn.Kernel.File(File) is { } file
+        ? new FileView(
+            File, file.Name, file.Kind, file.Size, file.Order, file.DeviceNumber, file.Inode, file.MappingCount,
+            file.CachedFrames)
+        : null;
+}
+
+/// <summary>A device.</summary>
+/// <param name="Id">Its number.</param>
+/// <param name="Path">Path in /proc/PID/maps.</param>
+/// <param name="Mapping">What its mmap does.</param>
+/// <param name="Frames">Frames of its range.</param>
+/// <param name="IsRam">Its range is RAM, which has pages.</param>
+/// <param name="First">First frame of the range.</param>
+public sealed record DeviceView(
+    DeviceId Id, string Path, DeviceMapping Mapping, ulong Frames, bool IsRam, Pfn First);
+
+/// <summary>A device; null where there is none.</summary>
+public readonly record struct DeviceQuery(DeviceId Device) : IQuery<DeviceView?>
+{
+    public DeviceView? Run(in Turn turn) => turn.Kernel.Device(Device) is { } device
+        ? new DeviceView(Device, device.Name, device.Mapping, device.Frames, device.IsRam, device.First)
         : null;
 }
 

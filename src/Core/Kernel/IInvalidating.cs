@@ -46,7 +46,25 @@ public enum TakeCause
 /// <param name="Space">The address space that loses it, which need not be the caller's.</param>
 /// <param name="Range">Whole pages, in bytes.</param>
 /// <param name="Cause">Why.</param>
-public readonly record struct TakenRange(SpaceId Space, AddressRange Range, TakeCause Cause);
+public readonly record struct TakenRange(SpaceId Space, AddressRange Range, TakeCause Cause)
+{
+    /// <summary>Whether ranges of the same address space hold every byte of <paramref name="range"/>.</summary>
+    internal static bool Covers(IReadOnlyCollection<TakenRange> announced, TakenRange range)
+    {
+        var at = range.Range.Start;
+        while (at < range.Range.End)
+        {
+            var reached = at;
+            foreach (var one in announced)
+                if (one.Space == range.Space && one.Range.Start <= at && one.Range.End > reached)
+                    reached = one.Range.End;
+            if (reached == at) return false;
+            at = reached;
+        }
+
+        return true;
+    }
+}
 
 /// <summary>A command that takes memory away: after it a page at an address may be another one, or none.</summary>
 /// <remarks>

@@ -22,6 +22,18 @@ public enum FaultReply
     Retry,
 }
 
+/// <summary>A device or a userfaultfd whose faults a handler outside serves.</summary>
+/// <param name="Device">The device; <see cref="DeviceId.None"/> for a userfaultfd.</param>
+/// <param name="Uffd">The userfaultfd; 0 for a device.</param>
+public readonly record struct FaultOwner(DeviceId Device, UffdId Uffd)
+{
+    /// <summary>A device.</summary>
+    public static FaultOwner Of(DeviceId device) => new(device, default);
+
+    /// <summary>A userfaultfd.</summary>
+    public static FaultOwner Of(UffdId uffd) => new(DeviceId.None, uffd);
+}
+
 /// <summary>
 /// A fault that a handler outside is asked about: ->fault of its device, or a missing page of a userfaultfd. Whoever
 /// faulted has dropped mmap_lock and waits; what happens to the area meanwhile is seen when it is tried again.
@@ -29,20 +41,22 @@ public enum FaultReply
 /// <remarks>Immutable but for the reply, which the turn guards. Made and owned by the machine.</remarks>
 public sealed class ServedFault
 {
-    internal ServedFault(ulong number, AddressSpace space, ulong address, ulong page, bool isWrite, object owner)
+    internal ServedFault(ulong number, AddressSpace space, ulong address, ulong page, bool isWrite, object source)
     {
         Number = number;
-        Space = space;
+        Space = space.Id;
         Address = address;
         Page = page;
         IsWrite = isWrite;
-        Owner = owner;
+        Source = source;
+        Owner = source is Device device ? FaultOwner.Of(device.Id) : FaultOwner.Of(((Userfaultfd)source).Id);
     }
 
     /// <summary>Counts up from 1 in a machine.</summary>
     public ulong Number { get; }
 
-    public AddressSpace Space { get; }
+    /// <summary>The address space of the program that faulted.</summary>
+    public SpaceId Space { get; }
 
     /// <summary>Of the page, in bytes.</summary>
     public ulong Address { get; }
@@ -52,8 +66,11 @@ public sealed class ServedFault
 
     public bool IsWrite { get; }
 
-    /// <summary>The <see cref="Device"/> or the <see cref="Userfaultfd"/> whose handler is asked.</summary>
-    public object Owner { get; }
+    /// <summary>The device or the userfaultfd whose handler is asked.</summary>
+    public FaultOwner Owner { get; }
+
+    /// <summary>The <see cref="Device"/> or the <see cref="Userfaultfd"/> itself.</summary>
+    internal object Source { get; }
 
     internal FaultReply? Reply { get; set; }
 
@@ -87,7 +104,7 @@ internal sealed class ServedFaults
         }
 
         _owners.Remove(owner);
-        _faults.RemoveAll(fault => fault.Owner == owner);
+        _faults.RemoveAll(fault => fault.Source == owner);
     }
 
     public bool IsServed(object owner) => _owners.Contains(owner);
@@ -97,7 +114,7 @@ internal sealed class ServedFaults
     {
         address &= PageGeometry.PageMask;
         foreach (var fault in _faults)
-            if (fault.IsOpen && fault.Space == space && fault.Address == address) return fault;
+            if (fault.IsOpen && fault.Space == space.Id && fault.Address == address) return fault;
         return null;
     }
 
@@ -107,7 +124,7 @@ internal sealed class ServedFaults
     public void Drop(ServedFault fault) => _faults.Remove(fault);
 
     /// <summary>The address space is gone, and nobody in it waits any more.</summary>
-    public void DropOf(AddressSpace space) => _faults.RemoveAll(fault => fault.Space == space);
+    public void DropOf(AddressSpace space) => _faults.RemoveAll(fault => fault.Space == space.Id);
 
     /// <summary>
     /// The reply to a fault of <paramref name="owner"/>, taken. Without one the handler is asked, or was already: null,
@@ -122,7 +139,7 @@ internal sealed class ServedFaults
         ServedFault? known = null;
         foreach (var fault in _faults)
         {
-            var isSame = fault.Owner == owner && fault.Space == space && fault.Address == address && fault.Page == page;
+            var isSame = fault.Source == owner && fault.Space == space.Id && fault.Address == address && fault.Page == page;
             if (isSame && fault.IsWrite == isWrite) known = fault;
         }
 

@@ -1,5 +1,6 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
+using FramePin.Core.Kernel;
 using FramePin.Core.Pinning;
 
 namespace FramePin.Core.Machines;
@@ -37,22 +38,54 @@ public sealed partial class Machine
     /// <remarks>Source: mm/gup.c, mm/frame_vector.c; Semantics 2.3 to 2.6, 3.</remarks>
     public PinOutcome Pin(in PinRequest request, FrameVector vector, IPinObserver? phases)
     {
-        var walksInTurn = request.Call is null && VaddrFrames.NeedsTurn(Profile);
-        if (!walksInTurn) phases?.Entered(PinPhase.Walk);
-        var isDone = PinOperation.TryWithoutTurn(_kernel, request, vector, null, out var outcome, out var begun);
-        var taken = begun.Taken;
-        if (_observer is not null && !walksInTurn)
-            Tell(CountKind.Pin, vector, vector.Allocated, taken, begun.MetFork, request);
-        if (!isDone)
-        {
-            phases?.Entered(PinPhase.TurnWait);
-            var call = new PinCall(request, vector.Id, vector.Allocated, taken) { InHand = vector };
-            outcome = Execute<PinCall, PinOutcome>(call, phases, walksInTurn ? PinPhase.Walk : PinPhase.Fault);
-        }
-
+        if (!TryWithoutTurn(request, vector, phases, out var outcome, out var rest))
+            outcome = Execute<PinCall, PinOutcome>(rest, phases, TurnPhase(request));
         phases?.Entered(PinPhase.Done);
         return outcome;
     }
+
+    /// <summary>
+    /// Pins as <see cref="Pin(in PinRequest, FrameVector, IPinObserver?)"/> does, if that takes away no more than was
+    /// announced (see <see cref="TryExecute"/>). A pin takes pages away when it makes shared pages the space's own, and
+    /// when it moves pages out of ZONE_MOVABLE.
+    /// </summary>
+    /// <returns>False: nothing is held, and the vector is empty.</returns>
+    public bool TryPin(
+        in PinRequest request, FrameVector vector, IReadOnlyCollection<TakenRange>? announced, IPinObserver? phases,
+        out PinOutcome outcome, out IReadOnlyList<TakenRange> missing)
+    {
+        missing = [];
+        if (!TryWithoutTurn(request, vector, phases, out outcome, out var rest)
+            && !TryExecute(rest, announced, phases, TurnPhase(request), out outcome, out missing))
+        {
+            Put(vector, isDirty: false);
+            return false;
+        }
+
+        phases?.Entered(PinPhase.Done);
+        return true;
+    }
+
+    /// <summary>The part of a pin beside the turn. False: <paramref name="rest"/> is the command that goes on.</summary>
+    private bool TryWithoutTurn(
+        in PinRequest request, FrameVector vector, IPinObserver? phases, out PinOutcome outcome, out PinCall rest)
+    {
+        var walksInTurn = WalksInTurn(request);
+        if (!walksInTurn) phases?.Entered(PinPhase.Walk);
+        var isDone = PinOperation.TryWithoutTurn(_kernel, request, vector, null, out outcome, out var begun);
+        if (_observer is not null && !walksInTurn)
+            Tell(CountKind.Pin, vector, vector.Allocated, begun.Taken, begun.MetFork, request);
+        rest = default;
+        if (isDone) return true;
+        phases?.Entered(PinPhase.TurnWait);
+        rest = new PinCall(request, vector.Id, vector.Allocated, begun.Taken) { InHand = vector };
+        return false;
+    }
+
+    private bool WalksInTurn(in PinRequest request) => request.Call is null && VaddrFrames.NeedsTurn(Profile);
+
+    /// <summary>The phase of a pin that begins when the turn is held.</summary>
+    private PinPhase TurnPhase(in PinRequest request) => WalksInTurn(request) ? PinPhase.Walk : PinPhase.Fault;
 
     /// <summary>
     /// put_vaddr_frames: drops one reference a frame if the vector holds any. With <paramref name="isDirty"/> every

@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
@@ -27,6 +28,9 @@ public sealed partial class Machine : IPinHost, IDisposable
     private readonly CommandWriter _writer = new();
     private readonly IMachineObserver? _observer;
     private bool _disposed;
+
+    /// <summary>Guarded by the turn.</summary>
+    private bool _isWatched;
 
     /// <summary>Frames kept from the allocator above which <see cref="_quarantineExceeded"/> is called.</summary>
     private ulong _quarantineBound = ulong.MaxValue;
@@ -106,6 +110,13 @@ public sealed partial class Machine : IPinHost, IDisposable
     {
         using var held = TakeTurn();
         phases?.Entered(entered);
+        return RunHeld<TCommand, TResult>(command);
+    }
+
+    /// <summary>Gives a command its number, runs it and tells the observer. Under the turn.</summary>
+    private TResult RunHeld<TCommand, TResult>(in TCommand command)
+        where TCommand : ICommand<TCommand, TResult>, allows ref struct
+    {
         _kernel.CommandNumber++;
         var mark = MachineLog.Threw;
         try
@@ -131,16 +142,56 @@ public sealed partial class Machine : IPinHost, IDisposable
     }
 
     /// <summary>
-    /// The ranges that a command would take away if it ran now. The caller asks the watchers of these ranges, waits for
-    /// their acknowledgement outside the turn, and then executes the command.
+    /// Runs a command if it takes away no more than was announced. The caller announces what is missing to the watchers
+    /// of the memory, waits for them outside the turn, and tries again.
     /// </summary>
-    public IReadOnlyList<TakenRange> TakenBy<TCommand>(in TCommand command)
+    /// <param name="command">The command.</param>
+    /// <param name="announced">Ranges whose watchers have agreed; null for none.</param>
+    /// <param name="result">The command's answer, if it ran.</param>
+    /// <param name="missing">Ranges that the command would take and that were not announced; empty if it ran.</param>
+    /// <returns>False: the command did not run, has no number, and nothing was changed.</returns>
+    /// <remarks>
+    /// A machine that nobody watches (see <see cref="Watch"/>) runs every command, and allocates nothing for it.
+    /// Throws <see cref="ObjectDisposedException"/> when the machine was deleted.
+    /// </remarks>
+    public bool TryExecute<TCommand, TResult>(
+        in TCommand command, IReadOnlyCollection<TakenRange>? announced, [MaybeNullWhen(false)] out TResult result,
+        out IReadOnlyList<TakenRange> missing)
+        where TCommand : ICommand<TCommand, TResult>, IInvalidating, allows ref struct =>
+        TryExecute(command, announced, null, default, out result, out missing);
+
+    private bool TryExecute<TCommand, TResult>(
+        in TCommand command, IReadOnlyCollection<TakenRange>? announced, IPinObserver? phases, PinPhase entered,
+        [MaybeNullWhen(false)] out TResult result, out IReadOnlyList<TakenRange> missing)
+        where TCommand : ICommand<TCommand, TResult>, IInvalidating, allows ref struct
+    {
+        using var held = TakeTurn();
+        missing = _isWatched ? Missing(command, announced ?? []) : [];
+        result = default;
+        if (missing.Count > 0) return false;
+        phases?.Entered(entered);
+        result = RunHeld<TCommand, TResult>(command);
+        return true;
+    }
+
+    /// <summary>The ranges that a command would take and that were not announced. Under the turn.</summary>
+    private List<TakenRange> Missing<TCommand>(in TCommand command, IReadOnlyCollection<TakenRange> announced)
         where TCommand : IInvalidating, allows ref struct
     {
         var taken = new List<TakenRange>();
-        using var held = TakeTurn();
         command.AddTaken(new Turn(_kernel), taken);
+        taken.RemoveAll(range => TakenRange.Covers(announced, range));
         return taken;
+    }
+
+    /// <summary>
+    /// Memory of the machine is watched from now on: <see cref="TryExecute"/> and <see cref="TryPin"/> run no command
+    /// whose ranges were not announced. Commands that ran before are over when this returns.
+    /// </summary>
+    public void Watch()
+    {
+        using var held = TakeTurn();
+        _isWatched = true;
     }
 
     /// <summary>The whole-structure audit: a sentence for each finding, empty when all is well.</summary>

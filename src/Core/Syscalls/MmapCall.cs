@@ -8,7 +8,7 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>Arguments of mmap. Address, length and offset in bytes.</summary>
-public sealed record MmapRequest
+internal sealed record MmapRequest
 {
     public ulong Address { get; init; }
 

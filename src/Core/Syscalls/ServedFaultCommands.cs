@@ -56,7 +56,7 @@ public readonly record struct AnswerFaultCall(ulong Fault, FaultReply Reply, ulo
     public SyscallResult Run(in Turn turn)
     {
         if (turn.Kernel.Served.Find(Fault) is not { IsOpen: true } fault) return Errno.ENOENT;
-        if (fault.Owner is not Device device) return Errno.EINVAL;
+        if (fault.Source is not Device device) return Errno.EINVAL;
         var kind = Reply switch
         {
             FaultReply.InsertPfn => DeviceMapping.ServedPfns,

@@ -244,10 +244,13 @@ public readonly partial record struct ForkCall : IInvalidating
 
 public readonly partial record struct ExitCall : IInvalidating
 {
+    /// <summary>
+    /// Every subscriber of the mm is told, whatever is mapped (mm/mmu_notifier.c: __mmu_notifier_release).
+    /// </summary>
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
-        foreach (var vma in turn.Kernel.Space(Space).Vmas.All)
-            taken.Add(new TakenRange(Space, vma.Range, TakeCause.Exit));
+        if (turn.Kernel.Space(Space).Exited) return;
+        taken.Add(new TakenRange(Space, new AddressRange(0, PageGeometry.TaskSize), TakeCause.Exit));
     }
 }
 

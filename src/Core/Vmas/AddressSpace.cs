@@ -28,7 +28,7 @@ public sealed record AddressSpaceLayout
 /// <remarks>
 /// Guarded by the machine's turn. Pins read <see cref="PageTable"/> and set <see cref="HasPinned"/> under the gate.
 /// </remarks>
-public sealed class AddressSpace
+internal sealed class AddressSpace
 {
     internal AddressSpace(SpaceId id, string name, PageTable pageTable, AddressSpaceLayout layout, TaskState task)
     {

@@ -8,7 +8,7 @@ namespace FramePin.Core.Vmas;
 /// pages instead.
 /// </summary>
 /// <remarks>Made by Machine.CreateUserfaultfd. Areas refer to it; guarded by the turn.</remarks>
-public sealed class Userfaultfd
+internal sealed class Userfaultfd
 {
     internal Userfaultfd(UffdId id, AddressSpace space)
     {

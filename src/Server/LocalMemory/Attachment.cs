@@ -1,5 +1,5 @@
 using System.Collections.Concurrent;
-using FramePin.Core.Machines;
+using FramePin.Core.Inspection;
 using FramePin.Core.Pinning;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
@@ -59,7 +59,7 @@ internal sealed class Attachment : IFrameHolder, IDisposable
         {
             List<FrameHold> holds;
             lock (_lock) holds = [.. _holds.Values];
-            return Host.Machine.QuarantinedBy(holds);
+            return Host.Machine.Query<QuarantinedQuery, ulong>(new(holds));
         }
     }
 

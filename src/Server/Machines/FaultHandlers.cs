@@ -1,38 +1,37 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Threading.Channels;
-using FramePin.Core.Backing;
-using FramePin.Core.Faults;
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Inspection;
 using FramePin.Core.Kernel;
-using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
-using FramePin.Core.Vmas;
+using FramePin.Core.Syscalls;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
 using FramePin.V1;
-using AddressSpace = FramePin.Core.Vmas.AddressSpace;
-using Device = FramePin.Core.Backing.Device;
+using DeviceMapping = FramePin.Core.Backing.DeviceMapping;
 using Errno = FramePin.Core.Abi.Errno;
 using FaultReply = FramePin.Core.Kernel.FaultReply;
 using Machine = FramePin.Core.Machines.Machine;
 
 namespace FramePin.Server.Machines;
 
-/// <summary>A process that handles the faults of a device or a range: what it is asked, in order.</summary>
-/// <param name="owner">The <see cref="Device"/> or <see cref="Userfaultfd"/> that it serves.</param>
-internal sealed class FaultHandler(object owner)
+/// <summary>A process that handles the faults of a device or a range: the questions to it, in order.</summary>
+/// <param name="owner">The device or userfaultfd that it serves.</param>
+internal sealed class FaultHandler(FaultOwner owner)
 {
     private readonly Channel<FaultEvent> _outgoing = Channel.CreateUnbounded<FaultEvent>(
         new UnboundedChannelOptions { SingleReader = true });
 
-    public object Owner { get; } = owner;
+    public FaultOwner Owner { get; } = owner;
 
     public ChannelReader<FaultEvent> Outgoing => _outgoing.Reader;
 
     public void Tell(FaultEvent happened) => _outgoing.Writer.TryWrite(happened);
 }
 
-/// <summary>The fault handlers of a machine, and whoever waits for them. Any thread.</summary>
+/// <summary>The fault handlers of a machine, and the calls that wait for them. Any thread.</summary>
 /// <remarks>
 /// A fault is open from the moment when it is asked about until its answer is taken, its handler ends or its address
 /// space exits.
@@ -40,11 +39,11 @@ internal sealed class FaultHandler(object owner)
 internal sealed class FaultHandlers
 {
     private readonly Machine _machine;
-    private readonly Func<AddressSpace, string> _nameOf;
+    private readonly Func<SpaceId, string> _nameOf;
     private readonly Action<ParkedPin> _resume;
     private readonly TimeSpan _patience;
     private readonly TimeProvider _time;
-    private readonly ConcurrentDictionary<object, FaultHandler> _handlers = new();
+    private readonly ConcurrentDictionary<FaultOwner, FaultHandler> _handlers = new();
     private readonly ConcurrentDictionary<ulong, ServedFault> _open = new();
     private readonly ConcurrentDictionary<ServedFault, TaskCompletionSource> _waiting = new();
     private volatile bool _isStopping;
@@ -54,7 +53,7 @@ internal sealed class FaultHandlers
     /// <param name="resume">Takes a parked pin up.</param>
     /// <param name="limits">How long a touch waits at most.</param>
     /// <param name="time">What that is measured by.</param>
-    public FaultHandlers(Machine machine, Func<AddressSpace, string> nameOf, Action<ParkedPin> resume,
+    public FaultHandlers(Machine machine, Func<SpaceId, string> nameOf, Action<ParkedPin> resume,
         DaemonLimits limits, TimeProvider time)
     {
         _machine = machine;
@@ -66,38 +65,43 @@ internal sealed class FaultHandlers
     }
 
     /// <summary>Serves a device from now on.</summary>
-    public FaultHandler Register(Device device, string name)
+    public FaultHandler Register(Named<DeviceId> device)
     {
-        if (device.Mapping is not (Core.Backing.DeviceMapping.ServedPfns or Core.Backing.DeviceMapping.ServedPages))
-            throw Refusals.Bad("register.device", $"is {device.Mapping}: only the served kinds ask a handler");
-        var handler = new FaultHandler(device);
+        if (_machine.Query<DeviceQuery, DeviceView?>(new(device.Thing)) is { } view
+            && view.Mapping is not (DeviceMapping.ServedPfns or DeviceMapping.ServedPages))
+            throw Refusals.Bad("register.device", $"is {view.Mapping}: only the served kinds ask a handler");
+        var handler = new FaultHandler(FaultOwner.Of(device.Thing));
         // Known before the first fault can come.
-        if (!_handlers.TryAdd(device, handler)) throw Refusals.Exists($"{name}/faultHandler");
-        if (_machine.Serve(device)) return handler;
-        _handlers.TryRemove(device, out _);
-        throw Refusals.NotFound("DEVICE", name);
+        if (!_handlers.TryAdd(handler.Owner, handler)) throw Refusals.Exists($"{device.Name}/faultHandler");
+        if (_machine.Call(new ServeDeviceCall(device.Thing)).IsOk) return handler;
+        _handlers.TryRemove(handler.Owner, out _);
+        throw Refusals.NotFound("DEVICE", device.Name);
     }
 
     /// <summary>Serves missing pages of a range from now on, through a userfaultfd of its own.</summary>
-    public FaultHandler Register(AddressSpace space, ulong start, ulong length)
+    public FaultHandler Register(SpaceId space, ulong start, ulong length)
     {
-        if (_machine.CreateUserfaultfd(space, out var error) is not { } fd) throw Refusals.Errno("userfaultfd", error);
-        var handler = new FaultHandler(fd);
-        _handlers[fd] = handler;
-        _machine.Serve(fd);
-        var result = _machine.RegisterUffd(fd, start, length, Core.Abi.UffdModes.Missing);
+        var created = _machine.Call(new CreateUffdCall(space));
+        if (!created.IsOk) throw Refusals.Errno("userfaultfd", created.Error);
+        var fd = new UffdId((int)created.Value);
+        var handler = new FaultHandler(FaultOwner.Of(fd));
+        _handlers[handler.Owner] = handler;
+        _machine.Call(new ServeUffdCall(fd));
+        var result = _machine.Call(new RegisterUffdCall(fd, start, length, UffdModes.Missing));
         if (result.Error == Errno.None) return handler;
         End(handler);
         throw Refusals.Errno("UFFDIO_REGISTER", result.Error);
     }
 
-    /// <summary>Takes a handler's answer; what cannot be taken is told to the handler, and waits on.</summary>
+    /// <summary>
+    /// Takes a handler's answer. The handler is told of an answer that cannot be taken, and its fault waits on.
+    /// </summary>
     public void Answer(FaultHandler handler, FaultAnswer answer)
     {
         var error = Errno.ENOENT;
         if (_open.TryGetValue(answer.Fault, out var fault) && fault.Owner == handler.Owner)
         {
-            error = handler.Owner is Userfaultfd fd ? Fill(fd, fault, answer) : Reply(fault, answer);
+            error = IsRange(handler) ? Fill(handler.Owner.Uffd, fault, answer) : Reply(fault, answer);
             if (error is Errno.None or Errno.ENOENT) Finish(fault);
         }
 
@@ -111,24 +115,24 @@ internal sealed class FaultHandlers
         });
     }
 
-    /// <summary>The handler is gone: whoever waits for it goes on.</summary>
+    /// <summary>The handler is gone: the calls that wait for it go on.</summary>
     public void End(FaultHandler handler)
     {
-        if (!_handlers.TryRemove(new KeyValuePair<object, FaultHandler>(handler.Owner, handler))) return;
+        if (!_handlers.TryRemove(new KeyValuePair<FaultOwner, FaultHandler>(handler.Owner, handler))) return;
         try
         {
-            if (handler.Owner is Userfaultfd fd) _machine.Close(fd);
-            else _machine.StopServing((Device)handler.Owner);
+            if (IsRange(handler)) _machine.Call(new CloseUffdCall(handler.Owner.Uffd));
+            else _machine.Call(new StopServingCall(handler.Owner.Device));
             foreach (var fault in _open.Values.Where(fault => fault.Owner == handler.Owner)) Finish(fault);
         }
         catch (ObjectDisposedException)
         {
-            // Deleted before, with whoever waited.
+            // The machine was deleted before. Its calls wait no more.
         }
     }
 
     /// <summary>The address space has exited: nobody in it has anything to wait for.</summary>
-    public void Drop(AddressSpace space)
+    public void Drop(SpaceId space)
     {
         foreach (var fault in _open.Values.Where(fault => fault.Space == space)) Finish(fault);
     }
@@ -144,10 +148,10 @@ internal sealed class FaultHandlers
     /// Waits until the fault at an address may be tried anew. FAILED_PRECONDITION (HANDLER_SILENT) when the handler
     /// takes longer than a call without a deadline may.
     /// </summary>
-    public async Task WaitAsync(AddressSpace space, ulong address, CancellationToken cancelled)
+    public async Task WaitAsync(SpaceId space, ulong address, CancellationToken cancelled)
     {
         // Answered meanwhile.
-        if (_machine.WaitingFault(space, address) is not { } fault) return;
+        if (_machine.Query<WaitingFaultQuery, ServedFault?>(new(space, address)) is not { } fault) return;
         var waiting = _waiting.GetOrAdd(
             fault, static _ => new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously));
         if (!_open.ContainsKey(fault.Number)) Finish(fault);
@@ -187,10 +191,14 @@ internal sealed class FaultHandlers
     private Errno Reply(ServedFault fault, FaultAnswer answer)
     {
         var reply = WireEnums.ToCore(answer.Kind);
-        return reply is { } known ? _machine.Answer(fault, known, answer.Page) : Errno.EINVAL;
+        return reply is { } known
+            ? _machine.Call(new AnswerFaultCall(fault.Number, known, answer.Page)).Error
+            : Errno.EINVAL;
     }
 
-    private Errno Fill(Userfaultfd fd, ServedFault fault, FaultAnswer answer)
+    private static bool IsRange(FaultHandler handler) => handler.Owner.Device == DeviceId.None;
+
+    private Errno Fill(UffdId fd, ServedFault fault, FaultAnswer answer)
     {
         const int page = 4096;
         var isFilled = answer.Kind is FaultAnswerKind.Copy or FaultAnswerKind.ZeroPage;
@@ -198,12 +206,12 @@ internal sealed class FaultHandlers
         if (answer.Kind == FaultAnswerKind.Copy && answer.Data.Length != page) return Errno.EINVAL;
         if (isFilled)
         {
-            var error = _machine.FillUffd(
-                fd, fault.Address, answer.Kind == FaultAnswerKind.Copy ? answer.Data.Span : default).Error;
+            var content = answer.Kind == FaultAnswerKind.Copy ? answer.Data.Span : default;
+            var error = _machine.Call(new FillUffdCall(fd, fault.Address, content)).Error;
             if (error != Errno.None) return error == Errno.ESRCH ? Errno.ENOENT : error;
         }
 
-        return _machine.Wake(fault) ? Errno.None : Errno.ENOENT;
+        return _machine.Call(new WakeFaultCall(fault.Number)).Error;
     }
 
     /// <summary>The fault is open no more: pins that wait at it are taken up, and touches.</summary>
@@ -211,6 +219,7 @@ internal sealed class FaultHandlers
     {
         _open.TryRemove(fault.Number, out _);
         if (_waiting.TryRemove(fault, out var waiting)) waiting.TrySetResult();
-        foreach (var parked in _machine.ParkedAt(fault.Space, fault.Address)) _resume(parked);
+        var parkedThere = new ParkedAtQuery(fault.Space, fault.Address);
+        foreach (var parked in _machine.Query<ParkedAtQuery, IReadOnlyList<ParkedPin>>(parkedThere)) _resume(parked);
     }
 }

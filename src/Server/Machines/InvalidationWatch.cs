@@ -1,7 +1,6 @@
 using System.Threading.Channels;
 using FramePin.Core.Addressing;
 using FramePin.V1;
-using AddressSpace = FramePin.Core.Vmas.AddressSpace;
 
 namespace FramePin.Server.Machines;
 
@@ -9,7 +8,7 @@ namespace FramePin.Server.Machines;
 /// A subscriber's range, the events on their way to it, and the acknowledgements that calls wait for.
 /// </summary>
 /// <remarks>Any thread.</remarks>
-internal sealed class InvalidationWatch(AddressSpace space, AddressRange range, TimeSpan patience, int eventsMax)
+internal sealed class InvalidationWatch(SpaceId space, AddressRange range, TimeSpan patience, int eventsMax)
     : IDisposable
 {
     private readonly Channel<InvalidationEvent> _events = Channel.CreateBounded<InvalidationEvent>(eventsMax);
@@ -17,7 +16,7 @@ internal sealed class InvalidationWatch(AddressSpace space, AddressRange range, 
     private readonly Dictionary<ulong, TaskCompletionSource> _unacknowledged = [];
     private readonly CancellationTokenSource _fenced = new();
 
-    public AddressSpace Space { get; } = space;
+    public SpaceId Space { get; } = space;
 
     /// <summary>Bytes.</summary>
     public AddressRange Range { get; } = range;

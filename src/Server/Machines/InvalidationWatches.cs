@@ -1,34 +1,47 @@
 using FramePin.Core.Addressing;
+using FramePin.Core.Kernel;
+using FramePin.Core.Machines;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
 using FramePin.V1;
-using AddressSpace = FramePin.Core.Vmas.AddressSpace;
+using Machine = FramePin.Core.Machines.Machine;
 
 namespace FramePin.Server.Machines;
+
+/// <summary>Runs a command if it takes away no more than was announced.</summary>
+/// <param name="announced">Ranges whose watches have agreed.</param>
+/// <param name="result">The answer, if the command ran.</param>
+/// <param name="missing">Ranges that must be announced before it can run.</param>
+/// <returns>False: nothing was changed.</returns>
+internal delegate bool Attempt<T>(
+    IReadOnlyCollection<TakenRange> announced, out T result, out IReadOnlyList<TakenRange> missing);
 
 /// <summary>
 /// The watches of a machine (include/linux/mmu_notifier.h). An invalidation is announced to the watches that it
 /// concerns. It runs when they have acknowledged it or their patience is over. Then they are told its end.
 /// </summary>
 /// <remarks>
-/// Any thread. No lock is held while somebody is waited for. Counts and remembers from the first watch on; a machine
-/// that nobody watches pays one look at a list. Calls through gRPC are announced; what a fault changes (a copy made by
-/// a store, reclaim by a pin) is not.
+/// Any thread. No lock is held during a wait. Counts and remembers from the first watch on. Lock order: the lock of the
+/// watches, then that of one watch; the machine's turn is taken under neither.
 /// </remarks>
-internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time)
+internal sealed class InvalidationWatches(Machine machine, DaemonLimits limits, TimeProvider time)
 {
+    /// <summary>Pieces of one command that are announced one by one.</summary>
+    private const int MostPieces = 16;
+
     private readonly Lock _lock = new();
     private readonly List<InvalidationWatch> _watches = [];
-    private readonly Queue<(ulong Revision, AddressSpace Space, AddressRange Range,
-        InvalidationCause Cause)> _history = new();
+    private readonly Queue<(ulong Revision, TakenRange Range)> _history = new();
+    private readonly List<Invalidation> _underWay = [];
     private ulong _revision;
-    private bool _isUsed;
 
     /// <summary>
-    /// Watches a range. Events after <paramref name="resumeAfter"/> are told first, when that is not 0.
+    /// Watches a range. Events after <paramref name="resumeAfter"/> are told first, when that is not 0. The START of an
+    /// invalidation that is under way comes next; the invalidation does not wait for its acknowledgement.
     /// </summary>
-    public InvalidationWatch Open(AddressSpace space, AddressRange range, TimeSpan patience, ulong resumeAfter)
+    public InvalidationWatch Open(SpaceId space, AddressRange range, TimeSpan patience, ulong resumeAfter)
     {
+        machine.Watch();
         var watch = new InvalidationWatch(space, range, patience, limits.WatchEventsMax);
         lock (_lock)
         {
@@ -37,17 +50,13 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
             if (resumeAfter > _revision)
                 throw Refusals.Bad(
                     "open.resume_after", $"revision {resumeAfter} has not been: the last is {_revision}");
-            _isUsed = true;
             _watches.Add(watch);
-            watch.Tell(
-                new InvalidationEvent
-                {
-                    Kind = InvalidationKind.Opened,
-                    Revision = resumeAfter > 0
-                    ? resumeAfter
-                    : _revision
-                });
+            var opened = new InvalidationEvent { Kind = InvalidationKind.Opened };
+            opened.Revision = resumeAfter > 0 ? resumeAfter : _revision;
+            watch.Tell(opened);
             if (resumeAfter > 0) TellMissed(watch, resumeAfter);
+            foreach (var invalidation in _underWay)
+                if (invalidation.Tell(watch) is { } start) watch.Tell(start);
         }
 
         return watch;
@@ -67,53 +76,99 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
     }
 
     /// <summary>
-    /// Announces that memory of <paramref name="ranges"/> is about to go, waits for those whom it concerns, runs
-    /// <paramref name="call"/>, and tells that it is over, also when the call throws.
+    /// Runs a command. Before it takes a range away, the watches of the range have agreed or are fenced; they are told
+    /// when it is over, also when it throws. A range that becomes known only while others are asked is announced next.
     /// </summary>
-    public async Task<T> RunAsync<T>(
-        IReadOnlyList<(AddressSpace Space, AddressRange Range)> ranges, InvalidationCause cause, Func<T> call)
+    /// <param name="missing">Ranges to announce before the first attempt.</param>
+    /// <param name="attempt">Runs the command.</param>
+    public async ValueTask<T> RunAsync<T>(IReadOnlyList<TakenRange> missing, Attempt<T> attempt)
     {
-        if (ranges.Count == 0 || !Volatile.Read(ref _isUsed)) return call();
-        var told = new List<(InvalidationWatch Watch, InvalidationEvent Event)>();
-        lock (_lock)
-            foreach (var (space, range) in ranges) Note(space, range, cause, told);
-        if (told.Count > 0) await Task.WhenAll(told.Select(AskAsync)).ConfigureAwait(false);
+        var announced = new List<TakenRange>();
+        var own = new List<Invalidation>();
         try
         {
-            return call();
+            while (true)
+            {
+                await AnnounceAsync(missing, own).ConfigureAwait(false);
+                announced.AddRange(missing);
+                if (attempt(announced, out var result, out missing)) return result;
+            }
         }
         finally
         {
-            foreach (var (watch, happened) in told)
-            {
-                var end = happened.Clone();
-                end.Kind = InvalidationKind.End;
-                watch.Tell(end);
-            }
+            End(own);
         }
     }
 
-    private void Note(
-        AddressSpace space, AddressRange range, InvalidationCause cause,
-        List<(InvalidationWatch Watch, InvalidationEvent Event)> told)
+    private async Task AnnounceAsync(IReadOnlyList<TakenRange> ranges, List<Invalidation> own)
     {
-        _revision++;
-        _history.Enqueue((_revision, space, range, cause));
-        if (_history.Count > limits.WatchHistoryMax) _history.Dequeue();
-        foreach (var watch in _watches)
-            if (Describe(watch, _revision, space, range, cause, InvalidationKind.Start) is { } happened)
-                told.Add((watch, happened));
+        var asked = new List<Task>();
+        lock (_lock)
+            foreach (var range in Joined(ranges))
+            {
+                var invalidation = new Invalidation(++_revision, range);
+                _history.Enqueue((_revision, range));
+                if (_history.Count > limits.WatchHistoryMax) _history.Dequeue();
+                own.Add(invalidation);
+                _underWay.Add(invalidation);
+                foreach (var watch in _watches)
+                    if (invalidation.Tell(watch) is { } start) asked.Add(AskAsync(watch, start));
+            }
+
+        if (asked.Count > 0) await Task.WhenAll(asked).ConfigureAwait(false);
     }
 
-    private async Task AskAsync((InvalidationWatch Watch, InvalidationEvent Event) one)
+    private void End(List<Invalidation> own)
+    {
+        lock (_lock)
+            foreach (var invalidation in own)
+            {
+                _underWay.Remove(invalidation);
+                foreach (var (watch, start) in invalidation.Told)
+                {
+                    var end = start.Clone();
+                    end.Kind = InvalidationKind.End;
+                    watch.Tell(end);
+                }
+            }
+    }
+
+    /// <summary>
+    /// The ranges of one cause in one address space, joined where they touch. Many pieces become the range around them.
+    /// </summary>
+    private static IEnumerable<TakenRange> Joined(IReadOnlyList<TakenRange> ranges)
+    {
+        foreach (var group in ranges.GroupBy(range => (range.Space, range.Cause)))
+        {
+            var joined = new List<AddressRange>();
+            foreach (var range in group.Select(one => one.Range).OrderBy(range => range.Start))
+            {
+                if (joined.Count > 0 && range.Start <= joined[^1].End)
+                    joined[^1] = joined[^1] with { End = Math.Max(joined[^1].End, range.End) };
+                else joined.Add(range);
+            }
+
+            if (joined.Count > MostPieces) joined = [new AddressRange(joined[0].Start, joined[^1].End)];
+            foreach (var range in joined) yield return new TakenRange(group.Key.Space, range, group.Key.Cause);
+        }
+    }
+
+    /// <summary>Announces to one watch, and waits until it has acknowledged or its patience is over.</summary>
+    private Task AskAsync(InvalidationWatch watch, InvalidationEvent start)
+    {
+        var acknowledged = watch.Announce(start);
+        return acknowledged.IsCompleted ? Task.CompletedTask : WaitAsync(watch, acknowledged);
+    }
+
+    private async Task WaitAsync(InvalidationWatch watch, Task acknowledged)
     {
         try
         {
-            await one.Watch.Announce(one.Event).WaitAsync(one.Watch.Patience, time).ConfigureAwait(false);
+            await acknowledged.WaitAsync(watch.Patience, time).ConfigureAwait(false);
         }
         catch (TimeoutException)
         {
-            one.Watch.Fence();
+            watch.Fence();
         }
     }
 
@@ -122,28 +177,40 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
         if (_history.Count > 0 && _history.Peek().Revision > after + 1)
             watch.Tell(
                 new InvalidationEvent { Kind = InvalidationKind.Dropped, Revision = _history.Peek().Revision - 1 });
-        foreach (var (revision, space, range, cause) in _history)
+        foreach (var (revision, range) in _history)
         {
             if (revision <= after) continue;
-            if (Describe(watch, revision, space, range, cause, InvalidationKind.Missed) is { } happened)
-                watch.Tell(happened);
+            if (Describe(watch, revision, range, InvalidationKind.Missed) is { } happened) watch.Tell(happened);
         }
     }
 
     private static InvalidationEvent? Describe(
-        InvalidationWatch watch, ulong revision, AddressSpace space, AddressRange range, InvalidationCause cause,
-        InvalidationKind kind)
+        InvalidationWatch watch, ulong revision, TakenRange range, InvalidationKind kind)
     {
-        var start = Math.Max(watch.Range.Start, range.Start);
-        var end = Math.Min(watch.Range.End, range.End);
-        if (watch.Space != space || start >= end) return null;
+        var start = Math.Max(watch.Range.Start, range.Range.Start);
+        var end = Math.Min(watch.Range.End, range.Range.End);
+        if (watch.Space != range.Space || start >= end) return null;
         return new InvalidationEvent
         {
             Kind = kind,
             Revision = revision,
-            Cause = cause,
+            Cause = WireEnums.ToWire(range.Cause),
             Start = start,
-            Length = end - start
+            Length = end - start,
         };
+    }
+
+    /// <summary>A range on its way out, and the watches that are told its end. Under the lock.</summary>
+    private sealed class Invalidation(ulong revision, TakenRange range)
+    {
+        public List<(InvalidationWatch Watch, InvalidationEvent Start)> Told { get; } = [];
+
+        /// <summary>The START for a watch that it concerns; null for another watch.</summary>
+        public InvalidationEvent? Tell(InvalidationWatch watch)
+        {
+            if (Describe(watch, revision, range, InvalidationKind.Start) is not { } start) return null;
+            Told.Add((watch, start));
+            return start;
+        }
     }
 }

@@ -1,7 +1,7 @@
 using System.Collections.Concurrent;
-using FramePin.Core.Backing;
+using FramePin.Core.Addressing;
 using FramePin.Core.Machines;
-using FramePin.Core.Vmas;
+using FramePin.Core.Syscalls;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
@@ -39,23 +39,29 @@ internal sealed class MachineHost : IDisposable
         Leases = new LeaseRegistry(id, limits, telemetry, time, log);
         Deleted = _deleted.Token;
         var naming = new NameCounter();
-        Spaces = new NameTable<AddressSpace>(
+        Spaces = new NameTable<SpaceId>(
             id, new(Names.AddressSpaces, "ADDRESS_SPACE", "as", "address_spaces_max", limits.AddressSpacesMax), naming,
             limits);
-        Files = new NameTable<MemoryFile>(
+        Files = new NameTable<FileId>(
             id, new(Names.Files, "FILE", "f", "files_max", limits.FilesMax), naming, limits);
-        Devices = new NameTable<Device>(
+        Devices = new NameTable<DeviceId>(
             id, new(Names.Devices, "DEVICE", "d", "devices_max", limits.DevicesMax), naming, limits);
         Vectors = new VectorTable(id, Machine, limits);
-        Parked = new ParkedPins(Machine);
-        Watches = new InvalidationWatches(limits, time);
-        Faults = new FaultHandlers(Machine, SpaceName, parked => Parked.Resume(parked), limits, time);
+        Watches = new InvalidationWatches(Machine, limits, time);
+        Commands = new MachineCommands(Machine, Watches);
+        Parked = new ParkedPins(Machine, Commands);
+        Faults = new FaultHandlers(
+            Machine, space => Spaces.Find(space)?.Name ?? "", parked => _ = Parked.ResumeAsync(parked), limits, time);
     }
 
     /// <summary>Last segment of the name.</summary>
     public string Id { get; }
 
+    /// <summary>Looks at the machine, and commands that take no memory away.</summary>
     public Machine Machine { get; }
+
+    /// <summary>Commands that take memory away.</summary>
+    public MachineCommands Commands { get; }
 
     /// <summary>Answers to requests with a request_id.</summary>
     public RequestLog Requests { get; }
@@ -66,11 +72,11 @@ internal sealed class MachineHost : IDisposable
     /// <summary>Lives of clients.</summary>
     public LeaseRegistry Leases { get; }
 
-    public NameTable<AddressSpace> Spaces { get; }
+    public NameTable<SpaceId> Spaces { get; }
 
-    public NameTable<MemoryFile> Files { get; }
+    public NameTable<FileId> Files { get; }
 
-    public NameTable<Device> Devices { get; }
+    public NameTable<DeviceId> Devices { get; }
 
     public VectorTable Vectors { get; }
 
@@ -92,8 +98,6 @@ internal sealed class MachineHost : IDisposable
     /// <summary>The process that holds the most memory past the bound is killed; otherwise it is fenced.</summary>
     public bool KillsHolders { get; }
 
-    public string SpaceName(AddressSpace space) => Spaces.NameOf(space.Name);
-
     /// <summary>The full name of the next attachment of a local process.</summary>
     public string NextAttachment() =>
         Names.Child(Id, Names.Attachments, $"a{Interlocked.Increment(ref _lastAttachment)}");
@@ -113,13 +117,13 @@ internal sealed class MachineHost : IDisposable
     }
 
     /// <summary>Takes a device's name away. Its memory goes with the last mapping.</summary>
-    public void RemoveDevice(string id, Device device)
+    public void RemoveDevice(Named<DeviceId> device)
     {
-        if (!Devices.Remove(id, device)) return;
+        if (!Devices.Remove(device)) return;
         Unlease(device);
         try
         {
-            Machine.DestroyDevice(device);
+            Machine.Call(new DestroyDeviceCall(device.Thing));
         }
         catch (ObjectDisposedException)
         {
@@ -128,17 +132,18 @@ internal sealed class MachineHost : IDisposable
     }
 
     /// <summary>
-    /// The process ends (exit_mmap), and its address space loses its name. False: it has exited before.
+    /// The process ends (exit_mmap) when the watches of its memory have agreed, and its address space loses its name.
+    /// False: it has exited before.
     /// </summary>
-    public bool ExitSpace(AddressSpace space)
+    public async Task<bool> ExitSpaceAsync(Named<SpaceId> space)
     {
         Unlease(space);
         try
         {
-            var hasExited = Machine.Exit(space) == Core.Abi.Errno.None;
-            if (hasExited) Spaces.Remove(space.Name, space);
-            Faults.Drop(space);
-            return hasExited;
+            var result = await Commands.CallAsync(new ExitCall(space.Thing)).ConfigureAwait(false);
+            if (result.IsOk) Spaces.Remove(space);
+            Faults.Drop(space.Thing);
+            return result.IsOk;
         }
         catch (ObjectDisposedException)
         {

@@ -4,6 +4,7 @@ using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using FramePin.Server.Telemetry;
+using Grpc.Core;
 
 namespace FramePin.Server.Machines;
 
@@ -13,6 +14,7 @@ internal sealed class MachineRegistry : IDisposable
     private readonly ConcurrentDictionary<string, MachineHost> _machines = new(StringComparer.Ordinal);
     private readonly Lock _naming = new();
     private readonly HostContext _daemon;
+    private readonly IAccessPolicy _access;
     private readonly Func<string, MachineOptions, IMachineObserver?> _observerOf;
     private int _nextName;
 
@@ -20,9 +22,12 @@ internal sealed class MachineRegistry : IDisposable
     /// <param name="telemetry">Counts what the leases of all machines give back.</param>
     /// <param name="time">The clock.</param>
     /// <param name="log">Told of leases that nobody kept alive.</param>
+    /// <param name="access">Decides which caller may use which machine.</param>
     public MachineRegistry(
-        DaemonOptions options, ServerTelemetry telemetry, TimeProvider time, ILogger<LeaseRegistry> log)
+        DaemonOptions options, ServerTelemetry telemetry, TimeProvider time, ILogger<LeaseRegistry> log,
+        IAccessPolicy access)
     {
+        _access = access;
         _daemon = new HostContext(options.Limits, telemetry, time, log);
         _observerOf = options.ObserverOf ?? (static (_, _) => null);
         Requests = new RequestLog(options.Limits);
@@ -33,23 +38,73 @@ internal sealed class MachineRegistry : IDisposable
     /// <summary>Requests that make and delete machines.</summary>
     public RequestLog Requests { get; }
 
+    /// <summary>The machines, ordered by id. For the daemon itself: a call finds its machine by Resolve.</summary>
     public IEnumerable<MachineHost> All => _machines.Values.OrderBy(host => host.Id, StringComparer.Ordinal);
 
-    public MachineHost Get(string id) =>
-        _machines.TryGetValue(id, out var host) ? host : throw Refusals.NotFound("MACHINE", Names.Machine(id));
+    /// <summary>The machines that a caller may see, ordered by id.</summary>
+    public IEnumerable<MachineHost> AllFor(ServerCallContext caller) => All.Where(host =>
+    {
+        try
+        {
+            _access.Check(caller, host.Id, Right.Read);
+            return true;
+        }
+        catch (RpcException refusal) when (refusal.StatusCode == StatusCode.PermissionDenied)
+        {
+            return false;
+        }
+    });
 
-    /// <summary>The machine and the rest of the name of one of its children.</summary>
-    public (MachineHost Host, string Id) Resolve(string name, string collection, string field)
+    /// <summary>
+    /// The machine that a request names. PERMISSION_DENIED for a caller without the right, NOT_FOUND when there is no
+    /// such machine, INVALID_ARGUMENT for another thing's name. An empty name is the default machine's.
+    /// </summary>
+    /// <param name="caller">The call.</param>
+    /// <param name="name">"machines/{machine}".</param>
+    /// <param name="right">The use that the call makes of the machine.</param>
+    /// <param name="field">Field of the request that holds the name.</param>
+    public MachineHost Resolve(ServerCallContext caller, string name, Right right, string field)
+    {
+        var id = Names.MachineId(name, field);
+        _access.Check(caller, id, right);
+        return Get(id);
+    }
+
+    /// <summary>
+    /// The machine of a thing that a request names, and the last segment of the thing's name. Refuses as the other form
+    /// does; whether the machine has such a thing is not looked at.
+    /// </summary>
+    /// <param name="caller">The call.</param>
+    /// <param name="name">"machines/{machine}/{collection}/{id}".</param>
+    /// <param name="collection">The collection.</param>
+    /// <param name="right">The use that the call makes of the machine.</param>
+    /// <param name="field">Field of the request that holds the name.</param>
+    public (MachineHost Host, string Id) Resolve(
+        ServerCallContext caller, string name, string collection, Right right, string field)
     {
         var (machine, id) = Names.ChildIds(name, collection, field);
+        _access.Check(caller, machine, right);
         return (Get(machine), id);
     }
+
+    private MachineHost Get(string id) =>
+        _machines.TryGetValue(id, out var host) ? host : throw Refusals.NotFound("MACHINE", Names.Machine(id));
 
     /// <summary>Told of each machine when it is made; set once, before the first request.</summary>
     public Action<MachineHost>? Made { get; set; }
 
-    public MachineHost Create(string wantedId, MachineOptions options, V1.MachineSpec? spec)
+    /// <summary>
+    /// Makes a machine. ALREADY_EXISTS for an id in use, RESOURCE_EXHAUSTED at the limit, PERMISSION_DENIED for a caller
+    /// that may not manage a machine of that name.
+    /// </summary>
+    /// <param name="caller">The call.</param>
+    /// <param name="wantedId">Last segment of the name; empty to have one chosen.</param>
+    /// <param name="options">The hardware.</param>
+    /// <param name="spec">The rest of the request; null for defaults.</param>
+    public MachineHost Create(
+        ServerCallContext caller, string wantedId, MachineOptions options, V1.MachineSpec? spec)
     {
+        _access.Check(caller, wantedId, Right.Manage);
         lock (_naming)
         {
             if (_machines.Count >= _daemon.Limits.MachinesMax)
@@ -76,9 +131,13 @@ internal sealed class MachineRegistry : IDisposable
     private MachineHost Host(string id, MachineOptions options, V1.MachineSpec? spec) =>
         new(id, options, _observerOf(id, options), spec, _daemon);
 
-    public void Delete(string id, bool force)
+    /// <summary>
+    /// Deletes a machine. FAILED_PRECONDITION (PINS_LIVE) while pages are pinned, unless <paramref name="force"/>.
+    /// </summary>
+    public void Delete(ServerCallContext caller, string name, bool force)
     {
-        var host = Get(id);
+        var host = Resolve(caller, name, Right.Manage, "name");
+        var id = host.Id;
         var live = host.Machine.PinStatistics.Acquired - host.Machine.PinStatistics.Released;
         if (live > 0 && !force)
             throw Refusals.State(

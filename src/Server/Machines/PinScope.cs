@@ -1,7 +1,7 @@
 using System.Diagnostics;
 using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
 using FramePin.Core.Pinning;
-using FramePin.Core.Vmas;
 using FramePin.Server.Sessions;
 
 namespace FramePin.Server.Machines;
@@ -22,7 +22,7 @@ internal interface IFrameHolder
 /// <param name="Holder">Maps the frames; null: nobody does.</param>
 internal readonly record struct PinScope(MachineHost Host, Lease? Lease, IFrameHolder? Holder);
 
-/// <summary>What a pin asks for.</summary>
+/// <summary>The arguments of a pin.</summary>
 /// <param name="Space">Address space of the range; null for the pages of a device.</param>
 /// <param name="Start">Address in bytes; need not be aligned.</param>
 /// <param name="Pages">Pages.</param>
@@ -30,7 +30,7 @@ internal readonly record struct PinScope(MachineHost Host, Lease? Lease, IFrameH
 /// <param name="Trace">Span that the pin belongs to; the unpin will point at it.</param>
 /// <param name="Gup">A raw call of mm/gup.c; null: get_vaddr_frames.</param>
 internal readonly record struct PinRange(
-    AddressSpace? Space, ulong Start, ulong Pages, GupFlags Flags, ActivityContext Trace, GupCall? Gup = null)
+    Named<SpaceId>? Space, ulong Start, ulong Pages, GupFlags Flags, ActivityContext Trace, GupCall? Gup = null)
 {
     /// <summary>Name of the kernel's call, for refusals.</summary>
     public string Call => Gup?.ToString() ?? "get_vaddr_frames";

@@ -1,7 +1,8 @@
 using System.Diagnostics;
 using System.Globalization;
 using FramePin.Core.Abi;
-using FramePin.Core.Backing;
+using FramePin.Core.Addressing;
+using FramePin.Core.Inspection;
 using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
 using FramePin.Server.Configuration;
@@ -87,11 +88,14 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
     /// Makes a vector that holds a device's pages: created and filled in one step. NOT_FOUND when the device was
     /// deleted meanwhile, RESOURCE_EXHAUSTED at a limit.
     /// </summary>
-    public void Export(in PinScope scope, Device device)
+    public void Export(in PinScope scope, Named<DeviceId> device)
     {
         steps?.Entered(PinStep.Create);
         _scope = scope;
-        _record = scope.Host.Vectors.Create(device, scope.Lease);
+        var view = scope.Host.Machine.Query<DeviceQuery, DeviceView?>(new(device.Thing));
+        if (view is not { IsRam: true })
+            throw Refusals.State("NO_PAGES", "the device's range is MMIO, which has no pages to hold");
+        _record = scope.Host.Vectors.Create(device, view.Frames, scope.Lease);
         steps?.Entered(PinStep.Fill);
         var outcome = new PinOutcome
         {
@@ -114,15 +118,17 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
     public ValueTask<PinOutcome> FillAsync(in PinRange range, CancellationToken cancelled)
     {
         steps?.Entered(PinStep.Fill);
-        var machine = _scope.Host.Machine;
-        var pages = (long)Math.Min(range.Pages, long.MaxValue);
         if (_isReused) Record.Note(OriginOf(range, epoch: 0));
-        var outcome = range.Gup is { } call
-            ? machine.Gup(range.Space!, call, range.Start, pages, range.Flags, LockedArgument.Held, Record.Vector)
-            : machine.GetVaddrFrames(range.Space!, range.Start, pages, range.Flags, Record.Vector, steps);
-        if (outcome.Parked is { } parked) return WaitAsync(range, parked, cancelled);
-        Filled(range, outcome);
-        return ValueTask.FromResult(outcome);
+        var pages = (long)Math.Min(range.Pages, long.MaxValue);
+        var request = new PinRequest(range.Space!.Thing, range.Start, pages, range.Flags)
+        {
+            Call = range.Gup,
+            Locked = range.Gup is null ? default : LockedArgument.Held,
+        };
+        var filling = _scope.Host.Commands.PinAsync(request, Record.Vector, steps);
+        return filling.IsCompletedSuccessfully
+            ? EndAsync(range, filling.Result, cancelled)
+            : WatchedAsync(range, filling, cancelled);
     }
 
     /// <summary>
@@ -163,7 +169,7 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
             return;
         }
 
-        if (!_heldFrames) _scope.Host.Machine.PutVaddrFrames(record.Vector);
+        if (!_heldFrames) _scope.Host.Machine.Put(record.Vector, isDirty: false);
         EndReuse();
     }
 
@@ -186,6 +192,18 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
     }
 
     private bool IsLeaseOver => _scope.Lease is { Ended.IsCancellationRequested: true };
+
+    /// <summary>The pin has waited for watches of the memory that it takes away.</summary>
+    private async ValueTask<PinOutcome> WatchedAsync(
+        PinRange range, ValueTask<PinOutcome> filling, CancellationToken cancelled) =>
+        await EndAsync(range, await filling.ConfigureAwait(false), cancelled).ConfigureAwait(false);
+
+    private ValueTask<PinOutcome> EndAsync(in PinRange range, in PinOutcome outcome, CancellationToken cancelled)
+    {
+        if (outcome.Parked is { } parked) return WaitAsync(range, parked, cancelled);
+        Filled(range, outcome);
+        return ValueTask.FromResult(outcome);
+    }
 
     private async ValueTask<PinOutcome> WaitAsync(PinRange range, ParkedPin parked, CancellationToken cancelled)
     {
@@ -225,13 +243,13 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
     private void Tag(Activity pin, in PinRange range, in PinOutcome outcome)
     {
         pin.SetTag(TelemetryNames.Machine, _scope.Host.Id);
-        pin.SetTag(TelemetryNames.AddressSpace, range.Space?.Name);
+        pin.SetTag(TelemetryNames.AddressSpace, range.Space?.Id);
         pin.SetTag(TelemetryNames.Profile, _scope.Host.Machine.Profile.Name);
         pin.SetTag(TelemetryNames.PagesRequested, (long)range.Pages);
         pin.SetTag(TelemetryNames.PagesPinned, outcome.Result.Pages);
         pin.SetTag(TelemetryNames.Runs, Record.Vector.RunCount);
         pin.SetTag(TelemetryNames.FrameVector, (long)Record.Number);
-        pin.SetTag(TelemetryNames.FrameKind, WireMapping.KindOf(Record.Vector).ToString());
+        pin.SetTag(TelemetryNames.FrameKind, WireFrames.KindOf(Record.Vector).ToString());
         pin.SetTag(TelemetryNames.StopReason, outcome.Reason.ToString());
         pin.SetTag(TelemetryNames.Errno, outcome.Result.Error.ToString());
         pin.SetTag(TelemetryNames.Retries, outcome.Retries);

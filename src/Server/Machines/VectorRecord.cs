@@ -1,6 +1,6 @@
 using System.Diagnostics;
+using FramePin.Core.Addressing;
 using FramePin.Core.Pinning;
-using FramePin.Core.Vmas;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;
 using Grpc.Core;
@@ -8,14 +8,14 @@ using Grpc.Core;
 namespace FramePin.Server.Machines;
 
 /// <summary>Where a vector's frames came from: the range, the time and the span of the pin that filled it.</summary>
-/// <param name="Space">Whose memory was pinned; null for a device's pages, and before the first pin.</param>
+/// <param name="Space">Address space of the pages; null for a device's pages, and before the first pin.</param>
 /// <param name="Start">First byte of the range, as asked.</param>
 /// <param name="IsWrite">The pin asked for pages to write to.</param>
 /// <param name="PinnedAt">Time of the pin.</param>
 /// <param name="Trace">Span that acquired the frames.</param>
 /// <param name="Epoch">Number of the machine's last command before the pin.</param>
 internal readonly record struct PinOrigin(
-    AddressSpace? Space, ulong Start, bool IsWrite, DateTimeOffset PinnedAt, ActivityContext Trace, long Epoch);
+    Named<SpaceId>? Space, ulong Start, bool IsWrite, DateTimeOffset PinnedAt, ActivityContext Trace, long Epoch);
 
 /// <summary>A frame vector under its name, with the origin of its frames.</summary>
 /// <remarks>

@@ -1,5 +1,5 @@
 using System.Collections.Concurrent;
-using FramePin.Core.Backing;
+using FramePin.Core.Addressing;
 using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
 using FramePin.Server.Configuration;
@@ -52,10 +52,14 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
     /// A vector that holds a device's pages, not published yet. NOT_FOUND when the device was deleted meanwhile,
     /// RESOURCE_EXHAUSTED at the limit.
     /// </summary>
-    public VectorRecord Create(Device device, Lease? lease)
+    public VectorRecord Create(Named<DeviceId> device, ulong frames, Lease? lease)
     {
         Reserve();
-        if (machine.CreateVector(device) is { } vector) return Number(vector, lease);
+        var vector = machine.CreateVector((long)frames);
+        if (vector is not null
+            && machine.Call(new ExportDeviceCall(device.Thing, vector.Id, vector.Allocated)).IsOk)
+            return Number(vector, lease);
+        if (vector is not null) machine.DestroyVector(vector);
         Interlocked.Decrement(ref _count);
         throw Refusals.NotFound("DEVICE", device.Name);
     }
@@ -84,8 +88,7 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
         {
             frames = record.Vector.Count;
             if (!record.TryDestroy()) return false;
-            if (dirty) machine.PutVaddrFramesDirty(record.Vector);
-            else machine.PutVaddrFrames(record.Vector);
+            machine.Put(record.Vector, dirty);
             machine.DestroyVector(record.Vector);
         }
 

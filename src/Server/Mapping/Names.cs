@@ -1,3 +1,4 @@
+using System.Globalization;
 using FramePin.Server.Configuration;
 
 namespace FramePin.Server.Mapping;
@@ -14,12 +15,14 @@ internal static class Names
     public const string DriverFiles = "driverFiles";
     public const string Leases = "leases";
     public const string Attachments = "attachments";
-    private const string Machines = "machines";
+    public const string Machines = "machines";
 
     public static string Machine(string id) => $"{Machines}/{id}";
 
     public static string Child(string machine, string collection, string id) =>
-        $"{Machines}/{machine}/{collection}/{id}";
+        $"{Collection(machine, collection)}/{id}";
+
+    public static string Collection(string machine, string collection) => $"{Machines}/{machine}/{collection}";
 
     /// <summary>The last segment of a name.</summary>
     public static string LastSegment(string name) => name[(name.LastIndexOf('/') + 1)..];
@@ -43,6 +46,12 @@ internal static class Names
             ? (parts[1], parts[3])
             : throw Refusals.Bad(field, $"expected machines/{{machine}}/{collection}/{{id}}, got '{Short(name)}'");
     }
+
+    /// <summary>The number that is the last segment of a vector's or an open file's name.</summary>
+    public static ulong Number(string id, string field) =>
+        ulong.TryParse(id, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
+            ? number
+            : throw Refusals.Bad(field, "the last segment of the name is a number");
 
     /// <summary>The collection that a child's name says it belongs to; empty when it is no child's name.</summary>
     public static string CollectionOf(string name) =>

@@ -17,7 +17,7 @@ internal sealed class FaultService(MachineRegistry machines, IHostApplicationLif
         if (!await requestStream.MoveNext(context.CancellationToken).ConfigureAwait(false)) return;
         if (requestStream.Current.Register is not { } register)
             throw Refusals.Bad("register", "the first message registers the handler");
-        var host = HostOf(register);
+        var host = HostOf(context, register);
         var lease = host.Leases.Find(register.Lease, "register.lease");
         var handler = Register(host, register);
         using var ends = CancellationTokenSource.CreateLinkedTokenSource(
@@ -54,14 +54,15 @@ internal sealed class FaultService(MachineRegistry machines, IHostApplicationLif
         }
     }
 
-    private MachineHost HostOf(RegisterFaultHandler register) => register.Device.Length > 0
-        ? machines.Resolve(register.Device, Names.Devices, "register.device").Host
-        : machines.Resolve(register.AddressSpace, Names.AddressSpaces, "register.address_space").Host;
+    private MachineHost HostOf(ServerCallContext context, RegisterFaultHandler register) => register.Device.Length > 0
+        ? machines.Resolve(context, register.Device, Names.Devices, Right.Manage, "register.device").Host
+        : machines.Resolve(context, register.AddressSpace, Names.AddressSpaces, Right.Manage, "register.address_space")
+            .Host;
 
     private static FaultHandler Register(MachineHost host, RegisterFaultHandler register) => register.Device.Length > 0
-        ? host.Faults.Register(host.Devices.Get(Names.LastSegment(register.Device)), register.Device)
+        ? host.Faults.Register(host.Devices.Get(Names.LastSegment(register.Device)))
         : host.Faults.Register(
-            host.Spaces.Get(Names.LastSegment(register.AddressSpace)), register.Start, register.Length);
+            host.Spaces.Get(Names.LastSegment(register.AddressSpace)).Thing, register.Start, register.Length);
 
     private static async Task SendAsync(
         FaultHandler handler, IServerStreamWriter<FaultEvent> stream, CancellationToken cancelled)

@@ -1,4 +1,3 @@
-using System.Globalization;
 using FramePin.Core.Addressing;
 using FramePin.Server.Configuration;
 using FramePin.Server.Machines;
@@ -21,7 +20,7 @@ internal sealed class WatchService(
     {
         if (!await requestStream.MoveNext(context.CancellationToken).ConfigureAwait(false)) return;
         if (requestStream.Current.Open is not { } open) throw Refusals.Bad("open", "the first message opens the watch");
-        var host = HostOf(open);
+        var host = HostOf(context, open);
         var lease = host.Leases.Find(open.Lease, "open.lease");
         var watch = Open(host, open);
         using var ends = CancellationTokenSource.CreateLinkedTokenSource(
@@ -53,9 +52,9 @@ internal sealed class WatchService(
         }
     }
 
-    private MachineHost HostOf(OpenWatch open) => open.FrameVector.Length > 0
-        ? machines.Resolve(open.FrameVector, Names.FrameVectors, "open.frame_vector").Host
-        : machines.Resolve(open.AddressSpace, Names.AddressSpaces, "open.address_space").Host;
+    private MachineHost HostOf(ServerCallContext context, OpenWatch open) => open.FrameVector.Length > 0
+        ? machines.Resolve(context, open.FrameVector, Names.FrameVectors, Right.Use, "open.frame_vector").Host
+        : machines.Resolve(context, open.AddressSpace, Names.AddressSpaces, Right.Use, "open.address_space").Host;
 
     private InvalidationWatch Open(MachineHost host, OpenWatch open)
     {
@@ -65,33 +64,33 @@ internal sealed class WatchService(
             throw Refusals.Limit(
                 "watch_patience_max", (ulong)most.TotalMilliseconds, (ulong)patience.TotalMilliseconds);
         if (patience == TimeSpan.Zero) patience = most;
-        if (open.FrameVector.Length > 0)
-        {
-            var text = Names.LastSegment(open.FrameVector);
-            var record = ulong.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
-                ? host.Vectors.Find(number)
-                : null;
-            if (record is null) throw Refusals.NotFound("FRAME_VECTOR", open.FrameVector);
-            Core.Vmas.AddressSpace? pinned;
-            AddressRange range;
-            lock (record.Gate)
-            {
-                pinned = record.Origin.Space;
-                var first = record.Origin.Start & PageGeometry.PageMask;
-                range = new AddressRange(first, first + ((ulong)record.Vector.Count << PageGeometry.PageShift));
-            }
-
-            if (pinned is null) throw Refusals.NotFound("FRAME_VECTOR", open.FrameVector);
-            return host.Watches.Open(pinned, range, patience, open.ResumeAfter);
-        }
-
-        var space = host.Spaces.Get(Names.LastSegment(open.AddressSpace));
-        var end = open.Length == 0 ? ulong.MaxValue : open.Start + open.Length;
-        if (end < open.Start) throw Refusals.Bad("open.length", "passes the end of the addresses");
-        return host.Watches.Open(space, new AddressRange(open.Start, end), patience, open.ResumeAfter);
+        var (space, range) = open.FrameVector.Length > 0 ? Pinned(host, open.FrameVector) : Asked(host, open);
+        return host.Watches.Open(space, range, patience, open.ResumeAfter);
     }
 
-    /// <summary>Sends what happens; the present revision when nothing did for a while.</summary>
+    /// <summary>The pages that a vector was pinned from. NOT_FOUND for one that was pinned from none.</summary>
+    private static (SpaceId Space, AddressRange Range) Pinned(MachineHost host, string name)
+    {
+        var record = host.Vectors.Get(Names.Number(Names.LastSegment(name), "open.frame_vector"));
+        lock (record.Gate)
+        {
+            if (record.Origin.Space is not { } pinned) throw Refusals.NotFound("FRAME_VECTOR", name);
+            var first = record.Origin.Start & PageGeometry.PageMask;
+            var length = (ulong)record.Vector.Count << PageGeometry.PageShift;
+            return (pinned.Thing, new AddressRange(first, first + length));
+        }
+    }
+
+    /// <summary>The range of a request; length 0 is the rest of the address space.</summary>
+    private static (SpaceId Space, AddressRange Range) Asked(MachineHost host, OpenWatch open)
+    {
+        var space = host.Spaces.Get(Names.LastSegment(open.AddressSpace)).Thing;
+        var end = open.Length == 0 ? ulong.MaxValue : open.Start + open.Length;
+        if (end < open.Start) throw Refusals.Bad("open.length", "passes the end of the addresses");
+        return (space, new AddressRange(open.Start, end));
+    }
+
+    /// <summary>Sends events, and the present revision when none came for a while.</summary>
     private async Task SendAsync(
         InvalidationWatches watches, InvalidationWatch watch, IServerStreamWriter<InvalidationEvent> stream,
         CancellationToken ends)

@@ -1,0 +1,41 @@
+using FramePin.Server.Configuration;
+using FramePin.Server.Drivers;
+using FramePin.Server.Machines;
+using FramePin.Server.Mapping;
+using FramePin.V1;
+using Grpc.Core;
+using Errno = FramePin.Core.Abi.Errno;
+
+namespace FramePin.Server.Services;
+
+/// <summary>Driver processes and the files that they serve, over the wire; one file a call.</summary>
+internal sealed partial class DriverService(
+    MachineRegistry machines, DriverRegistry drivers, DaemonOptions options, IHostApplicationLifetime lifetime)
+    : V1.DriverService.DriverServiceBase
+{
+    /// <summary>
+    /// -ERESTARTSYS, which drivers answer when a signal has ended their wait (include/linux/errno.h).
+    /// </summary>
+    private const uint RestartSys = 512;
+
+    /// <summary>
+    /// Asks the driver. A call that is remembered waits for the driver's answer also when its caller has left, which
+    /// the driver learns as a signal: either the driver has done its work, and a repeat gets the answer, or it answers
+    /// that it stopped waiting, and a repeat asks anew.
+    /// </summary>
+    private static async Task<DriverAnswer> AskAsync(
+        OpenDriverFile file, DriverCall call, string requestId, CancellationToken cancelled)
+    {
+        if (requestId.Length == 0) return await file.Driver.CallAsync(call, cancelled).ConfigureAwait(false);
+        var answer = await file.Driver.CallToEndAsync(call, cancelled).ConfigureAwait(false);
+        if (answer.Errno is RestartSys or (uint)Errno.EINTR) cancelled.ThrowIfCancellationRequested();
+        return answer;
+    }
+
+    /// <summary>The machine of a file's name, and the file; null when it is closed or its driver is gone.</summary>
+    private (MachineHost Host, OpenDriverFile? File) Find(ServerCallContext context, string name)
+    {
+        var (host, text) = machines.Resolve(context, name, Names.DriverFiles, Right.Use, "file");
+        return (host, drivers.Find(host, Names.Number(text, "file")));
+    }
+}

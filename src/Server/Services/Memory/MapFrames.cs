@@ -1,0 +1,37 @@
+using FramePin.Server.LocalMemory;
+using FramePin.Server.Machines;
+using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
+using FramePin.V1;
+using Grpc.Core;
+
+namespace FramePin.Server.Services;
+
+internal sealed partial class MemoryService
+{
+    /// <summary>Holds a vector's frames for a local process that maps them.</summary>
+    public override Task<MapFramesResponse> MapFrames(MapFramesRequest request, ServerCallContext context)
+    {
+        var (host, id) = machines.Resolve(context, request.FrameVector, Names.FrameVectors, Right.Use, "frame_vector");
+        return host.Requests.Run(context, request.RequestId, request, () =>
+        {
+            var attachment = FindAttachment(host, request.Attachment, "frame_vector");
+            var record = host.Vectors.Get(Names.Number(id, "frame_vector"));
+            var hold = attachment.Hold(record);
+            try
+            {
+                lock (record.Gate)
+                {
+                    if (record.IsDestroyed) throw Refusals.NotFound("FRAME_VECTOR", request.FrameVector);
+                    var runs = WireFrames.ToRuns(record.Vector, options.Limits);
+                    return Task.FromResult(new MapFramesResponse { Hold = hold, Runs = runs });
+                }
+            }
+            catch
+            {
+                attachment.Release(hold);
+                throw;
+            }
+        });
+    }
+}

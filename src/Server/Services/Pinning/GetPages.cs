@@ -1,0 +1,49 @@
+using FramePin.Core.Inspection;
+using FramePin.Server.Machines;
+using FramePin.Server.Mapping;
+using FramePin.V1;
+using Grpc.Core;
+
+namespace FramePin.Server.Services;
+
+internal sealed partial class PinningService
+{
+    private const int PagesPerAnswer = 1024;
+
+    /// <summary>The struct pages of a vector's frames (Core/Inspection/FrameQueries.cs).</summary>
+    public override Task<GetPagesResponse> GetPages(GetPagesRequest request, ServerCallContext context)
+    {
+        var (host, number) = ResolveVector(context, request.FrameVector, Right.Read, "frame_vector");
+        if (request.Count > PagesPerAnswer) throw Refusals.Limit("pages_per_answer", PagesPerAnswer, request.Count);
+        var record = host.Vectors.Get(number);
+        var response = new GetPagesResponse();
+        lock (record.Gate)
+        {
+            var count = request.Count == 0 ? PagesPerAnswer : (int)request.Count;
+            var first = (long)Math.Min(request.First, long.MaxValue);
+            var query = new VectorPagesQuery(record.Vector, first, count);
+            foreach (var page in host.Machine.Query<VectorPagesQuery, IReadOnlyList<PageView>>(query))
+                response.Pages.Add(ToWire(page));
+        }
+
+        return Task.FromResult(response);
+    }
+
+    private static Page ToWire(PageView view)
+    {
+        var page = new Page
+        {
+            Pfn = view.Pfn.Value,
+            HasPage = view.HasPage,
+            HeadPfn = view.Head.Value,
+            Order = (uint)view.Order,
+            RefCount = view.RefCount,
+            PinCount = view.PinCount,
+            MapCount = view.MapCount,
+            MaybeDmaPinned = view.MaybeDmaPinned,
+        };
+        foreach (var flag in Enum.GetValues<Core.Frames.FrameFlags>())
+            if (flag != 0 && (view.Flags & flag) != 0) page.Flags.Add(flag.ToString());
+        return page;
+    }
+}
