@@ -66,7 +66,8 @@ public sealed class WatchTests : IAsyncLifetime
                     Address = At,
                     Length = 64 * 4096,
                     Prot = 3,
-                    Flags = 0x11,
+                    // fork takes private pages alone: they become copy-on-write.
+                    Flags = call == "fork" ? 0x12U : 0x11,
                     Target = file.Name
                 }
             });
@@ -173,7 +174,12 @@ public sealed class WatchTests : IAsyncLifetime
         await Call(new MemoryCall { Munmap = new MunmapCall { Address = At, Length = 4096 } });
         var batch = new CallBatchRequest { AddressSpace = _space };
         for (var i = 0; i < 4096; i++)
-            batch.Calls.Add(new MemoryCall { Munmap = new MunmapCall { Address = At + (63 * 4096), Length = 4096 } });
+        {
+            // The rights change each time.
+            var prot = new MprotectCall { Address = At + (63 * 4096), Length = 4096, Prot = i % 2 == 0 ? 1U : 3U };
+            batch.Calls.Add(new MemoryCall { Mprotect = prot });
+        }
+
         await _client.AddressSpaces.CallBatchAsync(batch);
         // Revision 0 means that nothing was seen: one that was is asked for.
         using var again = _client.Watches.WatchInvalidations();

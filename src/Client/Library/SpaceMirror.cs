@@ -14,8 +14,7 @@ internal sealed record MirroredRange(string AddressSpace, ulong Start, ulong Len
 /// <summary>
 /// Pages of an address space in this process, at one place, kept as the space has them. Absent pages are populated and
 /// shared ones made the space's own when they are mapped, so that a plain store needs no fault. Parts without a
-/// mapping,
-/// or whose pages may not be touched, are memory of this process alone, which reads as zeroes.
+/// mapping, or whose pages may not be touched, are memory of this process alone, which reads as zeroes.
 /// </summary>
 /// <remarks>
 /// <para>
@@ -25,8 +24,7 @@ internal sealed record MirroredRange(string AddressSpace, ulong Start, ulong Len
 /// </para>
 /// <para>
 /// A visitor that stays longer than the daemon's watch_patience_max loses its stores of the time beyond. A visitor that
-/// itself makes a call that takes the range away waits for that time in vain. Copies that a store through another
-/// mapping makes, and migration for a long-term pin, are announced only where the daemon says so.
+/// itself makes a call that takes the range away waits for that time in vain.
 /// </para>
 /// <para>Owns its mapping and the frames that are held for it.</para>
 /// </remarks>
@@ -88,12 +86,11 @@ public sealed class SpaceMirror : IAsyncDisposable
 
     /// <summary>
     /// Goes inside: until the view is disposed the bytes are the space's own. Blocks the thread while the range
-    /// changes.
-    /// Allocates nothing.
+    /// changes. Allocates nothing.
     /// </summary>
-    /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message
-    /// tells
-    /// which.</exception>
+    /// <exception cref="InvalidOperationException">
+    /// The address space has exited or the daemon is lost; the message tells which.
+    /// </exception>
     public View Enter()
     {
         _gate.Enter();
@@ -102,9 +99,9 @@ public sealed class SpaceMirror : IAsyncDisposable
 
     /// <summary>Goes inside, or returns false while the range changes. Does not wait, and allocates nothing.</summary>
     /// <param name="view">The view, which the caller disposes when the method returned true.</param>
-    /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message
-    /// tells
-    /// which.</exception>
+    /// <exception cref="InvalidOperationException">
+    /// The address space has exited or the daemon is lost; the message tells which.
+    /// </exception>
     public bool TryEnter(out View view)
     {
         var isInside = _gate.TryEnter();
@@ -117,9 +114,9 @@ public sealed class SpaceMirror : IAsyncDisposable
     /// in it makes the calls that take the range away wait longer.
     /// </summary>
     /// <param name="cancellationToken">Gives the waiting up.</param>
-    /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message
-    /// tells
-    /// which.</exception>
+    /// <exception cref="InvalidOperationException">
+    /// The address space has exited or the daemon is lost; the message tells which.
+    /// </exception>
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was signalled.</exception>
     public async ValueTask<Visit> EnterAsync(CancellationToken cancellationToken = default)
     {
@@ -193,38 +190,69 @@ public sealed class SpaceMirror : IAsyncDisposable
             Lease = _range.Lease
         };
         await watch.RequestStream.WriteAsync(new WatchRequest { Open = open }, _stop.Token).ConfigureAwait(false);
-        var underWay = 0;
-        while (await watch.ResponseStream.MoveNext(_stop.Token).ConfigureAwait(false))
+        var state = new MirrorChanges();
+        var next = watch.ResponseStream.MoveNext(_stop.Token);
+        try
         {
-            var happened = watch.ResponseStream.Current;
-            switch (happened.Kind)
+            while (true)
             {
-                case InvalidationKind.Start:
-                    underWay++;
-                    await _gate.CloseAsync().ConfigureAwait(false);
-                    await watch.RequestStream.WriteAsync(
-                        new WatchRequest { Acknowledge = happened.Revision }, _stop.Token).ConfigureAwait(false);
-                    continue;
-                case InvalidationKind.End:
-                    underWay--;
-                    break;
-                case InvalidationKind.Progress:
-                    continue;
-                case InvalidationKind.Opened:
-                    opened();
-                    break;
+                // Events are read during a remap too: its own stores may unshare pages, which the daemon announces here.
+                await Task.WhenAny(next, state.Remap ?? next).ConfigureAwait(false);
+                if (state.Remap is { IsCompleted: true } remapped)
+                {
+                    state.Remap = null;
+                    await remapped.ConfigureAwait(false);
+                    if (state.IsSettled)
+                    {
+                        _gate.Open();
+                        _ready.TrySetResult();
+                    }
+                }
+
+                if (next.IsCompleted)
+                {
+                    // The daemon ended the stream in order: it is shutting down.
+                    if (!await next.ConfigureAwait(false))
+                        throw new InvalidOperationException("the watch has ended");
+                    await HandleAsync(watch, state, opened).ConfigureAwait(false);
+                    next = watch.ResponseStream.MoveNext(_stop.Token);
+                }
+
+                if (!state.NeedsRemap) continue;
+                await _gate.CloseAsync().ConfigureAwait(false);
+                state.Remapped = state.Count;
+                state.Remap = RemapAsync();
             }
-
-            // Another change is still under way, and its END remaps.
-            if (underWay > 0) continue;
-            await _gate.CloseAsync().ConfigureAwait(false);
-            await RemapAsync().ConfigureAwait(false);
-            _gate.Open();
-            _ready.TrySetResult();
         }
+        finally
+        {
+            // The remap uses the list of holds, which the next attempt and the end use after it.
+            if (state.Remap is { } running) await running.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        }
+    }
 
-        // The daemon ended the stream in order: it is shutting down.
-        throw new InvalidOperationException("the watch has ended");
+    /// <summary>Takes an event. Nobody is inside when a change is acknowledged.</summary>
+    private async Task HandleAsync(
+        AsyncDuplexStreamingCall<WatchRequest, InvalidationEvent> watch, MirrorChanges state, Action opened)
+    {
+        var happened = watch.ResponseStream.Current;
+        if (happened.Kind == InvalidationKind.Progress) return;
+        state.Count++;
+        switch (happened.Kind)
+        {
+            case InvalidationKind.Start:
+                state.UnderWay++;
+                await _gate.CloseAsync().ConfigureAwait(false);
+                await watch.RequestStream.WriteAsync(
+                    new WatchRequest { Acknowledge = happened.Revision }, _stop.Token).ConfigureAwait(false);
+                break;
+            case InvalidationKind.End:
+                state.UnderWay--;
+                break;
+            case InvalidationKind.Opened:
+                opened();
+                break;
+        }
     }
 
     /// <summary>Maps the pages that the space has there now. The old frames are given back afterwards.</summary>

@@ -79,3 +79,14 @@ public interface IInvalidating
     /// </summary>
     void AddTaken(in Turn turn, ICollection<TakenRange> taken);
 }
+
+/// <summary>A command that maps memory. Linux tells no notifier of it: the next fault finds the memory.</summary>
+public interface IMemoryMapping
+{
+    /// <summary>The address space.</summary>
+    SpaceId Space { get; }
+
+    /// <summary>The range that may hold new memory after the command.</summary>
+    /// <param name="value">Value that the command returned.</param>
+    AddressRange MappedAt(ulong value);
+}

@@ -5,8 +5,11 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
 
-public readonly partial record struct MremapCall : IInvalidating
+public readonly partial record struct MremapCall : IInvalidating, IMemoryMapping
 {
+    public AddressRange MappedAt(ulong value) =>
+        new(value, PageGeometry.AlignUp(value + NewLength, PageGeometry.PageSize));
+
     /// <summary>The old range where it moves or shrinks, and the areas at a fixed target.</summary>
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {

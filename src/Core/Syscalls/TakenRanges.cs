@@ -95,8 +95,11 @@ public readonly partial record struct MunmapCall : IInvalidating
         turn.Kernel.Space(Space), TakenRanges.Aligned(Start, Length), TakeCause.Munmap, taken);
 }
 
-public readonly partial record struct MmapCall : IInvalidating
+public readonly partial record struct MmapCall : IInvalidating, IMemoryMapping
 {
+    public AddressRange MappedAt(ulong value) =>
+        new(value, PageGeometry.AlignUp(value + Length, PageGeometry.PageSize));
+
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
         if ((Flags & MapFlags.Fixed) == 0 || (Flags & MapFlags.FixedNoReplace) != 0) return;
@@ -217,8 +220,11 @@ public readonly partial record struct MadviseCall : IInvalidating
     }
 }
 
-public readonly partial record struct BrkCall : IInvalidating
+public readonly partial record struct BrkCall : IInvalidating, IMemoryMapping
 {
+    /// <summary>The heap up to the new break.</summary>
+    public AddressRange MappedAt(ulong value) => new(0, PageGeometry.AlignUp(value, PageGeometry.PageSize));
+
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
         var space = turn.Kernel.Space(Space);

@@ -35,6 +35,9 @@ internal sealed class InvalidationWatches(Machine machine, DaemonLimits limits, 
     private readonly List<Invalidation> _underWay = [];
     private ulong _revision;
 
+    /// <summary>Watches. Written under the lock, and read without it.</summary>
+    private int _open;
+
     /// <summary>
     /// Watches a range. Events after <paramref name="resumeAfter"/> are told first, when that is not 0. The START of an
     /// invalidation that is under way comes next; the invalidation does not wait for its acknowledgement.
@@ -51,6 +54,7 @@ internal sealed class InvalidationWatches(Machine machine, DaemonLimits limits, 
                 throw Refusals.Bad(
                     "open.resume_after", $"revision {resumeAfter} has not been: the last is {_revision}");
             _watches.Add(watch);
+            _open = _watches.Count;
             var opened = new InvalidationEvent { Kind = InvalidationKind.Opened };
             opened.Revision = resumeAfter > 0 ? resumeAfter : _revision;
             watch.Tell(opened);
@@ -65,7 +69,12 @@ internal sealed class InvalidationWatches(Machine machine, DaemonLimits limits, 
     /// <summary>The subscriber is gone.</summary>
     public void Close(InvalidationWatch watch)
     {
-        lock (_lock) _watches.Remove(watch);
+        lock (_lock)
+        {
+            _watches.Remove(watch);
+            _open = _watches.Count;
+        }
+
         watch.Dispose();
     }
 
@@ -98,6 +107,16 @@ internal sealed class InvalidationWatches(Machine machine, DaemonLimits limits, 
         {
             End(own);
         }
+    }
+
+    /// <summary>Memory was mapped in a range. Nothing waits for the watches.</summary>
+    public void TellMapped(SpaceId space, AddressRange range)
+    {
+        if (Volatile.Read(ref _open) == 0) return;
+        lock (_lock)
+            foreach (var watch in _watches)
+                if (Describe(watch, _revision, space, range, InvalidationKind.Mapped) is { } happened)
+                    watch.Tell(happened);
     }
 
     private async Task AnnounceAsync(IReadOnlyList<TakenRange> ranges, List<Invalidation> own)
@@ -180,21 +199,22 @@ internal sealed class InvalidationWatches(Machine machine, DaemonLimits limits, 
         foreach (var (revision, range) in _history)
         {
             if (revision <= after) continue;
-            if (Describe(watch, revision, range, InvalidationKind.Missed) is { } happened) watch.Tell(happened);
+            if (Describe(watch, revision, range.Space, range.Range, InvalidationKind.Missed) is not { } happened) continue;
+            happened.Cause = WireEnums.ToWire(range.Cause);
+            watch.Tell(happened);
         }
     }
 
     private static InvalidationEvent? Describe(
-        InvalidationWatch watch, ulong revision, TakenRange range, InvalidationKind kind)
+        InvalidationWatch watch, ulong revision, SpaceId space, AddressRange range, InvalidationKind kind)
     {
-        var start = Math.Max(watch.Range.Start, range.Range.Start);
-        var end = Math.Min(watch.Range.End, range.Range.End);
-        if (watch.Space != range.Space || start >= end) return null;
+        var start = Math.Max(watch.Range.Start, range.Start);
+        var end = Math.Min(watch.Range.End, range.End);
+        if (watch.Space != space || start >= end) return null;
         return new InvalidationEvent
         {
             Kind = kind,
             Revision = revision,
-            Cause = WireEnums.ToWire(range.Cause),
             Start = start,
             Length = end - start,
         };
@@ -208,7 +228,8 @@ internal sealed class InvalidationWatches(Machine machine, DaemonLimits limits, 
         /// <summary>The START for a watch that it concerns; null for another watch.</summary>
         public InvalidationEvent? Tell(InvalidationWatch watch)
         {
-            if (Describe(watch, revision, range, InvalidationKind.Start) is not { } start) return null;
+            if (Describe(watch, revision, range.Space, range.Range, InvalidationKind.Start) is not { } start) return null;
+            start.Cause = WireEnums.ToWire(range.Cause);
             Told.Add((watch, start));
             return start;
         }

@@ -22,6 +22,15 @@ internal sealed class MachineCommands(Machine machine, InvalidationWatches watch
         where TCommand : struct, ISyscall<TCommand>, IInvalidating =>
         RunAsync<TCommand, SyscallResult>(command);
 
+    /// <summary>Runs a command that maps memory, and tells the watches of the range.</summary>
+    public async ValueTask<SyscallResult> MapAsync<TCommand>(TCommand command)
+        where TCommand : struct, ISyscall<TCommand>, IInvalidating, IMemoryMapping
+    {
+        var result = await CallAsync(command).ConfigureAwait(false);
+        if (result.IsOk) watches.TellMapped(command.Space, command.MappedAt(result.Value));
+        return result;
+    }
+
     /// <summary>Runs a command.</summary>
     public ValueTask<TResult> RunAsync<TCommand, TResult>(TCommand command)
         where TCommand : struct, ICommand<TCommand, TResult>, IInvalidating =>

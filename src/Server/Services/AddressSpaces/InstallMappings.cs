@@ -41,6 +41,7 @@ internal sealed partial class AddressSpaceService
             {
                 var error = host.Machine.Call(new InstallMappingCall(space, mapping)).Error;
                 if (error != Errno.None) throw Refusals.Errno("install", error, ("range", mapping.Range.ToString()));
+                host.Watches.TellMapped(space, mapping.Range);
             }
 
             return Task.FromResult(new InstallMappingsResponse());

@@ -74,7 +74,7 @@ internal sealed partial class AddressSpaceService
             case MemoryCall.CallOneofCase.Mlockall:
                 return host.Commands.CallAsync(new MlockAllCall(space, call.Mlockall.Flags));
             case MemoryCall.CallOneofCase.Brk:
-                return host.Commands.CallAsync(new BrkCall(space, call.Brk.Address));
+                return host.Commands.MapAsync(new BrkCall(space, call.Brk.Address));
             default:
                 return new ValueTask<SyscallResult>(RunOther(host, space, call, residency));
         }
@@ -84,7 +84,7 @@ internal sealed partial class AddressSpaceService
         host.Commands.CallAsync(new MprotectCall(space, call.Address, call.Length, (Prot)call.Prot));
 
     private static ValueTask<SyscallResult> Mremap(MachineHost host, SpaceId space, V1.MremapCall call) =>
-        host.Commands.CallAsync(new MremapCall(
+        host.Commands.MapAsync(new MremapCall(
             space, call.Address, call.OldLength, call.NewLength, (MremapFlags)call.Flags, call.NewAddress));
 
     private static ValueTask<SyscallResult> Madvise(MachineHost host, SpaceId space, V1.MadviseCall call) =>
@@ -129,7 +129,7 @@ internal sealed partial class AddressSpaceService
                 : command with { File = host.Files.Get(call.Target, "target").Thing };
         }
 
-        return host.Commands.CallAsync(command);
+        return host.Commands.MapAsync(command);
     }
 
     /// <summary>Touches page by page, and waits where a handler outside is asked.</summary>

@@ -39,7 +39,7 @@ internal sealed partial class DriverService
         {
             Device = host.Devices.Get(answer.Device, "device").Thing,
         };
-        var result = await host.Commands.CallAsync(command).ConfigureAwait(false);
+        var result = await host.Commands.MapAsync(command).ConfigureAwait(false);
         return new MapDriverFileResponse
         {
             Errno = (uint)result.Error,
