@@ -28,7 +28,7 @@ internal sealed record MirroredRange(string AddressSpace, ulong Start, ulong Len
 /// </para>
 /// <para>Owns its mapping and the frames that are held for it.</para>
 /// </remarks>
-public sealed class SpaceMirror : IAsyncDisposable
+public sealed partial class SpaceMirror : IAsyncDisposable
 {
     private const ulong MostPagesAtOnce = 16_384;
     private const ulong PageSize = 4096;
@@ -196,7 +196,7 @@ public sealed class SpaceMirror : IAsyncDisposable
         {
             while (true)
             {
-                // Events are read during a remap too: its own stores may unshare pages, which the daemon announces here.
+                // Events are read during a remap too: its stores may unshare pages, and the daemon announces that.
                 await Task.WhenAny(next, state.Remap ?? next).ConfigureAwait(false);
                 if (state.Remap is { IsCompleted: true } remapped)
                 {
@@ -346,61 +346,5 @@ public sealed class SpaceMirror : IAsyncDisposable
     {
         var address = _range.Start + offset;
         return _mapped.Exists(part => address >= part.Start && address < part.End);
-    }
-
-    /// <summary>The bytes during a visit of one thread. To be disposed once.</summary>
-    public readonly ref struct View
-    {
-        private readonly SpaceMirror? _mirror;
-
-        internal View(SpaceMirror mirror) => _mirror = mirror;
-
-        /// <summary>The range, from its start on. The stores of others appear here at once, and the reverse.</summary>
-        public Span<byte> Bytes => Mirror._mapping.Bytes;
-
-        private SpaceMirror Mirror =>
-            _mirror ?? throw new InvalidOperationException("this view was not entered");
-
-        /// <summary>The page that holds a byte is the space's, and not just zeroes of this process.</summary>
-        /// <param name="offset">The byte, counted from the start of the range.</param>
-        public bool IsMapped(ulong offset) => Mirror.IsMapped(offset);
-
-        /// <summary>Leaves.</summary>
-        public void Dispose() => _mirror?._gate.Leave();
-    }
-
-    /// <summary>A visit that may span awaits.</summary>
-    /// <remarks>Any thread, one at a time. Disposing it more than once leaves once.</remarks>
-    public sealed class Visit : IDisposable
-    {
-        private readonly SpaceMirror _mirror;
-        private bool _isOver;
-
-        internal Visit(SpaceMirror mirror) => _mirror = mirror;
-
-        /// <summary>The range, from its start on. The stores of others appear here at once, and the reverse.</summary>
-        public Span<byte> Bytes
-        {
-            get
-            {
-                ObjectDisposedException.ThrowIf(_isOver, this);
-                return _mirror._mapping.Bytes;
-            }
-        }
-
-        /// <summary>The page that holds a byte is the space's, and not just zeroes of this process.</summary>
-        /// <param name="offset">The byte, counted from the start of the range.</param>
-        public bool IsMapped(ulong offset)
-        {
-            ObjectDisposedException.ThrowIf(_isOver, this);
-            return _mirror.IsMapped(offset);
-        }
-
-        /// <summary>Leaves.</summary>
-        public void Dispose()
-        {
-            if (Interlocked.Exchange(ref _isOver, true)) return;
-            _mirror._gate.Leave();
-        }
     }
 }

@@ -139,7 +139,8 @@ internal sealed class ServedFaults
         ServedFault? known = null;
         foreach (var fault in _faults)
         {
-            var isSame = fault.Source == owner && fault.Space == space.Id && fault.Address == address && fault.Page == page;
+            var isSame = fault.Source == owner && fault.Space == space.Id && fault.Address == address
+                && fault.Page == page;
             if (isSame && fault.IsWrite == isWrite) known = fault;
         }
 

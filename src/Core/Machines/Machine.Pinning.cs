@@ -66,7 +66,9 @@ public sealed partial class Machine
         return true;
     }
 
-    /// <summary>The part of a pin beside the turn. False: <paramref name="rest"/> is the command that goes on.</summary>
+    /// <summary>
+    /// The part of a pin beside the turn. False: <paramref name="rest"/> is the command that goes on.
+    /// </summary>
     private bool TryWithoutTurn(
         in PinRequest request, FrameVector vector, IPinObserver? phases, out PinOutcome outcome, out PinCall rest)
     {

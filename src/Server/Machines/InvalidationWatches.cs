@@ -199,7 +199,8 @@ internal sealed class InvalidationWatches(Machine machine, DaemonLimits limits, 
         foreach (var (revision, range) in _history)
         {
             if (revision <= after) continue;
-            if (Describe(watch, revision, range.Space, range.Range, InvalidationKind.Missed) is not { } happened) continue;
+            var missed = Describe(watch, revision, range.Space, range.Range, InvalidationKind.Missed);
+            if (missed is not { } happened) continue;
             happened.Cause = WireEnums.ToWire(range.Cause);
             watch.Tell(happened);
         }
@@ -228,7 +229,8 @@ internal sealed class InvalidationWatches(Machine machine, DaemonLimits limits, 
         /// <summary>The START for a watch that it concerns; null for another watch.</summary>
         public InvalidationEvent? Tell(InvalidationWatch watch)
         {
-            if (Describe(watch, revision, range.Space, range.Range, InvalidationKind.Start) is not { } start) return null;
+            var announced = Describe(watch, revision, range.Space, range.Range, InvalidationKind.Start);
+            if (announced is not { } start) return null;
             start.Cause = WireEnums.ToWire(range.Cause);
             Told.Add((watch, start));
             return start;

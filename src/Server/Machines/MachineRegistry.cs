@@ -94,8 +94,8 @@ internal sealed class MachineRegistry : IDisposable
     public Action<MachineHost>? Made { get; set; }
 
     /// <summary>
-    /// Makes a machine. ALREADY_EXISTS for an id in use, RESOURCE_EXHAUSTED at the limit, PERMISSION_DENIED for a caller
-    /// that may not manage a machine of that name.
+    /// Makes a machine. ALREADY_EXISTS for an id in use, RESOURCE_EXHAUSTED at the limit, PERMISSION_DENIED for a
+    /// caller that may not manage a machine of that name.
     /// </summary>
     /// <param name="caller">The call.</param>
     /// <param name="wantedId">Last segment of the name; empty to have one chosen.</param>

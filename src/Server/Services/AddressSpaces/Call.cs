@@ -13,7 +13,8 @@ internal sealed partial class AddressSpaceService
     /// <summary>A memory call of a process (Core/Syscalls).</summary>
     public override Task<CallResponse> Call(CallRequest request, ServerCallContext context)
     {
-        var (host, id) = machines.Resolve(context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
+        var (host, id) = machines.Resolve(
+            context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
         return host.Requests.Run(context, request.RequestId, request, async cancelled =>
         {
             // A call that is remembered goes on without its caller, so that a repeat gets its answer.

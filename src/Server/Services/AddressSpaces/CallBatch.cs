@@ -11,7 +11,8 @@ internal sealed partial class AddressSpaceService
     /// <summary>Memory calls of a process, one after the other; each answers for itself.</summary>
     public override Task<CallBatchResponse> CallBatch(CallBatchRequest request, ServerCallContext context)
     {
-        var (host, id) = machines.Resolve(context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
+        var (host, id) = machines.Resolve(
+            context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
         return host.Requests.Run(context, request.RequestId, request, async cancelled =>
         {
             // As a single call: the batch goes on without its caller.

@@ -13,7 +13,8 @@ internal sealed partial class AddressSpaceService
     /// <summary>/proc/PID/maps and smaps (Core/Inspection/MapsQuery.cs).</summary>
     public override Task<GetMapsResponse> GetMaps(GetMapsRequest request, ServerCallContext context)
     {
-        var (host, id) = machines.Resolve(context, request.AddressSpace, Names.AddressSpaces, Right.Read, "address_space");
+        var (host, id) = machines.Resolve(
+            context, request.AddressSpace, Names.AddressSpaces, Right.Read, "address_space");
         var query = new MapsQuery(host.Spaces.Get(id).Thing, request.WithUsage);
         var response = new GetMapsResponse();
         foreach (var entry in host.Machine.Query<MapsQuery, IReadOnlyList<Core.Inspection.MapsEntry>>(query))

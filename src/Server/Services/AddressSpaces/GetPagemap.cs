@@ -12,7 +12,8 @@ internal sealed partial class AddressSpaceService
     /// <summary>/proc/PID/pagemap (Core/Inspection/PagemapQuery.cs).</summary>
     public override Task<GetPagemapResponse> GetPagemap(GetPagemapRequest request, ServerCallContext context)
     {
-        var (host, id) = machines.Resolve(context, request.AddressSpace, Names.AddressSpaces, Right.Read, "address_space");
+        var (host, id) = machines.Resolve(
+            context, request.AddressSpace, Names.AddressSpaces, Right.Read, "address_space");
         if ((request.Start & 0xfff) != 0) throw Refusals.Bad("start", "must be a multiple of 4096");
         if (request.Pages > options.Limits.PagemapPagesMax)
             throw Refusals.Limit("pagemap_pages_max", options.Limits.PagemapPagesMax, request.Pages);

@@ -30,7 +30,8 @@ internal sealed partial class AddressSpaceService
     public override Task<InstallMappingsResponse> InstallMappings(
         InstallMappingsRequest request, ServerCallContext context)
     {
-        var (host, id) = machines.Resolve(context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
+        var (host, id) = machines.Resolve(
+            context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
         return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var space = host.Spaces.Get(id).Thing;

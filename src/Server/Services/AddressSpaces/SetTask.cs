@@ -12,7 +12,8 @@ internal sealed partial class AddressSpaceService
 {
     public override Task<SetTaskResponse> SetTask(SetTaskRequest request, ServerCallContext context)
     {
-        var (host, id) = machines.Resolve(context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
+        var (host, id) = machines.Resolve(
+            context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
         return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var task = WireMapping.ToTask(request.Task);

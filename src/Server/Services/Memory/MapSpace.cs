@@ -17,7 +17,8 @@ internal sealed partial class MemoryService
     /// </summary>
     public override Task<MapSpaceResponse> MapSpace(MapSpaceRequest request, ServerCallContext context)
     {
-        var (host, id) = machines.Resolve(context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
+        var (host, id) = machines.Resolve(
+            context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
         return host.Requests.Run(
             context, request.RequestId, request, cancelled => MapSpaceOnce(host, id, request, cancelled));
     }

@@ -14,7 +14,8 @@ internal sealed partial class PinningService
     /// <summary>A raw call of mm/gup.c (Core/Pinning/GupCalls.cs).</summary>
     public override Task<GupResponse> Gup(GupRequest request, ServerCallContext context)
     {
-        var (host, id) = machines.Resolve(context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
+        var (host, id) = machines.Resolve(
+            context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
         var call = WireEnums.ToCore(request.Function, "function");
         return host.Requests.Run(context, request.RequestId, request, async cancelled =>
         {

@@ -19,7 +19,8 @@ internal sealed partial class PinningService
     /// <summary>frame_vector_create and get_vaddr_frames (Core/Pinning/VaddrFrames.cs).</summary>
     public override Task<PinResponse> Pin(PinRequest request, ServerCallContext context)
     {
-        var (host, id) = machines.Resolve(context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
+        var (host, id) = machines.Resolve(
+            context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
         return host.Requests.Run(
             context, request.RequestId, request, cancelled => PinOnce(host, id, request, cancelled));
     }
