@@ -11,7 +11,7 @@ public sealed class NameTests
     {
         IsOneForm<MachineName>("machines/default");
         IsOneForm<AddressSpaceName>("machines/m1/addressSpaces/as-1_b");
-        IsOneForm<AttachmentName>("machines/m1/attachments/7");
+        IsOneForm<AttachmentName>("machines/m1/attachments/a7");
         IsOneForm<DeviceName>("machines/m1/devices/fb0");
         IsOneForm<DriverFileName>("machines/m1/driverFiles/12");
         IsOneForm<DriverName>("machines/m1/drivers/video0");
