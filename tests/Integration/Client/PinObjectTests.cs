@@ -5,7 +5,9 @@ using Xunit;
 
 namespace FramePin.Tests.Integration.Client;
 
-/// <summary>The pin as an object: its block unpins it, and a refusal is an exception with what the kernel said.</summary>
+/// <summary>
+/// The pin as an object: its block unpins it, and a refusal is an exception with the errno of the kernel.
+/// </summary>
 public sealed class PinObjectTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
     private const ulong Page = 4096;
