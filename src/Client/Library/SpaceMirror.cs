@@ -14,8 +14,7 @@ internal sealed record MirroredRange(string AddressSpace, ulong Start, ulong Len
 /// <summary>
 /// Pages of an address space in this process, at one place, kept as the space has them. Absent pages are populated and
 /// shared ones made the space's own when they are mapped, so that a plain store needs no fault. Parts without a
-/// mapping,
-/// or whose pages may not be touched, are memory of this process alone, which reads as zeroes.
+/// mapping, or whose pages may not be touched, are memory of this process alone, which reads as zeroes.
 /// </summary>
 /// <remarks>
 /// <para>
@@ -88,12 +87,10 @@ public sealed class SpaceMirror : IAsyncDisposable
 
     /// <summary>
     /// Goes inside: until the view is disposed the bytes are the space's own. Blocks the thread while the range
-    /// changes.
-    /// Allocates nothing.
+    /// changes. Allocates nothing.
     /// </summary>
     /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message
-    /// tells
-    /// which.</exception>
+    /// tells which.</exception>
     public View Enter()
     {
         _gate.Enter();
@@ -103,8 +100,7 @@ public sealed class SpaceMirror : IAsyncDisposable
     /// <summary>Goes inside, or returns false while the range changes. Does not wait, and allocates nothing.</summary>
     /// <param name="view">The view, which the caller disposes when the method returned true.</param>
     /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message
-    /// tells
-    /// which.</exception>
+    /// tells which.</exception>
     public bool TryEnter(out View view)
     {
         var isInside = _gate.TryEnter();
@@ -118,8 +114,7 @@ public sealed class SpaceMirror : IAsyncDisposable
     /// </summary>
     /// <param name="cancellationToken">Gives the waiting up.</param>
     /// <exception cref="InvalidOperationException">The address space has exited or the daemon is lost; the message
-    /// tells
-    /// which.</exception>
+    /// tells which.</exception>
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was signalled.</exception>
     public async ValueTask<Visit> EnterAsync(CancellationToken cancellationToken = default)
     {
