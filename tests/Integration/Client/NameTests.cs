@@ -16,7 +16,7 @@ public sealed class NameTests
         IsOneForm<DriverFileName>("machines/m1/driverFiles/12");
         IsOneForm<DriverName>("machines/m1/drivers/video0");
         IsOneForm<FrameVectorName>("machines/m1/frameVectors/18446744073709551615");
-        IsOneForm<LeaseName>("machines/m1/leases/3");
+        IsOneForm<LeaseName>("machines/m1/leases/l3");
         IsOneForm<MemoryFileName>("machines/m1/files/f");
     }
 
