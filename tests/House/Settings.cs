@@ -24,15 +24,18 @@ internal static partial class Settings
     }
 
     /// <summary>
-    /// A switched-off diagnostic needs a comment right above it that names it; nothing may be called generated.
+    /// A switched-off diagnostic needs a comment right above it that names it. Nothing may be called generated but what
+    /// the build writes below artifacts.
     /// </summary>
     public static IEnumerable<Finding> EditorConfig(string file, string text)
     {
-        var reasons = "";
+        var (reasons, section) = ("", "");
         foreach (var line in text.Split('\n'))
         {
+            if (line.StartsWith('[')) section = line;
             if (line.StartsWith('#')) reasons = line;
-            if (line.Contains("generated_code", StringComparison.Ordinal))
+            if (line.Contains("generated_code", StringComparison.Ordinal) &&
+                !section.StartsWith("[artifacts/", StringComparison.Ordinal))
                 yield return new Finding(file, 1, $"{line}: no analyzer looks at such files");
             if (Diagnostic().Match(line) is { Success: true } match &&
                 !reasons.Contains(match.Groups[1].Value, StringComparison.Ordinal))

@@ -39,6 +39,8 @@ public sealed class SettingsTests
 
     [Theory]
     [InlineData("[protos/**.cs]\ngenerated_code = true\n", 1)]
+    [InlineData("[artifacts/**.cs]\ngenerated_code = true\n", 0)]
+    [InlineData("[artifacts/**.cs]\n[*.cs]\ngenerated_code = true\n", 1)]
     [InlineData("dotnet_diagnostic.CA1000.severity = none\n", 1)]
     [InlineData("# Why: CA1000.\ndotnet_diagnostic.CA1000.severity = none\n", 0)]
     [InlineData("# Why: CA1000.\ndotnet_diagnostic.CA1001.severity = none\n", 1)]

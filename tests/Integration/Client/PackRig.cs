@@ -4,6 +4,10 @@ using Xunit;
 
 namespace FramePin.Tests.Integration.Client;
 
+/// <summary>Builds of whole projects take every core: nothing that waits for a signal runs beside them.</summary>
+[CollectionDefinition("alone", DisableParallelization = true)]
+public sealed class Alone;
+
 /// <summary>
 /// The three packages, packed from what the build has made, in a folder of their own. Strangers' projects lie in that
 /// folder too: no setting of the repository reaches them. They restore from the three packages and from what the

@@ -9,6 +9,7 @@ namespace FramePin.Tests.Integration.Client;
 /// <summary>
 /// The packages are whole, and a stranger who has nothing else builds the documents' programs with them.
 /// </summary>
+[Collection("alone")]
 public sealed class PackTests(PackRig rig) : IClassFixture<PackRig>
 {
     private const string Library = "lib/net10.0/";
