@@ -6,6 +6,7 @@ namespace FramePin.V1.Local;
 /// <summary>gRPC's metadata as local calls carry it, and back.</summary>
 public static class LocalHeaders
 {
+    /// <summary>Appends every entry of <paramref name="source"/> to <paramref name="target"/>.</summary>
     public static void Add(ICollection<LocalMetadata> target, Metadata? source)
     {
         ArgumentNullException.ThrowIfNull(target);

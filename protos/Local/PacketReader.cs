@@ -36,6 +36,7 @@ public sealed class PacketReader(int payloadMax) : DeserializationContext
         }
     }
 
+    /// <inheritdoc />
     public override int PayloadLength => _payloadLength;
 
     /// <summary>So many bytes of <see cref="Free"/> are filled.</summary>
@@ -68,8 +69,10 @@ public sealed class PacketReader(int payloadMax) : DeserializationContext
         return marshaller.ContextualDeserializer(this);
     }
 
+    /// <inheritdoc />
     public override byte[] PayloadAsNewBuffer() => _buffer.AsSpan(_payload, _payloadLength).ToArray();
 
+    /// <inheritdoc />
     public override ReadOnlySequence<byte> PayloadAsReadOnlySequence() => new(_buffer, _payload, _payloadLength);
 
     private void MakeRoom()

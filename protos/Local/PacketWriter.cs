@@ -49,28 +49,35 @@ public sealed class PacketWriter : SerializationContext, IBufferWriter<byte>
         Finish(start);
     }
 
+    /// <inheritdoc />
     public void Advance(int count) => _length += count;
 
+    /// <inheritdoc />
     public Memory<byte> GetMemory(int sizeHint = 0)
     {
         MakeRoom(sizeHint);
         return _buffer.AsMemory(_length);
     }
 
+    /// <inheritdoc />
     public Span<byte> GetSpan(int sizeHint = 0)
     {
         MakeRoom(sizeHint);
         return _buffer.AsSpan(_length);
     }
 
+    /// <inheritdoc />
     public override void Complete(byte[] payload) => this.Write(payload);
 
+    /// <inheritdoc />
     public override void Complete()
     {
     }
 
+    /// <inheritdoc />
     public override IBufferWriter<byte> GetBufferWriter() => this;
 
+    /// <inheritdoc />
     public override void SetPayloadLength(int payloadLength) => MakeRoom(payloadLength);
 
     private int Begin(PacketKind kind)

@@ -55,7 +55,8 @@ internal sealed class CommandLine
             catch (Exception exception) when (RefusalOf(exception) is { StatusCode: StatusCode.Unavailable })
             {
                 Console.Error.WriteLine(
-                    $"no daemon at {parsed.GetValue(Endpoint)}: start one with 'framepind', or name another with --endpoint");
+                    $"no daemon at {parsed.GetValue(Endpoint)}: start one with 'framepind', or name another with "
+                    + "--endpoint");
                 return Unreachable;
             }
             catch (Exception exception) when (RefusalOf(exception) is { } refusal)

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.ComponentModel;
 using System.Globalization;
 using FramePin.Conformance;
 using FramePin.Conformance.Matrix;
@@ -9,92 +10,100 @@ namespace FramePin.Cli;
 /// <summary>The running kernel against FramePin.</summary>
 internal static class ConformanceCommands
 {
+    private static readonly Option<long> Steps =
+        new("--steps") { Description = "Steps to compare.", DefaultValueFactory = _ => 20_000 };
+
+    private static readonly Option<int> Seed =
+        new("--seed") { Description = "Seed of the first script.", DefaultValueFactory = _ => 1 };
+
+    private static readonly Option<int> Most =
+        new("--max-divergences") { Description = "Differences after which to stop.", DefaultValueFactory = _ => 1 };
+
+    private static readonly Option<FileInfo?> Script =
+        new("--script") { Description = "Runs the steps of this file instead of random ones." };
+
+    private static readonly Option<FileInfo?> Keep = new("--keep")
+    {
+        Description = "With --script: writes the steps and the kernel's answers to this file, as a regression that "
+            + "runs without root.",
+    };
+
+    private static readonly Option<int?> User =
+        new("--user") { Description = "Compares as this user id, without root's rights. Takes root." };
+
+    private static readonly Option<bool> Swap = new("--swap")
+    {
+        Description = "Pages out for real: borrows swap (zram) from the host during the run. Takes root.",
+    };
+
+    private static readonly Option<ScriptFocus?> Focus = new("--focus")
+    {
+        Description = "Makes every script about this: everything, sharing (huge pages between processes), reclaim "
+            + "(locking and paging out).",
+    };
+
+    private static readonly Option<FileInfo?> Report =
+        new("--report") { Description = "Also writes the result to this file, as a page in Markdown." };
+
+    private static readonly Option<FileInfo?> Matrix = new("--matrix")
+    {
+        Description = "Instead: measures kinds of mapping × paths into user memory on this kernel, writes the table "
+            + "to this file and compares it with FramePin.",
+    };
+
     public static IEnumerable<Command> Create()
     {
-        var steps = new Option<long>("--steps")
-        {
-            Description = "Steps to compare.",
-            DefaultValueFactory = _ => 20_000
-        };
-        var seed = new Option<int>("--seed")
-        {
-            Description = "Seed of the first script.",
-            DefaultValueFactory = _ => 1
-        };
-        var most = new Option<int>(
-            "--max-divergences")
-        { Description = "Differences after which to stop.", DefaultValueFactory = _ => 1 };
-        var script = new Option<FileInfo?>(
-            "--script")
-        { Description = "Runs the steps of this file instead of random ones." };
-        var keep = new Option<FileInfo?>("--keep")
-        {
-            Description =
-                "With --script: writes the steps and the kernel's answers to this file, as a regression that runs without root.",
-        };
-        var user = new Option<int?>(
-            "--user")
-        { Description = "Compares as this user id, without root's rights. Takes root." };
-        var swap = new Option<bool>(
-            "--swap")
-        { Description = "Pages out for real: borrows swap (zram) from the host during the run. Takes root." };
-        var focus = new Option<ScriptFocus?>(
-            "--focus")
-        { Description = "Makes every script about this: everything, sharing (huge pages between processes), reclaim (locking and paging out)." };
-        var report = new Option<FileInfo?>(
-            "--report")
-        { Description = "Also writes the result to this file, as a page in Markdown." };
-        var matrix = new Option<FileInfo?>("--matrix")
-        {
-            Description =
-                "Instead: measures kinds of mapping × paths into user memory on this kernel, writes the table to this file and compares it with FramePin.",
-        };
         var command = new Command(
             "conformance",
-            "Runs random scripts of memory calls on the running kernel and on FramePin, and compares after each step.\n\nExample:\n  framepin conformance --steps 100000 --seed 7\n  framepin conformance --steps 100000 --user 65534\n  framepin conformance --steps 100000 --swap")
+            "Runs random scripts of memory calls on the running kernel and on FramePin, and compares after each step."
+            + "\n\nExample:\n  framepin conformance --steps 100000 --seed 7\n"
+            + "  framepin conformance --steps 100000 --user 65534\n  framepin conformance --steps 100000 --swap")
         {
-            steps, seed, most, user, swap, focus, script, keep, report, matrix,
+            Steps, Seed, Most, User, Swap, Focus, Script, Keep, Report, Matrix,
         };
-        command.SetAction(parsed =>
-        {
-            try
-            {
-                return Act(parsed);
-            }
-            catch (System.ComponentModel.Win32Exception exception)
-            {
-                Console.Error.WriteLine(
-                    $"the kernel refused {exception.Message}: {new System.ComponentModel.Win32Exception(exception.NativeErrorCode).Message}. "
-                    + "This command traces processes of its own (ptrace); --user takes root.");
-                return CommandLine.Refused;
-            }
-            catch (FramePin.Conformance.Kernel.SwapUnavailableException exception)
-            {
-                Console.Error.WriteLine($"--swap: {exception.Message}");
-                return CommandLine.Refused;
-            }
-        });
+        command.SetAction(Run);
         yield return command;
+    }
 
-        int Act(ParseResult parsed)
+    private static int Run(ParseResult parsed)
+    {
+        try
         {
-            if (parsed.GetValue(script) is { } file)
-                return RunScript(file, parsed.GetValue(keep), parsed.GetValue(swap));
-            if (parsed.GetValue(matrix) is { } table) return MeasureMatrix(table);
-            var started = TimeProvider.System.GetTimestamp();
-            var result = Runner.Run(new RunOptions
-            {
-                Steps = parsed.GetValue(steps),
-                Seed = parsed.GetValue(seed),
-                MaxDivergences = parsed.GetValue(most),
-                AsUser = parsed.GetValue(user),
-                WithSwap = parsed.GetValue(swap),
-                Focus = parsed.GetValue(focus),
-            }, new Progress(started).Tell);
-            Print(result, TimeProvider.System.GetElapsedTime(started));
-            if (parsed.GetValue(report) is { } page) File.WriteAllText(page.FullName, result.ToMarkdown());
-            return result.Divergences.Count == 0 ? CommandLine.Ok : CommandLine.Refused;
+            return Act(parsed);
         }
+        catch (Win32Exception exception)
+        {
+            var reason = new Win32Exception(exception.NativeErrorCode).Message;
+            Console.Error.WriteLine(
+                $"the kernel refused {exception.Message}: {reason}. "
+                + "This command traces processes of its own (ptrace); --user takes root.");
+            return CommandLine.Refused;
+        }
+        catch (FramePin.Conformance.Kernel.SwapUnavailableException exception)
+        {
+            Console.Error.WriteLine($"--swap: {exception.Message}");
+            return CommandLine.Refused;
+        }
+    }
+
+    private static int Act(ParseResult parsed)
+    {
+        if (parsed.GetValue(Script) is { } file)
+            return RunScript(file, parsed.GetValue(Keep), parsed.GetValue(Swap));
+        if (parsed.GetValue(Matrix) is { } table) return MeasureMatrix(table);
+        var started = TimeProvider.System.GetTimestamp();
+        var result = Runner.Run(new RunOptions
+        {
+            Steps = parsed.GetValue(Steps),
+            Seed = parsed.GetValue(Seed),
+            MaxDivergences = parsed.GetValue(Most),
+            AsUser = parsed.GetValue(User),
+            WithSwap = parsed.GetValue(Swap),
+            Focus = parsed.GetValue(Focus),
+        }, new Progress(started).Tell);
+        Print(result, TimeProvider.System.GetElapsedTime(started));
+        if (parsed.GetValue(Report) is { } page) File.WriteAllText(page.FullName, result.ToMarkdown());
+        return result.Divergences.Count == 0 ? CommandLine.Ok : CommandLine.Refused;
     }
 
     private static int MeasureMatrix(FileInfo file)
@@ -122,7 +131,8 @@ internal static class ConformanceCommands
         }
 
         Console.WriteLine(
-            $"{kernel.Count - 1} kinds of mapping × {AccessMatrix.Columns.Count} paths into {file.Name}: {different} cells differ");
+            $"{kernel.Count - 1} kinds of mapping × {AccessMatrix.Columns.Count} paths into {file.Name}: "
+            + $"{different} cells differ");
         return different == 0 ? CommandLine.Ok : CommandLine.Refused;
     }
 
@@ -185,13 +195,14 @@ internal static class ConformanceCommands
     {
         foreach (var (seed, divergence) in report.Unrepeated)
             Console.WriteLine(
-                $"seed {seed}: gone when run again: {divergence.Step}: kernel {divergence.KernelAnswer}, FramePin {divergence.FramePinAnswer}");
+                $"seed {seed}: gone when run again: {divergence.Step}: kernel {divergence.KernelAnswer}, "
+                + $"FramePin {divergence.FramePinAnswer}");
         foreach (var (name, hits) in report.DeviationHits) Console.WriteLine($"deviation {name}: {hits}");
         foreach (var (kind, (succeeded, failed)) in report.Kinds)
             Console.WriteLine($"{kind,-16} {succeeded,9} ok {failed,9} refused");
         Console.WriteLine(string.Create(
             CultureInfo.InvariantCulture,
-            $"{report.Steps} steps in {report.Scripts} scripts on Linux {report.Kernel}, profile {report.Profile}, seed {report.Seed}: "
-            + $"{report.Divergences.Count} differences, {elapsed.TotalSeconds:f1} s"));
+            $"{report.Steps} steps in {report.Scripts} scripts on Linux {report.Kernel}, profile {report.Profile}, "
+            + $"seed {report.Seed}: {report.Divergences.Count} differences, {elapsed.TotalSeconds:f1} s"));
     }
 }

@@ -37,7 +37,8 @@ internal static class DemoCommands
         };
         var demo = new Command(
             "demo",
-            "Runs daemon, application and driver as processes of their own and streams checked frames.\n\nExample:\n  framepin demo --seconds 3")
+            "Runs daemon, application and driver as processes of their own and streams checked frames.\n\n"
+            + "Example:\n  framepin demo --seconds 3")
         {
             seconds,
         };
@@ -87,8 +88,8 @@ internal static class DemoCommands
             var leaked = machine.Statistics.PinsAcquired - machine.Statistics.PinsReleased;
             Console.WriteLine($"frames        {frames}, {frames / elapsed:F0} a second, {bad} wrong");
             Console.WriteLine($"pages pinned  {machine.Statistics.PinsAcquired}");
-            Console.WriteLine(
-                $"leaked pins   {leaked}, audit {(audit.Findings.Count == 0 ? "clean" : string.Join("; ", audit.Findings))}");
+            var findings = audit.Findings.Count == 0 ? "clean" : string.Join("; ", audit.Findings);
+            Console.WriteLine($"leaked pins   {leaked}, audit {findings}");
             await PrintTrace(receiver, cancelled);
             return bad == 0 && leaked == 0 && audit.Findings.Count == 0 && frames > 0
                 ? CommandLine.Ok

@@ -12,9 +12,40 @@ namespace FramePin.Cli;
 /// <summary>Driver processes: each serves a node of a machine until it is ended.</summary>
 internal static class DriverCommands
 {
+    private static readonly Option<string?> Node =
+        new("--node") { Description = "Node that applications open; the driver's usual one when absent." };
+
+    private static readonly Option<double> Ttl = new("--ttl")
+    {
+        Description = "Seconds after which a dead driver's pins are released.",
+        DefaultValueFactory = _ => 10,
+    };
+
+    private static readonly Option<string> Memory = CreateMemory();
+
     public static IEnumerable<Command> Create(CommandLine line)
     {
-        yield return line.Create("drivers", "Lists the nodes that driver processes serve.", "drivers -m m1", [],
+        yield return Drivers(line);
+        yield return new Command(
+            "drive", "Runs a driver as this process, until it is ended (Ctrl-C, SIGTERM).\n\nExamples:\n"
+            + "  framepin drive vivid --node video0\n  framepin drive vivid --node video1 --output\n"
+            + "  framepin drive exynos-g2d")
+        {
+            Vivid(line),
+            line.Create(
+                "omap-vout", "The OMAP video output, as kernels up to 4.9 have it.", "drive omap-vout --node video1",
+                [Node, Ttl, Memory], (parsed, client, output, cancelled) => ServeAsync(
+                    line, "video1", kernel => new OmapVoutDriver(kernel), parsed, client, output, cancelled)),
+            line.Create(
+                "exynos-g2d", "The Exynos 2D engine.", "drive exynos-g2d", [Node, Ttl, Memory],
+                (parsed, client, output, cancelled) => ServeAsync(
+                    line, "g2d", kernel => new G2dDriver(kernel), parsed, client, output, cancelled)),
+        };
+    }
+
+    private static Command Drivers(CommandLine line)
+    {
+        return line.Create("drivers", "Lists the nodes that driver processes serve.", "drivers -m m1", [],
             async (parsed, client, output, cancelled) =>
             {
                 var all = await Pages.AllAsync(
@@ -32,19 +63,10 @@ internal static class DriverCommands
                     all.Drivers.Select(
                         driver => new[] { driver.Name, driver.Driver_, $"{driver.OpenFiles}", $"{driver.Calls}" }));
             });
+    }
 
-        var drive = new Command(
-            "drive", "Runs a driver as this process, until it is ended (Ctrl-C, SIGTERM).\n\nExamples:\n"
-            + "  framepin drive vivid --node video0\n  framepin drive vivid --node video1 --output\n  framepin drive exynos-g2d");
-        var node = new Option<string?>(
-            "--node")
-        { Description = "Node that applications open; the driver's usual one when absent." };
-        var ttl = new Option<double>("--ttl")
-        {
-            Description = "Seconds after which a dead driver's pins are released.",
-            DefaultValueFactory = _ => 10
-        };
-        var memory = CreateMemory();
+    private static Command Vivid(CommandLine line)
+    {
         var isOutput = new Option<bool>("--output-node") { Description = "Shows pictures instead of making them." };
         var allocator = new Option<VividAllocator>(
             "--allocator")
@@ -55,9 +77,9 @@ internal static class DriverCommands
             Description = "Frames a second; 0: as fast as buffers come.",
             DefaultValueFactory = _ => 30
         };
-        drive.Subcommands.Add(
-            line.Create("vivid", "The virtual video test driver.", "drive vivid --node video0 --fps 0",
-            [node, ttl, memory, isOutput, allocator, planes, rate], (parsed, client, output, cancelled) =>
+        return line.Create(
+            "vivid", "The virtual video test driver.", "drive vivid --node video0 --fps 0",
+            [Node, Ttl, Memory, isOutput, allocator, planes, rate], (parsed, client, output, cancelled) =>
             {
                 var options = new VividOptions
                 {
@@ -67,46 +89,39 @@ internal static class DriverCommands
                     FramesPerSecond = parsed.GetValue(rate),
                 };
                 return ServeAsync(
-                    "video0", kernel => new VividDriver(kernel, options), parsed, client, output, cancelled);
-            }));
-        drive.Subcommands.Add(line.Create(
-            "omap-vout", "The OMAP video output, as kernels up to 4.9 have it.", "drive omap-vout --node video1",
-            [node, ttl, memory], (parsed, client, output, cancelled) =>
-                ServeAsync("video1", kernel => new OmapVoutDriver(kernel), parsed, client, output, cancelled)));
-        drive.Subcommands.Add(line.Create("exynos-g2d", "The Exynos 2D engine.", "drive exynos-g2d",
-            [node, ttl, memory], (parsed, client, output, cancelled) =>
-                ServeAsync("g2d", kernel => new G2dDriver(kernel), parsed, client, output, cancelled)));
-        yield return drive;
+                    line, "video0", kernel => new VividDriver(kernel, options), parsed, client, output, cancelled);
+            });
+    }
 
-        async Task ServeAsync(
-            string usual, Func<DriverKernel, DriverModule> make, ParseResult parsed, FramePinClient client,
-            Output output, CancellationToken cancelled)
+    private static async Task ServeAsync(
+        CommandLine line, string usual, Func<DriverKernel, DriverModule> make, ParseResult parsed,
+        FramePinClient client, Output output, CancellationToken cancelled)
+    {
+        var machine = MachineName(line, parsed);
+        var name = parsed.GetValue(Node) ?? usual;
+        await using var kernel = await OpenKernelAsync(
+            client, machine, name, parsed.GetValue(Memory)!, TimeSpan.FromSeconds(parsed.GetValue(Ttl)), cancelled);
+        await using var driver = make(kernel);
+        using var ends = CancellationTokenSource.CreateLinkedTokenSource(cancelled, kernel.Lost);
+        try
         {
-            var machine = MachineName(line, parsed);
-            var name = parsed.GetValue(node) ?? usual;
-            await using var kernel = await OpenKernelAsync(
-                client, machine, name, parsed.GetValue(memory)!, TimeSpan.FromSeconds(parsed.GetValue(ttl)), cancelled);
-            await using var driver = make(kernel);
-            using var ends = CancellationTokenSource.CreateLinkedTokenSource(cancelled, kernel.Lost);
-            try
-            {
-                await DriverServer.RunAsync(client, machine, name, driver, Ready, ends.Token);
-                Console.Error.WriteLine("the daemon ended the driver's stream");
-            }
-            catch (OperationCanceledException) when (cancelled.IsCancellationRequested)
-            {
-                // Ended by its user.
-            }
-            catch (OperationCanceledException)
-            {
-                Console.Error.WriteLine("the daemon took this driver for dead and released its pins: start it again");
-                output.HasFindings = true;
-            }
-
-            void Ready() =>
-                Console.WriteLine(
-                    $"{driver.Name} serves {machine}/drivers/{name}, {(kernel.IsLocal ? "pages mapped" : "pages by gRPC")}");
+            await DriverServer.RunAsync(client, machine, name, driver, Ready, ends.Token);
+            Console.Error.WriteLine("the daemon ended the driver's stream");
         }
+        catch (OperationCanceledException) when (cancelled.IsCancellationRequested)
+        {
+            // Ended by its user.
+        }
+        catch (OperationCanceledException)
+        {
+            Console.Error.WriteLine("the daemon took this driver for dead and released its pins: start it again");
+            output.HasFindings = true;
+        }
+
+        void Ready() =>
+            Console.WriteLine(
+                $"{driver.Name} serves {machine}/drivers/{name}, "
+                + (kernel.IsLocal ? "pages mapped" : "pages by gRPC"));
     }
 
     /// <summary>How a process reaches pages.</summary>
@@ -115,7 +130,8 @@ internal static class DriverCommands
         var memory = new Option<string>("--memory")
         {
             Description =
-                "local: map the pages (needs framepind --attach-socket); remote: by gRPC; auto: local where it can be had.",
+                "local: map the pages (needs framepind --attach-socket); remote: by gRPC; auto: local where it can be "
+                + "had.",
             DefaultValueFactory = _ => "auto",
         };
         memory.AcceptOnlyFromAmong("auto", "local", "remote");

@@ -29,7 +29,8 @@ internal static class FaultCommands
         { Description = "File whose bytes fill the range, from its start on; zeroes behind its end, and without it." };
         yield return line.Create(
             "serve-faults",
-            "Fills missing pages of a range when somebody faults on them, as a userfaultfd handler does, until it is ended (Ctrl-C, SIGTERM).",
+            "Fills missing pages of a range when somebody faults on them, as a userfaultfd handler does, until it is "
+            + "ended (Ctrl-C, SIGTERM).",
             "serve-faults as1 0x10000000 1M --from snapshot.bin", [space, address, length, from],
             async (parsed, client, _, cancelled) =>
             {
@@ -56,8 +57,8 @@ internal static class FaultCommands
                 ValueTask<FaultAnswer> Fill(FaultEvent fault)
                 {
                     var refused = fault.Errno == 0 ? "" : $", not taken: {(Errno)fault.Errno}";
-                    Console.WriteLine(
-                        $"{fault.AddressSpace} {Values.Hex(fault.Address)} {(fault.Write ? "write" : "read")}{refused}");
+                    var access = fault.Write ? "write" : "read";
+                    Console.WriteLine($"{fault.AddressSpace} {Values.Hex(fault.Address)} {access}{refused}");
                     // Somebody else has filled it meanwhile, or the range ends here: whoever waits looks again.
                     if (fault.Errno != 0) return ValueTask.FromResult(new FaultAnswer { Kind = FaultAnswerKind.Wake });
                     var bytes = new byte[Page];

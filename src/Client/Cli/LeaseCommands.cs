@@ -39,7 +39,8 @@ internal static class LeaseCommands
         };
         yield return line.Create(
             "leaks",
-            "Lists pins that look forgotten: without a lease, of an address space that has exited, or old. Ends with 1 when there are any.",
+            "Lists pins that look forgotten: without a lease, of an address space that has exited, or old. Ends with 1 "
+            + "when there are any.",
             "leaks --older 60", [older], async (parsed, client, output, cancelled) =>
             {
                 var held = await Held(parsed.GetValue(line.Machine)!, client, cancelled);

@@ -8,16 +8,24 @@ namespace FramePin.Cli;
 /// <summary>Pins, frames and bytes.</summary>
 internal static class PinCommands
 {
-    public static IEnumerable<Command> Create(CommandLine line)
+    private static readonly Argument<string> Space =
+        new("space") { Description = "Address space, full name or last segment." };
+
+    private static readonly Argument<ulong> Address =
+        new("address") { Description = "Address, in hex with 0x.", CustomParser = Values.Size };
+
+    private static readonly Argument<string> Vector =
+        new("vector") { Description = "Frame vector: its number or full name." };
+
+    private static readonly Argument<string> Target =
+        new("target") { Description = "Address space, or the full name of a vector or file." };
+
+    public static IEnumerable<Command> Create(CommandLine line) =>
+        [Pin(line), Unpin(line), Convert(line), Frames(line), Read(line), Write(line)];
+
+    private static Command Pin(CommandLine line)
     {
-        var space = new Argument<string>("space") { Description = "Address space, full name or last segment." };
-        var address = new Argument<ulong>("address")
-        {
-            Description = "Address, in hex with 0x.",
-            CustomParser = Values.Size
-        };
         var pages = new Argument<ulong>("pages") { Description = "Pages of 4 KiB." };
-        var vector = new Argument<string>("vector") { Description = "Frame vector: its number or full name." };
         var write = new Option<bool>("--write", "-w") { Description = "Pin for writing by the device." };
         var force = new Option<bool>("--force") { Description = "FOLL_FORCE, in the eras that have it." };
         var lease = new Option<string>("--lease")
@@ -26,15 +34,15 @@ internal static class PinCommands
             DefaultValueFactory = _ => ""
         };
         var all = new Option<bool>("--all-or-nothing") { Description = "Refuse a partial pin and hold nothing." };
-        yield return line.Create(
+        return line.Create(
             "pin", "Pins pages and names the frame vector that holds them.", "pin as1 0x7ffff7fef000 16 --write",
-            [space, address, pages, write, force, lease, all], async (parsed, client, output, cancelled) =>
+            [Space, Address, pages, write, force, lease, all], async (parsed, client, output, cancelled) =>
             {
                 var pin = await client.Pinning.PinAsync(
                     new PinRequest
                     {
-                        AddressSpace = line.SpaceName(parsed, space),
-                        Start = parsed.GetValue(address),
+                        AddressSpace = line.SpaceName(parsed, Space),
+                        Start = parsed.GetValue(Address),
                         Pages = parsed.GetValue(pages),
                         Write = parsed.GetValue(write),
                         Force = parsed.GetValue(force),
@@ -47,34 +55,43 @@ internal static class PinCommands
                     ("stopped", pin.StopReason == StopReason.Unspecified ? "at the end" : pin.StopReason.ToString()),
                     ("runs", CommandLine.Describe(pin.Runs)));
             });
+    }
 
+    private static Command Unpin(CommandLine line)
+    {
         var dirty = new Option<bool>("--dirty") { Description = "Mark the pages dirty first." };
-        yield return line.Create("unpin", "Gives a vector's frames back and destroys it.", "unpin 1", [vector, dirty],
+        return line.Create("unpin", "Gives a vector's frames back and destroys it.", "unpin 1", [Vector, dirty],
             async (parsed, client, output, cancelled) =>
             {
                 var request = new UnpinRequest
                 {
-                    FrameVector = line.VectorName(parsed, vector),
+                    FrameVector = line.VectorName(parsed, Vector),
                     Dirty = parsed.GetValue(dirty)
                 };
                 var unpin = await client.Pinning.UnpinAsync(request, cancellationToken: cancelled);
                 output.Write(unpin, ("frames released", unpin.Frames.ToString(CultureInfo.InvariantCulture)));
             });
+    }
 
+    private static Command Convert(CommandLine line)
+    {
         var kind = new Argument<string>("kind") { Description = "pages or pfns." };
         kind.AcceptOnlyFromAmong("pages", "pfns");
-        yield return line.Create("convert", "Converts a vector in place.", "convert 1 pfns", [vector, kind],
+        return line.Create("convert", "Converts a vector in place.", "convert 1 pfns", [Vector, kind],
             async (parsed, client, output, cancelled) =>
             {
                 var to = parsed.GetValue(kind) == "pages" ? FrameKind.Pages : FrameKind.Pfns;
                 var converted = await client.Pinning.ConvertAsync(
-                    new ConvertRequest { FrameVector = line.VectorName(parsed, vector), To = to },
+                    new ConvertRequest { FrameVector = line.VectorName(parsed, Vector), To = to },
                     cancellationToken: cancelled);
                 output.Write(
                     converted, ("kind", converted.Kind.ToString()), ("runs", CommandLine.Describe(converted.Runs)));
             });
+    }
 
-        yield return line.Create(
+    private static Command Frames(CommandLine line)
+    {
+        return line.Create(
             "frames", "Lists the live frame vectors: who holds what, since when, from which trace.", "frames", [],
             async (parsed, client, output, cancelled) =>
             {
@@ -87,29 +104,33 @@ internal static class PinCommands
                     v.PinnedAt?.ToDateTimeOffset().ToString("u", CultureInfo.InvariantCulture) ?? "", v.TraceId,
                 }));
             });
+    }
 
+    private static Command Read(CommandLine line)
+    {
         var length = new Argument<ulong>("length") { Description = "Bytes.", CustomParser = Values.Size };
-        var target = new Argument<string>(
-            "target")
-        { Description = "Address space, or the full name of a vector or file." };
-        yield return line.Create(
-            "read", "Writes bytes to standard output.", "read as1 0x7ffff7fef000 64 | xxd", [target, address, length],
+        return line.Create(
+            "read", "Writes bytes to standard output.", "read as1 0x7ffff7fef000 64 | xxd", [Target, Address, length],
             async (parsed, client, _, cancelled) =>
             {
                 var buffer = new byte[checked((int)parsed.GetValue(length))];
                 var done = await new RemoteFrameMemory(client).ReadAsync(
-                    line.SpaceName(parsed, target), parsed.GetValue(address), buffer, cancelled);
+                    line.SpaceName(parsed, Target), parsed.GetValue(Address), buffer, cancelled);
                 await using var stdout = Console.OpenStandardOutput();
                 await stdout.WriteAsync(buffer.AsMemory(0, done), cancelled);
             });
-        yield return line.Create(
-            "write", "Stores standard input.", "write as1 0x7ffff7fef000 < file", [target, address],
+    }
+
+    private static Command Write(CommandLine line)
+    {
+        return line.Create(
+            "write", "Stores standard input.", "write as1 0x7ffff7fef000 < file", [Target, Address],
             async (parsed, client, output, cancelled) =>
             {
                 using var bytes = new MemoryStream();
                 await using (var stdin = Console.OpenStandardInput()) await stdin.CopyToAsync(bytes, cancelled);
                 await new RemoteFrameMemory(client).WriteAsync(
-                    line.SpaceName(parsed, target), parsed.GetValue(address), bytes.ToArray(), cancelled);
+                    line.SpaceName(parsed, Target), parsed.GetValue(Address), bytes.ToArray(), cancelled);
                 output.Write(new WriteMemoryResponse { Written = (ulong)bytes.Length }, ("written", $"{bytes.Length}"));
             });
     }

@@ -3,7 +3,8 @@ using FramePin.Cli;
 
 var line = new CommandLine();
 var root = new RootCommand(
-    "framepin: talks to the FramePin daemon.\n\nExamples:\n  framepin create --profile 6.18\n  framepin map as1 64K --touch -m m1\n"
+    "framepin: talks to the FramePin daemon.\n\nExamples:\n  framepin create --profile 6.18\n"
+    + "  framepin map as1 64K --touch -m m1\n"
     + "  framepin pin as1 0x7ffff7fef000 16 --write -m m1\n  framepin demo")
 {
     line.Endpoint, line.OutputForm, line.Machine,

@@ -31,7 +31,8 @@ internal static class ReplayCommands
         };
         yield return line.Create(
             "replay", "Replays the memory calls of a recorded program and compares what each answers.",
-            "replay ls.recording --pin-all\n  framepin replay --strace strace.log --maps-start maps.start --maps-end maps.end --output json",
+            "replay ls.recording --pin-all\n"
+            + "  framepin replay --strace strace.log --maps-start maps.start --maps-end maps.end --output json",
             [folder, strace, mapsStart, mapsEnd, pinAll, keep, sizes], async (parsed, client, output, cancelled) =>
             {
                 var recording = parsed.GetValue(folder) is { } place
@@ -79,7 +80,8 @@ internal static class ReplayCommands
         };
         var command = new Command(
             "record",
-            "Records a program's memory calls and maps, for replay. Needs strace.\n\nExample:\n  framepin record --to ls.recording -- ls -l /")
+            "Records a program's memory calls and maps, for replay. Needs strace.\n\nExample:\n"
+            + "  framepin record --to ls.recording -- ls -l /")
         {
             target, program,
         };
@@ -139,13 +141,15 @@ internal static class ReplayCommands
         {
             var moved = report.CallsReordered.Count == 0
                 ? "in the order in which they finished"
-                : $"lines {string.Join(", ", report.CallsReordered)} before others that finished earlier, which explains the answers";
+                : $"lines {string.Join(", ", report.CallsReordered)} before others that finished earlier, "
+                    + "which explains the answers";
             Row("overlapping", $"{report.CallsOverlapped} calls of several threads: {moved}");
         }
 
         Row(
             "stores",
-            $"one page each of {report.TouchesAssumed} mappings, assumed; {report.TouchesRuledOut} mappings left alone, by smaps.end");
+            $"one page each of {report.TouchesAssumed} mappings, assumed; "
+            + $"{report.TouchesRuledOut} mappings left alone, by smaps.end");
         if (report.StackGrowthAssumed > 0)
             Row("stack", $"grown by {report.StackGrowthAssumed} pages, as the maps of the end tell");
         Row("map lines", $"{report.MapsMatched} of {report.MapsExpected} as recorded"
@@ -159,7 +163,8 @@ internal static class ReplayCommands
         AnsiConsole.Write(table);
         foreach (var difference in report.ReturnsDifferent)
             Console.WriteLine(
-                $"line {difference.Line}: {difference.Call} answered {difference.Actual}, recorded {difference.Expected}");
+                $"line {difference.Line}: {difference.Call} answered {difference.Actual}, "
+                + $"recorded {difference.Expected}");
         foreach (var missing in report.MapsMissing) Console.WriteLine($"- {missing}");
         foreach (var unexpected in report.MapsUnexpected) Console.WriteLine($"+ {unexpected}");
     }

@@ -8,7 +8,30 @@ namespace FramePin.Cli;
 /// <summary>Machines and address spaces.</summary>
 internal static class SpaceCommands
 {
+    private static readonly Argument<string> Space =
+        new("space") { Description = "Address space, full name or last segment." };
+
+    private static readonly Argument<ulong> Length =
+        new("length") { Description = "Bytes.", CustomParser = Values.Size };
+
     public static IEnumerable<Command> Create(CommandLine line)
+    {
+        yield return CreateSpace(line);
+        yield return Map(line);
+        yield return Unmap(line);
+        yield return line.Create("maps", "Prints the mappings as /proc/PID/maps does.", "maps as1", [Space],
+            async (parsed, client, output, cancelled) =>
+                await Maps(client, line.SpaceName(parsed, Space), output, false, cancelled));
+        yield return line.Create(
+            "smaps", "Prints the mappings as /proc/PID/smaps does, in short.", "smaps as1", [Space],
+            async (parsed, client, output, cancelled) =>
+                await Maps(client, line.SpaceName(parsed, Space), output, true, cancelled));
+        yield return Fork(line);
+        yield return Audit(line);
+        yield return Machines(line);
+    }
+
+    private static Command CreateSpace(CommandLine line)
     {
         var profile = new Option<string?>(
             "--profile")
@@ -24,7 +47,7 @@ internal static class SpaceCommands
             Description = "Swap of that machine, for MADV_PAGEOUT.",
             CustomParser = Values.Size
         };
-        yield return line.Create("create", "Makes an address space.", "create --profile 6.18 --swap 64M",
+        return line.Create("create", "Makes an address space.", "create --profile 6.18 --swap 64M",
             [profile, memory, swap], async (parsed, client, output, cancelled) =>
         {
             var parent = Values.Machine(parsed.GetValue(line.Machine)!);
@@ -44,9 +67,10 @@ internal static class SpaceCommands
                 new CreateAddressSpaceRequest { Parent = parent }, cancellationToken: cancelled);
             output.Write(space, ("address space", space.Name), ("mmap base", Values.Hex(space.Layout.MmapBase)));
         });
+    }
 
-        var space = new Argument<string>("space") { Description = "Address space, full name or last segment." };
-        var length = new Argument<ulong>("length") { Description = "Bytes.", CustomParser = Values.Size };
+    private static Command Map(CommandLine line)
+    {
         var at = new Option<ulong>("--at")
         {
             Description = "Address; the kernel chooses when absent.",
@@ -59,8 +83,8 @@ internal static class SpaceCommands
         };
         var shared = new Option<bool>("--shared") { Description = "MAP_SHARED instead of MAP_PRIVATE." };
         var fill = new Option<bool>("--touch") { Description = "Store to every page at once." };
-        yield return line.Create(
-            "map", "Maps anonymous memory.", "map as1 64K --touch", [space, length, at, prot, shared, fill],
+        return line.Create(
+            "map", "Maps anonymous memory.", "map as1 64K --touch", [Space, Length, at, prot, shared, fill],
             async (parsed, client, output, cancelled) =>
             {
                 const uint fixedAnonymous = 0x20;
@@ -71,65 +95,63 @@ internal static class SpaceCommands
                 var call = new MmapCall
                 {
                     Address = parsed.GetValue(at),
-                    Length = parsed.GetValue(length),
+                    Length = parsed.GetValue(Length),
                     Prot = bits,
                     Flags = fixedAnonymous | (parsed.GetValue(shared) ? 1u : 2u)
                         | (parsed.GetValue(at) != 0 ? 0x10u : 0),
                 };
-                var name = line.SpaceName(parsed, space);
+                var name = line.SpaceName(parsed, Space);
                 var mapped = await Call(client, name, new MemoryCall { Mmap = call }, cancelled);
                 if (parsed.GetValue(fill))
-                {
-                    var pages = (uint)Math.Min((parsed.GetValue(length) + 4095) >> 12, uint.MaxValue);
-                    var touch = new MemoryCall
-                    {
-                        Touch = new TouchCall
-                        {
-                            Address = mapped.Value,
-                            Pages = pages,
-                            Write = true
-                        }
-                    };
-                    var touched = await Call(client, name, touch, cancelled);
-                    output.HasFindings = touched.Errno != 0;
-                    if (touched.Errno != 0)
-                        Console.Error.WriteLine(
-                            $"only {touched.Value} of {pages} pages could be touched: memory is out");
-                }
-
+                    output.HasFindings = !await Touch(client, name, mapped.Value, parsed.GetValue(Length), cancelled);
                 output.Write(mapped, ("address", Values.Hex(mapped.Value)));
             });
+    }
 
-        yield return line.Create(
-            "unmap", "Unmaps a range.", "unmap as1 0x10000 64K", [space, Address(out var from), length],
+    /// <summary>Stores to every page of a range, and tells when memory was out before its end.</summary>
+    private static async Task<bool> Touch(
+        FramePinClient client, string space, ulong address, ulong length, CancellationToken cancelled)
+    {
+        var pages = (uint)Math.Min((length + 4095) >> 12, uint.MaxValue);
+        var touch = new TouchCall { Address = address, Pages = pages, Write = true };
+        var touched = await Call(client, space, new MemoryCall { Touch = touch }, cancelled);
+        if (touched.Errno == 0) return true;
+        Console.Error.WriteLine($"only {touched.Value} of {pages} pages could be touched: memory is out");
+        return false;
+    }
+
+    private static Command Unmap(CommandLine line)
+    {
+        return line.Create(
+            "unmap", "Unmaps a range.", "unmap as1 0x10000 64K", [Space, Address(out var from), Length],
             async (parsed, client, output, cancelled) => output.Write(await Call(
-                client, line.SpaceName(parsed, space),
+                client, line.SpaceName(parsed, Space),
                 new MemoryCall
                 {
                     Munmap = new MunmapCall
                     {
                         Address = parsed.GetValue(from),
-                        Length = parsed.GetValue(length)
+                        Length = parsed.GetValue(Length)
                     }
                 }, cancelled),
                 ("unmapped", "yes")));
+    }
 
-        yield return line.Create("maps", "Prints the mappings as /proc/PID/maps does.", "maps as1", [space],
-            async (parsed, client, output, cancelled) =>
-                await Maps(client, line.SpaceName(parsed, space), output, false, cancelled));
-        yield return line.Create(
-            "smaps", "Prints the mappings as /proc/PID/smaps does, in short.", "smaps as1", [space],
-            async (parsed, client, output, cancelled) =>
-                await Maps(client, line.SpaceName(parsed, space), output, true, cancelled));
-        yield return line.Create(
-            "fork", "Forks an address space.", "fork as1", [space], async (parsed, client, output, cancelled) =>
+    private static Command Fork(CommandLine line)
+    {
+        return line.Create(
+            "fork", "Forks an address space.", "fork as1", [Space], async (parsed, client, output, cancelled) =>
         {
             var child = await client.AddressSpaces.ForkAddressSpaceAsync(
-                new ForkAddressSpaceRequest { Name = line.SpaceName(parsed, space) }, cancellationToken: cancelled);
+                new ForkAddressSpaceRequest { Name = line.SpaceName(parsed, Space) }, cancellationToken: cancelled);
             output.Write(
                 child, ("child", child.Name), ("mappings", child.MapCount.ToString(CultureInfo.InvariantCulture)));
         });
-        yield return line.Create(
+    }
+
+    private static Command Audit(CommandLine line)
+    {
+        return line.Create(
             "audit", "Checks a machine's books.", "audit -m default", [], async (parsed, client, output, cancelled) =>
         {
             var audit = await client.Machines.AuditMachineAsync(
@@ -139,7 +161,11 @@ internal static class SpaceCommands
             output.Write(audit, ("findings", audit.Findings.Count == 0 ? "none" : string.Join('\n', audit.Findings)),
                 ("digest", audit.Digest));
         });
-        yield return line.Create(
+    }
+
+    private static Command Machines(CommandLine line)
+    {
+        return line.Create(
             "machines", "Lists the machines.", "machines", [], async (_, client, output, cancelled) =>
         {
             var list = await Pages.AllAsync(

@@ -131,8 +131,7 @@ public sealed class DriverHandle : IAsyncDisposable
 
     /// <summary>
     /// write: bytes go from memory of an address space to the file. The answer is the bytes done, or the driver's
-    /// errno.
-    /// Has no deadline, as ioctl.
+    /// errno. Has no deadline, as ioctl.
     /// </summary>
     /// <param name="space">Name of the address space.</param>
     /// <param name="address">First byte.</param>

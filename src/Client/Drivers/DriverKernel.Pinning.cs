@@ -10,8 +10,7 @@ public sealed partial class DriverKernel
 {
     /// <summary>
     /// get_vaddr_frames into a new vector (drivers/media/common/videobuf2/frame_vector.c). Fewer pages than asked may
-    /// be
-    /// had; the errno is that of the first page.
+    /// be had; the errno is that of the first page.
     /// </summary>
     /// <param name="space">Name of the caller's address space.</param>
     /// <param name="start">Any byte of the first page.</param>
@@ -172,8 +171,7 @@ public sealed partial class DriverKernel
 
     /// <summary>
     /// Marks every page dirty where the device wrote, then put_vaddr_frames and frame_vector_destroy. A vector that
-    /// went
-    /// with a lost lease is gone already, which is no error.
+    /// went with a lost lease is gone already, which is no error.
     /// </summary>
     /// <param name="frames">The vector, of which the driver has no view any more.</param>
     /// <param name="isDirty">The device wrote.</param>

@@ -43,8 +43,7 @@ public readonly record struct UapiIoctlResult(Errno Errno, ReadOnlyMemory<byte>?
 
 /// <summary>
 /// A driver, as a module registers it under a node. <see cref="DriverServer"/> serves it to applications; a test may
-/// call
-/// it directly.
+/// call it directly.
 /// </summary>
 /// <remarks>Calls come on any thread and beside each other. A driver locks its own state, as drivers do.</remarks>
 public abstract class DriverModule : IAsyncDisposable
@@ -81,8 +80,7 @@ public abstract class DriverFile
 
     /// <summary>
     /// file_operations.unlocked_ioctl with a number and bytes, as a real program calls it. A driver that speaks only
-    /// the
-    /// typed form answers -ENOTTY.
+    /// the typed form answers -ENOTTY.
     /// </summary>
     /// <param name="ioctl">The call.</param>
     /// <param name="signal">A signal for the caller: the driver stops waiting.</param>
@@ -91,8 +89,7 @@ public abstract class DriverFile
 
     /// <summary>
     /// file_operations.mmap: names the device whose memory is mapped in place of the file. -ENODEV from a driver
-    /// without
-    /// this operation.
+    /// without this operation.
     /// </summary>
     /// <param name="call">The call.</param>
     /// <param name="cancellationToken">A signal for the caller: the driver stops waiting.</param>

@@ -11,8 +11,7 @@ namespace FramePin.Drivers;
 /// <summary>Serves a driver's files to applications through the daemon: the driver's process.</summary>
 /// <remarks>
 /// Calls run beside each other, as threads of several processes do; the driver locks. A file is released when no call
-/// is
-/// under way on it.
+/// is under way on it.
 /// </remarks>
 public sealed class DriverServer
 {
@@ -42,8 +41,7 @@ public sealed class DriverServer
     /// <param name="machine">"machines/{m}".</param>
     /// <param name="node">The node as applications open it, such as "video0".</param>
     /// <param name="module">The driver, which stays the caller's. An exception from it is a bug of the driver: its
-    /// caller
-    /// is answered EIO, and the method ends with that exception.</param>
+    /// caller is answered EIO, and the method ends with that exception.</param>
     /// <param name="ready">Called once the node can be opened; null for none.</param>
     /// <param name="cancellationToken">Ends it.</param>
     /// <exception cref="FramePinException">The node is taken, or the connection broke.</exception>

@@ -24,8 +24,7 @@ public readonly record struct PutFrames(PinnedFrames Frames, bool IsDirty);
 /// <summary>A frame vector that a driver holds.</summary>
 /// <remarks>
 /// Any thread may read it. The driver puts it once, by <see cref="DriverKernel.PutAsync"/>; the lease of the driver
-/// puts
-/// it when the process dies.
+/// puts it when the process dies.
 /// </remarks>
 public sealed class PinnedFrames
 {

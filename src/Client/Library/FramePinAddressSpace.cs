@@ -7,8 +7,7 @@ namespace FramePin.Client;
 /// Any thread. The object is a name and its client, and holds nothing on the daemon: the address space lives until
 /// <see cref="ExitAsync"/>, the end of its lease or of its machine. Every method is one call unless it says otherwise.
 /// All of them throw <see cref="FramePinException"/>: with the errno of Linux where Linux refuses the call, NotFound
-/// for
-/// an address space that has exited. Addresses and lengths are bytes, counts of pages are pages of 4 KiB.
+/// for an address space that has exited. Addresses and lengths are bytes, counts of pages are pages of 4 KiB.
 /// </remarks>
 public sealed partial class FramePinAddressSpace
 {

@@ -15,7 +15,14 @@ namespace FramePin.Client;
 /// (<see cref="Machines"/>, <see cref="Pinning"/> and so on) throw <see cref="RpcException"/>; the methods of this
 /// library throw <see cref="FramePinException"/>.
 /// </remarks>
-/// <example><code source="../Samples/Quickstart/Program.cs" /></example>
+/// <example>
+/// <code>
+/// using var client = FramePinClient.Connect("http://127.0.0.1:7461");
+/// var space = await client.DefaultMachine.CreateAddressSpaceAsync();
+/// var address = await space.MmapAsync(length: 64 &lt;&lt; 10);
+/// await using var pin = await space.PinAsync(address, pages: 16, write: true);
+/// </code>
+/// </example>
 public sealed class FramePinClient : IDisposable
 {
     /// <summary>Name of the ActivitySource of client spans.</summary>

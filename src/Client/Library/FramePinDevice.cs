@@ -28,8 +28,7 @@ public sealed class FramePinDevice
 
     /// <summary>
     /// Makes a pin with a reference to each page of the device's RAM, as a dma-buf holds the buffer that it was
-    /// exported
-    /// from. The pin outlives the device. Refused with "NO_PAGES" for MMIO.
+    /// exported from. The pin outlives the device. Refused with "NO_PAGES" for MMIO.
     /// </summary>
     /// <param name="lease">Lease that owns the pin; null: it lives until it is unpinned.</param>
     /// <param name="cancellationToken">Gives the call up.</param>

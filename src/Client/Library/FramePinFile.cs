@@ -5,8 +5,7 @@ namespace FramePin.Client;
 /// <summary>A memory file of a machine.</summary>
 /// <remarks>
 /// Any thread. The object is a name and its client, and holds nothing on the daemon. Every method is one call and
-/// throws
-/// <see cref="FramePinException"/>: NotFound for a file that is gone.
+/// throws <see cref="FramePinException"/>: NotFound for a file that is gone.
 /// </remarks>
 public sealed class FramePinFile
 {

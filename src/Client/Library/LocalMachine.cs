@@ -137,8 +137,7 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
 
     /// <summary>
     /// Mirrors a range of an address space at one place in this process, and keeps it as the space has it: after
-    /// munmap,
-    /// mremap, madvise, fork and every other announced change the pages are mapped anew.
+    /// munmap, mremap, madvise, fork and every other announced change the pages are mapped anew.
     /// </summary>
     /// <param name="addressSpace">"machines/{machine}/addressSpaces/{id}".</param>
     /// <param name="start">Address in bytes, page-aligned.</param>

@@ -4,8 +4,7 @@ namespace FramePin.Client;
 
 /// <summary>
 /// Frames that are held for this client: the answer of <see cref="FramePinAddressSpace.PinAsync(ulong, long,
-/// PinOptions,
-/// CancellationToken)"/> and its kin. Disposal unpins them.
+/// PinOptions, CancellationToken)"/> and its kin. Disposal unpins them.
 /// </summary>
 /// <remarks>
 /// Owns a frame vector on the daemon, and the mapping that <see cref="Map"/> made. The properties may be read from any

@@ -80,8 +80,7 @@ public sealed record ReplayReport
     /// <summary>
     /// Private writable mappings of which one page was stored to, since a program uses what it asks for. A log does not
     /// show stores, and they decide which mappings merge. Mappings are left alone when the smaps of the end show no
-    /// page
-    /// of their own, or the maps of the end show areas joined that two such stores would have kept apart.
+    /// page of their own, or the maps of the end show areas joined that two such stores would have kept apart.
     /// </summary>
     [JsonPropertyName("touches_assumed")]
     public int TouchesAssumed { get; set; }
@@ -92,8 +91,7 @@ public sealed record ReplayReport
 
     /// <summary>
     /// Pages by which the stack grew while the program ran. Stores make it grow, which no log shows; the maps of the
-    /// end
-    /// tell the size.
+    /// end tell the size.
     /// </summary>
     [JsonPropertyName("stack_growth_assumed")]
     public ulong StackGrowthAssumed { get; set; }
@@ -108,8 +106,7 @@ public sealed record ReplayReport
 
     /// <summary>
     /// Calls of other threads, after the program asked to end, that are counted into the maps of the end. The log does
-    /// not
-    /// tell which of them had run.
+    /// not tell which of them had run.
     /// </summary>
     [JsonPropertyName("calls_after_exit")]
     public int CallsAfterExit { get; set; }

@@ -18,9 +18,8 @@ public readonly record struct ReplayProgress(string Step, int Done, int Total);
 /// <para>One replay at a time. Owns nothing: the machines of a replay are deleted when it ends.</para>
 /// <para>
 /// Where calls of two threads overlap, the replay tries the order in which they finished first. When a call then
-/// answers
-/// otherwise than recorded, it tries other orders, each in a machine of its own, and keeps one that explains the
-/// answer.
+/// answers otherwise than recorded, it tries other orders, each in a machine of its own, and keeps one that explains
+/// the answer.
 /// </para>
 /// </remarks>
 /// <param name="client">The daemon.</param>
@@ -197,8 +196,7 @@ public sealed partial class Replayer(FramePinClient client, IProgress<ReplayProg
     /// Threads of other processes, with the line from which on they have an address space of their own, which this
     /// replay does not follow: from the start for a fork and its offspring, from its execve on for a child that shared
     /// memory until then. The search reads the whole log first, since a child's first calls may stand before the line
-    /// of
-    /// its creation.
+    /// of its creation.
     /// </summary>
     private static Dictionary<int, int> FindStrangers(IReadOnlyList<StraceCall> calls)
     {

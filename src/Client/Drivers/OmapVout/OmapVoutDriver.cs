@@ -64,9 +64,10 @@ public sealed class OmapVoutDriver : DriverModule
     }
 
     /// <summary>
-    /// Physical address that the device was given for a queued buffer; null when it has none. For tests and for who
-    /// debugs.
+    /// Physical address in bytes that the device was given for a queued buffer; null when it has none. For tests and
+    /// for debugging.
     /// </summary>
+    /// <param name="index">Number of the buffer.</param>
     public ulong? PhysicalAddressOf(uint index) => _buffers.TryGetValue(index, out var buffer) ? buffer.Physical : null;
 
     /// <summary>omap_vout_get_userptr: -EINVAL whatever the reason (row 103).</summary>

@@ -20,8 +20,7 @@ public sealed partial class Vb2Queue : IDisposable
 
     /// <summary>
     /// Guards the state that <see cref="BufferDone"/> shares with the ioctls: the buffers' states, the done list and
-    /// the
-    /// signal of a DQBUF that waits.
+    /// the signal of a DQBUF that waits.
     /// </summary>
     private readonly Lock _done = new();
     private readonly Queue<Vb2Buffer> _doneList = new();
@@ -68,8 +67,7 @@ public sealed partial class Vb2Queue : IDisposable
     /// </summary>
     /// <param name="buffer">The buffer.</param>
     /// <param name="state">Done or Error; <see cref="Vb2State.Queued"/> gives it back to the queue. Any other state
-    /// counts
-    /// as Error.</param>
+    /// counts as Error.</param>
     /// <returns>False for a buffer that was not active: a bug of the driver's.</returns>
     public bool BufferDone(Vb2Buffer buffer, Vb2State state)
     {

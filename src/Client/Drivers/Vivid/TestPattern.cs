@@ -57,6 +57,8 @@ public sealed class TestPattern
     public PixelFormat Format { get; }
 
     /// <summary>Bytes of a plane's row in frame <paramref name="sequence"/>.</summary>
+    /// <param name="plane">Number of the plane.</param>
+    /// <param name="sequence">Number of the frame.</param>
     public ReadOnlySpan<byte> Row(int plane, uint sequence)
     {
         var shift = (int)((ulong)sequence * (ulong)_movement % (ulong)Format.Width);
@@ -65,6 +67,9 @@ public sealed class TestPattern
     }
 
     /// <summary>Fills a plane with frame <paramref name="sequence"/>.</summary>
+    /// <param name="plane">Number of the plane.</param>
+    /// <param name="sequence">Number of the frame.</param>
+    /// <param name="into">The plane's memory, at least as long as the plane.</param>
     public void Fill(int plane, uint sequence, Span<byte> into)
     {
         var layout = Format.Planes[plane];
@@ -80,6 +85,9 @@ public sealed class TestPattern
     }
 
     /// <summary>The first row that is not as frame <paramref name="sequence"/> has it; -1 when all are.</summary>
+    /// <param name="plane">Number of the plane.</param>
+    /// <param name="sequence">Number of the frame.</param>
+    /// <param name="bytes">The plane as it arrived.</param>
     public int FirstWrongRow(int plane, uint sequence, ReadOnlySpan<byte> bytes)
     {
         var row = Row(plane, sequence);

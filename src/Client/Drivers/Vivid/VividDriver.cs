@@ -9,8 +9,8 @@ namespace FramePin.Drivers.Vivid;
 /// </summary>
 /// <remarks>
 /// Any thread. One node with one queue, which the driver owns. A running stream is one task that fills the oldest
-/// buffer
-/// at each frame. The task works on the frame and calls <see cref="Vb2Queue.BufferDone"/> without the queue's lock.
+/// buffer at each frame. The task works on the frame and calls <see cref="Vb2Queue.BufferDone"/> without the queue's
+/// lock.
 /// </remarks>
 public sealed class VividDriver : DriverModule, IVb2Driver
 {
