@@ -24,7 +24,8 @@ internal static partial class Repository
 
     /// <summary>Scripts: what ends in .sh, and the three without an ending that documents name.</summary>
     public static IEnumerable<string> Scripts =>
-        Files.Where(file => file.EndsWith(".sh", StringComparison.Ordinal) || file is ".ci/run" or "tests/run" or "protos/check");
+        Files.Where(file => file.EndsWith(".sh", StringComparison.Ordinal)
+            || file is ".ci/run" or "tests/run" or "protos/check");
 
     /// <summary>The text between the backticks of every inline code span, with its line.</summary>
     public static IEnumerable<(int Line, string Code)> CodeSpans(string markdown)

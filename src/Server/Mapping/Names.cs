@@ -14,12 +14,14 @@ internal static class Names
     public const string DriverFiles = "driverFiles";
     public const string Leases = "leases";
     public const string Attachments = "attachments";
-    private const string Machines = "machines";
+    public const string Machines = "machines";
 
     public static string Machine(string id) => $"{Machines}/{id}";
 
     public static string Child(string machine, string collection, string id) =>
-        $"{Machines}/{machine}/{collection}/{id}";
+        $"{Collection(machine, collection)}/{id}";
+
+    public static string Collection(string machine, string collection) => $"{Machines}/{machine}/{collection}";
 
     /// <summary>The last segment of a name.</summary>
     public static string LastSegment(string name) => name[(name.LastIndexOf('/') + 1)..];

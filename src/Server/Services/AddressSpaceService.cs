@@ -64,7 +64,8 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Daem
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         var (page, next) = Paging.ByNumber(
             host.Spaces.All.Select(pair => pair.Value).OrderBy(space => space.Id.Value), space => (ulong)space.Id.Value,
-            request.PageSize, request.PageToken, options.Limits);
+            new PageRequest(Names.Collection(host.Id, Names.AddressSpaces), request.PageSize, request.PageToken),
+            options.Limits);
         var response = new ListAddressSpacesResponse { NextPageToken = next };
         response.AddressSpaces.Add(page.Select(space => WireMapping.ToWire(host, space)));
         return Task.FromResult(response);

@@ -67,7 +67,9 @@ internal sealed class DriverService(
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         var (page, next) = Paging.ByName(
-            drivers.Of(host), driver => driver.Node, request.PageSize, request.PageToken, options.Limits);
+            drivers.Of(host), driver => driver.Node,
+            new PageRequest(Names.Collection(host.Id, Names.Drivers), request.PageSize, request.PageToken),
+            options.Limits);
         var response = new ListDriversResponse { NextPageToken = next };
         response.Drivers.Add(page.Select(driver => new Driver
         {

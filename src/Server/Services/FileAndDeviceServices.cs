@@ -52,8 +52,9 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         var (page, next) = Paging.ByNumber(
-            host.Files.All.OrderBy(pair => pair.Value.Id), pair => (ulong)pair.Value.Id, request.PageSize,
-            request.PageToken, options.Limits);
+            host.Files.All.OrderBy(pair => pair.Value.Id), pair => (ulong)pair.Value.Id,
+            new PageRequest(Names.Collection(host.Id, Names.Files), request.PageSize, request.PageToken),
+            options.Limits);
         var response = new ListFilesResponse { NextPageToken = next };
         response.Files.Add(page.Select(pair => ToWire(host, pair.Key, pair.Value)));
         return Task.FromResult(response);
@@ -168,8 +169,9 @@ internal sealed class DeviceService(MachineRegistry machines, PinTransactions pi
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         var (page, next) = Paging.ByNumber(
-            host.Devices.All.OrderBy(pair => pair.Value.Id.Value), pair => (ulong)pair.Value.Id.Value, request.PageSize,
-            request.PageToken, options.Limits);
+            host.Devices.All.OrderBy(pair => pair.Value.Id.Value), pair => (ulong)pair.Value.Id.Value,
+            new PageRequest(Names.Collection(host.Id, Names.Devices), request.PageSize, request.PageToken),
+            options.Limits);
         var response = new ListDevicesResponse { NextPageToken = next };
         response.Devices.Add(page.Select(pair => ToWire(host, pair.Key, pair.Value)));
         return Task.FromResult(response);

@@ -76,7 +76,9 @@ internal sealed class LeaseService(
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         var (page, next) = Paging.ByNumber(
-            host.Leases.All, lease => lease.Number, request.PageSize, request.PageToken, options.Limits);
+            host.Leases.All, lease => lease.Number,
+            new PageRequest(Names.Collection(host.Id, Names.Leases), request.PageSize, request.PageToken),
+            options.Limits);
         var response = new ListLeasesResponse { NextPageToken = next };
         response.Leases.Add(page.Select(WireMapping.ToWire));
         return Task.FromResult(response);

@@ -26,7 +26,8 @@ internal sealed class MachineService(MachineRegistry machines, DaemonOptions opt
     public override Task<ListMachinesResponse> ListMachines(ListMachinesRequest request, ServerCallContext context)
     {
         var (page, next) = Paging.ByName(
-            machines.All, host => host.Id, request.PageSize, request.PageToken, options.Limits);
+            machines.All, host => host.Id, new PageRequest(Names.Machines, request.PageSize, request.PageToken),
+            options.Limits);
         var response = new ListMachinesResponse { NextPageToken = next };
         response.Machines.Add(page.Select(WireMapping.ToWire));
         return Task.FromResult(response);

@@ -103,7 +103,9 @@ internal sealed partial class PinningService
     {
         var host = machines.Get(Names.MachineId(request.Parent, "parent"));
         var (page, next) = Paging.ByNumber(
-            host.Vectors.All, record => record.Number, request.PageSize, request.PageToken, options.Limits);
+            host.Vectors.All, record => record.Number,
+            new PageRequest(Names.Collection(host.Id, Names.FrameVectors), request.PageSize, request.PageToken),
+            options.Limits);
         var response = new ListFrameVectorsResponse { NextPageToken = next };
         response.FrameVectors.Add(
             page.Select(record => WireMapping.ToWire(host, record, withRuns: false, options.Limits)));

@@ -1,0 +1,76 @@
+using System.Globalization;
+using System.Text.Json;
+using Xunit;
+
+namespace FramePin.Tests.Integration.Wire;
+
+/// <summary>
+/// The daemon tells of itself by reflection: a client that has neither protos nor stubs calls it, in JSON.
+/// </summary>
+public sealed class BufCurlTests
+{
+    private static readonly CancellationToken Cancelled = TestContext.Current.CancellationToken;
+
+    [Fact]
+    public async Task A_client_without_protos_pins_converts_and_unpins()
+    {
+        await using var daemon = await DaemonProcess.StartAsync();
+        var curl = await BufCurl.InstallAsync(daemon.Socket, Cancelled);
+        var machine = await curl.CallAsync(
+            "MachineService/CreateMachine",
+            new { machineId = "curl", spec = new { profile = "6.18", memoryBytes = "67108864" } }, Cancelled);
+        Assert.Equal("machines/curl", Text(machine, "name"));
+        Assert.Equal("6.18", Text(machine.GetProperty("spec"), "profile"));
+        var space = Text(
+            await curl.CallAsync(
+                "AddressSpaceService/CreateAddressSpace", new { parent = "machines/curl" }, Cancelled), "name");
+        Assert.Equal("machines/curl/addressSpaces/as1", space);
+
+        // PROT_READ and PROT_WRITE; MAP_PRIVATE and MAP_ANONYMOUS.
+        var mapped = await curl.CallAsync(
+            "AddressSpaceService/Call",
+            new { addressSpace = space, call = new { mmap = new { length = "8192", prot = 3, flags = 0x22 } } },
+            Cancelled);
+        var address = Text(mapped, "value");
+        Assert.Equal(0UL, ulong.Parse(address, CultureInfo.InvariantCulture) % 4096);
+
+        var pin = await curl.CallAsync(
+            "PinningService/Pin", new { addressSpace = space, start = address, pages = "2", write = true }, Cancelled);
+        var vector = Text(pin, "frameVector");
+        Assert.StartsWith("machines/curl/frameVectors/", vector, StringComparison.Ordinal);
+        Assert.Equal(("2", "FRAME_KIND_PAGES"), (Text(pin, "frames"), Text(pin, "kind")));
+        var pfns = pin.GetProperty("runs").GetProperty("firstPfns");
+        Assert.NotEqual(0, pfns.GetArrayLength());
+
+        var converted = await curl.CallAsync(
+            "PinningService/Convert", new { frameVector = vector, to = "FRAME_KIND_PFNS" }, Cancelled);
+        Assert.Equal("FRAME_KIND_PFNS", Text(converted, "kind"));
+        Assert.Equal(pfns.GetRawText(), converted.GetProperty("runs").GetProperty("firstPfns").GetRawText());
+
+        var unpinned = await curl.CallAsync("PinningService/Unpin", new { frameVector = vector }, Cancelled);
+        Assert.Equal("2", Text(unpinned, "frames"));
+        var left = await curl.CallAsync(
+            "PinningService/ListFrameVectors", new { parent = "machines/curl" }, Cancelled);
+        Assert.False(left.TryGetProperty("frameVectors", out _));
+    }
+
+    [Fact]
+    public async Task A_refusal_tells_its_errno_to_a_client_without_protos()
+    {
+        await using var daemon = await DaemonProcess.StartAsync();
+        var curl = await BufCurl.InstallAsync(daemon.Socket, Cancelled);
+        var space = Text(
+            await curl.CallAsync("AddressSpaceService/CreateAddressSpace", new { }, Cancelled), "name");
+        var refusal = await curl.RefusedAsync(
+            "PinningService/Pin", new { addressSpace = space, start = "1048576", pages = "1" }, Cancelled);
+        Assert.Equal("failed_precondition", Text(refusal, "code"));
+        var info = Assert.Single(
+            refusal.GetProperty("details").EnumerateArray(),
+            detail => Text(detail, "type") == "google.rpc.ErrorInfo").GetProperty("debug");
+        Assert.Equal(("EFAULT", "framepin.dev"), (Text(info, "reason"), Text(info, "domain")));
+        Assert.Equal("14", Text(info.GetProperty("metadata"), "errno"));
+        Assert.Equal("0x100000", Text(info.GetProperty("metadata"), "address"));
+    }
+
+    private static string Text(JsonElement element, string property) => element.GetProperty(property).GetString()!;
+}
