@@ -1,4 +1,5 @@
 using FramePin.Core.Addressing;
+using FramePin.Core.Kernel;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
 using FramePin.V1;
@@ -20,7 +21,7 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
     private readonly Lock _lock = new();
     private readonly List<InvalidationWatch> _watches = [];
     private readonly Queue<(ulong Revision, AddressSpace Space, AddressRange Range,
-        InvalidationCause Cause)> _history = new();
+        TakeCause Cause)> _history = new();
     private ulong _revision;
     private bool _isUsed;
 
@@ -71,7 +72,7 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
     /// <paramref name="call"/>, and tells that it is over, also when the call throws.
     /// </summary>
     public async Task<T> RunAsync<T>(
-        IReadOnlyList<(AddressSpace Space, AddressRange Range)> ranges, InvalidationCause cause, Func<T> call)
+        IReadOnlyList<(AddressSpace Space, AddressRange Range)> ranges, TakeCause cause, Func<T> call)
     {
         if (ranges.Count == 0 || !Volatile.Read(ref _isUsed)) return call();
         var told = new List<(InvalidationWatch Watch, InvalidationEvent Event)>();
@@ -94,7 +95,7 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
     }
 
     private void Note(
-        AddressSpace space, AddressRange range, InvalidationCause cause,
+        AddressSpace space, AddressRange range, TakeCause cause,
         List<(InvalidationWatch Watch, InvalidationEvent Event)> told)
     {
         _revision++;
@@ -131,7 +132,7 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
     }
 
     private static InvalidationEvent? Describe(
-        InvalidationWatch watch, ulong revision, AddressSpace space, AddressRange range, InvalidationCause cause,
+        InvalidationWatch watch, ulong revision, AddressSpace space, AddressRange range, TakeCause cause,
         InvalidationKind kind)
     {
         var start = Math.Max(watch.Range.Start, range.Start);
@@ -141,7 +142,7 @@ internal sealed class InvalidationWatches(DaemonLimits limits, TimeProvider time
         {
             Kind = kind,
             Revision = revision,
-            Cause = cause,
+            Cause = WireEnums.ToWire(cause),
             Start = start,
             Length = end - start
         };

@@ -215,6 +215,24 @@ internal static class WireEnums
         _ => throw new UnreachableException($"{era}"),
     };
 
+    /// <summary>Why memory is taken away.</summary>
+    public static V1.InvalidationCause ToWire(TakeCause cause) => cause switch
+    {
+        TakeCause.Munmap => V1.InvalidationCause.Munmap,
+        TakeCause.Mmap => V1.InvalidationCause.Mmap,
+        TakeCause.Mremap => V1.InvalidationCause.Mremap,
+        TakeCause.Mprotect => V1.InvalidationCause.Mprotect,
+        TakeCause.Madvise => V1.InvalidationCause.Madvise,
+        TakeCause.Brk => V1.InvalidationCause.Brk,
+        TakeCause.Fork => V1.InvalidationCause.Fork,
+        TakeCause.Exit => V1.InvalidationCause.Exit,
+        TakeCause.Truncate => V1.InvalidationCause.Truncate,
+        TakeCause.Migration => V1.InvalidationCause.Migration,
+        TakeCause.Unshare => V1.InvalidationCause.Unshare,
+        TakeCause.HugeTheft => V1.InvalidationCause.HugeTheft,
+        _ => throw new UnreachableException($"{cause}"),
+    };
+
     /// <summary>
     /// The refusal of a value that is unspecified where it is required, or that this daemon does not know.
     /// </summary>

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
+using FramePin.Core.Kernel;
 using FramePin.Core.Syscalls;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
@@ -79,18 +80,18 @@ internal sealed partial class AddressSpaceService
         // Always an answer: a fault that ends in a signal may leave pages around it mapped, or a stack grown.
         if (call.CallCase == MemoryCall.CallOneofCase.Touch)
             return (await TouchAsync(host, space, call.Touch, cancelled).ConfigureAwait(false), null, true);
-        (ulong Start, ulong Length, InvalidationCause Cause) taken = call.CallCase switch
+        (ulong Start, ulong Length, TakeCause Cause) taken = call.CallCase switch
         {
-            MemoryCall.CallOneofCase.Munmap => (call.Munmap.Address, call.Munmap.Length, InvalidationCause.Munmap),
+            MemoryCall.CallOneofCase.Munmap => (call.Munmap.Address, call.Munmap.Length, TakeCause.Munmap),
             MemoryCall.CallOneofCase.Mmap when (call.Mmap.Flags & mapFixed) != 0 =>
-                (call.Mmap.Address, call.Mmap.Length, InvalidationCause.Mmap),
-            MemoryCall.CallOneofCase.Mremap => (call.Mremap.Address, call.Mremap.OldLength, InvalidationCause.Mremap),
+                (call.Mmap.Address, call.Mmap.Length, TakeCause.Mmap),
+            MemoryCall.CallOneofCase.Mremap => (call.Mremap.Address, call.Mremap.OldLength, TakeCause.Mremap),
             MemoryCall.CallOneofCase.Mprotect =>
-                (call.Mprotect.Address, call.Mprotect.Length, InvalidationCause.Mprotect),
+                (call.Mprotect.Address, call.Mprotect.Length, TakeCause.Mprotect),
             MemoryCall.CallOneofCase.Madvise when TakesAway((Advice)call.Madvise.Advice) =>
-                (call.Madvise.Address, call.Madvise.Length, InvalidationCause.Madvise),
+                (call.Madvise.Address, call.Madvise.Length, TakeCause.Madvise),
             MemoryCall.CallOneofCase.Brk when call.Brk.Address < space.Brk =>
-                (call.Brk.Address, space.Brk - call.Brk.Address, InvalidationCause.Brk),
+                (call.Brk.Address, space.Brk - call.Brk.Address, TakeCause.Brk),
             _ => default,
         };
         var ranges = new List<(AddressSpace, AddressRange)>();

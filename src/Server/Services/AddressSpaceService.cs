@@ -1,6 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Inspection;
+using FramePin.Core.Kernel;
 using FramePin.Core.Machines;
 using FramePin.Core.Syscalls;
 using FramePin.Server.Configuration;
@@ -47,7 +48,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Daem
             var lease = host.Leases.Find(request.Lease);
             var (_, space) = host.Spaces.Add(request.AddressSpaceId, id => host.Machine.CreateAddressSpace(id, layout, task));
             host.HangOn(lease, space, () => _ = host.Watches.RunAsync(
-                [(space, Everything)], InvalidationCause.Exit, () => host.ExitSpace(space)));
+                [(space, Everything)], TakeCause.Exit, () => host.ExitSpace(space)));
             return Task.FromResult(WireMapping.ToWire(host, space));
         });
     }
@@ -77,7 +78,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Daem
         return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var parent = host.Spaces.Get(id);
-            return host.Watches.RunAsync([(parent, Everything)], InvalidationCause.Fork, () =>
+            return host.Watches.RunAsync([(parent, Everything)], TakeCause.Fork, () =>
             {
                 var error = Errno.None;
                 Core.Vmas.AddressSpace? child = null;
@@ -98,7 +99,7 @@ internal sealed partial class AddressSpaceService(MachineRegistry machines, Daem
         return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var space = host.Spaces.Get(id);
-            return host.Watches.RunAsync([(space, Everything)], InvalidationCause.Exit, () =>
+            return host.Watches.RunAsync([(space, Everything)], TakeCause.Exit, () =>
                 host.ExitSpace(space) ? new ExitAddressSpaceResponse()
                     : throw Refusals.NotFound("ADDRESS_SPACE", request.Name));
         });

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using FramePin.Core.Addressing;
+using FramePin.Core.Kernel;
 using FramePin.Server.Configuration;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
@@ -95,7 +96,7 @@ internal sealed class FileService(MachineRegistry machines, DaemonOptions option
         return host.Requests.Run(context, requestId, request, () =>
         {
             var file = host.Files.Get(id);
-            return host.Watches.RunAsync(Mappings(host, file), InvalidationCause.Truncate, () =>
+            return host.Watches.RunAsync(Mappings(host, file), TakeCause.Truncate, () =>
             {
                 var error = change(host, file);
                 return error == Errno.None ? ToWire(host, id, file) : throw Refusals.Errno(call, error);

@@ -22,7 +22,7 @@ internal sealed class BufCurl
         return new BufCurl(output.Trim(), socket);
     }
 
-    /// <summary>Calls a method of framepin.v1 and returns the JSON of its answer.</summary>
+    /// <summary>Calls a method by its full name and returns the JSON of its answer.</summary>
     public async Task<JsonElement> CallAsync(string method, object request, CancellationToken cancelled)
     {
         var (exitCode, output, errors) = await CurlAsync(method, request, cancelled);
@@ -43,7 +43,7 @@ internal sealed class BufCurl
         RunAsync(
             _program,
             ["curl", "--unix-socket", _socket, "--http2-prior-knowledge", "--protocol", "grpc",
-                "--data", JsonSerializer.Serialize(request), $"http://localhost/framepin.v1.{method}"], cancelled);
+                "--data", JsonSerializer.Serialize(request), $"http://localhost/{method}"], cancelled);
 
     private static async Task<(int ExitCode, string Output, string Errors)> RunAsync(
         string program, string[] arguments, CancellationToken cancelled)

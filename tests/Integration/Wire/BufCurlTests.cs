@@ -1,5 +1,7 @@
 using System.Globalization;
 using System.Text.Json;
+using Google.Protobuf.Reflection;
+using Google.Rpc;
 using Xunit;
 
 namespace FramePin.Tests.Integration.Wire;
@@ -17,25 +19,25 @@ public sealed class BufCurlTests
         await using var daemon = await DaemonProcess.StartAsync();
         var curl = await BufCurl.InstallAsync(daemon.Socket, Cancelled);
         var machine = await curl.CallAsync(
-            "MachineService/CreateMachine",
+            "framepin.v1.MachineService/CreateMachine",
             new { machineId = "curl", spec = new { profile = "6.18", memoryBytes = "67108864" } }, Cancelled);
         Assert.Equal("machines/curl", Text(machine, "name"));
         Assert.Equal("6.18", Text(machine.GetProperty("spec"), "profile"));
         var space = Text(
             await curl.CallAsync(
-                "AddressSpaceService/CreateAddressSpace", new { parent = "machines/curl" }, Cancelled), "name");
+                "framepin.v1.AddressSpaceService/CreateAddressSpace", new { parent = "machines/curl" }, Cancelled), "name");
         Assert.Equal("machines/curl/addressSpaces/as1", space);
 
         // PROT_READ and PROT_WRITE; MAP_PRIVATE and MAP_ANONYMOUS.
         var mapped = await curl.CallAsync(
-            "AddressSpaceService/Call",
+            "framepin.v1.AddressSpaceService/Call",
             new { addressSpace = space, call = new { mmap = new { length = "8192", prot = 3, flags = 0x22 } } },
             Cancelled);
         var address = Text(mapped, "value");
         Assert.Equal(0UL, ulong.Parse(address, CultureInfo.InvariantCulture) % 4096);
 
         var pin = await curl.CallAsync(
-            "PinningService/Pin", new { addressSpace = space, start = address, pages = "2", write = true }, Cancelled);
+            "framepin.v1.PinningService/Pin", new { addressSpace = space, start = address, pages = "2", write = true }, Cancelled);
         var vector = Text(pin, "frameVector");
         Assert.StartsWith("machines/curl/frameVectors/", vector, StringComparison.Ordinal);
         Assert.Equal(("2", "FRAME_KIND_PAGES"), (Text(pin, "frames"), Text(pin, "kind")));
@@ -43,14 +45,14 @@ public sealed class BufCurlTests
         Assert.NotEqual(0, pfns.GetArrayLength());
 
         var converted = await curl.CallAsync(
-            "PinningService/Convert", new { frameVector = vector, to = "FRAME_KIND_PFNS" }, Cancelled);
+            "framepin.v1.PinningService/Convert", new { frameVector = vector, to = "FRAME_KIND_PFNS" }, Cancelled);
         Assert.Equal("FRAME_KIND_PFNS", Text(converted, "kind"));
         Assert.Equal(pfns.GetRawText(), converted.GetProperty("runs").GetProperty("firstPfns").GetRawText());
 
-        var unpinned = await curl.CallAsync("PinningService/Unpin", new { frameVector = vector }, Cancelled);
+        var unpinned = await curl.CallAsync("framepin.v1.PinningService/Unpin", new { frameVector = vector }, Cancelled);
         Assert.Equal("2", Text(unpinned, "frames"));
         var left = await curl.CallAsync(
-            "PinningService/ListFrameVectors", new { parent = "machines/curl" }, Cancelled);
+            "framepin.v1.PinningService/ListFrameVectors", new { parent = "machines/curl" }, Cancelled);
         Assert.False(left.TryGetProperty("frameVectors", out _));
     }
 
@@ -60,16 +62,48 @@ public sealed class BufCurlTests
         await using var daemon = await DaemonProcess.StartAsync();
         var curl = await BufCurl.InstallAsync(daemon.Socket, Cancelled);
         var space = Text(
-            await curl.CallAsync("AddressSpaceService/CreateAddressSpace", new { }, Cancelled), "name");
+            await curl.CallAsync("framepin.v1.AddressSpaceService/CreateAddressSpace", new { }, Cancelled), "name");
         var refusal = await curl.RefusedAsync(
-            "PinningService/Pin", new { addressSpace = space, start = "1048576", pages = "1" }, Cancelled);
+            "framepin.v1.PinningService/Pin", new { addressSpace = space, start = "1048576", pages = "1" }, Cancelled);
         Assert.Equal("failed_precondition", Text(refusal, "code"));
         var info = Assert.Single(
             refusal.GetProperty("details").EnumerateArray(),
-            detail => Text(detail, "type") == "google.rpc.ErrorInfo").GetProperty("debug");
-        Assert.Equal(("EFAULT", "framepin.dev"), (Text(info, "reason"), Text(info, "domain")));
-        Assert.Equal("14", Text(info.GetProperty("metadata"), "errno"));
-        Assert.Equal("0x100000", Text(info.GetProperty("metadata"), "address"));
+            detail => Text(detail, "type") == "google.rpc.ErrorInfo");
+        // buf shows a detail as it came: base64 without the padding.
+        var value = Text(info, "value");
+        var bytes = Convert.FromBase64String(value.PadRight((value.Length + 3) / 4 * 4, '='));
+        var read = ErrorInfo.Parser.ParseFrom(bytes);
+        Assert.Equal(("EFAULT", "framepin.dev"), (read.Reason, read.Domain));
+        Assert.Equal(("14", "0x100000"), (read.Metadata["errno"], read.Metadata["address"]));
+    }
+
+    [Theory]
+    [InlineData("google.rpc.ErrorInfo")]
+    [InlineData("google.rpc.BadRequest")]
+    [InlineData("framepin.v1.PinRequest")]
+    public async Task Reflection_knows_the_messages_of_calls_and_the_details_of_refusals(string symbol)
+    {
+        await using var daemon = await DaemonProcess.StartAsync();
+        var curl = await BufCurl.InstallAsync(daemon.Socket, Cancelled);
+        var answer = await curl.CallAsync(
+            "grpc.reflection.v1.ServerReflection/ServerReflectionInfo", new { fileContainingSymbol = symbol },
+            Cancelled);
+        var file = FileDescriptorProto.Parser.ParseFrom(
+            answer.GetProperty("fileDescriptorResponse").GetProperty("fileDescriptorProto")[0].GetBytesFromBase64());
+        Assert.Contains(file.MessageType, message => $"{file.Package}.{message.Name}" == symbol);
+    }
+
+    [Fact]
+    public async Task Every_service_of_the_wire_is_listed()
+    {
+        await using var daemon = await DaemonProcess.StartAsync();
+        var curl = await BufCurl.InstallAsync(daemon.Socket, Cancelled);
+        var answer = await curl.CallAsync(
+            "grpc.reflection.v1.ServerReflection/ServerReflectionInfo", new { listServices = "" }, Cancelled);
+        var listed = answer.GetProperty("listServicesResponse").GetProperty("service").EnumerateArray()
+            .Select(service => Text(service, "name")).ToList();
+        Assert.Superset(
+            DescriptorTests.Methods.Select(method => method.Service.FullName).ToHashSet(), listed.ToHashSet());
     }
 
     private static string Text(JsonElement element, string property) => element.GetProperty(property).GetString()!;
