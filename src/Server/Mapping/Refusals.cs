@@ -108,6 +108,17 @@ internal static class Refusals
         return status;
     }
 
+    /// <summary>The refusal with one more entry in the metadata of its ErrorInfo.</summary>
+    public static RpcException With(RpcException refusal, string key, ulong value)
+    {
+        var status = From(refusal).GetRpcStatus()!;
+        var info = status.GetDetail<ErrorInfo>()!;
+        info.Metadata[key] = Text(value);
+        // The ErrorInfo is the first detail: Make puts it there.
+        status.Details[0] = Any.Pack(info);
+        return status.ToRpcException();
+    }
+
     /// <summary>
     /// The status with its ErrorInfo; anything thrown in a handler that is not one already becomes INTERNAL.
     /// </summary>

@@ -152,14 +152,31 @@ internal sealed class MemoryService(MachineRegistry machines, AttachTickets tick
     public override async Task<WriteMemoryResponse> WriteMemory(
         IAsyncStreamReader<WriteMemoryRequest> requestStream, ServerCallContext context)
     {
+        var response = new WriteMemoryResponse();
+        try
+        {
+            await WriteAsync(requestStream, response, context.CancellationToken).ConfigureAwait(false);
+            return response;
+        }
+        catch (RpcException refusal)
+        {
+            // What was stored before stays stored, whichever message is refused.
+            throw Refusals.With(refusal, "written", response.Written);
+        }
+    }
+
+    /// <summary>Stores the bytes of all messages and counts them as it goes.</summary>
+    private async Task WriteAsync(
+        IAsyncStreamReader<WriteMemoryRequest> requestStream, WriteMemoryResponse response,
+        CancellationToken cancelled)
+    {
         ChunkCopy? copy = null;
         var position = 0UL;
-        var written = 0UL;
-        await foreach (var message in requestStream.ReadAllAsync(context.CancellationToken).ConfigureAwait(false))
+        await foreach (var message in requestStream.ReadAllAsync(cancelled).ConfigureAwait(false))
         {
             if (copy is null)
             {
-                copy = Resolve(message.Target, context.CancellationToken, out _);
+                copy = Resolve(message.Target, cancelled, out _);
                 position = message.Target!.Position;
             }
             else if (message.Target is not null)
@@ -171,13 +188,12 @@ internal sealed class MemoryService(MachineRegistry machines, AttachTickets tick
                 throw Refusals.Limit(
                     "chunk_bytes_max", (ulong)options.Limits.ChunkBytesMax, (ulong)message.Data.Length);
             var (done, refusal) = await copy(
-                position + written, message.Data.ToByteArray(), true).ConfigureAwait(false);
-            written += (ulong)done;
+                position + response.Written, message.Data.ToByteArray(), true).ConfigureAwait(false);
+            response.Written += (ulong)done;
             if (refusal is not null) throw refusal;
         }
 
         if (copy is null) throw Refusals.Bad("target", "the first message must name the target: none came");
-        return new WriteMemoryResponse { Written = written };
     }
 
     private ChunkCopy Resolve(MemoryTarget? target, CancellationToken cancelled, out bool isStale)
@@ -242,8 +258,7 @@ internal sealed class MemoryService(MachineRegistry machines, AttachTickets tick
 
                 if (signal == UserSignal.None) return (done, null);
                 var refusal = Refusals.State(
-                    signal.ToString().ToUpperInvariant(), $"{signal} at 0x{at:x}", ("address", $"0x{at:x}"),
-                    ("written", Text(done)));
+                    signal.ToString().ToUpperInvariant(), $"{signal} at 0x{at:x}", ("address", $"0x{at:x}"));
                 return (done, refusal);
             }
         };
@@ -259,11 +274,9 @@ internal sealed class MemoryService(MachineRegistry machines, AttachTickets tick
                     ? 0
                     : machine.CopyFrames(record.Vector, position, buffer.Span, isWrite, out error);
                 if (error != Errno.None)
-                    refusal = Refusals.Errno(
-                        "dma", error, ("offset", Text(position + (ulong)done)), ("written", Text(done)));
+                    refusal = Refusals.Errno("dma", error, ("offset", Text(position + (ulong)done)));
                 else if (done < buffer.Length && isWrite)
-                    refusal = Refusals.State(
-                        "END_OF_FRAMES", "the vector's frames end before the bytes do", ("written", Text(done)));
+                    refusal = Refusals.State("END_OF_FRAMES", "the vector's frames end before the bytes do");
                 else if (record.IsDestroyed)
                     refusal = Refusals.State("FRAME_VECTOR_GONE", "the vector was unpinned meanwhile");
                 return ValueTask.FromResult((done, refusal));
@@ -276,11 +289,9 @@ internal sealed class MemoryService(MachineRegistry machines, AttachTickets tick
             if (!isWrite)
                 return ValueTask.FromResult((machine.ReadFile(file, position, buffer.Span), (RpcException?)null));
             var done = machine.WriteFile(file, position, buffer.Span, out var error);
-            var refusal = error == Errno.None ? null : Refusals.Errno("pwrite", error, ("written", Text(done)));
+            var refusal = error == Errno.None ? null : Refusals.Errno("pwrite", error);
             return ValueTask.FromResult((done, refusal));
         };
-
-    private static string Text(long value) => value.ToString(CultureInfo.InvariantCulture);
 
     private static string Text(ulong value) => value.ToString(CultureInfo.InvariantCulture);
 }

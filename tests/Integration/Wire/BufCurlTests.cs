@@ -11,6 +11,8 @@ namespace FramePin.Tests.Integration.Wire;
 /// </summary>
 public sealed class BufCurlTests
 {
+    private const string V1 = "framepin.v1";
+
     private static readonly CancellationToken Cancelled = TestContext.Current.CancellationToken;
 
     [Fact]
@@ -19,25 +21,26 @@ public sealed class BufCurlTests
         await using var daemon = await DaemonProcess.StartAsync();
         var curl = await BufCurl.InstallAsync(daemon.Socket, Cancelled);
         var machine = await curl.CallAsync(
-            "framepin.v1.MachineService/CreateMachine",
+            $"{V1}.MachineService/CreateMachine",
             new { machineId = "curl", spec = new { profile = "6.18", memoryBytes = "67108864" } }, Cancelled);
         Assert.Equal("machines/curl", Text(machine, "name"));
         Assert.Equal("6.18", Text(machine.GetProperty("spec"), "profile"));
         var space = Text(
             await curl.CallAsync(
-                "framepin.v1.AddressSpaceService/CreateAddressSpace", new { parent = "machines/curl" }, Cancelled), "name");
+                $"{V1}.AddressSpaceService/CreateAddressSpace", new { parent = "machines/curl" }, Cancelled), "name");
         Assert.Equal("machines/curl/addressSpaces/as1", space);
 
         // PROT_READ and PROT_WRITE; MAP_PRIVATE and MAP_ANONYMOUS.
         var mapped = await curl.CallAsync(
-            "framepin.v1.AddressSpaceService/Call",
+            $"{V1}.AddressSpaceService/Call",
             new { addressSpace = space, call = new { mmap = new { length = "8192", prot = 3, flags = 0x22 } } },
             Cancelled);
         var address = Text(mapped, "value");
         Assert.Equal(0UL, ulong.Parse(address, CultureInfo.InvariantCulture) % 4096);
 
         var pin = await curl.CallAsync(
-            "framepin.v1.PinningService/Pin", new { addressSpace = space, start = address, pages = "2", write = true }, Cancelled);
+            $"{V1}.PinningService/Pin", new { addressSpace = space, start = address, pages = "2", write = true },
+            Cancelled);
         var vector = Text(pin, "frameVector");
         Assert.StartsWith("machines/curl/frameVectors/", vector, StringComparison.Ordinal);
         Assert.Equal(("2", "FRAME_KIND_PAGES"), (Text(pin, "frames"), Text(pin, "kind")));
@@ -45,14 +48,14 @@ public sealed class BufCurlTests
         Assert.NotEqual(0, pfns.GetArrayLength());
 
         var converted = await curl.CallAsync(
-            "framepin.v1.PinningService/Convert", new { frameVector = vector, to = "FRAME_KIND_PFNS" }, Cancelled);
+            $"{V1}.PinningService/Convert", new { frameVector = vector, to = "FRAME_KIND_PFNS" }, Cancelled);
         Assert.Equal("FRAME_KIND_PFNS", Text(converted, "kind"));
         Assert.Equal(pfns.GetRawText(), converted.GetProperty("runs").GetProperty("firstPfns").GetRawText());
 
-        var unpinned = await curl.CallAsync("framepin.v1.PinningService/Unpin", new { frameVector = vector }, Cancelled);
+        var unpinned = await curl.CallAsync($"{V1}.PinningService/Unpin", new { frameVector = vector }, Cancelled);
         Assert.Equal("2", Text(unpinned, "frames"));
         var left = await curl.CallAsync(
-            "framepin.v1.PinningService/ListFrameVectors", new { parent = "machines/curl" }, Cancelled);
+            $"{V1}.PinningService/ListFrameVectors", new { parent = "machines/curl" }, Cancelled);
         Assert.False(left.TryGetProperty("frameVectors", out _));
     }
 
@@ -62,9 +65,9 @@ public sealed class BufCurlTests
         await using var daemon = await DaemonProcess.StartAsync();
         var curl = await BufCurl.InstallAsync(daemon.Socket, Cancelled);
         var space = Text(
-            await curl.CallAsync("framepin.v1.AddressSpaceService/CreateAddressSpace", new { }, Cancelled), "name");
+            await curl.CallAsync($"{V1}.AddressSpaceService/CreateAddressSpace", new { }, Cancelled), "name");
         var refusal = await curl.RefusedAsync(
-            "framepin.v1.PinningService/Pin", new { addressSpace = space, start = "1048576", pages = "1" }, Cancelled);
+            $"{V1}.PinningService/Pin", new { addressSpace = space, start = "1048576", pages = "1" }, Cancelled);
         Assert.Equal("failed_precondition", Text(refusal, "code"));
         var info = Assert.Single(
             refusal.GetProperty("details").EnumerateArray(),
