@@ -68,6 +68,15 @@ internal static class Refusals
             CodeOf(errno), errno.ToString(), $"{call}: {errno}{(details.Length > 0 ? $" ({details})" : "")}", all);
     }
 
+    /// <summary>A load or a store that a program would die of.</summary>
+    public static RpcException Signal(UserSignal signal, ulong address)
+    {
+        var (number, name, code) = WireEnums.ToSignal(signal);
+        return State(
+            name, $"{name} ({code}) at 0x{address:x}",
+            ("signal", Text(number)), ("signal_code", code), ("address", $"0x{address:x}"));
+    }
+
     public static RpcException Reused(string requestId) =>
         Build(
             StatusCode.InvalidArgument, "REQUEST_ID_REUSED",

@@ -19,10 +19,6 @@ namespace FramePin.Server.Services;
 /// <summary>The memory calls of a process (Core/Syscalls), one or many to a message.</summary>
 internal sealed partial class AddressSpaceService
 {
-    private const uint Sigbus = 7;
-    private const uint Sigkill = 9;
-    private const uint Sigsegv = 11;
-
     public override Task<CallResponse> Call(CallRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(request.AddressSpace, Names.AddressSpaces, "address_space");
@@ -257,13 +253,6 @@ internal sealed partial class AddressSpaceService
                 space, call.Address + (done << PageGeometry.PageShift), cancelled).ConfigureAwait(false);
         }
 
-        var number = signal switch
-        {
-            UserSignal.None => 0U,
-            UserSignal.SigBus or UserSignal.SigBusPoison => Sigbus,
-            UserSignal.OutOfMemory => Sigkill,
-            _ => Sigsegv,
-        };
-        return new CallResult { Value = done, Signal = number };
+        return new CallResult { Value = done, Signal = WireEnums.ToSignal(signal).Number };
     }
 }

@@ -257,9 +257,7 @@ internal sealed class MemoryService(MachineRegistry machines, AttachTickets tick
                 }
 
                 if (signal == UserSignal.None) return (done, null);
-                var refusal = Refusals.State(
-                    signal.ToString().ToUpperInvariant(), $"{signal} at 0x{at:x}", ("address", $"0x{at:x}"));
-                return (done, refusal);
+                return (done, Refusals.Signal(signal, at));
             }
         };
 

@@ -60,7 +60,9 @@ public sealed class RefusalTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         var refusal = await Assert.ThrowsAsync<RpcException>(() => call.ResponseAsync);
         var info = InfoOf(refusal);
         Assert.Equal(("SIGSEGV", "6144"), (info.Reason, info.Metadata["written"]));
+        Assert.Equal(("11", "SEGV_MAPERR"), (info.Metadata["signal"], info.Metadata["signal_code"]));
         Assert.Equal($"0x{At + 8192:x}", info.Metadata["address"]);
+        Assert.Equal(11, FramePinException.From(refusal).Signal);
         var stored = new byte[4096];
         await new RemoteFrameMemory(daemon.Client).ReadAsync(space, At + 2048, stored);
         Assert.All(stored, one => Assert.Equal(7, one));
