@@ -17,7 +17,7 @@ internal sealed class BufCurl
 
     public static async Task<BufCurl> InstallAsync(string socket, CancellationToken cancelled)
     {
-        var (exitCode, output, errors) = await RunAsync("bash", [FindCheck(), "--install"], cancelled);
+        var (exitCode, output, errors) = await RunAsync("bash", [Check, "--install"], cancelled);
         Assert.True(exitCode == 0, errors);
         return new BufCurl(output.Trim(), socket);
     }
@@ -45,16 +45,10 @@ internal sealed class BufCurl
             ["curl", "--unix-socket", _socket, "--http2-prior-knowledge", "--protocol", "grpc",
                 "--data", JsonSerializer.Serialize(request), $"http://localhost/{method}"], cancelled);
 
-    private static async Task<(int ExitCode, string Output, string Errors)> RunAsync(
-        string program, string[] arguments, CancellationToken cancelled)
+    /// <summary>Runs a program to its end, or until it is cancelled.</summary>
+    internal static async Task<(int ExitCode, string Output, string Errors)> RunAsync(
+        ProcessStartInfo start, CancellationToken cancelled)
     {
-        var start = new ProcessStartInfo(program, arguments)
-        {
-            RedirectStandardOutput = true,
-            RedirectStandardError = true,
-            // No buf.yaml there: what buf knows of the wire comes from the daemon.
-            WorkingDirectory = Path.GetTempPath(),
-        };
         using var process = Process.Start(start)!;
         try
         {
@@ -69,7 +63,21 @@ internal sealed class BufCurl
         }
     }
 
+    private static Task<(int ExitCode, string Output, string Errors)> RunAsync(
+        string program, string[] arguments, CancellationToken cancelled) =>
+        RunAsync(
+            new ProcessStartInfo(program, arguments)
+            {
+                RedirectStandardOutput = true,
+                RedirectStandardError = true,
+                // No buf.yaml there: what buf knows of the wire comes from the daemon.
+                WorkingDirectory = Path.GetTempPath(),
+            },
+            cancelled);
+
     /// <summary>protos/check of the repository that the test was built in.</summary>
+    internal static string Check { get; } = FindCheck();
+
     private static string FindCheck()
     {
         for (var folder = new DirectoryInfo(AppContext.BaseDirectory); folder is not null; folder = folder.Parent)
