@@ -7,6 +7,7 @@ using FramePin.Server.Machines;
 using FramePin.Server.Services;
 using FramePin.Server.Sessions;
 using FramePin.Server.Telemetry;
+using Grpc.Reflection;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using OpenTelemetry.Metrics;
 using OpenTelemetry.Resources;
@@ -72,7 +73,7 @@ internal static class Daemon
             grpc.EnableDetailedErrors = false;
         });
         services.AddSingleton<ServerInterceptor>();
-        services.AddGrpcReflection();
+        AddReflection(services);
         services.AddGrpcHealthChecks().AddCheck(
             "framepind", () => Microsoft.Extensions.Diagnostics.HealthChecks.HealthCheckResult.Healthy());
         AddTelemetry(services);
@@ -114,6 +115,28 @@ internal static class Daemon
 
         if (options.TcpPort is { } port)
             kestrel.Listen(IPAddress.Loopback, port, listen => listen.Protocols = HttpProtocols.Http2);
+    }
+
+    /// <summary>
+    /// Reflection of what is served, and of the details that refusals carry. The messages of the calls do not name
+    /// these, so that a client without protos could not read them otherwise.
+    /// </summary>
+    private static void AddReflection(IServiceCollection services)
+    {
+        Google.Protobuf.Reflection.ServiceDescriptor[] served =
+        [
+            V1.MachineService.Descriptor, V1.AddressSpaceService.Descriptor, V1.PinningService.Descriptor,
+            V1.FileService.Descriptor, V1.DeviceService.Descriptor, V1.MemoryService.Descriptor,
+            V1.LeaseService.Descriptor, V1.DriverService.Descriptor, V1.WatchService.Descriptor,
+            V1.FaultService.Descriptor, Grpc.Health.V1.Health.Descriptor,
+            Grpc.Reflection.V1Alpha.ServerReflection.Descriptor, Grpc.Reflection.V1.ServerReflection.Descriptor,
+        ];
+        var names = served.Select(service => service.FullName).ToArray();
+        var symbols = SymbolRegistry.FromFiles(
+            served.Select(service => service.File).Append(Google.Rpc.ErrorDetailsReflection.Descriptor));
+        services.AddSingleton(new ReflectionServiceImpl(names, symbols));
+        services.AddSingleton(new ReflectionV1ServiceImpl(names, symbols));
+        services.AddGrpcReflection();
     }
 
     private static void AddTelemetry(IServiceCollection services)

@@ -22,9 +22,10 @@ internal static partial class Repository
     /// <summary>Documents that people write: neither results that a program writes nor data.</summary>
     public static IEnumerable<string> Documents => FilesOf(".md");
 
-    /// <summary>Scripts: what ends in .sh, and the two without an ending that the README names.</summary>
+    /// <summary>Scripts: what ends in .sh, and the three without an ending that documents name.</summary>
     public static IEnumerable<string> Scripts =>
-        Files.Where(file => file.EndsWith(".sh", StringComparison.Ordinal) || file is ".ci/run" or "tests/run");
+        Files.Where(file => file.EndsWith(".sh", StringComparison.Ordinal)
+            || file is ".ci/run" or "tests/run" or "protos/check");
 
     /// <summary>The text between the backticks of every inline code span, with its line.</summary>
     public static IEnumerable<(int Line, string Code)> CodeSpans(string markdown)

@@ -33,7 +33,7 @@ public sealed class FramePinException : Exception
     /// <summary>Linux error number; 0 when the refusal is not one of the kernel's.</summary>
     public int Errno { get; private init; }
 
-    /// <summary>Number of the signal that a touch ended with, such as 7 for SIGBUS; 0 for none.</summary>
+    /// <summary>Number of the signal that an access ended with, such as 7 for SIGBUS; 0 for none.</summary>
     public int Signal { get; private init; }
 
     /// <summary>The limit that would have been passed; null when there is none.</summary>
@@ -62,6 +62,7 @@ public sealed class FramePinException : Exception
             Reason = info?.Reason ?? exception.StatusCode.ToString(),
             Metadata = metadata,
             Errno = (int)(Number(metadata, "errno") ?? 0),
+            Signal = (int)(Number(metadata, "signal") ?? 0),
             Address = Number(metadata, "address"),
             StopReason = Enum.TryParse<StopReason>(metadata.GetValueOrDefault("stop_reason"), out var stop)
                 ? stop

@@ -68,6 +68,15 @@ internal static class Refusals
             CodeOf(errno), errno.ToString(), $"{call}: {errno}{(details.Length > 0 ? $" ({details})" : "")}", all);
     }
 
+    /// <summary>A load or a store that a program would die of.</summary>
+    public static RpcException Signal(UserSignal signal, ulong address)
+    {
+        var (number, name, code) = WireEnums.ToSignal(signal);
+        return State(
+            name, $"{name} ({code}) at 0x{address:x}",
+            ("signal", Text(number)), ("signal_code", code), ("address", $"0x{address:x}"));
+    }
+
     public static RpcException Reused(string requestId) =>
         Build(
             StatusCode.InvalidArgument, "REQUEST_ID_REUSED",
@@ -106,6 +115,17 @@ internal static class Refusals
             ? uint.Parse(text, CultureInfo.InvariantCulture)
             : 0;
         return status;
+    }
+
+    /// <summary>The refusal with one more entry in the metadata of its ErrorInfo.</summary>
+    public static RpcException With(RpcException refusal, string key, ulong value)
+    {
+        var status = From(refusal).GetRpcStatus()!;
+        var info = status.GetDetail<ErrorInfo>()!;
+        info.Metadata[key] = Text(value);
+        // The ErrorInfo is the first detail: Make puts it there.
+        status.Details[0] = Any.Pack(info);
+        return status.ToRpcException();
     }
 
     /// <summary>

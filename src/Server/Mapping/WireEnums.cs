@@ -204,6 +204,34 @@ internal static class WireEnums
         _ => throw Unknown(mode, field),
     };
 
+    public static V1.HelperEra ToWire(HelperEra era) => era switch
+    {
+        HelperEra.A0 => V1.HelperEra.WriteForce,
+        HelperEra.A1 => V1.HelperEra.GupFlags,
+        HelperEra.A2 => V1.HelperEra.Pins,
+        HelperEra.B => V1.HelperEra.LongTerm,
+        HelperEra.C => V1.HelperEra.PagesOnly,
+        HelperEra.D => V1.HelperEra.WriteByArgument,
+        _ => throw new UnreachableException($"{era}"),
+    };
+
+    /// <summary>
+    /// The signal that a load or a store ends with: its Linux number, its name and its code. Number 0 is none.
+    /// </summary>
+    public static (uint Number, string Name, string Code) ToSignal(UserSignal signal) => signal switch
+    {
+        UserSignal.None => (0, "", ""),
+        UserSignal.SigSegvMapErr => (11, "SIGSEGV", "SEGV_MAPERR"),
+        UserSignal.SigSegvAccErr => (11, "SIGSEGV", "SEGV_ACCERR"),
+        UserSignal.SigSegvNonCanonical => (11, "SIGSEGV", "SI_KERNEL"),
+        UserSignal.SigSegvKey => (11, "SIGSEGV", "SEGV_PKUERR"),
+        UserSignal.SigBus => (7, "SIGBUS", "BUS_ADRERR"),
+        UserSignal.SigBusPoison => (7, "SIGBUS", "BUS_MCEERR_AR"),
+        UserSignal.OutOfMemory => (9, "SIGKILL", "SI_KERNEL"),
+        _ => throw new UnreachableException($"{signal} is no signal"),
+    };
+
+    /// <summary>Why memory is taken away.</summary>
     public static V1.InvalidationCause ToWire(TakeCause cause) => cause switch
     {
         TakeCause.Munmap => V1.InvalidationCause.Munmap,
@@ -219,17 +247,6 @@ internal static class WireEnums
         TakeCause.Unshare => V1.InvalidationCause.Unshare,
         TakeCause.HugeTheft => V1.InvalidationCause.HugeTheft,
         _ => throw new UnreachableException($"{cause}"),
-    };
-
-    public static V1.HelperEra ToWire(HelperEra era) => era switch
-    {
-        HelperEra.A0 => V1.HelperEra.WriteForce,
-        HelperEra.A1 => V1.HelperEra.GupFlags,
-        HelperEra.A2 => V1.HelperEra.Pins,
-        HelperEra.B => V1.HelperEra.LongTerm,
-        HelperEra.C => V1.HelperEra.PagesOnly,
-        HelperEra.D => V1.HelperEra.WriteByArgument,
-        _ => throw new UnreachableException($"{era}"),
     };
 
     /// <summary>

@@ -375,6 +375,12 @@ public sealed class VividDriver : DriverModule, IVb2Driver
             };
         }
 
+        /// <summary>A node of several planes speaks the typed form alone.</summary>
+        public override ValueTask<UapiIoctlResult> UapiIoctlAsync(
+            UapiIoctl ioctl, CancellationToken signal = default) => driver._options.IsMultiplanar
+            ? ValueTask.FromResult<UapiIoctlResult>(Errno.ENOTTY)
+            : V4l2Uapi.RunAsync(this, ioctl, driver._kernel.Features.VersionCode, signal);
+
         public override ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(
             TransferCall call, CancellationToken signal = default) =>
             driver.Queue.TransferAsync(this, call, signal);

@@ -12,10 +12,6 @@ namespace FramePin.Server.Services;
 
 internal sealed partial class AddressSpaceService
 {
-    private const uint Sigbus = 7;
-    private const uint Sigkill = 9;
-    private const uint Sigsegv = 11;
-
     /// <summary>Refuses a call that no kernel would take or no limit allows, before anything runs.</summary>
     private void CheckCall(MemoryCall call, string field)
     {
@@ -149,13 +145,6 @@ internal sealed partial class AddressSpaceService
                 space, call.Address + (done << PageGeometry.PageShift), cancelled).ConfigureAwait(false);
         }
 
-        var number = signal switch
-        {
-            UserSignal.None => 0U,
-            UserSignal.SigBus or UserSignal.SigBusPoison => Sigbus,
-            UserSignal.OutOfMemory => Sigkill,
-            _ => Sigsegv,
-        };
-        return new CallResult { Value = done, Signal = number };
+        return new CallResult { Value = done, Signal = WireEnums.ToSignal(signal).Number };
     }
 }

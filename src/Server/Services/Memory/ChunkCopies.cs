@@ -76,10 +76,7 @@ internal sealed partial class MemoryService
                 }
 
                 if (signal == UserSignal.None) return (done, null);
-                var refusal = Refusals.State(
-                    signal.ToString().ToUpperInvariant(), $"{signal} at 0x{at:x}", ("address", $"0x{at:x}"),
-                    ("written", Text(done)));
-                return (done, refusal);
+                return (done, Refusals.Signal(signal, at));
             }
         };
 
@@ -97,11 +94,9 @@ internal sealed partial class MemoryService
                 RpcException? refusal = null;
                 var done = machine.CopyFrames(record.Vector, position, buffer.Span, isWrite, out var error);
                 if (error != Errno.None)
-                    refusal = Refusals.Errno(
-                        "dma", error, ("offset", Text(position + (ulong)done)), ("written", Text(done)));
+                    refusal = Refusals.Errno("dma", error, ("offset", Text(position + (ulong)done)));
                 else if (done < buffer.Length && isWrite)
-                    refusal = Refusals.State(
-                        "END_OF_FRAMES", "the vector's frames end before the bytes do", ("written", Text(done)));
+                    refusal = Refusals.State("END_OF_FRAMES", "the vector's frames end before the bytes do");
                 return ValueTask.FromResult((done, refusal));
             }
         };
@@ -116,11 +111,9 @@ internal sealed partial class MemoryService
             }
 
             var (done, error) = machine.Execute<WriteFileCall, WriteFileResult>(new(file, position, buffer.Span));
-            var refusal = error == Errno.None ? null : Refusals.Errno("pwrite", error, ("written", Text(done)));
+            var refusal = error == Errno.None ? null : Refusals.Errno("pwrite", error);
             return ValueTask.FromResult((done, refusal));
         };
-
-    private static string Text(long value) => value.ToString(CultureInfo.InvariantCulture);
 
     private static string Text(ulong value) => value.ToString(CultureInfo.InvariantCulture);
 }

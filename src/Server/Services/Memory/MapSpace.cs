@@ -39,11 +39,7 @@ internal sealed partial class MemoryService
                 await host.Commands.RunAsync<HoldRangeCall, HoldRangeResult>(call).ConfigureAwait(false);
             if (hold is not null)
                 return new MapSpaceResponse { Hold = attachment.Hold(hold), Runs = WireFrames.ToRuns(hold.Runs) };
-            if (signal != UserSignal.WaitsForHandler)
-                throw Refusals.State(
-                    signal.ToString().ToUpperInvariant(),
-                    $"the page at 0x{failedAt:x} cannot be mapped: touching it ends in {signal}",
-                    ("address", $"0x{failedAt:x}"));
+            if (signal != UserSignal.WaitsForHandler) throw Refusals.Signal(signal, failedAt);
             await host.Faults.WaitAsync(space, failedAt, cancelled).ConfigureAwait(false);
         }
     }

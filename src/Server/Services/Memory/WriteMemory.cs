@@ -10,9 +10,25 @@ internal sealed partial class MemoryService
     public override async Task<WriteMemoryResponse> WriteMemory(
         IAsyncStreamReader<WriteMemoryRequest> requestStream, ServerCallContext context)
     {
+        var response = new WriteMemoryResponse();
+        try
+        {
+            await WriteAsync(requestStream, response, context).ConfigureAwait(false);
+            return response;
+        }
+        catch (RpcException refusal)
+        {
+            // The bytes of earlier messages stay stored, whichever message is refused.
+            throw Refusals.With(refusal, "written", response.Written);
+        }
+    }
+
+    /// <summary>Stores the bytes of all messages and counts them as it goes.</summary>
+    private async Task WriteAsync(
+        IAsyncStreamReader<WriteMemoryRequest> requestStream, WriteMemoryResponse response, ServerCallContext context)
+    {
         ChunkCopy? copy = null;
         var position = 0UL;
-        var written = 0UL;
         await foreach (var message in requestStream.ReadAllAsync(context.CancellationToken).ConfigureAwait(false))
         {
             if (copy is null)
@@ -29,12 +45,11 @@ internal sealed partial class MemoryService
                 throw Refusals.Limit(
                     "chunk_bytes_max", (ulong)options.Limits.ChunkBytesMax, (ulong)message.Data.Length);
             var (done, refusal) = await copy(
-                position + written, message.Data.ToByteArray(), true).ConfigureAwait(false);
-            written += (ulong)done;
+                position + response.Written, message.Data.ToByteArray(), true).ConfigureAwait(false);
+            response.Written += (ulong)done;
             if (refusal is not null) throw refusal;
         }
 
         if (copy is null) throw Refusals.Bad("target", "the first message must name the target: none came");
-        return new WriteMemoryResponse { Written = written };
     }
 }
