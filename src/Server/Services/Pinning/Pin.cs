@@ -7,9 +7,9 @@ using FramePin.V1;
 using Grpc.Core;
 using Errno = FramePin.Core.Abi.Errno;
 using GupResult = FramePin.Core.Pinning.GupResult;
+using PinnableQuery = FramePin.Core.Pinning.PinnableQuery;
 using PinOutcome = FramePin.Core.Pinning.PinOutcome;
 using PinRange = FramePin.Server.Machines.PinRange;
-using PinnableQuery = FramePin.Core.Pinning.PinnableQuery;
 using StopReason = FramePin.Core.Pinning.StopReason;
 
 namespace FramePin.Server.Services;
