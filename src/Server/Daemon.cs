@@ -5,7 +5,6 @@ using FramePin.Server.LocalCalls;
 using FramePin.Server.LocalMemory;
 using FramePin.Server.Machines;
 using FramePin.Server.Services;
-using FramePin.Server.Sessions;
 using FramePin.Server.Telemetry;
 using Grpc.Reflection;
 using Microsoft.AspNetCore.Server.Kestrel.Core;

@@ -12,7 +12,6 @@ using FramePin.Server.Mapping;
 using FramePin.V1;
 using DeviceMapping = FramePin.Core.Backing.DeviceMapping;
 using Errno = FramePin.Core.Abi.Errno;
-using FaultReply = FramePin.Core.Kernel.FaultReply;
 using Machine = FramePin.Core.Machines.Machine;
 
 namespace FramePin.Server.Machines;

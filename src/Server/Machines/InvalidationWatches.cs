@@ -1,6 +1,5 @@
 using FramePin.Core.Addressing;
 using FramePin.Core.Kernel;
-using FramePin.Core.Machines;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
 using FramePin.V1;

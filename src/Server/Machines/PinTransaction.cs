@@ -3,7 +3,6 @@ using System.Globalization;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Inspection;
-using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;

@@ -1,9 +1,7 @@
 using System.Diagnostics;
 using FramePin.Core.Abi;
 using FramePin.Core.Backing;
-using FramePin.Core.Faults;
 using FramePin.Core.Kernel;
-using FramePin.Core.Machines;
 using FramePin.Core.Pinning;
 using FramePin.Core.Syscalls;
 using FramePin.Core.Vmas;

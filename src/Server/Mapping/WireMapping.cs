@@ -1,13 +1,10 @@
 using FramePin.Core.Abi;
-using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
 using FramePin.Core.Inspection;
 using FramePin.Core.Kernel;
 using FramePin.Core.Machines;
-using FramePin.Core.Pinning;
 using FramePin.Core.Vmas;
-using FramePin.Server.Configuration;
 
 namespace FramePin.Server.Mapping;
 

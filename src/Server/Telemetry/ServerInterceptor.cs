@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
 using Grpc.Core;
 using Grpc.Core.Interceptors;

@@ -1,6 +1,5 @@
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
-using FramePin.Server.Sessions;
 using FramePin.V1;
 using Grpc.Core;
 

@@ -2,7 +2,6 @@ using FramePin.Core.Addressing;
 using FramePin.Core.Syscalls;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
-using FramePin.Server.Sessions;
 using FramePin.V1;
 using Grpc.Core;
 

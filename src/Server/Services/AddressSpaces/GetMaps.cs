@@ -1,4 +1,3 @@
-using FramePin.Core.Abi;
 using FramePin.Core.Inspection;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;

@@ -1,7 +1,6 @@
 using System.Diagnostics;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
-using FramePin.Core.Inspection;
 using FramePin.Core.Syscalls;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;

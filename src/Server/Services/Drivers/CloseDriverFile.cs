@@ -1,4 +1,3 @@
-using FramePin.Server.Sessions;
 using FramePin.V1;
 using Grpc.Core;
 

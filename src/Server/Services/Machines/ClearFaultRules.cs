@@ -1,6 +1,5 @@
 using FramePin.Core.Kernel;
 using FramePin.Server.Machines;
-using FramePin.Server.Sessions;
 using FramePin.V1;
 using Grpc.Core;
 

@@ -1,7 +1,6 @@
 using FramePin.Server.LocalMemory;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
-using FramePin.Server.Sessions;
 using FramePin.V1;
 using Google.Protobuf;
 using Grpc.Core;

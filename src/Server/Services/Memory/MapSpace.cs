@@ -1,9 +1,7 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Access;
-using FramePin.Server.LocalMemory;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
-using FramePin.Server.Sessions;
 using FramePin.V1;
 using Grpc.Core;
 

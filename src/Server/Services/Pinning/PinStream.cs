@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using FramePin.Core.Addressing;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.Server.Sessions;

@@ -1,5 +1,4 @@
 using FramePin.Server.Machines;
-using FramePin.Server.Sessions;
 using FramePin.V1;
 using Grpc.Core;
 

@@ -1,6 +1,4 @@
-using FramePin.Core.Syscalls;
 using FramePin.Server.Machines;
-using FramePin.Server.Sessions;
 using FramePin.V1;
 using Grpc.Core;
 

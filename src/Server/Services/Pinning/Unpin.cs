@@ -1,7 +1,5 @@
 using System.Diagnostics;
-using FramePin.Server.LocalMemory;
 using FramePin.Server.Machines;
-using FramePin.Server.Sessions;
 using FramePin.Server.Telemetry;
 using FramePin.V1;
 using Grpc.Core;
