@@ -48,21 +48,23 @@ public enum TakeCause
 /// <param name="Cause">Why.</param>
 public readonly record struct TakenRange(SpaceId Space, AddressRange Range, TakeCause Cause)
 {
-    /// <summary>Whether ranges of the same address space hold every byte of <paramref name="range"/>.</summary>
-    internal static bool Covers(IReadOnlyCollection<TakenRange> announced, TakenRange range)
+    /// <summary>The parts of the range that no announced range of the same address space holds.</summary>
+    internal IEnumerable<TakenRange> Without(IReadOnlyCollection<TakenRange> announced)
     {
-        var at = range.Range.Start;
-        while (at < range.Range.End)
+        var at = Range.Start;
+        while (at < Range.End)
         {
-            var reached = at;
+            var (reached, next) = (at, Range.End);
             foreach (var one in announced)
-                if (one.Space == range.Space && one.Range.Start <= at && one.Range.End > reached)
-                    reached = one.Range.End;
-            if (reached == at) return false;
+            {
+                if (one.Space != Space || one.Range.End <= at) continue;
+                if (one.Range.Start <= at) reached = Math.Max(reached, one.Range.End);
+                else next = Math.Min(next, one.Range.Start);
+            }
+
+            if (reached == at) yield return this with { Range = new AddressRange(at, reached = next) };
             at = reached;
         }
-
-        return true;
     }
 }
 

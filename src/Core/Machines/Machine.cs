@@ -180,8 +180,7 @@ public sealed partial class Machine : IPinHost, IDisposable
     {
         var taken = new List<TakenRange>();
         command.AddTaken(new Turn(_kernel), taken);
-        taken.RemoveAll(range => TakenRange.Covers(announced, range));
-        return taken;
+        return announced.Count == 0 ? taken : [.. taken.SelectMany(range => range.Without(announced))];
     }
 
     /// <summary>
