@@ -146,6 +146,27 @@ public sealed class InvalidationTests : IAsyncLifetime
         Assert.Equal((InvalidationCause.Migration, At, Page), (start.Cause, start.Start, start.Length));
     }
 
+    [Fact]
+    public async Task A_pin_whose_caller_leaves_while_watches_are_asked_leaves_no_vector()
+    {
+        var space = await SpaceAsync();
+        await StoreAsync(space, At);
+        await _client.AddressSpaces.ForkAddressSpaceAsync(new ForkAddressSpaceRequest { Name = space });
+        using var watch = await WatchAsync(space);
+        using var gone = new CancellationTokenSource();
+        var request = new PinRequest { AddressSpace = space, Start = At, Pages = 1, Write = true };
+        var pinning = _client.Pinning.PinAsync(request, cancellationToken: gone.Token).ResponseAsync;
+        var start = await NextAsync(watch);
+        await gone.CancelAsync();
+        await Assert.ThrowsAsync<RpcException>(() => pinning);
+        // The daemon hears of the cancelled call before the acknowledgement, or after it: either way nothing is left.
+        await watch.RequestStream.WriteAsync(new WatchRequest { Acknowledge = start.Revision });
+        Assert.Equal(InvalidationKind.End, (await NextAsync(watch)).Kind);
+        while ((await _client.Machines.GetMachineAsync(new GetMachineRequest { Name = _machine })).Statistics
+            .FrameVectors > 0)
+            await Task.Yield();
+    }
+
     [Theory]
     [InlineData("store")]
     [InlineData("touch")]
@@ -264,6 +285,37 @@ public sealed class InvalidationTests : IAsyncLifetime
         Assert.False(running.IsCompleted);
         await watch.RequestStream.WriteAsync(new WatchRequest { Acknowledge = second.Revision });
         await running.WaitAsync(Patience);
+    }
+
+    [Fact]
+    public async Task Watches_whose_patience_is_over_at_once_stall_nobody_and_break_no_call()
+    {
+        var space = await SpaceAsync();
+        var watches = new List<AsyncDuplexStreamingCall<WatchRequest, InvalidationEvent>>();
+        for (var i = 0; i < 8; i++)
+        {
+            var watch = _client.Watches.WatchInvalidations();
+            watches.Add(watch);
+            var patience = new Google.Protobuf.WellKnownTypes.Duration { Nanos = 1000 };
+            var open = new OpenWatch { AddressSpace = space, Start = At, Length = Length, Patience = patience };
+            await watch.RequestStream.WriteAsync(new WatchRequest { Open = open });
+            Assert.Equal(InvalidationKind.Opened, (await NextAsync(watch)).Kind);
+        }
+
+        await CallAsync(space, Unmap(At, Page));
+        await CallAsync(space, Unmap(At + Page, Page));
+
+        foreach (var watch in watches)
+        {
+            var fenced = await Assert.ThrowsAsync<RpcException>(async () =>
+            {
+                while (await watch.ResponseStream.MoveNext(default).WaitAsync(Patience))
+                {
+                }
+            });
+            Assert.Equal("WATCH_FENCED", FramePinException.From(fenced).Reason);
+            watch.Dispose();
+        }
     }
 
     /// <summary>The start of what <paramref name="call"/> takes, which runs only after the answer.</summary>

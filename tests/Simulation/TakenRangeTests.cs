@@ -30,6 +30,7 @@ public sealed class TakenRangeTests : IDisposable
         Memory = 16UL << 20,
         MovableMemory = 8UL << 20,
         Swap = 1UL << 20,
+        TracksSoftDirty = true,
     });
 
     private readonly List<SpaceId> _spaces = [];
@@ -168,6 +169,15 @@ public sealed class TakenRangeTests : IDisposable
                 break;
             case 17:
                 Run(new FixupUserFaultCall(space, at, random.Next(2) == 0));
+                break;
+            case 19:
+                // Over a hole msync writes the rest back, and answers -ENOMEM.
+                Watch<MsyncCall, SyscallResult>(
+                    new MsyncCall(space, at + skew, length, random.Next(2) == 0 ? MsyncFlags.Sync : MsyncFlags.Async),
+                    static result => result.Error == Errno.EINVAL);
+                break;
+            case 20 when random.Next(4) == 0:
+                Run(new ClearSoftDirtyCall(space));
                 break;
             case 18 when random.Next(4) == 0:
                 Run(default(CompactCall));

@@ -24,7 +24,9 @@ internal sealed record MirroredRange(string AddressSpace, ulong Start, ulong Len
 /// </para>
 /// <para>
 /// A visitor that stays longer than the daemon's watch_patience_max loses its stores of the time beyond. A visitor that
-/// itself makes a call that takes the range away waits for that time in vain.
+/// itself makes a call that takes the range away waits for that time in vain. Pages that can be touched only since the
+/// last change appear with the next one: a stack that has grown, pages behind the old end of a file that has grown, and
+/// pages under a guard that was removed.
 /// </para>
 /// <para>Owns its mapping and the frames that are held for it.</para>
 /// </remarks>
@@ -46,6 +48,9 @@ public sealed partial class SpaceMirror : IAsyncDisposable
 
     private readonly MirrorGate _gate = new();
     private readonly List<ulong> _holds = [];
+
+    /// <summary>Pages that could not be touched since the range last stood still. A remap asks for them once.</summary>
+    private readonly SortedSet<ulong> _untouchable = [];
     private List<(ulong Start, ulong End)> _mapped = [];
     private Task _following = Task.CompletedTask;
 
@@ -204,6 +209,7 @@ public sealed partial class SpaceMirror : IAsyncDisposable
                     await remapped.ConfigureAwait(false);
                     if (state.IsSettled)
                     {
+                        _untouchable.Clear();
                         _gate.Open();
                         _ready.TrySetResult();
                     }
@@ -296,6 +302,9 @@ public sealed partial class SpaceMirror : IAsyncDisposable
     private async Task<(ulong Done, bool IsWhole)> MapAsync(ulong at, ulong pages, bool isWritable)
     {
         var asked = pages;
+        // The daemon announces the pages that a whole call would take, and so a call that fails anew would never settle.
+        var known = _untouchable.GetViewBetween(at, at + ((pages - 1) * PageSize));
+        if (known.Count > 0) pages = (known.Min - at) / PageSize;
         while (pages > 0)
         {
             try
@@ -318,6 +327,7 @@ public sealed partial class SpaceMirror : IAsyncDisposable
             {
                 if (FramePinException.From(exception).Address is not { } upTo) throw;
                 if (upTo < at || upTo >= at + (pages * PageSize)) throw;
+                _untouchable.Add(upTo & ~(PageSize - 1));
                 pages = (upTo - at) / PageSize;
             }
         }

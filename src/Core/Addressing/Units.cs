@@ -49,8 +49,6 @@ public readonly record struct Pfn(ulong Value) : IComparable<Pfn>
 {
     public static readonly Pfn Invalid = new(ulong.MaxValue);
 
-    public bool IsValid => Value != ulong.MaxValue;
-
     /// <summary>First byte of the frame in physical memory.</summary>
     public ulong PhysicalAddress => Value << PageGeometry.PageShift;
 

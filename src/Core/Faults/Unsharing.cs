@@ -22,6 +22,11 @@ internal static class Unsharing
     internal readonly record struct Access(bool IsWrite, bool IsForced, bool UnsharesAnon, bool UnsharesFile)
     {
         public static readonly Access Store = new(true, false, false, false);
+
+        /// <summary>
+        /// The program's own store: it copies a raw frame of RAM, and it ends at a guard and at broken memory.
+        /// </summary>
+        public bool IsStore => this == Store;
     }
 
     /// <summary>Adds the pages of a range that an access to each would replace.</summary>
@@ -29,12 +34,15 @@ internal static class Unsharing
         KernelState kernel, AddressSpace space, AddressRange range, Access access, ICollection<TakenRange> taken)
     {
         var leaves = space.PageTable.Leaves(range);
+        var stolen = 0;
         while (leaves.MoveNext())
         {
             var entry = leaves.Entry;
+            if (access.IsStore && (entry & Pte.Marker) != 0) return;
             if (!Pte.IsMapped(entry) || (entry & Pte.Write) != 0) continue;
             var isZero = Pte.PfnOf(entry) == kernel.Memory.ZeroPage || Pte.PfnOf(entry) == kernel.HugeZero;
-            if ((entry & Pte.Special) != 0 && !isZero) continue;
+            var isRaw = access.IsStore && (entry & Pte.RawPfn) != 0 && kernel.Memory.Frames.IsValid(Pte.PfnOf(entry));
+            if ((entry & Pte.Special) != 0 && !isZero && !isRaw) continue;
             if (space.Vmas.Find(leaves.Address) is not { IsCow: true } vma) continue;
             var mayWrite = vma.Has(VmFlags.Write) || (access.IsForced && vma.Has(VmFlags.MayWrite));
             var unshares = (entry & Pte.Anon) != 0 ? access.UnsharesAnon : access.UnsharesFile;
@@ -44,19 +52,22 @@ internal static class Unsharing
             var start = PageGeometry.AlignDown(leaves.Address, leaves.Slot.Size);
             var page = new AddressRange(start, leaves.End);
             taken.Add(new TakenRange(space.Id, page, TakeCause.Unshare));
-            if (vma.IsHugeTlb && !isZero) AddThefts(kernel, space, vma, start, Pte.PfnOf(entry), taken);
+            if (vma.IsHugeTlb && !isZero) AddThefts(kernel, space, vma, start, Pte.PfnOf(entry), stolen++, taken);
         }
     }
 
     /// <summary>unmap_ref_private: forks lose the page when the pool has none for the owner's copy.</summary>
     private static void AddThefts(
-        KernelState kernel, AddressSpace owner, Vma vma, ulong address, Pfn head, ICollection<TakenRange> taken)
+        KernelState kernel, AddressSpace owner, Vma vma, ulong address, Pfn head, int before,
+        ICollection<TakenRange> taken)
     {
         if (!vma.OwnsHugeReserve || (kernel.Memory.Frames[head].Flags & FrameFlags.Anon) == 0) return;
         if (kernel.Memory.Frames[head].MapCount <= 1) return;
         var pool = kernel.HugePools[vma.HugeOrder];
         var hasReserve = vma.File is { ReservedHugePages: > 0 };
-        if (pool.Free.Count > 0 && (hasReserve || (ulong)pool.Free.Count > pool.Reserved)) return;
+        // The copies of the pages before this one have used the pool.
+        var free = pool.Free.Count - before;
+        if (free > 0 && (hasReserve || (ulong)free > pool.Reserved)) return;
         var size = PageGeometry.PageSize << vma.HugeOrder;
         foreach (var (space, at) in HugeTlb.ForksWith(kernel, owner, vma, address, head))
             taken.Add(new TakenRange(space.Id, new AddressRange(at, at + size), TakeCause.HugeTheft));

@@ -67,9 +67,6 @@ internal sealed class CountGate
 
     public void LeaveTurn() => Volatile.Write(ref _state, Free);
 
-    /// <summary>True while a turn holds the gate; asserted by the paths that change counts plainly.</summary>
-    public bool HeldByTurn => Volatile.Read(ref _state) == Turn;
-
     private CountMode EnterPinContended()
     {
         var spinner = new SpinWait();

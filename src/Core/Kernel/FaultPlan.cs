@@ -86,8 +86,6 @@ internal sealed class FaultPlan
     /// <summary>The rules for the fast walk. Replaced under the turn; read inside the gate.</summary>
     private (FaultRule Rule, int[] Seen)[] _fastWalk = [];
 
-    public int Count => _rules.Count + _fastWalk.Length;
-
     public void Add(FaultRule rule)
     {
         if (rule.Point == ChoicePoint.FastWalk) _fastWalk = [.. _fastWalk, (rule, [0])];

@@ -40,33 +40,16 @@ public enum TakeCause
 
     /// <summary>The owner of a private hugetlb mapping takes the last page of the pool from a fork.</summary>
     HugeTheft,
+
+    /// <summary>Pages lose their write right, so that the next store is noticed: clear_refs, write-back.</summary>
+    WriteProtect,
 }
 
 /// <summary>Memory that a command takes away.</summary>
 /// <param name="Space">The address space that loses it, which need not be the caller's.</param>
 /// <param name="Range">Whole pages, in bytes.</param>
 /// <param name="Cause">Why.</param>
-public readonly record struct TakenRange(SpaceId Space, AddressRange Range, TakeCause Cause)
-{
-    /// <summary>The parts of the range that no announced range of the same address space holds.</summary>
-    internal IEnumerable<TakenRange> Without(IReadOnlyCollection<TakenRange> announced)
-    {
-        var at = Range.Start;
-        while (at < Range.End)
-        {
-            var (reached, next) = (at, Range.End);
-            foreach (var one in announced)
-            {
-                if (one.Space != Space || one.Range.End <= at) continue;
-                if (one.Range.Start <= at) reached = Math.Max(reached, one.Range.End);
-                else next = Math.Min(next, one.Range.Start);
-            }
-
-            if (reached == at) yield return this with { Range = new AddressRange(at, reached = next) };
-            at = reached;
-        }
-    }
-}
+public readonly record struct TakenRange(SpaceId Space, AddressRange Range, TakeCause Cause);
 
 /// <summary>A command that takes memory away: after it a page at an address may be another one, or none.</summary>
 /// <remarks>

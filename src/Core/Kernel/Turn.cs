@@ -11,8 +11,5 @@ public readonly ref struct Turn
 {
     internal Turn(KernelState kernel) => Kernel = kernel;
 
-    /// <summary>Number of the command that runs, or of the last one when a query runs.</summary>
-    public long Number => Kernel.CommandNumber;
-
     internal KernelState Kernel { get; }
 }

@@ -51,7 +51,7 @@ public sealed partial class Machine
     /// </summary>
     /// <returns>False: nothing is held, and the vector is empty.</returns>
     public bool TryPin(
-        in PinRequest request, FrameVector vector, IReadOnlyCollection<TakenRange>? announced, IPinObserver? phases,
+        in PinRequest request, FrameVector vector, AnnouncedRanges? announced, IPinObserver? phases,
         out PinOutcome outcome, out IReadOnlyList<TakenRange> missing)
     {
         missing = [];

@@ -155,18 +155,18 @@ public sealed partial class Machine : IPinHost, IDisposable
     /// Throws <see cref="ObjectDisposedException"/> when the machine was deleted.
     /// </remarks>
     public bool TryExecute<TCommand, TResult>(
-        in TCommand command, IReadOnlyCollection<TakenRange>? announced, [MaybeNullWhen(false)] out TResult result,
+        in TCommand command, AnnouncedRanges? announced, [MaybeNullWhen(false)] out TResult result,
         out IReadOnlyList<TakenRange> missing)
         where TCommand : ICommand<TCommand, TResult>, IInvalidating, allows ref struct =>
         TryExecute(command, announced, null, default, out result, out missing);
 
     private bool TryExecute<TCommand, TResult>(
-        in TCommand command, IReadOnlyCollection<TakenRange>? announced, IPinObserver? phases, PinPhase entered,
+        in TCommand command, AnnouncedRanges? announced, IPinObserver? phases, PinPhase entered,
         [MaybeNullWhen(false)] out TResult result, out IReadOnlyList<TakenRange> missing)
         where TCommand : ICommand<TCommand, TResult>, IInvalidating, allows ref struct
     {
         using var held = TakeTurn();
-        missing = _isWatched ? Missing(command, announced ?? []) : [];
+        missing = _isWatched ? Missing(command, announced) : [];
         result = default;
         if (missing.Count > 0) return false;
         phases?.Entered(entered);
@@ -175,12 +175,15 @@ public sealed partial class Machine : IPinHost, IDisposable
     }
 
     /// <summary>The ranges that a command would take and that were not announced. Under the turn.</summary>
-    private List<TakenRange> Missing<TCommand>(in TCommand command, IReadOnlyCollection<TakenRange> announced)
+    private List<TakenRange> Missing<TCommand>(in TCommand command, AnnouncedRanges? announced)
         where TCommand : IInvalidating, allows ref struct
     {
         var taken = new List<TakenRange>();
         command.AddTaken(new Turn(_kernel), taken);
-        return announced.Count == 0 ? taken : [.. taken.SelectMany(range => range.Without(announced))];
+        if (announced is null) return taken;
+        var missing = new List<TakenRange>();
+        foreach (var range in taken) announced.AddMissing(range, missing);
+        return missing;
     }
 
     /// <summary>

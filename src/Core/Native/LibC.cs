@@ -14,8 +14,6 @@ internal static unsafe partial class LibC
     internal const int MapAnonymous = 0x20;
     internal const int MapNoReserve = 0x4000;
     internal const int MadvRemove = 9;
-    internal const int MadvDontNeed = 4;
-    internal const int MadvNoHugePage = 15;
     internal const uint MfdCloexec = 1;
     internal const uint MfdAllowSealing = 2;
 

@@ -59,15 +59,6 @@ internal readonly unsafe struct NativeArray<T> where T : unmanaged
         return new Span<T>(_items + start, count);
     }
 
-    /// <summary>Gives the host memory of whole pages inside the items back; they read as zero afterwards.</summary>
-    public void Discard(ulong start, ulong count)
-    {
-        var from = ((nuint)(_items + start) + 4095) & ~(nuint)4095;
-        var to = (nuint)(_items + start + count) & ~(nuint)4095;
-        // SAFETY: only whole pages inside the given items; the caller no longer needs their contents.
-        if (to > from) _ = LibC.madvise((void*)from, to - from, LibC.MadvDontNeed);
-    }
-
     /// <summary>Unmaps the array. Only the owner calls it, once.</summary>
     public void Release()
     {

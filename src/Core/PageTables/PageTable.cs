@@ -41,8 +41,6 @@ internal sealed class PageTable
     /// <summary>Number of the top table.</summary>
     public int Root { get; private set; }
 
-    public TablePool Pool => _pool;
-
     /// <summary>An empty table; null when the pool is used up.</summary>
     public static PageTable? Create(TablePool pool) =>
         pool.Allocate() is var root and not 0 ? new PageTable(pool, root) : null;

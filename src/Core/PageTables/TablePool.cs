@@ -25,8 +25,6 @@ internal sealed class TablePool : IDisposable
     /// <summary>Tables in use.</summary>
     public int InUse => _next - 1 - _free.Count;
 
-    public NativeArray<ulong> Entries => _entries;
-
     /// <summary>A zeroed table; 0 when the pool is used up.</summary>
     public int Allocate()
     {

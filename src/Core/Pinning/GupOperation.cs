@@ -62,10 +62,6 @@ internal sealed class GupOperation
         Begin();
     }
 
-    public AddressSpace Space => _space;
-
-    public FrameVector Vector => _vector;
-
     /// <summary>Set when <see cref="Run"/> returned true.</summary>
     public GupResult Result { get; private set; }
 

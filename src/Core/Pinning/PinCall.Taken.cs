@@ -34,13 +34,14 @@ public readonly partial record struct PinCall : IInvalidating
         Unsharing.AddTaken(kernel, space, range, access, taken);
         if (!isLongTerm) return;
         for (var address = range.Start; address < range.End; address += PageGeometry.PageSize)
-            if (FrameAt(kernel, space, address) is { } pfn) AddMoves(kernel, pfn, taken);
+            if (FrameAt(kernel, space, address, access) is { } pfn) AddMoves(kernel, pfn, taken);
     }
 
     /// <summary>
     /// The frame that the pin will meet at an address: mapped, or in the cache of its file or of swap.
     /// </summary>
-    private static Pfn? FrameAt(KernelState kernel, AddressSpace space, ulong address)
+    private static Pfn? FrameAt(
+        KernelState kernel, AddressSpace space, ulong address, Unsharing.Access access)
     {
         var slot = space.PageTable.Find(address);
         var entry = slot.Exists ? space.PageTable[slot] : 0;
@@ -48,9 +49,10 @@ public readonly partial record struct PinCall : IInvalidating
         var within = (address >> PageGeometry.PageShift) & ((1UL << slot.Order) - 1);
         if (Pte.IsMapped(entry)) return Pte.PfnOf(entry) + within;
         if ((entry & Pte.Swap) != 0) return kernel.Swap!.Cached(Pte.SlotOf(entry));
-        // A private mapping gets a copy, and the page of the file stays where it is.
-        var vma = space.Vmas.Find(address);
-        return vma is { File: { } file } && vma.Has(VmFlags.MayShare) ? file.Lookup(vma.IndexOf(address)) : null;
+        if (space.Vmas.Find(address) is not { File: { } file } vma) return null;
+        // A private mapping that is stored to or unshared gets a copy, and the page of the file stays where it is.
+        var getsCopy = !vma.Has(VmFlags.MayShare) && (access.IsWrite || access.UnsharesFile);
+        return getsCopy ? null : file.Lookup(vma.IndexOf(address));
     }
 
     private static void AddMoves(KernelState kernel, Pfn pfn, ICollection<TakenRange> taken)

@@ -54,9 +54,6 @@ internal ref struct RunWriter
         _next = (packed[Vector512<ulong>.Count - 1] >> FrameRun.CountBits) + 1;
     }
 
-    /// <summary>True when a small frame would join the last run.</summary>
-    public readonly bool Joins(ulong pfn) => pfn == _next;
-
     /// <summary>Hands the counts to the vector.</summary>
     public readonly void Finish()
     {

@@ -11,8 +11,15 @@ namespace FramePin.Core.Syscalls;
 /// Writing 4 to /proc/PID/clear_refs: forgets which pages were stored to (fs/proc/task_mmu.c: clear_refs_write). Under
 /// the turn.
 /// </summary>
-public readonly record struct ClearSoftDirtyCall(SpaceId Space) : ISyscall<ClearSoftDirtyCall>
+public readonly record struct ClearSoftDirtyCall(SpaceId Space) : ISyscall<ClearSoftDirtyCall>, IInvalidating
 {
+    public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
+    {
+        if (turn.Kernel.SoftDirty == 0 || turn.Kernel.Space(Space) is not { Exited: false } space) return;
+        foreach (var vma in space.Vmas.All)
+            if (!vma.HasAny(VmFlags.PfnMap | VmFlags.HugeTlb)) TakenRanges.AddWritable(space, vma.Range, taken);
+    }
+
     public SyscallResult Run(in Turn turn)
     {
         if (turn.Kernel.Space(Space) is not { Exited: false } space) return Errno.ESRCH;

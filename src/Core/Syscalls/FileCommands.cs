@@ -36,8 +36,14 @@ public readonly record struct CreateFileCall(
 }
 
 /// <summary>fsync: dirty pages are written back and, in shared mappings, write-protected.</summary>
-public readonly record struct FsyncCall(FileId File) : ISyscall<FsyncCall>
+public readonly record struct FsyncCall(FileId File) : ISyscall<FsyncCall>, IInvalidating
 {
+    public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
+    {
+        if (turn.Kernel.File(File) is { TracksDirty: true } file)
+            TakenRanges.AddWriteBack(file, 0, PageGeometry.PagesOf(file.Size), taken);
+    }
+
     public SyscallResult Run(in Turn turn)
     {
         if (turn.Kernel.File(File) is not { } file) return Errno.EBADF;

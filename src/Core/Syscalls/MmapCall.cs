@@ -97,8 +97,6 @@ public readonly partial record struct MmapCall(
             Offset = reader.U64(),
         };
 
-    private const VmFlags StackLike = VmFlags.GrowsDown | VmFlags.Shared;
-
     internal static SyscallResult Run(KernelState kernel, AddressSpace space, MmapRequest request)
     {
         if (!PageGeometry.IsAligned(request.Offset, PageGeometry.PageSize)) return Errno.EINVAL;

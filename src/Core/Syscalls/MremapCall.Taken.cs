@@ -7,8 +7,12 @@ namespace FramePin.Core.Syscalls;
 
 public readonly partial record struct MremapCall : IInvalidating, IMemoryMapping
 {
-    public AddressRange MappedAt(ulong value) =>
-        new(value, PageGeometry.AlignUp(value + NewLength, PageGeometry.PageSize));
+    /// <summary>The new place; in the old place the part that was added.</summary>
+    public AddressRange MappedAt(ulong value)
+    {
+        var from = value == Address ? Math.Min(OldLength, NewLength) & PageGeometry.PageMask : 0;
+        return new AddressRange(value + from, PageGeometry.AlignUp(value + NewLength, PageGeometry.PageSize));
+    }
 
     /// <summary>The old range where it moves or shrinks, and the areas at a fixed target.</summary>
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)

@@ -108,8 +108,21 @@ public readonly record struct MsealCall(SpaceId Space, ulong Start, ulong Length
 /// msync (mm/msync.c): a hole is -ENOMEM after the rest was done; MS_INVALIDATE on locked memory is -EBUSY.
 /// </summary>
 public readonly record struct MsyncCall(SpaceId Space, ulong Start, ulong Length, MsyncFlags Flags)
-    : ISyscall<MsyncCall>
+    : ISyscall<MsyncCall>, IInvalidating
 {
+    /// <summary>Write-back takes the write right of the file's pages in every shared mapping.</summary>
+    public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
+    {
+        var range = TakenRanges.Aligned(Start, Length);
+        if ((Flags & MsyncFlags.Sync) == 0 || turn.Kernel.Space(Space) is not { Exited: false } space) return;
+        foreach (var vma in space.Vmas.Overlapping(range))
+        {
+            if (!vma.Has(VmFlags.Shared) || vma.File is not { TracksDirty: true } file) continue;
+            var part = vma.Range.Intersect(range);
+            TakenRanges.AddWriteBack(file, vma.IndexOf(part.Start), part.Pages, taken);
+        }
+    }
+
     public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
         ? Run(turn.Kernel, space, Start, Length, Flags)
         : Errno.ESRCH;

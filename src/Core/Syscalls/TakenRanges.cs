@@ -3,6 +3,7 @@ using FramePin.Core.Addressing;
 using FramePin.Core.Backing;
 using FramePin.Core.Faults;
 using FramePin.Core.Kernel;
+using FramePin.Core.PageTables;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Syscalls;
@@ -48,6 +49,25 @@ internal static class TakenRanges
             taken.Add(new TakenRange(vma.Space.Id, vma.AddressesOf(first, end), cause));
     }
 
+    /// <summary>The pages of a range that are mapped writable and lose that right.</summary>
+    public static void AddWritable(AddressSpace space, AddressRange range, ICollection<TakenRange> taken)
+    {
+        var leaves = space.PageTable.Leaves(range);
+        while (leaves.MoveNext())
+            if (Pte.IsMapped(leaves.Entry) && (leaves.Entry & Pte.Write) != 0)
+            {
+                var start = PageGeometry.AlignDown(leaves.Address, leaves.Slot.Size);
+                taken.Add(new TakenRange(space.Id, new AddressRange(start, leaves.End), TakeCause.WriteProtect));
+            }
+    }
+
+    /// <summary>The shared mappings of pages of a file that are written back (folio_mkclean).</summary>
+    public static void AddWriteBack(MemoryFile file, ulong first, ulong pages, ICollection<TakenRange> taken)
+    {
+        foreach (var vma in file.Mappings.Over<Vma>(first, first + pages))
+            if (vma.Has(VmFlags.Shared)) AddWritable(vma.Space, vma.AddressesOf(first, first + pages), taken);
+    }
+
     /// <summary>Pages that stores of a program would replace.</summary>
     /// <param name="kernel">The machine's kernel.</param>
     /// <param name="id">The address space.</param>
@@ -62,9 +82,11 @@ internal static class TakenRanges
         var most = (PageGeometry.TaskSize - start) >> PageGeometry.PageShift;
         var end = start + (Math.Min((ulong)pages, most) << PageGeometry.PageShift);
         var space = kernel.Space(id);
-        // The program ends at the first page that it may not store to.
+        // The program ends at the first page that it may not store to. A store below a stack makes the stack grow.
         var reach = start;
-        while (reach < end && space.Vmas.Find(reach) is { } vma && vma.Has(VmFlags.Write)) reach = vma.End;
+        while (reach < end && space.Vmas.FindFrom(reach) is { } vma && vma.Has(VmFlags.Write)
+            && (vma.Start <= reach || vma.Has(VmFlags.GrowsDown)))
+            reach = vma.End;
         var range = new AddressRange(start, Math.Min(reach, end));
         if (!range.IsEmpty) Unsharing.AddTaken(kernel, space, range, Unsharing.Access.Store, taken);
     }
@@ -187,6 +209,27 @@ public readonly partial record struct MadviseCall : IInvalidating
         }
     }
 
+    /// <summary>
+    /// Large folios that a range cuts are split, and their pages that hold nothing but zeroes become the zero page.
+    /// </summary>
+    private static void AddCutFolios(
+        KernelState kernel, AddressSpace space, AddressRange part, ICollection<TakenRange> taken)
+    {
+        if (!kernel.Profile.SplitDropsZeroes) return;
+        var leaves = space.PageTable.Leaves(part);
+        while (leaves.MoveNext())
+        {
+            var entry = leaves.Entry;
+            if (!Pte.IsMapped(entry) || (entry & Pte.Anon) == 0) continue;
+            var order = kernel.Memory.Frames.OrderOf(kernel.Memory.Frames.HeadOf(Pte.PfnOf(entry)));
+            if (order == 0) continue;
+            var start = PageGeometry.AlignDown(leaves.Address, PageGeometry.PageSize << order);
+            var folio = new AddressRange(start, start + (PageGeometry.PageSize << order));
+            if (folio.Start < part.Start || folio.End > part.End || leaves.Slot.Order == 0)
+                taken.Add(new TakenRange(space.Id, folio, TakeCause.Madvise));
+        }
+    }
+
     private bool TryAdd(
         KernelState kernel, AddressSpace space, Vma vma, AddressRange part, ICollection<TakenRange> taken)
     {
@@ -196,6 +239,7 @@ public readonly partial record struct MadviseCall : IInvalidating
                 var locks = Advice == Advice.DontNeedLocked ? VmFlags.None : VmFlags.Locked;
                 if (vma.HasAny(locks | (vma.IsHugeTlb ? 0 : VmFlags.PfnMap))) return false;
                 if (Advice == Advice.Free && !vma.IsAnonymous) return false;
+                if (Advice == Advice.Free) AddCutFolios(kernel, space, part, taken);
                 break;
             case Advice.Remove:
                 if (vma.Has(VmFlags.Locked) || vma.File is not { } file) return false;
@@ -205,7 +249,12 @@ public readonly partial record struct MadviseCall : IInvalidating
                 return true;
             case Advice.PageOut:
                 if (vma.HasAny(VmFlags.Locked | VmFlags.PfnMap | VmFlags.HugeTlb)) return false;
+                AddCutFolios(kernel, space, part, taken);
                 break;
+            case Advice.Cold:
+                if (vma.HasAny(VmFlags.Locked | VmFlags.PfnMap | VmFlags.HugeTlb)) return false;
+                AddCutFolios(kernel, space, part, taken);
+                return true;
             case Advice.GuardInstall:
                 if (vma.HasAny(VmFlags.Special | VmFlags.HugeTlb | VmFlags.Locked)) return false;
                 break;
@@ -220,11 +269,8 @@ public readonly partial record struct MadviseCall : IInvalidating
     }
 }
 
-public readonly partial record struct BrkCall : IInvalidating, IMemoryMapping
+public readonly partial record struct BrkCall : IInvalidating
 {
-    /// <summary>The heap up to the new break.</summary>
-    public AddressRange MappedAt(ulong value) => new(0, PageGeometry.AlignUp(value, PageGeometry.PageSize));
-
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
         var space = turn.Kernel.Space(Space);

@@ -65,7 +65,8 @@ internal sealed class InvalidationWatch(SpaceId space, AddressRange range, TimeS
         lock (_lock)
         {
             if (_fenced.IsCancellationRequested) return;
-            _fenced.Cancel();
+            // The stream's end runs on another thread: the lock of the watches may be held here.
+            _ = _fenced.CancelAsync();
             waiting = [.. _unacknowledged.Values];
             _unacknowledged.Clear();
         }
@@ -73,9 +74,6 @@ internal sealed class InvalidationWatch(SpaceId space, AddressRange range, TimeS
         foreach (var one in waiting) one.TrySetResult();
     }
 
-    public void Dispose()
-    {
-        Fence();
-        _fenced.Dispose();
-    }
+    /// <summary>Nothing waits any more. The source of the token has no timer and no handle to give back.</summary>
+    public void Dispose() => Fence();
 }

@@ -13,7 +13,7 @@ namespace FramePin.Server.Machines;
 /// <param name="missing">Ranges that must be announced before it can run.</param>
 /// <returns>False: nothing was changed.</returns>
 internal delegate bool Attempt<T>(
-    IReadOnlyCollection<TakenRange> announced, out T result, out IReadOnlyList<TakenRange> missing);
+    AnnouncedRanges announced, out T result, out IReadOnlyList<TakenRange> missing);
 
 /// <summary>
 /// The watches of a machine (include/linux/mmu_notifier.h). An invalidation is announced to the watches that it
@@ -91,14 +91,14 @@ internal sealed class InvalidationWatches(Machine machine, DaemonLimits limits, 
     /// <param name="attempt">Runs the command.</param>
     public async ValueTask<T> RunAsync<T>(IReadOnlyList<TakenRange> missing, Attempt<T> attempt)
     {
-        var announced = new List<TakenRange>();
+        var announced = new AnnouncedRanges();
         var own = new List<Invalidation>();
         try
         {
             while (true)
             {
                 await AnnounceAsync(missing, own).ConfigureAwait(false);
-                announced.AddRange(missing);
+                announced.Add(missing);
                 if (attempt(announced, out var result, out missing)) return result;
             }
         }
@@ -108,10 +108,13 @@ internal sealed class InvalidationWatches(Machine machine, DaemonLimits limits, 
         }
     }
 
+    /// <summary>There is a watch, which wants to be told of mapped memory.</summary>
+    public bool IsWatched => Volatile.Read(ref _open) > 0;
+
     /// <summary>Memory was mapped in a range. Nothing waits for the watches.</summary>
     public void TellMapped(SpaceId space, AddressRange range)
     {
-        if (Volatile.Read(ref _open) == 0) return;
+        if (!IsWatched || range.IsEmpty) return;
         lock (_lock)
             foreach (var watch in _watches)
                 if (Describe(watch, _revision, space, range, InvalidationKind.Mapped) is { } happened)
@@ -158,14 +161,7 @@ internal sealed class InvalidationWatches(Machine machine, DaemonLimits limits, 
     {
         foreach (var group in ranges.GroupBy(range => (range.Space, range.Cause)))
         {
-            var joined = new List<AddressRange>();
-            foreach (var range in group.Select(one => one.Range).OrderBy(range => range.Start))
-            {
-                if (joined.Count > 0 && range.Start <= joined[^1].End)
-                    joined[^1] = joined[^1] with { End = Math.Max(joined[^1].End, range.End) };
-                else joined.Add(range);
-            }
-
+            var joined = AnnouncedRanges.Join(group.Select(one => one.Range));
             if (joined.Count > MostPieces) joined = [new AddressRange(joined[0].Start, joined[^1].End)];
             foreach (var range in joined) yield return new TakenRange(group.Key.Space, range, group.Key.Cause);
         }

@@ -44,7 +44,7 @@ internal sealed class MachineCommands(Machine machine, InvalidationWatches watch
             ? new(done)
             : watches.RunAsync(
                 missing,
-                (IReadOnlyCollection<TakenRange> announced, out AccessResult result,
+                (AnnouncedRanges announced, out AccessResult result,
                     out IReadOnlyList<TakenRange> more) => machine.TryExecute(
                         new StoreCall(space, address, bytes.Span), announced, out result, out more));
 
@@ -61,13 +61,13 @@ internal sealed class MachineCommands(Machine machine, InvalidationWatches watch
         PinRequest request, FrameVector vector, IPinObserver? phases, IReadOnlyList<TakenRange> missing) =>
         watches.RunAsync(
             missing,
-            (IReadOnlyCollection<TakenRange> announced, out PinOutcome result, out IReadOnlyList<TakenRange> more) =>
+            (AnnouncedRanges announced, out PinOutcome result, out IReadOnlyList<TakenRange> more) =>
                 machine.TryPin(request, vector, announced, phases, out result, out more));
 
     private ValueTask<TResult> Watched<TCommand, TResult>(TCommand command, IReadOnlyList<TakenRange> missing)
         where TCommand : struct, ICommand<TCommand, TResult>, IInvalidating =>
         watches.RunAsync(
             missing,
-            (IReadOnlyCollection<TakenRange> announced, out TResult result, out IReadOnlyList<TakenRange> more) =>
+            (AnnouncedRanges announced, out TResult result, out IReadOnlyList<TakenRange> more) =>
                 machine.TryExecute(command, announced, out result!, out more));
 }

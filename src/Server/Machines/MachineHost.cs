@@ -137,10 +137,10 @@ internal sealed class MachineHost : IDisposable
     /// </summary>
     public async Task<bool> ExitSpaceAsync(Named<SpaceId> space)
     {
-        Unlease(space);
         try
         {
             var result = await Commands.CallAsync(new ExitCall(space.Thing)).ConfigureAwait(false);
+            Unlease(space);
             if (result.IsOk) Spaces.Remove(space);
             Faults.Drop(space.Thing);
             return result.IsOk;

@@ -87,6 +87,9 @@ internal sealed class MachineRegistry : IDisposable
         return (Get(machine), id);
     }
 
+    /// <summary>PERMISSION_DENIED for a caller without a right on a machine, which need not exist.</summary>
+    public void CheckAccess(ServerCallContext caller, string id, Right right) => _access.Check(caller, id, right);
+
     private MachineHost Get(string id) =>
         _machines.TryGetValue(id, out var host) ? host : throw Refusals.NotFound("MACHINE", Names.Machine(id));
 
@@ -95,7 +98,7 @@ internal sealed class MachineRegistry : IDisposable
 
     /// <summary>
     /// Makes a machine. ALREADY_EXISTS for an id in use, RESOURCE_EXHAUSTED at the limit, PERMISSION_DENIED for a
-    /// caller that may not manage a machine of that name.
+    /// caller that may not manage a machine of the name that was chosen for it.
     /// </summary>
     /// <param name="caller">The call.</param>
     /// <param name="wantedId">Last segment of the name; empty to have one chosen.</param>
@@ -104,7 +107,6 @@ internal sealed class MachineRegistry : IDisposable
     public MachineHost Create(
         ServerCallContext caller, string wantedId, MachineOptions options, V1.MachineSpec? spec)
     {
-        _access.Check(caller, wantedId, Right.Manage);
         lock (_naming)
         {
             if (_machines.Count >= _daemon.Limits.MachinesMax)
@@ -114,6 +116,7 @@ internal sealed class MachineRegistry : IDisposable
             {
                 do id = $"m{++_nextName}";
                 while (_machines.ContainsKey(id));
+                _access.Check(caller, id, Right.Manage);
             }
             else
             {
@@ -137,12 +140,13 @@ internal sealed class MachineRegistry : IDisposable
     public void Delete(ServerCallContext caller, string name, bool force)
     {
         var host = Resolve(caller, name, Right.Manage, "name");
-        var id = host.Id;
         var live = host.Machine.PinStatistics.Acquired - host.Machine.PinStatistics.Released;
         if (live > 0 && !force)
             throw Refusals.State(
                 "PINS_LIVE", $"{live} pages are pinned: unpin them or set force", ("pinned_pages", $"{live}"));
-        if (!_machines.TryRemove(id, out _)) throw Refusals.NotFound("MACHINE", Names.Machine(id));
+        // Not another machine that was made under the name meanwhile.
+        if (!_machines.TryRemove(new KeyValuePair<string, MachineHost>(host.Id, host)))
+            throw Refusals.NotFound("MACHINE", Names.Machine(host.Id));
         host.Dispose();
     }
 

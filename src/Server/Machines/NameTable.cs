@@ -87,9 +87,12 @@ internal sealed class NameTable<T>(string machine, NamedKind kind, NameCounter n
     /// <summary>Takes a thing's name away. False: another thread did, or the name means another thing by now.</summary>
     public bool Remove(Named<T> named)
     {
-        if (!_byId.TryRemove(new KeyValuePair<string, Named<T>>(named.Id, named))) return false;
-        _byThing.TryRemove(named.Thing, out _);
-        return true;
+        lock (naming.Gate)
+        {
+            if (!_byId.TryRemove(new KeyValuePair<string, Named<T>>(named.Id, named))) return false;
+            _byThing.TryRemove(named.Thing, out _);
+            return true;
+        }
     }
 
     /// <summary>The thing is made.</summary>

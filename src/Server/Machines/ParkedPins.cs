@@ -20,8 +20,8 @@ internal sealed class ParkedPins(Machine machine, MachineCommands commands)
     /// </summary>
     public async Task<PinOutcome> WaitAsync(ParkedPin parked, CancellationToken cancelled)
     {
-        await using var registration = cancelled.Register(() => Kill(parked)).ConfigureAwait(false);
-        if (IsStopping) Kill(parked);
+        await using var registration = cancelled.Register(() => _ = TakeUpAsync(parked, isKilled: true)).ConfigureAwait(false);
+        if (IsStopping) _ = TakeUpAsync(parked, isKilled: true);
         var outcome = await Waiting(parked).Task.ConfigureAwait(false);
         _waiting.TryRemove(parked, out _);
         return outcome.Parked is { } again ? await WaitAsync(again, cancelled).ConfigureAwait(false) : outcome;
@@ -30,19 +30,7 @@ internal sealed class ParkedPins(Machine machine, MachineCommands commands)
     /// <summary>
     /// The fault of a parked pin may be tried anew. False: another thread has taken the pin up, or the machine is gone.
     /// </summary>
-    public async Task<bool> ResumeAsync(ParkedPin parked)
-    {
-        try
-        {
-            var resume = new ResumePinCall(parked.Id, IsKilled: false);
-            return End(
-                parked, await commands.RunAsync<ResumePinCall, PinOutcome?>(resume).ConfigureAwait(false));
-        }
-        catch (ObjectDisposedException)
-        {
-            return false;
-        }
-    }
+    public Task<bool> ResumeAsync(ParkedPin parked) => TakeUpAsync(parked, isKilled: false);
 
     /// <summary>Lets every parked pin go on; returns how many there were.</summary>
     public async Task<int> ResumeAllAsync()
@@ -55,7 +43,7 @@ internal sealed class ParkedPins(Machine machine, MachineCommands commands)
     public void StopWaiting()
     {
         IsStopping = true;
-        foreach (var parked in Parked()) Kill(parked);
+        foreach (var parked in Parked()) _ = TakeUpAsync(parked, isKilled: true);
     }
 
     private IReadOnlyList<ParkedPin> Parked() =>
@@ -68,14 +56,26 @@ internal sealed class ParkedPins(Machine machine, MachineCommands commands)
         _waiting.GetOrAdd(parked,
             static _ => new TaskCompletionSource<PinOutcome>(TaskCreationOptions.RunContinuationsAsynchronously));
 
-    /// <summary>A killed pin faults no more, and so takes nothing away.</summary>
-    private void Kill(ParkedPin parked) =>
-        End(parked, machine.Execute<ResumePinCall, PinOutcome?>(new(parked.Id, IsKilled: true)));
-
-    private bool End(ParkedPin parked, PinOutcome? outcome)
+    /// <summary>
+    /// Takes a pin up, when the watches of the memory that it takes away have agreed: a killed pin moves the pages that
+    /// it has out of ZONE_MOVABLE. A failure reaches the call that waits.
+    /// </summary>
+    private async Task<bool> TakeUpAsync(ParkedPin parked, bool isKilled)
     {
-        if (outcome is not { } known) return false;
-        Waiting(parked).SetResult(known);
-        return true;
+        try
+        {
+            var resume = new ResumePinCall(parked.Id, isKilled);
+            var outcome = await commands.RunAsync<ResumePinCall, PinOutcome?>(resume).ConfigureAwait(false);
+            if (outcome is not { } known) return false;
+            Waiting(parked).SetResult(known);
+            return true;
+        }
+#pragma warning disable CA1031 // The call that waits throws it.
+        catch (Exception failure)
+#pragma warning restore CA1031
+        {
+            Waiting(parked).TrySetException(failure);
+            return false;
+        }
     }
 }

@@ -194,8 +194,13 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
 
     /// <summary>The pin has waited for watches of the memory that it takes away.</summary>
     private async ValueTask<PinOutcome> WatchedAsync(
-        PinRange range, ValueTask<PinOutcome> filling, CancellationToken cancelled) =>
-        await EndAsync(range, await filling.ConfigureAwait(false), cancelled).ConfigureAwait(false);
+        PinRange range, ValueTask<PinOutcome> filling, CancellationToken cancelled)
+    {
+        var outcome = await filling.ConfigureAwait(false);
+        // A caller that gave up learns of no vector. A parked pin is killed by the token where it waits.
+        if (outcome.Parked is null) cancelled.ThrowIfCancellationRequested();
+        return await EndAsync(range, outcome, cancelled).ConfigureAwait(false);
+    }
 
     private ValueTask<PinOutcome> EndAsync(in PinRange range, in PinOutcome outcome, CancellationToken cancelled)
     {

@@ -244,6 +244,7 @@ internal static class WireEnums
         TakeCause.Migration => V1.InvalidationCause.Migration,
         TakeCause.Unshare => V1.InvalidationCause.Unshare,
         TakeCause.HugeTheft => V1.InvalidationCause.HugeTheft,
+        TakeCause.WriteProtect => V1.InvalidationCause.WriteProtect,
         _ => throw new UnreachableException($"{cause}"),
     };
 

@@ -56,7 +56,7 @@ internal sealed class FaultService(MachineRegistry machines, IHostApplicationLif
 
     private MachineHost HostOf(ServerCallContext context, RegisterFaultHandler register) => register.Device.Length > 0
         ? machines.Resolve(context, register.Device, Names.Devices, Right.Manage, "register.device").Host
-        : machines.Resolve(context, register.AddressSpace, Names.AddressSpaces, Right.Manage, "register.address_space")
+        : machines.Resolve(context, register.AddressSpace, Names.AddressSpaces, Right.Use, "register.address_space")
             .Host;
 
     private static FaultHandler Register(MachineHost host, RegisterFaultHandler register) => register.Device.Length > 0

@@ -37,15 +37,6 @@ public sealed class OtlpReceiver : IDisposable
 
     public string Endpoint { get; }
 
-    /// <summary>What has come so far.</summary>
-    public IReadOnlyList<ReceivedSpan> Spans
-    {
-        get
-        {
-            lock (_lock) return [.. _spans];
-        }
-    }
-
     /// <summary>Waits until the spans received satisfy <paramref name="isEnough"/>.</summary>
     public async Task<IReadOnlyList<ReceivedSpan>> WaitAsync(
         Func<IReadOnlyList<ReceivedSpan>, bool> isEnough, CancellationToken cancelled)

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
+using FramePin.Core.Inspection;
 using FramePin.Core.Syscalls;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
@@ -69,10 +70,32 @@ internal sealed partial class AddressSpaceService
             case MemoryCall.CallOneofCase.Mlockall:
                 return host.Commands.CallAsync(new MlockAllCall(space, call.Mlockall.Flags));
             case MemoryCall.CallOneofCase.Brk:
-                return host.Commands.MapAsync(new BrkCall(space, call.Brk.Address));
+                return BrkAsync(host, space, call.Brk.Address);
+            case MemoryCall.CallOneofCase.ClearRefs:
+                return host.Commands.CallAsync(new ClearSoftDirtyCall(space));
+            case MemoryCall.CallOneofCase.Msync:
+                var sync = call.Msync;
+                return host.Commands.CallAsync(
+                    new MsyncCall(space, sync.Address, sync.Length, (MsyncFlags)sync.Flags));
             default:
                 return new ValueTask<SyscallResult>(RunOther(host, space, call, residency));
         }
+    }
+
+    /// <summary>The watches of the heap are told of its new part.</summary>
+    private static async ValueTask<SyscallResult> BrkAsync(MachineHost host, SpaceId space, ulong wanted)
+    {
+        var command = new BrkCall(space, wanted);
+        if (!host.Watches.IsWatched) return await host.Commands.CallAsync(command).ConfigureAwait(false);
+        var before = host.Machine.Query<SpaceQuery, SpaceView?>(new(space))?.Brk ?? ulong.MaxValue;
+        var result = await host.Commands.CallAsync(command).ConfigureAwait(false);
+        if (result.IsOk && result.Value > before)
+        {
+            var end = PageGeometry.AlignUp(result.Value, PageGeometry.PageSize);
+            host.Watches.TellMapped(space, new AddressRange(before & PageGeometry.PageMask, end));
+        }
+
+        return result;
     }
 
     private static ValueTask<SyscallResult> Mprotect(MachineHost host, SpaceId space, V1.MprotectCall call) =>
@@ -85,7 +108,7 @@ internal sealed partial class AddressSpaceService
     private static ValueTask<SyscallResult> Madvise(MachineHost host, SpaceId space, V1.MadviseCall call) =>
         host.Commands.CallAsync(new MadviseCall(space, call.Address, call.Length, (Advice)call.Advice));
 
-    /// <summary>The calls that take no memory away.</summary>
+    /// <summary>The calls that change no page.</summary>
     private static SyscallResult RunOther(MachineHost host, SpaceId space, MemoryCall call, byte[]? residency)
     {
         var machine = host.Machine;
@@ -94,9 +117,6 @@ internal sealed partial class AddressSpaceService
             MemoryCall.CallOneofCase.Munlock =>
                 machine.Call(new MunlockCall(space, call.Munlock.Address, call.Munlock.Length)),
             MemoryCall.CallOneofCase.Munlockall => machine.Call(new MunlockAllCall(space)),
-            MemoryCall.CallOneofCase.ClearRefs => machine.Call(new ClearSoftDirtyCall(space)),
-            MemoryCall.CallOneofCase.Msync => machine.Call(
-                new MsyncCall(space, call.Msync.Address, call.Msync.Length, (MsyncFlags)call.Msync.Flags)),
             MemoryCall.CallOneofCase.Mseal => machine.Call(
                 new MsealCall(space, call.Mseal.Address, call.Mseal.Length, call.Mseal.Flags)),
             MemoryCall.CallOneofCase.Mincore => machine.Query<MincoreQuery, SyscallResult>(

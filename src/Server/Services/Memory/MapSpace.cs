@@ -35,6 +35,9 @@ internal sealed partial class MemoryService
         {
             var (hold, signal, failedAt) =
                 await host.Commands.RunAsync<HoldRangeCall, HoldRangeResult>(call).ConfigureAwait(false);
+            // A caller that gave up learns of no hold.
+            if (hold is not null && cancelled.IsCancellationRequested) host.Machine.ReleaseHold(hold);
+            cancelled.ThrowIfCancellationRequested();
             if (hold is not null)
                 return new MapSpaceResponse { Hold = attachment.Hold(hold), Runs = WireFrames.ToRuns(hold.Runs) };
             if (signal != UserSignal.WaitsForHandler) throw Refusals.Signal(signal, failedAt);
