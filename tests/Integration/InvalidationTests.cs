@@ -238,7 +238,8 @@ public sealed class InvalidationTests : IAsyncLifetime
         {
             Mprotect = new MprotectCall { Address = At, Length = Page, Prot = 0x8000_0000 },
         });
-        await CallAsync(space, new MemoryCall { Mprotect = new MprotectCall { Address = At, Length = Page, Prot = 3 } });
+        await CallAsync(
+            space, new MemoryCall { Mprotect = new MprotectCall { Address = At, Length = Page, Prot = 3 } });
         await CallAsync(space, new MemoryCall { Mlock = new MlockCall { Address = At, Length = Page } });
 
         await NothingElseAsync(watch, space);

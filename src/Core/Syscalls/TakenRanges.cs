@@ -9,8 +9,8 @@ using FramePin.Core.Vmas;
 namespace FramePin.Core.Syscalls;
 
 /// <summary>
-/// Which ranges the memory calls take away: the one place that decides it, whatever RPC, packet or lease sends the
-/// call.
+/// Which ranges the memory calls take away, whatever RPC, packet or lease sends the call. Commands of other rooms and
+/// some of this one say it in a file of their own, beside the command.
 /// </summary>
 internal static class TakenRanges
 {

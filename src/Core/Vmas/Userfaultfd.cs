@@ -4,10 +4,10 @@ namespace FramePin.Core.Vmas;
 
 /// <summary>
 /// A userfaultfd: the ranges of one address space that are registered with it answer missing and write-protect faults
-/// with SIGBUS, as with UFFD_FEATURE_SIGBUS. One that a handler serves (Machine.Serve) is asked about missing small
+/// with SIGBUS, as with UFFD_FEATURE_SIGBUS. One that a handler serves (ServeUffdCall) is asked about missing small
 /// pages instead.
 /// </summary>
-/// <remarks>Made by Machine.CreateUserfaultfd. Areas refer to it; guarded by the turn.</remarks>
+/// <remarks>Made by CreateUffdCall. Areas refer to it; guarded by the turn.</remarks>
 internal sealed class Userfaultfd
 {
     internal Userfaultfd(UffdId id, AddressSpace space)
