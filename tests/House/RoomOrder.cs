@@ -15,10 +15,10 @@ internal sealed record RoomOrder(string Folder, string[] Rooms)
         new("src/Server", [
             "Configuration", "Native", "Mapping", "Telemetry", "Sessions", "Machines", "Drivers", "LocalMemory",
             "Services", "LocalCalls", "."]),
-        new("src/Client", ["Library", "Drivers", "Replay", "Testing", "Conformance", "Run", "Samples", "Cli"]),
+        new("src/Client", ["Library", "Drivers", "Replay", "Conformance", "Samples", "Cli"]),
     ];
 
     /// <summary>Projects that are given away as packages: their public members are a promise of their own.</summary>
     public static readonly string[] Packages =
-        ["src/Client/Library/", "src/Client/Drivers/", "src/Client/Replay/", "src/Client/Testing/"];
+        ["src/Client/Library/", "src/Client/Drivers/", "src/Client/Replay/"];
 }

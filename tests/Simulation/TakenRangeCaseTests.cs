@@ -30,7 +30,12 @@ public sealed class TakenRangeCaseTests : IDisposable
     [Fact]
     public void Cooling_a_part_of_a_huge_page_takes_the_pages_that_hold_zeroes()
     {
-        var space = New(new MachineOptions { Profile = KernelProfile.Recorded, Memory = 16UL << 20, Thp = ThpMode.Always });
+        var space = New(new MachineOptions
+        {
+            Profile = KernelProfile.Recorded,
+            Memory = 16UL << 20,
+            Thp = ThpMode.Always,
+        });
         Map(space, At, Huge, Anonymous);
         Store(space, At);
         Check(space, new MadviseCall(space, At + (4 * Page), 4 * Page, Advice.Cold), At, Huge);

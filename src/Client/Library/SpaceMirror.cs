@@ -302,7 +302,7 @@ public sealed partial class SpaceMirror : IAsyncDisposable
     private async Task<(ulong Done, bool IsWhole)> MapAsync(ulong at, ulong pages, bool isWritable)
     {
         var asked = pages;
-        // The daemon announces the pages that a whole call would take, and so a call that fails anew would never settle.
+        // The daemon announces the pages that a whole call would take. A call that fails anew would never settle.
         var known = _untouchable.GetViewBetween(at, at + ((pages - 1) * PageSize));
         if (known.Count > 0) pages = (known.Min - at) / PageSize;
         while (pages > 0)

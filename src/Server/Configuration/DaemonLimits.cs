@@ -49,10 +49,16 @@ public sealed record DaemonLimits
     /// <summary>Entries in an answer to a List call that names no page_size.</summary>
     public uint PageSizeDefault { get; init; } = 100;
 
+    /// <summary>file_bytes_max: bytes of a file (64 TiB). Pages of a hole cost nothing.</summary>
+    public ulong FileBytesMax { get; init; } = 1UL << 46;
+
+    /// <summary>pages_per_answer: struct pages in one answer of GetPages, about 100 bytes each.</summary>
+    public uint PagesPerAnswer { get; init; } = 1024;
+
     /// <summary>touch_pages_max, per touch: it holds the machine's turn.</summary>
     public uint TouchPagesMax { get; init; } = 262_144;
 
-    /// <summary>mincore and pagemap pages in one answer.</summary>
+    /// <summary>pagemap_pages_max: pages of mincore and pagemap in one answer.</summary>
     public ulong PagemapPagesMax { get; init; } = 65_536;
 
     /// <summary>read_bytes_max: bytes of one ReadMemory (1 GiB).</summary>

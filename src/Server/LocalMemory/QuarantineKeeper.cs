@@ -22,6 +22,7 @@ internal sealed class QuarantineKeeper(
 
     private void Enforce(MachineHost host)
     {
+        var ended = new List<(Attachment Attachment, ulong Frames, bool IsKilled)>();
         // A second caller waits here. It finds the work done, or does the work that came since.
         lock (_gates.GetOrAdd(host, static _ => new Lock()))
         {
@@ -32,8 +33,8 @@ internal sealed class QuarantineKeeper(
                     var holder = attachments.Of(host).Select(
                         attachment => (Attachment: attachment, Frames: attachment.QuarantinedFrames))
                         .OrderByDescending(pair => pair.Frames).FirstOrDefault();
-                    if (holder.Attachment is null || holder.Frames == 0) return;
-                    End(holder.Attachment, holder.Frames, host.KillsHolders);
+                    if (holder.Attachment is null || holder.Frames == 0) break;
+                    ended.Add((holder.Attachment, holder.Frames, End(holder.Attachment, host.KillsHolders)));
                 }
             }
             catch (ObjectDisposedException)
@@ -42,14 +43,18 @@ internal sealed class QuarantineKeeper(
                 _gates.TryRemove(host, out _);
             }
         }
+
+        foreach (var (attachment, frames, isKilled) in ended)
+            if (isKilled) log.HolderKilled(attachment.Pid, attachment.Name, frames);
+            else log.HolderFenced(attachment.Pid, attachment.Name, frames);
     }
 
-    private void End(Attachment attachment, ulong frames, bool kills)
+    /// <summary>Ends an attachment. True: its process was killed; false: it is fenced.</summary>
+    private bool End(Attachment attachment, bool kills)
     {
         var isKilled = kills && attachment.Pid != Environment.ProcessId && attachment.Process is { } process
             && process.End() && process.WaitForEnd(options.Limits.KillPatience);
-        if (isKilled) log.HolderKilled(attachment.Pid, attachment.Name, frames);
-        else log.HolderFenced(attachment.Pid, attachment.Name, frames);
         attachment.Fence();
+        return isKilled;
     }
 }

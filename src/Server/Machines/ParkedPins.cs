@@ -20,7 +20,8 @@ internal sealed class ParkedPins(Machine machine, MachineCommands commands)
     /// </summary>
     public async Task<PinOutcome> WaitAsync(ParkedPin parked, CancellationToken cancelled)
     {
-        await using var registration = cancelled.Register(() => _ = TakeUpAsync(parked, isKilled: true)).ConfigureAwait(false);
+        await using var registration = cancelled.Register(() => _ = TakeUpAsync(parked, isKilled: true))
+            .ConfigureAwait(false);
         if (IsStopping) _ = TakeUpAsync(parked, isKilled: true);
         var outcome = await Waiting(parked).Task.ConfigureAwait(false);
         _waiting.TryRemove(parked, out _);

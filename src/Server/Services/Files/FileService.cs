@@ -10,11 +10,10 @@ namespace FramePin.Server.Services;
 internal sealed partial class FileService(MachineRegistry machines, DaemonOptions options)
     : V1.FileService.FileServiceBase
 {
-    private const ulong LargestFile = 1UL << 46;
-
-    private static void CheckSize(ulong size)
+    private void CheckSize(ulong size)
     {
-        if (size > LargestFile) throw Refusals.Limit("file_bytes_max", LargestFile, size);
+        var most = options.Limits.FileBytesMax;
+        if (size > most) throw Refusals.Limit("file_bytes_max", most, size);
     }
 
     /// <summary>Runs a call that changes a file, and answers with the file.</summary>

@@ -8,18 +8,17 @@ namespace FramePin.Server.Services;
 
 internal sealed partial class PinningService
 {
-    private const int PagesPerAnswer = 1024;
-
     /// <summary>The struct pages of a vector's frames (Core/Inspection/FrameQueries.cs).</summary>
     public override Task<GetPagesResponse> GetPages(GetPagesRequest request, ServerCallContext context)
     {
         var (host, number) = ResolveVector(context, request.FrameVector, Right.Read, "frame_vector");
-        if (request.Count > PagesPerAnswer) throw Refusals.Limit("pages_per_answer", PagesPerAnswer, request.Count);
+        var most = options.Limits.PagesPerAnswer;
+        if (request.Count > most) throw Refusals.Limit("pages_per_answer", most, request.Count);
         var record = host.Vectors.Get(number);
         var response = new GetPagesResponse();
         lock (record.Gate)
         {
-            var count = request.Count == 0 ? PagesPerAnswer : (int)request.Count;
+            var count = (int)(request.Count == 0 ? most : request.Count);
             var first = (long)Math.Min(request.First, long.MaxValue);
             var query = new VectorPagesQuery(record.Vector, first, count);
             foreach (var page in host.Machine.Query<VectorPagesQuery, IReadOnlyList<PageView>>(query))
