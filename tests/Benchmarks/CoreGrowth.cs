@@ -46,7 +46,8 @@ internal static class CoreGrowth
             });
             var space = NewSpace(machine, "app");
             for (var i = 0; i < areas; i++) Map(machine, space, At + ((ulong)i * 2 * Page), 1, Prot.Read);
-            yield return new("munmap + mmap(MAP_FIXED) of one area, areas", areas, Change(machine, space, areas, rounds));
+            yield return new(
+                "munmap + mmap(MAP_FIXED) of one area, areas", areas, Change(machine, space, areas, rounds));
             yield return new("page fault on an area, areas", areas, Fault(machine, space, areas, rounds));
         }
     }

@@ -4,7 +4,7 @@ using Xunit;
 
 namespace FramePin.Tests.House;
 
-/// <summary>The order of the house: rooms depend one way, documents name what exists.</summary>
+/// <summary>Rooms depend one way, and documents name files and members that exist.</summary>
 public sealed class HouseTests
 {
     private static readonly RoomOrder Core = RoomOrder.All.Single(order => order.Folder == "src/Core");

@@ -25,7 +25,7 @@ internal static class Rooms
 
     /// <summary>
     /// Rooms side by side in one folder that use each other in a circle, over other rooms too. Files that lie in the
-    /// folder itself are the house around the rooms and no room, unless the order gives them a place.
+    /// folder itself belong to no room, unless the order gives them a place.
     /// </summary>
     public static IEnumerable<Finding> Circles(IEnumerable<SymbolUse> uses, IReadOnlyList<RoomOrder> orders)
     {

@@ -50,11 +50,13 @@ public sealed class ConformanceReport
         text.Append(CultureInfo.InvariantCulture, $"- Kernel: Linux {Kernel}, profile {Profile}; first seed {Seed}\n");
         text.Append(
             CultureInfo.InvariantCulture,
-            $"- Compared: {Steps} steps in {Scripts} scripts; after each the answer, the areas with their VmFlags, the pages that are\n");
+            $"- Compared: {Steps} steps in {Scripts} scripts; after each the answer, the areas with their VmFlags, "
+            + $"the pages that are\n");
         text.Append("  present, which of them share a frame, their contents, and the pins taken and dropped\n");
         text.Append(
             CultureInfo.InvariantCulture,
-            $"- Files that this host could not make: {(MissingFiles.Count == 0 ? "none" : string.Join(", ", MissingFiles))}\n");
+            $"- Files that this host could not make: "
+            + $"{(MissingFiles.Count == 0 ? "none" : string.Join(", ", MissingFiles))}\n");
         text.Append(CultureInfo.InvariantCulture,
             $"- Rights: {(IsPrivileged ? "root" : "not root: frame numbers and pin counters were not compared")}\n");
         text.Append(
@@ -85,7 +87,8 @@ public sealed class ConformanceReport
         foreach (var (seed, divergence) in Unrepeated)
             text.Append(
                 CultureInfo.InvariantCulture,
-                $"\nSeed {seed}, gone when run again: {divergence.Step}: kernel {divergence.KernelAnswer}, FramePin {divergence.FramePinAnswer}\n");
+                $"\nSeed {seed}, gone when run again: {divergence.Step}: kernel {divergence.KernelAnswer}, "
+                + $"FramePin {divergence.FramePinAnswer}\n");
         foreach (var (seed, divergence) in Divergences)
             text.Append(CultureInfo.InvariantCulture, $"\nSeed {seed}:\n\n```\n{divergence}```\n");
         return text.ToString();

@@ -18,13 +18,15 @@ public static class Deviations
     [
         new(
             "hugetlb reservations",
-            "FramePin promises huge pages by file, Linux by page and area: after several mappings of one file, or a partial unmap, the pool may be "
-            + "fuller or emptier than Linux's, and a call or a touch that needs the last pages succeeds in one and fails in the other.",
+            "FramePin promises huge pages by file, Linux by page and area: after several mappings of one file, or a "
+            + "partial unmap, the pool may be fuller or emptier than Linux's, and a call or a touch that needs the "
+            + "last pages succeeds in one and fails in the other.",
             IsHugeTlbShortage),
         new(
             "large folios of the page cache",
-            "A fault on a dirty page that MADV_PAGEOUT left reads ahead, and Linux caches what it reads in large folios, of which a later fault maps "
-            + "all pages. FramePin's page cache holds single pages: it maps fewer of them at once, and the others at their own first touch.",
+            "A fault on a dirty page that MADV_PAGEOUT left reads ahead, and Linux caches what it reads in large "
+            + "folios, of which a later fault maps all pages. FramePin's page cache holds single pages: it maps fewer "
+            + "of them at once, and the others at their own first touch.",
             IsLargeFolioOfCache),
     ];
 

@@ -87,7 +87,8 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
 
     /// <summary>
     /// Maps the frames of a vector. They stay this process's until the mapping is disposed, also when they are unpinned
-    /// before: a frame that becomes free meanwhile is given to nobody else. One call.
+    /// before: the allocator does not get a frame that becomes free meanwhile, unless the daemon fences this process
+    /// (quarantine_bytes_max). One call.
     /// </summary>
     /// <param name="frameVector">Name of the vector.</param>
     /// <param name="isWritable">This process is going to store.</param>
@@ -108,8 +109,9 @@ public sealed class LocalMachine : IFrameMemory, IDisposable
     /// populated first; where <paramref name="isWritable"/>, shared pages become the space's own. One call.
     /// </summary>
     /// <remarks>
-    /// The mapping shows the frames of now. After fork, munmap, MADV_DONTNEED or another change it shows the old ones,
-    /// which nobody else is given: dispose it and map again, or use <see cref="MirrorAsync"/>.
+    /// The mapping shows the frames of now. After fork, munmap, MADV_DONTNEED or another change it shows the old ones:
+    /// dispose it and map again, or use <see cref="MirrorAsync"/>. The allocator does not get them while they are
+    /// mapped, unless the daemon fences this process (quarantine_bytes_max).
     /// </remarks>
     /// <param name="addressSpace">"machines/{machine}/addressSpaces/{id}".</param>
     /// <param name="start">Address in bytes, page-aligned.</param>

@@ -240,7 +240,7 @@ public sealed record KernelProfile
     public static KernelProfile Default => All[0];
 
     /// <summary>The kernel of the recordings: used by replay, import, conformance and benchmarks.</summary>
-    public static KernelProfile Recorded => All[^1];
+    public static KernelProfile Recorded => Mm618;
 
     /// <summary>Finds a profile by its name; null when there is none.</summary>
     public static KernelProfile? Find(string name) => All.FirstOrDefault(profile => profile.Name == name);

@@ -21,7 +21,7 @@ public enum CountMode
 /// pin that meets another shares and pays an atomic per folio. One word per machine and not one per block of frames:
 /// shuffled frames lie in as many blocks as there are pages, so a word per block costs the atomic that it is to save.
 /// Because a turn excludes pins, a pin lies wholly between two commands and is replayed from their number alone. Lock
-/// order: turn, then gate. A holder of the gate takes no other lock, allocates nothing and never waits.
+/// order: turn, then gate. A pin or a put inside the gate takes no lock, allocates nothing and never waits.
 /// </remarks>
 internal sealed class CountGate
 {

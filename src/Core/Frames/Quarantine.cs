@@ -4,9 +4,8 @@ using FramePin.Core.Native;
 namespace FramePin.Core.Frames;
 
 /// <summary>
-/// Frames that a process outside may have mapped: when such a frame becomes free it is kept from the allocator until
-/// nobody holds it any more, so that a store that comes late lands in nobody's memory. No part of Linux's counts: what
-/// the emulated kernel sees stays the same.
+/// Frames that a process outside may have mapped. When such a frame becomes free, it is kept from the allocator until
+/// its last hold ends, so that a late store reaches no other owner. The counts of the emulated kernel stay the same.
 /// </summary>
 /// <remarks>Guarded by the turn. Four bytes a frame of sparse native memory, touched where frames are held.</remarks>
 internal sealed class Quarantine(ulong frames) : IDisposable

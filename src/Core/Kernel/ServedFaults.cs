@@ -18,7 +18,7 @@ public enum FaultReply
     SigBus,
     Oom,
     HwPoison,
-    /// <summary>VM_FAULT_RETRY once more: whoever faulted tries anew, and the handler is asked anew.</summary>
+    /// <summary>VM_FAULT_RETRY once more: the program tries anew, and the handler is asked anew.</summary>
     Retry,
 }
 
@@ -35,8 +35,8 @@ public readonly record struct FaultOwner(DeviceId Device, UffdId Uffd)
 }
 
 /// <summary>
-/// A fault that a handler outside is asked about: ->fault of its device, or a missing page of a userfaultfd. Whoever
-/// faulted has dropped mmap_lock and waits; what happens to the area meanwhile is seen when it is tried again.
+/// A fault that a handler outside is asked about: ->fault of its device, or a missing page of a userfaultfd. The
+/// program that faulted has dropped mmap_lock and waits. It sees changes of the area when it tries again.
 /// </summary>
 /// <remarks>Immutable but for the reply, which the turn guards. Made and owned by the machine.</remarks>
 public sealed class ServedFault
@@ -81,7 +81,9 @@ public sealed class ServedFault
     internal bool IsOpen => Reply is null;
 }
 
-/// <summary>Questions to handlers outside, until whoever faulted has taken the reply. Under the turn.</summary>
+/// <summary>
+/// Questions to handlers outside, until the program that faulted has taken the reply. Under the turn.
+/// </summary>
 internal sealed class ServedFaults
 {
     /// <summary>Questions at once; past that a fault is out of memory.</summary>

@@ -9,8 +9,8 @@ using FramePin.Core.Syscalls;
 namespace FramePin.Core.Machines;
 
 /// <summary>
-/// Every command by number and name. A number belongs to its command for ever: a log that was written once is read by
-/// every later version. A new command gets the next free number.
+/// Every command by number and name. A number is never given to another command: a log of the same version of the
+/// format is read by later builds. A new command gets the next free number.
 /// </summary>
 public static class CommandTable
 {

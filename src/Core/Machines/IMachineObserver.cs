@@ -5,7 +5,8 @@ using FramePin.Core.Pinning;
 namespace FramePin.Core.Machines;
 
 /// <summary>
-/// Told about everything that happens to a machine: the seat of a journal, of history, of tracepoints and of a replay.
+/// Told about every command and every change of counts of a machine. A journal, a history and tracepoints are made from
+/// it.
 /// </summary>
 public interface IMachineObserver
 {

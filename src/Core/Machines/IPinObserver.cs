@@ -17,7 +17,8 @@ public enum PinPhase
 }
 
 /// <summary>
-/// Told when a pin enters a phase. Called on the pinning thread, outside the gate; must not call the machine.
+/// Told when a pin enters a phase. Called on the pinning thread, in later phases under the turn: an implementation
+/// calls nothing of the machine and waits for nothing.
 /// </summary>
 public interface IPinObserver
 {

@@ -10,8 +10,8 @@ namespace FramePin.Core.PageTables;
 /// writable, 0 present.
 /// </summary>
 /// <remarks>
-/// What Linux keeps in the page and the fast path reads from there (anonymous, exclusive, secretmem, dirty-tracked,
-/// large) stands in the entry as well, because one entry maps it: a run of entries is then checked with one mask.
+/// The entry holds flags that Linux keeps in the page (anonymous, exclusive, secretmem, dirty-tracked, large), so that
+/// the fast path checks a run of entries with one mask.
 /// An exclusive page has exactly one entry (Semantics 3.6), so its bit can live there.
 /// </remarks>
 internal static class Pte

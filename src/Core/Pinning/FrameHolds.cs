@@ -5,8 +5,9 @@ namespace FramePin.Core.Pinning;
 
 /// <summary>The holds of a machine, and the frames that they keep in quarantine.</summary>
 /// <remarks>
-/// A hold on a vector with references, and its end before the vector is put, take the lock here and no turn. Whatever
-/// changes the quarantine happens under the turn too. Lock order: turn, then this lock; the gate is not held.
+/// A hold on a vector with references, and its end before the vector is put, take the lock here and no turn.
+/// Changes of the quarantine happen under the turn too. Lock order: turn, then this lock. No pin inside the gate
+/// takes it.
 /// </remarks>
 internal sealed class FrameHolds
 {

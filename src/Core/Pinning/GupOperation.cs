@@ -12,8 +12,8 @@ namespace FramePin.Core.Pinning;
 /// </summary>
 /// <remarks>
 /// Each call of <see cref="Run"/> happens in a turn of its own. Between two calls the operation holds nothing but the
-/// references it has taken: no lock, no VMA, no entry. Whatever a parked operation waits for enters as a command of its
-/// own.
+/// references it has taken: no lock, no VMA, no entry. The event that a parked operation waits for enters as a command
+/// of its own.
 /// </remarks>
 internal sealed class GupOperation
 {

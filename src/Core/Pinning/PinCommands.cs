@@ -39,7 +39,7 @@ public readonly partial record struct PinCall(PinRequest Request, VectorId Vecto
 public readonly record struct ResumePinCall(ParkedPinId Pin, bool IsKilled)
     : ICommand<ResumePinCall, PinOutcome?>, IInvalidating
 {
-    /// <summary>What the pin would take if it began now: a fork may have come while it waited.</summary>
+    /// <summary>The pages that the pin would take if it began now: a fork may have come while it waited.</summary>
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
         if (PinTable.Of(turn.Kernel).Find(Pin) is { } operation) operation.AsCall().AddTaken(turn, taken);

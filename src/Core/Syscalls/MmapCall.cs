@@ -281,8 +281,7 @@ public readonly partial record struct MmapCall(
         // Populating passes over areas that lock on fault; whether this one does is decided below.
         var populates = (vmFlags & VmFlags.Locked) != 0
             || (flags & (MapFlags.Populate | MapFlags.NonBlock)) == MapFlags.Populate;
-        // vma_supports_mlock: such an area is populated, but not called locked.
-        // Whether it may merge is asked while it still does.
+        // vma_supports_mlock: such an area is populated, but not called locked. The merge comes before that.
         var wasLocked = (vmFlags & VmFlags.Locked) != 0;
         if (hugeOrder > 0 || (vmFlags & VmFlags.Droppable) != 0) vmFlags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
         var mayMerge = !wasLocked || (vmFlags & VmFlags.Locked) != 0;

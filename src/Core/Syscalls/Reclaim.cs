@@ -138,7 +138,7 @@ internal static class Reclaim
         if (kernel.Swap is not { } swap) return;
         if (slot.Order > 0)
         {
-            // Where a huge leaf was is a table of small ones now.
+            // A table of small entries has taken the place of the huge leaf.
             slot = new LeafSlot(PageTable.TableOf(space.PageTable[slot]), 0, 0);
             pages = PageGeometry.EntriesPerTable;
         }

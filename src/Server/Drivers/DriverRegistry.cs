@@ -56,7 +56,8 @@ internal sealed class DriverRegistry(DaemonOptions options)
         if (driver.Files.Count >= options.Limits.DriverFilesMax)
             throw Refusals.Limit(
                 "driver_files_max", (ulong)options.Limits.DriverFilesMax, (ulong)driver.Files.Count + 1);
-        var file = new OpenDriverFile(Interlocked.Increment(ref _nextFile), driver, lease, isNonBlocking, file => Close(file));
+        var file = new OpenDriverFile(
+            Interlocked.Increment(ref _nextFile), driver, lease, isNonBlocking, file => Close(file));
         // Known before the driver answers, so that a caller who goes meanwhile leaves a file that can be closed.
         driver.Files[file.Number] = file;
         _files[(driver.Host, file.Number)] = file;

@@ -14,11 +14,11 @@ namespace FramePin.Server.Drivers;
 /// A driver process that serves a node: the calls on their way to it, and the files that applications opened.
 /// </summary>
 /// <remarks>
-/// Any thread. Ends with the driver's stream; what waits then, and what comes later, is answered ENODEV.
+/// Any thread. Ends with the driver's stream. Calls that wait then, and later ones, are answered ENODEV.
 /// </remarks>
 internal sealed class ServedDriver(MachineHost host, string node, string driver, int callsMax)
 {
-    /// <summary>What writes to it sends it too: nobody else is woken for that.</summary>
+    /// <summary>The writer's thread runs the send continuation inline, so no pool thread is scheduled.</summary>
     private readonly Channel<DriverCall> _outgoing = Channel.CreateUnbounded<DriverCall>(
         new UnboundedChannelOptions { SingleReader = true, AllowSynchronousContinuations = true });
 

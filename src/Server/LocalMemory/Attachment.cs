@@ -69,8 +69,7 @@ internal sealed class Attachment : IFrameHolder, IDisposable
         FrameHold hold;
         lock (record.Gate)
         {
-            record.CheckReady();
-            hold = Host.Machine.HoldFrames(record.Vector);
+            hold = Host.Machine.HoldFrames(record.Content);
         }
 
         return Hold(hold);

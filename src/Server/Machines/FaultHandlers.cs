@@ -47,11 +47,11 @@ internal sealed class FaultHandlers
     private readonly ConcurrentDictionary<ServedFault, TaskCompletionSource> _waiting = new();
     private volatile bool _isStopping;
 
-    /// <param name="machine">Whose faults.</param>
+    /// <param name="machine">The machine whose faults are served.</param>
     /// <param name="nameOf">Full name of an address space.</param>
     /// <param name="resume">Takes a parked pin up.</param>
-    /// <param name="limits">How long a touch waits at most.</param>
-    /// <param name="time">What that is measured by.</param>
+    /// <param name="limits">Longest wait of a touch.</param>
+    /// <param name="time">The clock.</param>
     public FaultHandlers(Machine machine, Func<SpaceId, string> nameOf, Action<ParkedPin> resume,
         DaemonLimits limits, TimeProvider time)
     {

@@ -21,7 +21,8 @@ internal readonly record struct PinOrigin(
 /// <remarks>
 /// Any thread. Number, vector and lease never change. Everything else, the vector's content included, is read and
 /// written under <see cref="Gate"/>: each member that needs it throws without it. One exception: the pin that is
-/// filling the vector (<see cref="IsFilling"/>) owns the content without the gate. Lock order: gate, then the lease.
+/// filling the vector (<see cref="IsFilling"/>) owns the content without the gate, and reaches it by
+/// <see cref="Vector"/>. Every other user reaches it by <see cref="Content"/>. Lock order: gate, then the lease.
 /// </remarks>
 internal sealed class VectorRecord(ulong number, FrameVector vector, Lease? lease, VectorTable table) : ILeased
 {
@@ -34,7 +35,20 @@ internal sealed class VectorRecord(ulong number, FrameVector vector, Lease? leas
     /// <summary>Full name.</summary>
     public string Name => table.NameOf(Number);
 
+    /// <summary>The vector, for the pin that fills it and for the table that destroys it.</summary>
     public FrameVector Vector { get; } = vector;
+
+    /// <summary>
+    /// The vector, to read and change its content. Refuses as <see cref="CheckReady"/> does. Under <see cref="Gate"/>.
+    /// </summary>
+    public FrameVector Content
+    {
+        get
+        {
+            CheckReady();
+            return Vector;
+        }
+    }
 
     /// <summary>
     /// The lease that gives the vector back at its end; null: the vector lives as long as the machine.

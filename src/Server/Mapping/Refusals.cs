@@ -54,7 +54,7 @@ internal static class Refusals
             new PreconditionFailure { Violations = { violation } });
     }
 
-    /// <summary>What Linux answers with an errno.</summary>
+    /// <summary>A call that Linux answers with an errno.</summary>
     public static RpcException Errno(string call, Errno errno, params (string Key, string Value)[] metadata)
     {
         (string, string)[] all =

@@ -132,15 +132,16 @@ internal static class Views
     {
         lock (record.Gate)
         {
-            var vector = record.Vector;
+            // A pin that is filling the vector owns its content.
+            var vector = record.IsFilling || record.IsDestroyed ? null : record.Content;
             var origin = record.Origin;
             return new V1.FrameVector
             {
                 Name = record.Name,
-                Allocated = (ulong)vector.Allocated,
-                Frames = (ulong)vector.Count,
-                Kind = WireFrames.KindOf(vector),
-                GotRef = vector.GotRef,
+                Allocated = (ulong)record.Vector.Allocated,
+                Frames = (ulong)(vector?.Count ?? 0),
+                Kind = vector is null ? V1.FrameKind.Empty : WireFrames.KindOf(vector),
+                GotRef = vector is { GotRef: true },
                 AddressSpace = origin.Space?.Name ?? "",
                 AddressSpaceExited = origin.Space is { } space && host.Spaces.Find(space.Thing) != space,
                 Start = origin.Start,
@@ -150,7 +151,7 @@ internal static class Views
                 TraceId = origin.Trace == default ? "" : origin.Trace.TraceId.ToHexString(),
                 SpanId = origin.Trace == default ? "" : origin.Trace.SpanId.ToHexString(),
                 Epoch = (ulong)origin.Epoch,
-                Runs = withRuns && !record.IsFilling ? WireFrames.ToRuns(vector, limits) : null,
+                Runs = withRuns && vector is not null ? WireFrames.ToRuns(vector, limits) : null,
             };
         }
     }

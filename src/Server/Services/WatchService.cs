@@ -36,7 +36,8 @@ internal sealed class WatchService(
             if (watch.Fenced.IsCancellationRequested)
                 throw Refusals.State(
                     "WATCH_FENCED",
-                    "no acknowledgement came in time, or events were not read: take everything for changed and watch anew");
+                    "no acknowledgement came in time, or events were not read: take everything for changed and watch "
+                    + "anew");
             if (lease is { Ended.IsCancellationRequested: true }) throw LeaseRegistry.Gone(lease.Name);
             if (host.Deleted.IsCancellationRequested) throw Refusals.NotFound("MACHINE", Names.Machine(host.Id));
             if (lifetime.ApplicationStopping.IsCancellationRequested)
@@ -76,7 +77,7 @@ internal sealed class WatchService(
         {
             if (record.Origin.Space is not { } pinned) throw Refusals.NotFound("FRAME_VECTOR", name);
             var first = record.Origin.Start & PageGeometry.PageMask;
-            var length = (ulong)record.Vector.Count << PageGeometry.PageShift;
+            var length = (ulong)record.Content.Count << PageGeometry.PageShift;
             return (pinned.Thing, new AddressRange(first, first + length));
         }
     }

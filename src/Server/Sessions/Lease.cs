@@ -153,7 +153,9 @@ internal sealed class Lease : IDisposable
         _ended.Dispose();
     }
 
-    /// <summary>The timer runs out after a whole time to live, and is set again when a sign of life came since.</summary>
+    /// <summary>
+    /// The timer runs out after a whole time to live, and is set again when a sign of life came since.
+    /// </summary>
     private void Look()
     {
         var left = Left;

@@ -75,7 +75,8 @@ public sealed class TransferTests(DaemonFixture daemon, ITestOutputHelper output
         Assert.Equal(Errno.None, await device.StreamOffAsync());
         await device.RequestBuffersAsync(0, UserPtr);
         output.WriteLine(
-            $"{rounds} rounds, {rig.Driver.Frames} frames, {moved} buffers moved: {string.Join(", ", done.Select(pair => $"{pair.Value} {pair.Key}"))}");
+            $"{rounds} rounds, {rig.Driver.Frames} frames, {moved} buffers moved: "
+            + string.Join(", ", done.Select(pair => $"{pair.Value} {pair.Key}")));
     }
 
     /// <summary>

@@ -204,7 +204,8 @@ public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<Dae
             said.Add($"data sum head {head} tail {rig.Sum(address + size)}");
         said.Add($"STREAMOFF {Text(await device.StreamOffAsync())}");
         said.Add(
-            $"REQBUFS0 {Text((await device.RequestBuffersAsync(0, UserPtr)).Errno)} (total pin {Delta(begin, rig.Pins)})");
+            $"REQBUFS0 {Text((await device.RequestBuffersAsync(0, UserPtr)).Errno)} "
+            + $"(total pin {Delta(begin, rig.Pins)})");
         return string.Join(" | ", said);
     }
 

@@ -173,7 +173,8 @@ public sealed partial class MeasuredCaseTests
             var moved = before is { } old && old != lab.Machine.Translate(lab.Space, start) ? "MIGRATED " : "";
             var here = string.Create(
                 CultureInfo.InvariantCulture,
-                $"ret {Raw(result)} {moved}+{lab.Machine.PinStatistics.Acquired - acquired}/-{lab.Machine.PinStatistics.Released - released}");
+                $"ret {Raw(result)} {moved}+{lab.Machine.PinStatistics.Acquired - acquired}"
+                + $"/-{lab.Machine.PinStatistics.Released - released}");
             var expected = Squeezed(Regex.Replace(
                 line[line.IndexOf("ret ", StringComparison.Ordinal)..], "pfn [0-9a-f]+ -> [0-9a-f]+", ""));
             if (!hasMovable) expected = expected.Replace("MIGRATED +16/-8", "+8/-0", StringComparison.Ordinal);
@@ -202,7 +203,8 @@ public sealed partial class MeasuredCaseTests
             lab.Drop(vector);
             var here = string.Create(
                 CultureInfo.InvariantCulture,
-                $"{name} ret {Raw(result)} +{lab.Machine.PinStatistics.Acquired - acquired}/-{lab.Machine.PinStatistics.Released - released}");
+                $"{name} ret {Raw(result)} +{lab.Machine.PinStatistics.Acquired - acquired}"
+                + $"/-{lab.Machine.PinStatistics.Released - released}");
             Assert.True(Squeezed(line) == here, $"{line}: here {here}");
         }
     }
@@ -281,7 +283,8 @@ public sealed partial class MeasuredCaseTests
 
     private static string Described(string name, GupResult result, PageView page, int before) => string.Create(
         CultureInfo.InvariantCulture,
-        $"{name} n={Raw(result)} held {page.RefCount - before} map {page.MapCount}{(page.MaybeDmaPinned ? " maybe_dma_pinned" : "")}");
+        $"{name} n={Raw(result)} held {page.RefCount - before} map {page.MapCount}"
+            + $"{(page.MaybeDmaPinned ? " maybe_dma_pinned" : "")}");
 
     /// <summary>
     /// A line without frame number, with the references that the call itself took: the base varies with the state of

@@ -129,5 +129,6 @@ public sealed class RemapFilePagesTests
         lab.Machine.Call(new RemapFilePagesCall(lab.Space.Id, start, size, prot, pageOffset, 0));
 
     private static string[] Lines(Lab lab) =>
-        [.. lab.Machine.Maps(lab.Space).Select(entry => entry.ToMapsLine()[.."20000000-20001000 rw-s 00000000".Length])];
+        [.. lab.Machine.Maps(lab.Space)
+            .Select(entry => entry.ToMapsLine()[.."20000000-20001000 rw-s 00000000".Length])];
 }

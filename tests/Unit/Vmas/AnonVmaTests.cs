@@ -12,7 +12,8 @@ using Xunit;
 namespace FramePin.Tests.Unit.Vmas;
 
 /// <summary>
-/// The reverse map of anonymous memory over fork, exit, mremap, swap and splits, and what the audit says of a wrong one.
+/// The reverse map of anonymous memory over fork, exit, mremap, swap and splits, and the audit's findings in a wrong
+/// one.
 /// </summary>
 public sealed class AnonVmaTests
 {

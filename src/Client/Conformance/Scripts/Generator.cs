@@ -230,7 +230,7 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
                 return new Step(
                 process, kind, Registered(areas, address), (length + Page - 1) & ~(Page - 1));
             case StepKind.UffdCopy: return new Step(process, kind, Registered(areas, address), PickByte());
-            // Where reads do not map the zero page nobody knows what this does.
+            // The outcome is not known on a host whose reads do not map the zero page.
             case StepKind.UffdZero:
                 return initial.UsesZeroPage
                 ? new Step(process, kind, Registered(areas, address))

@@ -76,7 +76,8 @@ internal abstract class LocalCall : IDisposable
     }
 
     /// <summary>
-    /// From here on nothing closes the connection under whoever has it next: one that is about to has done so.
+    /// Ends the watch of the deadline and the token. A close that has begun is over when this returns, so the
+    /// connection can be given to the next call.
     /// </summary>
     private void StopWatching()
     {

@@ -47,8 +47,9 @@ internal sealed partial class MemoryService
     {
         lock (record.Gate)
         {
-            if (record.Vector.GotRef) return false;
-            foreach (var run in record.Vector.Runs)
+            var vector = record.Content;
+            if (vector.GotRef) return false;
+            foreach (var run in vector.Runs)
                 if (host.Machine.Query<IsFreedQuery, bool>(new(run.First))) return true;
             return false;
         }
@@ -92,7 +93,7 @@ internal sealed partial class MemoryService
                 }
 
                 RpcException? refusal = null;
-                var done = machine.CopyFrames(record.Vector, position, buffer.Span, isWrite, out var error);
+                var done = machine.CopyFrames(record.Content, position, buffer.Span, isWrite, out var error);
                 if (error != Errno.None)
                     refusal = Refusals.Errno("dma", error, ("offset", Text(position + (ulong)done)));
                 else if (done < buffer.Length && isWrite)

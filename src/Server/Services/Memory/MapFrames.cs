@@ -20,8 +20,7 @@ internal sealed partial class MemoryService
             {
                 lock (record.Gate)
                 {
-                    if (record.IsDestroyed) throw Refusals.NotFound("FRAME_VECTOR", request.FrameVector);
-                    var runs = WireFrames.ToRuns(record.Vector, options.Limits);
+                    var runs = WireFrames.ToRuns(record.Content, options.Limits);
                     return Task.FromResult(new MapFramesResponse { Hold = hold, Runs = runs });
                 }
             }

@@ -21,8 +21,8 @@ internal sealed partial class PinningService
                 ConvertOne(host, record, request.To);
                 return Task.FromResult(new ConvertResponse
                 {
-                    Kind = WireFrames.KindOf(record.Vector),
-                    Runs = request.OmitFrames ? null : WireFrames.ToRuns(record.Vector, options.Limits),
+                    Kind = WireFrames.KindOf(record.Content),
+                    Runs = request.OmitFrames ? null : WireFrames.ToRuns(record.Content, options.Limits),
                 });
             }
         });
@@ -33,17 +33,16 @@ internal sealed partial class PinningService
     /// </summary>
     private static void ConvertOne(MachineHost host, VectorRecord record, FrameKind to)
     {
-        record.CheckReady();
         switch (to)
         {
-            case FrameKind.Pages when host.Machine.ToPages(record.Vector) != Errno.None:
+            case FrameKind.Pages when host.Machine.ToPages(record.Content) != Errno.None:
                 throw Refusals.State(
                     "EINVAL", "frame_vector_to_pages: a PFN has no struct page; nothing was converted",
                     ("errno", "22"), ("errno_name", "EINVAL"), ("call", "frame_vector_to_pages"));
             case FrameKind.Pages:
                 return;
             case FrameKind.Pfns:
-                host.Machine.ToPfns(record.Vector);
+                host.Machine.ToPfns(record.Content);
                 return;
             default:
                 throw Refusals.Bad("to", "must be PAGES or PFNS");

@@ -17,7 +17,7 @@ internal sealed partial class PinningService
             var record = host.Vectors.Get(number);
             lock (record.Gate)
             {
-                if (record.Vector.Count > 0)
+                if (record.Content.Count > 0)
                     throw Refusals.State(
                         "VECTOR_NOT_EMPTY", "frame_vector_destroy wants an empty vector: put its frames first");
             }

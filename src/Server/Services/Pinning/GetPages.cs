@@ -20,7 +20,7 @@ internal sealed partial class PinningService
         {
             var count = (int)(request.Count == 0 ? most : request.Count);
             var first = (long)Math.Min(request.First, long.MaxValue);
-            var query = new VectorPagesQuery(record.Vector, first, count);
+            var query = new VectorPagesQuery(record.Content, first, count);
             foreach (var page in host.Machine.Query<VectorPagesQuery, IReadOnlyList<PageView>>(query))
                 response.Pages.Add(ToWire(page));
         }

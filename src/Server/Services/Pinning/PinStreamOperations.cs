@@ -150,8 +150,8 @@ internal sealed partial class PinningService
             lock (record.Gate)
             {
                 ConvertOne(host, record, convert.To);
-                answer.Kind = WireFrames.KindOf(record.Vector);
-                answer.Frames = (ulong)record.Vector.Count;
+                answer.Kind = WireFrames.KindOf(record.Content);
+                answer.Frames = (ulong)record.Content.Count;
             }
         }
         catch (RpcException refusal)

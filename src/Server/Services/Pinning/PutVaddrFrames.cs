@@ -15,10 +15,10 @@ internal sealed partial class PinningService
             var record = host.Vectors.Get(number);
             lock (record.Gate)
             {
-                record.CheckReady();
+                var vector = record.Content;
                 LinkTo(record);
-                telemetry.CountReleased(record.Vector.Count);
-                host.Machine.Put(record.Vector, request.Dirty);
+                telemetry.CountReleased(vector.Count);
+                host.Machine.Put(vector, request.Dirty);
             }
 
             return Task.FromResult(Views.Of(host, record, withRuns: false, options.Limits));
