@@ -43,9 +43,31 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
         // A store there goes nowhere, and ends nothing.
         Store(mirror, 4, 9);
         await MapAsync(space, 4, 4);
+        // New memory is told and not asked about, so it appears a moment after the call.
+        while (!IsMapped(mirror, 4)) await Task.Yield();
         Assert.Equal((true, 0), (IsMapped(mirror, 4), Load(mirror, 4)));
         Store(mirror, 4, 7);
         Assert.Equal(7, await LoadAsync(space, 4));
+    }
+
+    [Fact]
+    public async Task A_guard_leaves_one_page_out_and_its_end_brings_the_page_back()
+    {
+        var (_, space) = await daemon.CreateAsync();
+        await MapAsync(space);
+        using var local = await AttachAsync(space);
+        await using var mirror = await local.MirrorAsync(space, At, Pages * Page);
+        var guard = new MadviseCall { Address = At + (4 * Page), Length = Page, Advice = 102 };
+        await CallAsync(space, new MemoryCall { Madvise = guard });
+        Store(mirror, 10, 99);
+        Assert.Equal(99, await LoadAsync(space, 10));
+        Assert.Equal((false, true), (IsMapped(mirror, 4), IsMapped(mirror, 5)));
+        await CallAsync(
+            space, new MemoryCall { Munmap = new MunmapCall { Address = At + (4 * Page), Length = Page } });
+        await MapAsync(space, 4, 1);
+        while (!IsMapped(mirror, 4)) await Task.Yield();
+        Store(mirror, 4, 5);
+        Assert.Equal(5, await LoadAsync(space, 4));
     }
 
     [Fact]

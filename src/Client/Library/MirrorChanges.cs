@@ -12,6 +12,9 @@ internal sealed class MirrorChanges
     /// <summary>The count at which the latest remap began.</summary>
     public int Remapped { get; set; }
 
+    /// <summary>Others have changed the range since the latest remap began.</summary>
+    public bool Forgets { get; set; }
+
     /// <summary>The remap that runs; null for none.</summary>
     public Task? Remap { get; set; }
 

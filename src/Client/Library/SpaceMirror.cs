@@ -23,10 +23,11 @@ internal sealed record MirroredRange(string AddressSpace, ulong Start, ulong Len
 /// over and the pages are mapped anew, as with mmu_interval_read_begin.
 /// </para>
 /// <para>
-/// A visitor that stays longer than the daemon's watch_patience_max loses its stores of the time beyond. A visitor that
-/// itself makes a call that takes the range away waits for that time in vain. Pages that can be touched only since the
-/// last change appear with the next one: a stack that has grown, pages behind the old end of a file that has grown, and
-/// pages under a guard that was removed.
+/// A visitor that stays longer than the daemon's watch_patience_max loses its stores of the time beyond. A visitor
+/// that itself makes a call that takes the range away waits for that time in vain. Memory that is mapped anew appears
+/// a moment after the call that maps it. Pages that can be touched only since the last change appear with the next
+/// one: a stack that has grown, pages behind the old end of a file that has grown, and pages under a guard that was
+/// removed.
 /// </para>
 /// <para>Owns its mapping and the frames that are held for it.</para>
 /// </remarks>
@@ -35,6 +36,8 @@ public sealed partial class SpaceMirror : IAsyncDisposable
     private const ulong MostPagesAtOnce = 16_384;
     private const ulong PageSize = 4096;
     private const int MostTries = 20;
+    private const int MostMisses = 16;
+    private const string OutOfMemory = "SIGKILL";
     private static readonly TimeSpan Pause = TimeSpan.FromMilliseconds(100);
 
     private readonly FramePinClient _client;
@@ -49,7 +52,9 @@ public sealed partial class SpaceMirror : IAsyncDisposable
     private readonly MirrorGate _gate = new();
     private readonly List<ulong> _holds = [];
 
-    /// <summary>Pages that could not be touched since the range last stood still. A remap asks for them once.</summary>
+    /// <summary>
+    /// Pages that could not be touched since the last change that others made. The remap alone uses it.
+    /// </summary>
     private readonly SortedSet<ulong> _untouchable = [];
     private List<(ulong Start, ulong End)> _mapped = [];
     private Task _following = Task.CompletedTask;
@@ -209,7 +214,6 @@ public sealed partial class SpaceMirror : IAsyncDisposable
                     await remapped.ConfigureAwait(false);
                     if (state.IsSettled)
                     {
-                        _untouchable.Clear();
                         _gate.Open();
                         _ready.TrySetResult();
                     }
@@ -227,6 +231,8 @@ public sealed partial class SpaceMirror : IAsyncDisposable
                 if (!state.NeedsRemap) continue;
                 await _gate.CloseAsync().ConfigureAwait(false);
                 state.Remapped = state.Count;
+                if (state.Forgets) _untouchable.Clear();
+                state.Forgets = false;
                 state.Remap = RemapAsync();
             }
         }
@@ -244,6 +250,8 @@ public sealed partial class SpaceMirror : IAsyncDisposable
         var happened = watch.ResponseStream.Current;
         if (happened.Kind == InvalidationKind.Progress) return;
         state.Count++;
+        // A remap's own stores unshare pages. Every other change may make a page touchable.
+        state.Forgets |= happened.Cause != InvalidationCause.Unshare;
         switch (happened.Kind)
         {
             case InvalidationKind.Start:
@@ -273,14 +281,18 @@ public sealed partial class SpaceMirror : IAsyncDisposable
         {
             var (at, end) = (Math.Max(area.Start, _range.Start), Math.Min(area.End, _range.End));
             var isWritable = _range.IsWritable && area.Permissions.Length > 1 && area.Permissions[1] == 'w';
-            while (at < end)
+            var misses = 0;
+            while (at < end && misses < MostMisses)
             {
                 var pages = Math.Min((end - at) / PageSize, MostPagesAtOnce);
                 var (done, isWhole) = await MapAsync(at, pages, isWritable).ConfigureAwait(false);
                 if (done > 0) mapped.Add((at, at + (done * PageSize)));
                 at += done * PageSize;
-                // A page that cannot be touched, such as one behind a file's end, ends the area here.
-                if (!isWhole) break;
+                if (done > 0) misses = 0;
+                if (isWhole) continue;
+                // One page that cannot be touched, such as a guard, is left out. Many in a row lie behind a file's end.
+                at += PageSize;
+                misses++;
             }
         }
 
@@ -325,7 +337,9 @@ public sealed partial class SpaceMirror : IAsyncDisposable
             }
             catch (RpcException exception) when (exception.StatusCode == StatusCode.FailedPrecondition)
             {
-                if (FramePinException.From(exception).Address is not { } upTo) throw;
+                var refusal = FramePinException.From(exception);
+                // Out of memory says nothing about the page: the range is watched anew and mapped again.
+                if (refusal.Address is not { } upTo || refusal.Reason == OutOfMemory) throw;
                 if (upTo < at || upTo >= at + (pages * PageSize)) throw;
                 _untouchable.Add(upTo & ~(PageSize - 1));
                 pages = (upTo - at) / PageSize;

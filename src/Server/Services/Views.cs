@@ -10,6 +10,19 @@ namespace FramePin.Server.Services;
 /// <summary>The resources as messages, each as it is at one moment.</summary>
 internal static class Views
 {
+    /// <summary>A machine; null when it was deleted meanwhile.</summary>
+    public static V1.Machine? Find(MachineHost host)
+    {
+        try
+        {
+            return Of(host);
+        }
+        catch (ObjectDisposedException)
+        {
+            return null;
+        }
+    }
+
     /// <summary>A machine.</summary>
     public static V1.Machine Of(MachineHost host)
     {

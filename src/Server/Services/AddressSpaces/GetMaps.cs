@@ -14,7 +14,8 @@ internal sealed partial class AddressSpaceService
     {
         var (host, id) = machines.Resolve(
             context, request.AddressSpace, Names.AddressSpaces, Right.Read, "address_space");
-        var query = new MapsQuery(host.Spaces.Get(id).Thing, request.WithUsage);
+        var space = host.Spaces.Get(id);
+        var query = new MapsQuery(space.Thing, request.WithUsage);
         var response = new GetMapsResponse();
         foreach (var entry in host.Machine.Query<MapsQuery, IReadOnlyList<Core.Inspection.MapsEntry>>(query))
         {
@@ -37,6 +38,8 @@ internal sealed partial class AddressSpaceService
             });
         }
 
+        // The process may have exited, and its name goes a moment later: no maps are not empty maps.
+        Views.Of(host, space);
         return Task.FromResult(response);
     }
 }

@@ -12,7 +12,7 @@ internal sealed partial class MachineService
             machines.AllFor(context), host => host.Id,
             new PageRequest(Names.Machines, request.PageSize, request.PageToken), options.Limits);
         var response = new ListMachinesResponse { NextPageToken = next };
-        response.Machines.Add(page.Select(Views.Of));
+        response.Machines.Add(page.Select(Views.Find).OfType<Machine>());
         return Task.FromResult(response);
     }
 }

@@ -15,18 +15,20 @@ internal sealed partial class MemoryService
         {
             var attachment = FindAttachment(host, request.Attachment, "frame_vector");
             var record = host.Vectors.Get(Names.Number(id, "frame_vector"));
-            var hold = attachment.Hold(record);
+            var hold = 0UL;
             try
             {
+                // One moment for the hold and the answer: the vector may be put and filled anew at any other.
                 lock (record.Gate)
                 {
+                    hold = attachment.Hold(record);
                     var runs = WireFrames.ToRuns(record.Content, options.Limits);
                     return Task.FromResult(new MapFramesResponse { Hold = hold, Runs = runs });
                 }
             }
             catch
             {
-                attachment.Release(hold);
+                if (hold != 0) attachment.Release(hold);
                 throw;
             }
         });

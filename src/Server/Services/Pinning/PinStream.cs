@@ -114,7 +114,7 @@ internal sealed partial class PinningService
             await RunOperations(scope, result, cancelled).ConfigureAwait(false);
             return result;
         }
-        catch (OperationCanceledException)
+        catch (Exception ending) when (ending is OperationCanceledException or RpcException)
         {
             // The client learns of no vector: its pins are given back.
             GiveBack(scope, result);
