@@ -3,7 +3,7 @@ using Xunit;
 
 namespace FramePin.Tests.House;
 
-/// <summary>What the packages promise is documented, can be cancelled, and is locked by a file.</summary>
+/// <summary>The public members of the packages are documented, can be cancelled, and stand in a file.</summary>
 public sealed class PublicSurfaceTests
 {
     private static readonly string[] Files = ["PublicAPI.Shipped.txt", "PublicAPI.Unshipped.txt"];

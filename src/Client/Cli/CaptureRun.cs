@@ -8,7 +8,7 @@ using FramePin.V1;
 
 namespace FramePin.Cli;
 
-/// <summary>What a capture does.</summary>
+/// <summary>The options of a capture.</summary>
 internal sealed record CaptureOptions
 {
     public required int Frames { get; init; }

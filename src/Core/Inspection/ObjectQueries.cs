@@ -53,7 +53,7 @@ public readonly record struct FileQuery(FileId File) : IQuery<FileView?>
 /// <summary>A device.</summary>
 /// <param name="Id">Its number.</param>
 /// <param name="Path">Path in /proc/PID/maps.</param>
-/// <param name="Mapping">What its mmap does.</param>
+/// <param name="Mapping">Kind of its mmap method.</param>
 /// <param name="Frames">Frames of its range.</param>
 /// <param name="IsRam">Its range is RAM, which has pages.</param>
 /// <param name="First">First frame of the range.</param>

@@ -159,7 +159,7 @@ public sealed partial class DescriptorTests
 
     private static string ProtoFolder => Path.Combine(AppContext.BaseDirectory, "protos", "framepin", "v1");
 
-    /// <summary>What breaks a rule is what its list of exceptions names, and nothing else.</summary>
+    /// <summary>The breaches of a rule are those that its list of exceptions names, and no others.</summary>
     private static void Holds(IEnumerable<string> broken, Dictionary<string, string> exceptions)
     {
         Assert.All(exceptions.Values, reason => Assert.NotEmpty(reason));
