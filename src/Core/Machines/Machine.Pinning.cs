@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Kernel;
@@ -38,10 +39,10 @@ public sealed partial class Machine
     /// <remarks>Source: mm/gup.c, mm/frame_vector.c; Semantics 2.3 to 2.6, 3.</remarks>
     public PinOutcome Pin(in PinRequest request, FrameVector vector, IPinObserver? phases)
     {
-        if (!TryWithoutTurn(request, vector, phases, out var outcome, out var rest))
-            outcome = Execute<PinCall, PinOutcome>(rest, phases, TurnPhase(request));
+        var begun = Begin(request, vector, phases);
+        if (!begun.IsDone) return Finish(request, vector, begun.Walk.Taken, phases);
         phases?.Entered(PinPhase.Done);
-        return outcome;
+        return Outcome(begun, vector);
     }
 
     /// <summary>
@@ -55,36 +56,57 @@ public sealed partial class Machine
         out PinOutcome outcome, out IReadOnlyList<TakenRange> missing)
     {
         missing = [];
-        if (!TryWithoutTurn(request, vector, phases, out outcome, out var rest)
-            && !TryExecute(rest, announced, phases, TurnPhase(request), out outcome, out missing))
+        var begun = Begin(request, vector, phases);
+        outcome = Outcome(begun, vector);
+        if (!begun.IsDone)
         {
-            Put(vector, isDirty: false);
-            return false;
+            phases?.Entered(PinPhase.TurnWait);
+            var rest = Rest(request, vector, begun.Walk.Taken);
+            if (!TryExecute(rest, announced, phases, TurnPhase(request), out outcome, out missing))
+            {
+                Put(vector, isDirty: false);
+                return false;
+            }
         }
 
         phases?.Entered(PinPhase.Done);
         return true;
     }
 
-    /// <summary>
-    /// The part of a pin beside the turn. False: <paramref name="rest"/> is the command that goes on.
-    /// </summary>
-    private bool TryWithoutTurn(
-        in PinRequest request, FrameVector vector, IPinObserver? phases, out PinOutcome outcome, out PinCall rest)
+    /// <summary>The part of a pin beside the turn.</summary>
+    private BegunPin Begin(in PinRequest request, FrameVector vector, IPinObserver? phases) =>
+        phases is null && _observer is null
+            ? PinOperation.Begin(_kernel, request, vector, null)
+            : BeginTold(request, vector, phases);
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private BegunPin BeginTold(in PinRequest request, FrameVector vector, IPinObserver? phases)
     {
-        var walksInTurn = WalksInTurn(request);
-        if (!walksInTurn) phases?.Entered(PinPhase.Walk);
-        var isDone = PinOperation.TryWithoutTurn(_kernel, request, vector, null, out outcome, out var begun);
-        if (_observer is not null && !walksInTurn)
-            Tell(CountKind.Pin, vector, vector.Allocated, begun.Taken, begun.MetFork, request);
-        rest = default;
-        if (isDone) return true;
-        phases?.Entered(PinPhase.TurnWait);
-        rest = new PinCall(request, vector.Id, vector.Allocated, begun.Taken) { InHand = vector };
-        return false;
+        if (!WalksInTurn(request)) phases?.Entered(PinPhase.Walk);
+        var begun = PinOperation.Begin(_kernel, request, vector, null);
+        if (_observer is not null && !WalksInTurn(request))
+            Tell(CountKind.Pin, vector, vector.Allocated, begun.Walk.Taken, begun.Walk.MetFork, request);
+        return begun;
     }
 
-    private bool WalksInTurn(in PinRequest request) => request.Call is null && VaddrFrames.NeedsTurn(Profile);
+    /// <summary>The part of a pin under the turn.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private PinOutcome Finish(in PinRequest request, FrameVector vector, long taken, IPinObserver? phases)
+    {
+        phases?.Entered(PinPhase.TurnWait);
+        var outcome = Execute<PinCall, PinOutcome>(Rest(request, vector, taken), phases, TurnPhase(request));
+        phases?.Entered(PinPhase.Done);
+        return outcome;
+    }
+
+    private static PinOutcome Outcome(BegunPin begun, FrameVector vector) =>
+        new() { Result = begun.Result, Reason = begun.Reason, Epoch = vector.Epoch };
+
+    /// <summary>The command that goes on after the part beside the turn.</summary>
+    private static PinCall Rest(in PinRequest request, FrameVector vector, long taken) =>
+        new(request, vector.Id, vector.Allocated, taken) { InHand = vector };
+
+    private bool WalksInTurn(in PinRequest request) => request.IsHelper && VaddrFrames.NeedsTurn(Profile);
 
     /// <summary>The phase of a pin that begins when the turn is held.</summary>
     private PinPhase TurnPhase(in PinRequest request) => WalksInTurn(request) ? PinPhase.Walk : PinPhase.Fault;
@@ -157,12 +179,11 @@ public sealed partial class Machine
     internal FrameVector VectorOf(VectorId id, long slots) => _pins.Vector(id) ?? _pins.CreateVector(id, slots);
 
     /// <summary>A replay's pin: the part beside the turn. The rest is a command of the log.</summary>
-    internal void PinWithoutTurn(in PinRequest request, FrameVector vector, bool metFork, out long taken)
-    {
-        PinOperation.TryWithoutTurn(_kernel, request, vector, metFork, out _, out var begun);
-        taken = begun.Taken;
-    }
+    /// <returns>Pages taken.</returns>
+    internal long PinWithoutTurn(in PinRequest request, FrameVector vector, bool metFork) =>
+        PinOperation.Begin(_kernel, request, vector, metFork).Walk.Taken;
 
+    [MethodImpl(MethodImplOptions.NoInlining)]
     private void Tell(
         CountKind kind, FrameVector vector, long slots, long pages = 0, bool metFork = false,
         in PinRequest request = default) =>

@@ -161,7 +161,7 @@ public sealed class MachineReplay
         switch (counted.Kind)
         {
             case CountKind.Pin:
-                Machine.PinWithoutTurn(counted.Request, vector!, counted.MetFork, out var taken);
+                var taken = Machine.PinWithoutTurn(counted.Request, vector!, counted.MetFork);
                 if (taken == counted.Pages) return;
                 throw new InvalidDataException(
                     $"a pin of {counted.Vector} after command {counted.Epoch} took {taken} pages, not {counted.Pages}");

@@ -32,6 +32,15 @@ internal sealed class PageTable
 
     private readonly TablePool _pool;
 
+    /// <summary>The lowest table of the last look-up by a pin; 0 for none.</summary>
+    private int _nearTable;
+
+    /// <summary>Level of <see cref="_nearTable"/>: <see cref="PteLevel"/> or <see cref="PmdLevel"/>.</summary>
+    private int _nearLevel;
+
+    /// <summary>The addresses that <see cref="_nearTable"/> covers: their bits above its reach.</summary>
+    private ulong _nearRegion = ulong.MaxValue;
+
     private PageTable(TablePool pool, int root)
     {
         _pool = pool;
@@ -73,6 +82,44 @@ internal sealed class PageTable
         }
 
         return new LeafSlot(table, IndexOf(address, PteLevel), 0);
+    }
+
+    /// <summary>
+    /// <see cref="Find"/> for a pin. It remembers the lowest table of the last look-up, as a processor's
+    /// paging-structure cache does: a pin waits for the entries of a walk one after the other.
+    /// </summary>
+    /// <param name="address">The address in bytes.</param>
+    /// <param name="isAlone">No other pin is inside the gate: the table may be remembered.</param>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public LeafSlot FindNear(ulong address, bool isAlone)
+    {
+        if (_nearLevel == PteLevel)
+        {
+            if (address >> ShiftOf(PmdLevel) == _nearRegion)
+                return new LeafSlot(_nearTable, IndexOf(address, PteLevel), 0);
+        }
+        else if (address >> ShiftOf(PudLevel) == _nearRegion)
+        {
+            var index = IndexOf(address, PmdLevel);
+            if ((_pool.Entry(_nearTable, index) & Pte.Huge) != 0)
+                return new LeafSlot(_nearTable, index, PageGeometry.PmdOrder);
+        }
+
+        return FindFar(address, isAlone);
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private LeafSlot FindFar(ulong address, bool isAlone)
+    {
+        var slot = Find(address);
+        if (isAlone && slot.Exists && slot.Order <= PageGeometry.PmdOrder)
+        {
+            _nearTable = slot.Table;
+            _nearLevel = slot.Order == 0 ? PteLevel : PmdLevel;
+            _nearRegion = address >> ShiftOf(_nearLevel + 1);
+        }
+
+        return slot;
     }
 
     /// <summary>The entry that maps <paramref name="address"/>, of any size; 0 when there is none.</summary>
@@ -236,8 +283,15 @@ internal sealed class PageTable
     /// <summary>Frees every table; the object must not be used afterwards.</summary>
     public void Destroy()
     {
+        Forget();
         FreeSubtree(Root, PgdLevel);
         Root = 0;
+    }
+
+    private void Forget()
+    {
+        _nearRegion = ulong.MaxValue;
+        _nearTable = 0;
     }
 
     /// <summary>Tables of this page table, the top one included (for pgtables in statistics and the audit).</summary>
@@ -269,6 +323,7 @@ internal sealed class PageTable
             if (level > PmdLevel) PruneTable(child, level - 1, childBase, range);
             if (childBase < range.Floor || childBase + span > range.Ceiling) continue;
             if (_pool.Table(child).ContainsAnyExcept(0UL)) continue;
+            if (child == _nearTable) Forget();
             _pool.Free(child);
             entry = 0;
         }

@@ -28,6 +28,9 @@ internal static class GupFast
         | Pte.Compound
         | Pte.DirtyTracked | Pte.NoMapping | Pte.Secret | Pte.ProtNone | Pte.Marker;
 
+    /// <summary>Entries that are looked at together.</summary>
+    private const int Lanes = 8;
+
     /// <summary>What the fast path may do with an entry.</summary>
     private enum Verdict
     {
@@ -41,8 +44,8 @@ internal static class GupFast
     }
 
     /// <summary>
-    /// Takes up to <paramref name="count"/> pages from <paramref name="start"/> (page-aligned) and appends them to
-    /// <paramref name="vector"/>.
+    /// Empties <paramref name="vector"/> and takes up to <paramref name="count"/> pages from <paramref name="start"/>
+    /// (page-aligned) into it.
     /// </summary>
     /// <param name="kernel">The machine's kernel.</param>
     /// <param name="space">The address space.</param>
@@ -51,33 +54,31 @@ internal static class GupFast
     /// <param name="flags">Flags, the internal ones included.</param>
     /// <param name="vector">Receives the frames.</param>
     /// <param name="metFork">Whether a fork meets the walk; null to ask the fault plan.</param>
-    public static BegunPin Take(
+    public static FastWalk Take(
         KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector,
         bool? metFork)
     {
-        var gate = kernel.Memory.Gate;
-        var mode = gate.EnterPin();
+        var mode = kernel.Memory.Gate.EnterPin();
         try
         {
             ObjectDisposedException.ThrowIf(kernel.IsDisposed, kernel);
-            if ((flags & GupFlags.Pin) != 0) space.HasPinned = true;
-            // No command runs while the gate is held: the number is exact.
-            vector.Epoch = kernel.CommandNumber;
+            var isPin = (flags & GupFlags.Pin) != 0;
+            vector.IsPinned = isPin;
+            if (isPin) space.HasPinned = true;
             var taken = mode == CountMode.Exclusive
                 ? Walk<PlainCounts>(kernel, space, start, count, flags, vector, mode)
                 : Walk<InterlockedCounts>(kernel, space, start, count, flags, vector, mode);
+            // No command runs while the gate is held: the number is exact.
+            vector.Epoch = kernel.CommandNumber;
             // Inside the gate, so that an audit never sees references without the vector that holds them.
             if (taken > 0) vector.Hold();
-            if ((flags & GupFlags.Pin) == 0 || !(metFork ?? kernel.Plan.ForkMeetsFastWalk(space.Name, start)))
-                return new BegunPin(taken, false);
-            // gup_fast: a fork may have shared the pages meanwhile; the slow path waits until it is done (row 67).
-            if (taken > 0) Unpin.AllInGate(kernel, vector, makeDirty: false, mode);
-            vector.IsPinned = true;
-            return new BegunPin(0, true);
+            if (!isPin || !(metFork ?? kernel.Plan.ForkMeetsFastWalk(space.Name, start)))
+                return new FastWalk(taken, false);
+            return DropAfterFork(kernel, vector, mode);
         }
         finally
         {
-            gate.LeavePin(mode);
+            kernel.Memory.Gate.LeavePin(mode);
         }
     }
 
@@ -86,20 +87,35 @@ internal static class GupFast
         Decide(kernel.Profile, entry, flags) == Verdict.Take
         && ((flags & GupFlags.LongTerm) == 0 || Pte.PfnOf(entry).Value < kernel.Memory.MovableStart);
 
+    /// <summary>
+    /// gup_fast: a fork may have shared the pages meanwhile; the slow path waits until it is done (row 67).
+    /// </summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static FastWalk DropAfterFork(KernelState kernel, FrameVector vector, CountMode mode)
+    {
+        if (vector.Count > 0) Unpin.AllInGate(kernel, vector, makeDirty: false, mode);
+        vector.IsPinned = true;
+        return new FastWalk(0, true);
+    }
+
+    /// <remarks>
+    /// Out of line: the entry of the gate is an atomic instruction, which waits for every store before it. The stores
+    /// that clear this method's stack frame come behind it so.
+    /// </remarks>
+    [MethodImpl(MethodImplOptions.NoInlining)]
     private static long Walk<TCounts>(
         KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector,
         CountMode mode)
         where TCounts : struct, ICountAccess
     {
-        var writer = new RunWriter(vector);
-        var before = writer.Frames;
+        var writer = RunWriter.FromStart(vector);
         var address = start;
         var end = start + ((ulong)count << PageGeometry.PageShift);
         var verdict = Verdict.Take;
         var order = 0;
         while (address < end && verdict == Verdict.Take)
         {
-            var slot = space.PageTable.Find(address);
+            var slot = space.PageTable.FindNear(address, mode == CountMode.Exclusive);
             if (!slot.Exists) break;
             order = slot.Order;
             verdict = order == 0
@@ -108,7 +124,7 @@ internal static class GupFast
         }
 
         writer.Finish();
-        var taken = writer.Frames - before;
+        var taken = writer.Frames;
         if ((flags & GupFlags.Pin) != 0)
         {
             // A huge leaf is taken, and dropped, for all the pages wanted of it at once.
@@ -144,7 +160,7 @@ internal static class GupFast
                 if (verdict != Verdict.Take) break;
                 decided = entry & DecidingBits;
             }
-            else if ((decided & Pte.Compound) == 0)
+            else if (i + Lanes <= entries.Length && (decided & Pte.Compound) == 0)
             {
                 var taken = TakeConsecutive<TCounts>(entries, i, decided, limit, delta, counts, ref writer);
                 if (taken == 0) taken = TakeScattered<TCounts>(entries, i, decided, limit, delta, counts, ref writer);
@@ -180,29 +196,28 @@ internal static class GupFast
     /// <summary>
     /// Takes small pages whose frames follow each other, eight at a time: their counts lie side by side too. Stops,
     /// possibly at once, at the first group that is not so; the caller goes on page by page there.
-    /// <paramref name="from"/> 0 is left to the caller.
+    /// <paramref name="from"/> is above 0.
     /// </summary>
     /// <returns>Entries taken, a multiple of eight.</returns>
+    [MethodImpl(MethodImplOptions.NoInlining)]
     private static int TakeConsecutive<TCounts>(
         ReadOnlySpan<ulong> entries, int from, ulong decided, ulong limit, long delta, NativeArray<long> counts,
         ref RunWriter writer)
         where TCounts : struct, ICountAccess
     {
-        if (from == 0) return 0;
-        const int lanes = 8;
         var pattern = Vector512.Create(decided);
         var top = Vector512.Create(limit << Pte.PfnShift);
         var first = (entries[from] & Pte.PfnMask) >> Pte.PfnShift;
         var i = from;
-        for (; i + lanes <= entries.Length; i += lanes)
+        for (; i + Lanes <= entries.Length; i += Lanes)
         {
-            var entry = Vector512.Create(entries.Slice(i, lanes));
+            var entry = Vector512.Create(entries.Slice(i, Lanes));
             if (!Vector512.EqualsAll(entry & Vector512.Create(DecidingBits), pattern)) break;
             var field = entry & Vector512.Create(Pte.PfnMask);
             if (Vector512.GreaterThanOrEqualAny(field, top)) break;
-            var before = Vector512.Create(entries.Slice(i - 1, lanes)) & Vector512.Create(Pte.PfnMask);
+            var before = Vector512.Create(entries.Slice(i - 1, Lanes)) & Vector512.Create(Pte.PfnMask);
             if (!Vector512.EqualsAll(field - before, Vector512.Create(PageGeometry.PageSize))) break;
-            var words = counts.Slice(first + (ulong)(i - from), lanes);
+            var words = counts.Slice(first + (ulong)(i - from), Lanes);
             // A word whose refcount, its lower half, is not above zero is left to the caller.
             if (Vector512.LessThanOrEqualAny(Vector512.ShiftLeft(Vector512.Create(words), 32), Vector512<long>.Zero))
                 break;
@@ -221,28 +236,26 @@ internal static class GupFast
     /// </summary>
     /// <remarks>
     /// Stops, possibly at once, at the first group that is not; the caller goes on page by page there.
-    /// <paramref name="from"/> 0 is left to the caller too: the entry before a group tells whether it continues a run.
+    /// <paramref name="from"/> is above 0: the entry before a group tells whether it continues a run.
     /// </remarks>
     /// <returns>Entries taken, a multiple of eight.</returns>
+    [MethodImpl(MethodImplOptions.NoInlining)]
     private static int TakeScattered<TCounts>(
         ReadOnlySpan<ulong> entries, int from, ulong decided, ulong limit, long delta, NativeArray<long> counts,
         ref RunWriter writer)
         where TCounts : struct, ICountAccess
     {
-        if (from == 0) return 0;
-        const int lanes = 8;
         const int toRun = FrameRun.CountBits - Pte.PfnShift;
         var pattern = Vector512.Create(decided);
         var top = Vector512.Create(limit << Pte.PfnShift);
-        var start = writer;
         var i = from;
-        for (; i + lanes <= entries.Length; i += lanes)
+        for (; i + Lanes <= entries.Length; i += Lanes)
         {
-            var entry = Vector512.Create(entries.Slice(i, lanes));
+            var entry = Vector512.Create(entries.Slice(i, Lanes));
             if (!Vector512.EqualsAll(entry & Vector512.Create(DecidingBits), pattern)) break;
             var field = entry & Vector512.Create(Pte.PfnMask);
             if (Vector512.GreaterThanOrEqualAny(field, top)) break;
-            var before = Vector512.Create(entries.Slice(i - 1, lanes)) & Vector512.Create(Pte.PfnMask);
+            var before = Vector512.Create(entries.Slice(i - 1, Lanes)) & Vector512.Create(Pte.PfnMask);
             if (Vector512.EqualsAny(field - before, Vector512.Create(PageGeometry.PageSize))) break;
             writer.AppendScattered(Vector512.ShiftLeft(field, toRun));
         }
@@ -256,7 +269,7 @@ internal static class GupFast
 
         // Undo them all and let the caller meet the bad one alone.
         foreach (var entry in taken) TCounts.Add(ref counts[(entry & Pte.PfnMask) >> Pte.PfnShift], -delta);
-        writer = start;
+        writer.RemoveScattered(taken.Length);
         return 0;
     }
 

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Kernel;
@@ -5,17 +6,29 @@ using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Pinning;
 
-/// <summary>The part of a pin that has run beside the turn.</summary>
+/// <summary>The pages that a fast walk took.</summary>
 /// <param name="Taken">Pages taken.</param>
 /// <param name="MetFork">The fault plan had a fork meet the walk, which dropped its pages again.</param>
-internal readonly record struct BegunPin(long Taken, bool MetFork);
+internal readonly record struct FastWalk(long Taken, bool MetFork);
+
+/// <summary>
+/// The part of a pin that has run beside the turn. It holds no object: a copy needs no write barrier.
+/// </summary>
+/// <param name="IsDone">The answer is complete. Otherwise the rest needs the turn.</param>
+/// <param name="Result">The answer, when it is complete.</param>
+/// <param name="Reason">Why it stopped short, when it is complete.</param>
+/// <param name="Walk">The pages in the vector.</param>
+internal readonly record struct BegunPin(bool IsDone, GupResult Result, StopReason Reason, FastWalk Walk)
+{
+    public static BegunPin NeedsTurn(FastWalk walk = default) => new(false, default, default, walk);
+}
 
 /// <summary>
 /// One pin from its arguments to its answer, whichever call made it: the fast walk beside other pins, then, where pages
 /// are left, the slow walk under the turn, the era's completion, and the wait at a fault.
 /// </summary>
 /// <remarks>
-/// <see cref="TryWithoutTurn"/> runs first and allocates nothing. An operation is made only for the slow path, under
+/// <see cref="Begin"/> runs first and allocates nothing. An operation is made only for the slow path, under
 /// the turn, and is deterministic from the request and the number of pages that the fast walk took. Between two calls
 /// of <see cref="Run"/> it holds nothing but the references in its vector. Source: mm/gup.c: gup_fast_fallback,
 /// __gup_longterm_locked; drivers/media/common/videobuf2/frame_vector.c: get_vaddr_frames.
@@ -67,54 +80,42 @@ internal sealed class PinOperation
     /// <summary>Times a fault dropped the lock.</summary>
     public int Retries => _walk?.Retries ?? 0;
 
-    /// <summary>
-    /// The part of a pin that needs no turn. True: the answer is complete. False: the rest needs the turn;
-    /// <paramref name="begun"/> says which pages are in the vector.
-    /// </summary>
+    /// <summary>The part of a pin that needs no turn. Allocates nothing.</summary>
     /// <param name="kernel">The machine's kernel.</param>
     /// <param name="request">The arguments.</param>
     /// <param name="vector">Receives the frames.</param>
     /// <param name="metFork">A replay's knowledge of whether a fork met the fast walk; null to ask the fault
     /// plan.</param>
-    /// <param name="outcome">The answer, when it is complete.</param>
-    /// <param name="begun">The pages taken.</param>
-    public static bool TryWithoutTurn(
-        KernelState kernel, in PinRequest request, FrameVector vector, bool? metFork, out PinOutcome outcome,
-        out BegunPin begun)
+    public static BegunPin Begin(KernelState kernel, in PinRequest request, FrameVector vector, bool? metFork)
     {
-        outcome = default;
-        begun = default;
-        var isHelper = request.Call is null;
-        if (isHelper && VaddrFrames.NeedsTurn(kernel.Profile)) return false;
-        if (!isHelper || request.Count > 0) vector.Reset();
+        if (request.IsHelper && VaddrFrames.NeedsTurn(kernel.Profile)) return BegunPin.NeedsTurn();
         var plan = PlanByArguments(kernel.Profile, request, vector.Allocated);
-        if (plan.Walks || (isHelper && request.Count > 0))
-            vector.IsPinned = isHelper || GupCalls.IsPin(request.Call!.Value);
-        var (result, reason) = (plan.Answer, plan.Reason);
-        if (plan.Walks)
-        {
-            if (plan.Path is GupPath.Locked or GupPath.Unlocked) return false;
-            var space = kernel.Space(request.Space);
-            begun = GupFast.Take(kernel, space, plan.Start, plan.Count, plan.Flags, vector, metFork);
-            var taken = begun.Taken;
-            if (taken < plan.Count && plan.Path == GupPath.Fast) return false;
-            result = GupResult.Of(taken);
-            reason = taken == plan.Count ? StopReason.None : StopReason.NotPresent;
-        }
-        else
-        {
-            vector.Epoch = kernel.CommandNumber;
-        }
+        if (!plan.Walks || plan.Path is GupPath.Locked or GupPath.Unlocked)
+            return BeginWithoutWalk(kernel, request, vector);
+        var space = kernel.Space(request.Space);
+        var walk = GupFast.Take(kernel, space, plan.Start, plan.Count, plan.Flags, vector, metFork);
+        if (walk.Taken == plan.Count) return new BegunPin(true, GupResult.Of(walk.Taken), StopReason.None, walk);
+        return plan.Path == GupPath.Fast
+            ? BegunPin.NeedsTurn(walk)
+            : new BegunPin(true, GupResult.Of(walk.Taken), StopReason.NotPresent, walk);
+    }
 
-        if (isHelper && request.Count > 0)
-        {
-            // Era B looks at the areas when the pin took nothing.
-            if (result.Pages == 0 && kernel.Profile.Era == HelperEra.B) return false;
-            result = VaddrFrames.Complete(kernel, request, vector, result, ref reason);
-        }
-
-        outcome = new PinOutcome { Result = result, Reason = reason, Epoch = vector.Epoch };
-        return true;
+    /// <summary>A call that is answered by its arguments, or that has no fast walk.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static BegunPin BeginWithoutWalk(KernelState kernel, in PinRequest request, FrameVector vector)
+    {
+        var plan = PlanByArguments(kernel.Profile, request, vector.Allocated);
+        var isPinOfHelper = request.IsHelper && request.Count > 0;
+        if (!request.IsHelper || isPinOfHelper) vector.Reset();
+        if (plan.Walks || isPinOfHelper) vector.IsPinned = request.IsHelper || GupCalls.IsPin(request.RawCall);
+        if (plan.Walks) return BegunPin.NeedsTurn();
+        vector.Epoch = kernel.CommandNumber;
+        if (!isPinOfHelper) return new BegunPin(true, plan.Answer, plan.Reason, default);
+        // Era B looks at the areas when the pin took nothing.
+        if (kernel.Profile.Era == HelperEra.B) return BegunPin.NeedsTurn();
+        var reason = plan.Reason;
+        var result = VaddrFrames.Complete(kernel, request, vector, plan.Answer, ref reason);
+        return new BegunPin(true, result, reason, default);
     }
 
     /// <summary>The command that began it.</summary>
@@ -127,7 +128,7 @@ internal sealed class PinOperation
     public PinOutcome Finish(KernelState kernel)
     {
         var (result, reason) = _walk is null ? (_plan.Answer, _plan.Reason) : (Combine(_walk.Result), _walk.Reason);
-        if (_request.Call is null) result = VaddrFrames.Complete(kernel, _request, _vector, result, ref reason);
+        if (_request.IsHelper) result = VaddrFrames.Complete(kernel, _request, _vector, result, ref reason);
         return new PinOutcome
         {
             Result = result,
@@ -150,10 +151,10 @@ internal sealed class PinOperation
     /// </summary>
     internal static GupPlan PlanByArguments(KernelProfile profile, in PinRequest request, long slots)
     {
-        if (request.Call is { } call)
+        if (!request.IsHelper)
         {
             var wanted = Math.Min(request.Count, slots);
-            return GupCalls.Plan(profile, call, request.Start, wanted, request.Flags, request.Locked);
+            return GupCalls.Plan(profile, request.RawCall, request.Start, wanted, request.Flags, request.Locked);
         }
 
         if (request.Count <= 0) return GupPlan.Done(GupResult.Of(0), StopReason.None);
@@ -162,7 +163,7 @@ internal sealed class PinOperation
 
     private GupPlan Plan(KernelState kernel, in PinRequest request, FrameVector vector)
     {
-        if (request.Call is not null || request.Count <= 0 || !VaddrFrames.NeedsTurn(kernel.Profile))
+        if (!request.IsHelper || request.Count <= 0 || !VaddrFrames.NeedsTurn(kernel.Profile))
             return PlanByArguments(kernel.Profile, request, vector.Allocated);
         if (Space.Exited) return GupPlan.Done(Errno.EFAULT, StopReason.Hole);
         vector.Reset();

@@ -13,8 +13,24 @@ namespace FramePin.Core.Pinning;
 /// </param>
 public readonly record struct PinRequest(SpaceId Space, ulong Start, long Count, GupFlags Flags)
 {
+    /// <summary>
+    /// The call's number plus one; 0 for get_vaddr_frames. One word: the processor forwards a store to a load of the
+    /// same width at once, and to a wider one late.
+    /// </summary>
+    private readonly int _call;
+
     /// <summary>The raw call; null for get_vaddr_frames.</summary>
-    public GupCall? Call { get; init; }
+    public GupCall? Call
+    {
+        get => IsHelper ? null : RawCall;
+        init => _call = value is { } call ? (int)call + 1 : 0;
+    }
+
+    /// <summary>get_vaddr_frames, and no raw call.</summary>
+    internal bool IsHelper => _call == 0;
+
+    /// <summary>The raw call. Not for get_vaddr_frames.</summary>
+    internal GupCall RawCall => (GupCall)(_call - 1);
 
     /// <summary>The caller's <c>locked</c> argument; only the remote calls look at it.</summary>
     public LockedArgument Locked { get; init; }

@@ -16,14 +16,25 @@ internal ref struct RunWriter
     private int _runs;
     private ulong _next;
 
-    public RunWriter(FrameVector vector)
+    private RunWriter(FrameVector vector, int runs, long frames)
     {
         _vector = vector;
         _slots = vector.Slots;
-        _runs = vector.RunCount;
-        Frames = vector.Count;
-        _next = _runs == 0 ? ulong.MaxValue : Following(_slots[_runs - 1]);
+        _runs = runs;
+        Frames = frames;
+        _next = Following();
     }
+
+    /// <summary>Writes behind the frames that the vector holds.</summary>
+    public RunWriter(FrameVector vector)
+        : this(vector, vector.RunCount, vector.Count)
+    {
+    }
+
+    /// <summary>
+    /// Writes from the first slot on. <see cref="Finish"/> replaces the vector's earlier frames, which hold nothing.
+    /// </summary>
+    public static RunWriter FromStart(FrameVector vector) => new(vector, 0, 0);
 
     /// <summary>Frames written, those that the vector held already included.</summary>
     public long Frames { get; private set; }
@@ -54,6 +65,14 @@ internal ref struct RunWriter
         _next = (packed[Vector512<ulong>.Count - 1] >> FrameRun.CountBits) + 1;
     }
 
+    /// <summary>Takes back the last <paramref name="count"/> frames, each of which has a run of its own.</summary>
+    public void RemoveScattered(int count)
+    {
+        _runs -= count;
+        Frames -= count;
+        _next = Following();
+    }
+
     /// <summary>Hands the counts to the vector.</summary>
     public readonly void Finish()
     {
@@ -64,9 +83,11 @@ internal ref struct RunWriter
     /// <summary>Keeps the frame behind a run of large folios apart from the same frame of small ones.</summary>
     private const ulong LargeMark = 1UL << 62;
 
-    private static ulong Following(ulong packed)
+    /// <summary>The frame that would join the last run.</summary>
+    private readonly ulong Following()
     {
-        var run = FrameRun.FromPacked(packed);
+        if (_runs == 0) return ulong.MaxValue;
+        var run = FrameRun.FromPacked(_slots[_runs - 1]);
         return (run.First.Value + run.Count) | (run.IsLarge ? LargeMark : 0);
     }
 }

@@ -122,6 +122,7 @@ internal static class Unpin
         where TCounts : struct, ICountAccess
     {
         const int lanes = 8;
+        if (slots.Length < lanes) return 0;
         var skipped = Vector512.Create(uncounted << FrameRun.CountBits);
         var end = 0;
         for (; end + lanes <= slots.Length; end += lanes)

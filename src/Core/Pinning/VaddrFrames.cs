@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
 using FramePin.Core.Faults;
@@ -72,6 +73,7 @@ internal static class VaddrFrames
         return pinned.Error == Errno.None ? Errno.EFAULT : pinned;
     }
 
+    [MethodImpl(MethodImplOptions.NoInlining)]
     private static GupResult FollowAfterPin(
         KernelState kernel, in PinRequest request, FrameVector vector, GupResult pinned, ref StopReason reason)
     {

@@ -130,4 +130,33 @@ public sealed partial class GupTests
         Assert.Equal(Errno.EFAULT, lab.Machine.FutexWakeOp(lab.Space, 0x20000).Error);
         Assert.Equal(Errno.EINVAL, lab.Machine.FutexWakeOp(lab.Space, At + 1).Error);
     }
+
+    /// <summary>try_get_folio refuses a count that is not above zero: the fast walk stops at that page.</summary>
+    [Theory]
+    [InlineData(0)]
+    [InlineData(5)]
+    [InlineData(17)]
+    [InlineData(31)]
+    public void The_fast_walk_counts_no_page_behind_one_whose_refcount_is_used_up(int bad)
+    {
+        // A machine without a log: a replay would not know of the count that the test changes.
+        using var machine = new Machine("used up", new MachineOptions { Memory = 64UL << 20 });
+        using var lab = new Lab(machine, machine.CreateAddressSpace("app", new AddressSpaceLayout(), new TaskState())!);
+        lab.Anon(At, 32, written: false);
+        // Every other page first: neighbours lie on frames that do not follow each other.
+        foreach (var page in Enumerable.Range(0, 32).OrderBy(page => page % 2))
+            lab.Write(At + ((ulong)page * Page), 1);
+        var counts = lab.Machine.Context.Memory.Frames.Counts;
+        var pfns = Enumerable.Range(0, 32).Select(page => lab.ViewAt(At + ((ulong)page * Page)).Pfn).ToArray();
+        var before = pfns.Select(pfn => counts[pfn.Value]).ToArray();
+        counts[pfns[bad].Value] |= 0x8000_0000;
+        var outcome = lab.Gup(GupCall.GetUserPagesFastOnly, At, 32, GupFlags.None, out var vector);
+        counts[pfns[bad].Value] &= ~0x8000_0000L;
+        Assert.Equal(bad, outcome.Result.Raw);
+        Assert.Equal(pfns.Take(bad), Enumerable.Range(0, bad).Select(slot => vector[slot]));
+        Assert.Equal(
+            before.Select((count, page) => page < bad ? count + 1 : count), pfns.Select(pfn => counts[pfn.Value]));
+        lab.Drop(vector);
+        Assert.Empty(machine.Audit());
+    }
 }

@@ -1,3 +1,4 @@
+using System.Runtime.Intrinsics;
 using CsCheck;
 using FramePin.Core.Addressing;
 using FramePin.Core.Pinning;
@@ -40,4 +41,26 @@ public sealed class RunTests
                 run => Enumerable.Range(0, (int)run.Count).Select(i => (run.First.Value + (ulong)i, run.IsLarge)));
             return vector.Count == expected.Count && actual.SequenceEqual(expected);
         });
+
+    [Fact]
+    public void Scattered_frames_that_are_taken_back_leave_the_runs_before_them_open()
+    {
+        var vector = new FrameVector(64);
+        var writer = RunWriter.FromStart(vector);
+        writer.Append(100, 3, isLarge: false);
+        writer.AppendScattered(Packed(500));
+        writer.AppendScattered(Packed(700));
+        writer.RemoveScattered(16);
+        // The frame behind the run joins it, as if nothing had come between.
+        writer.Append(103, 1, isLarge: false);
+        writer.AppendScattered(Packed(900));
+        writer.Finish();
+        Assert.Equal(12, vector.Count);
+        Assert.Equal(9, vector.RunCount);
+        Assert.Equal((100UL, 4UL), (vector.Runs[0].First.Value, vector.Runs[0].Count));
+        Assert.Equal(900UL, vector.Runs[1].First.Value);
+
+        static Vector512<ulong> Packed(ulong first) =>
+            Vector512.Create([.. Enumerable.Range(0, 8).Select(i => FrameRun.Pack(first + (2 * (ulong)i), 1, false))]);
+    }
 }
