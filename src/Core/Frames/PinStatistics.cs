@@ -12,15 +12,9 @@ public sealed class PinStatistics
 
     public long Released => Volatile.Read(ref _released);
 
-    internal void Acquire(long pages, CountMode mode)
-    {
-        if (mode == CountMode.Exclusive) _acquired += pages;
-        else Interlocked.Add(ref _acquired, pages);
-    }
+    /// <summary>Inside the gate.</summary>
+    internal void Acquire(long pages) => _acquired += pages;
 
-    internal void Release(long pages, CountMode mode)
-    {
-        if (mode == CountMode.Exclusive) _released += pages;
-        else Interlocked.Add(ref _released, pages);
-    }
+    /// <summary>Inside the gate.</summary>
+    internal void Release(long pages) => _released += pages;
 }

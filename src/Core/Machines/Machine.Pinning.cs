@@ -57,8 +57,11 @@ public sealed partial class Machine
     {
         missing = [];
         var begun = Begin(request, vector, phases);
-        outcome = Outcome(begun, vector);
-        if (!begun.IsDone)
+        if (begun.IsDone)
+        {
+            outcome = Outcome(begun, vector);
+        }
+        else
         {
             phases?.Entered(PinPhase.TurnWait);
             var rest = Rest(request, vector, begun.Walk.Taken);

@@ -20,8 +20,8 @@ internal readonly record struct LeafSlot(int Table, int Index, int Order)
 /// file's page cache, with page indexes in place of page numbers.
 /// </summary>
 /// <remarks>
-/// Changed under the turn; pins only read it, under the gate. Callers keep frame references and map counts right: the
-/// table knows entries, not frames.
+/// Entries change under the turn; a pin reads them inside the gate, and changes only the table that is remembered.
+/// Callers keep frame references and map counts right: the table knows entries, not frames.
 /// </remarks>
 internal sealed class PageTable
 {
@@ -32,13 +32,16 @@ internal sealed class PageTable
 
     private readonly TablePool _pool;
 
-    /// <summary>The lowest table of the last look-up by a pin; 0 for none.</summary>
+    /// <summary>The table that <see cref="FindNear"/> remembers; meaningless without a region.</summary>
     private int _nearTable;
 
     /// <summary>Level of <see cref="_nearTable"/>: <see cref="PteLevel"/> or <see cref="PmdLevel"/>.</summary>
     private int _nearLevel;
 
-    /// <summary>The addresses that <see cref="_nearTable"/> covers: their bits above its reach.</summary>
+    /// <summary>
+    /// The address bits above the reach of <see cref="_nearTable"/>; <see cref="ulong.MaxValue"/>, which no address
+    /// has, when no table is remembered.
+    /// </summary>
     private ulong _nearRegion = ulong.MaxValue;
 
     private PageTable(TablePool pool, int root)
@@ -85,13 +88,11 @@ internal sealed class PageTable
     }
 
     /// <summary>
-    /// <see cref="Find"/> for a pin. It remembers the lowest table of the last look-up, as a processor's
-    /// paging-structure cache does: a pin waits for the entries of a walk one after the other.
+    /// <see cref="Find"/> for a pin, inside the gate. It remembers the lowest table of a look-up for the next one, as a
+    /// processor's paging-structure cache does: the entries of a walk are loaded one after the other.
     /// </summary>
-    /// <param name="address">The address in bytes.</param>
-    /// <param name="isAlone">No other pin is inside the gate: the table may be remembered.</param>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public LeafSlot FindNear(ulong address, bool isAlone)
+    public LeafSlot FindNear(ulong address)
     {
         if (_nearLevel == PteLevel)
         {
@@ -105,14 +106,14 @@ internal sealed class PageTable
                 return new LeafSlot(_nearTable, index, PageGeometry.PmdOrder);
         }
 
-        return FindFar(address, isAlone);
+        return FindFar(address);
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private LeafSlot FindFar(ulong address, bool isAlone)
+    private LeafSlot FindFar(ulong address)
     {
         var slot = Find(address);
-        if (isAlone && slot.Exists && slot.Order <= PageGeometry.PmdOrder)
+        if (slot.Exists && slot.Order <= PageGeometry.PmdOrder)
         {
             _nearTable = slot.Table;
             _nearLevel = slot.Order == 0 ? PteLevel : PmdLevel;

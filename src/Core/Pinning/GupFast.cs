@@ -58,27 +58,25 @@ internal static class GupFast
         KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector,
         bool? metFork)
     {
-        var mode = kernel.Memory.Gate.EnterPin();
+        kernel.Memory.Gate.EnterPin();
         try
         {
             ObjectDisposedException.ThrowIf(kernel.IsDisposed, kernel);
             var isPin = (flags & GupFlags.Pin) != 0;
             vector.IsPinned = isPin;
             if (isPin) space.HasPinned = true;
-            var taken = mode == CountMode.Exclusive
-                ? Walk<PlainCounts>(kernel, space, start, count, flags, vector, mode)
-                : Walk<InterlockedCounts>(kernel, space, start, count, flags, vector, mode);
+            var taken = Walk(kernel, space, start, count, flags, vector);
             // No command runs while the gate is held: the number is exact.
             vector.Epoch = kernel.CommandNumber;
             // Inside the gate, so that an audit never sees references without the vector that holds them.
             if (taken > 0) vector.Hold();
             if (!isPin || !(metFork ?? kernel.Plan.ForkMeetsFastWalk(space.Name, start)))
                 return new FastWalk(taken, false);
-            return DropAfterFork(kernel, vector, mode);
+            return DropAfterFork(kernel, vector);
         }
         finally
         {
-            kernel.Memory.Gate.LeavePin(mode);
+            kernel.Memory.Gate.LeavePin();
         }
     }
 
@@ -91,22 +89,20 @@ internal static class GupFast
     /// gup_fast: a fork may have shared the pages meanwhile; the slow path waits until it is done (row 67).
     /// </summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static FastWalk DropAfterFork(KernelState kernel, FrameVector vector, CountMode mode)
+    private static FastWalk DropAfterFork(KernelState kernel, FrameVector vector)
     {
-        if (vector.Count > 0) Unpin.AllInGate(kernel, vector, makeDirty: false, mode);
-        vector.IsPinned = true;
+        if (vector.Count > 0) Unpin.AllInGate(kernel, vector, makeDirty: false);
         return new FastWalk(0, true);
     }
 
+    /// <summary>Takes the pages, inside the gate. Returns how many.</summary>
     /// <remarks>
-    /// Out of line: the entry of the gate is an atomic instruction, which waits for every store before it. The stores
-    /// that clear this method's stack frame come behind it so.
+    /// The method is out of line, so that its stack frame is cleared inside the gate: the gate's atomic instruction
+    /// waits for every store before it.
     /// </remarks>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static long Walk<TCounts>(
-        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector,
-        CountMode mode)
-        where TCounts : struct, ICountAccess
+    private static long Walk(
+        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, FrameVector vector)
     {
         var writer = RunWriter.FromStart(vector);
         var address = start;
@@ -115,12 +111,12 @@ internal static class GupFast
         var order = 0;
         while (address < end && verdict == Verdict.Take)
         {
-            var slot = space.PageTable.FindNear(address, mode == CountMode.Exclusive);
+            var slot = space.PageTable.FindNear(address);
             if (!slot.Exists) break;
             order = slot.Order;
             verdict = order == 0
-                ? WalkTable<TCounts>(kernel, ref address, end, slot, flags, ref writer)
-                : TakeHuge<TCounts>(kernel, ref address, end, space.PageTable[slot], slot.Order, flags, ref writer);
+                ? WalkTable(kernel, ref address, end, slot, flags, ref writer)
+                : TakeHuge(kernel, ref address, end, space.PageTable[slot], slot.Order, flags, ref writer);
         }
 
         writer.Finish();
@@ -129,17 +125,16 @@ internal static class GupFast
         {
             // A huge leaf is taken, and dropped, for all the pages wanted of it at once.
             var dropped = verdict == Verdict.TakeAndDrop ? PagesOfLeaf(address, end, order) : 0;
-            kernel.Memory.Statistics.Acquire(taken + dropped, mode);
-            if (dropped != 0) kernel.Memory.Statistics.Release(dropped, mode);
+            kernel.Memory.Statistics.Acquire(taken + dropped);
+            if (dropped != 0) kernel.Memory.Statistics.Release(dropped);
         }
 
         return taken;
     }
 
     /// <summary>The small entries of one table, from the slot to its end or the range's.</summary>
-    private static Verdict WalkTable<TCounts>(
+    private static Verdict WalkTable(
         KernelState kernel, ref ulong address, ulong end, LeafSlot slot, GupFlags flags, ref RunWriter writer)
-        where TCounts : struct, ICountAccess
     {
         var frames = kernel.Memory.Frames;
         var counts = frames.Counts;
@@ -162,8 +157,8 @@ internal static class GupFast
             }
             else if (i + Lanes <= entries.Length && (decided & Pte.Compound) == 0)
             {
-                var taken = TakeConsecutive<TCounts>(entries, i, decided, limit, delta, counts, ref writer);
-                if (taken == 0) taken = TakeScattered<TCounts>(entries, i, decided, limit, delta, counts, ref writer);
+                var taken = TakeConsecutive(entries, i, decided, limit, delta, counts, ref writer);
+                if (taken == 0) taken = TakeScattered(entries, i, decided, limit, delta, counts, ref writer);
                 if (taken != 0)
                 {
                     i += taken;
@@ -179,7 +174,7 @@ internal static class GupFast
             }
 
             var isLarge = (entry & Pte.Compound) != 0;
-            if (isLarge ? !TakeOfLarge<TCounts>(frames, pfn, flags) : !TryTake<TCounts>(ref counts[pfn], delta))
+            if (isLarge ? !TakeOfLarge(frames, pfn, flags) : !TryTake(ref counts[pfn], delta))
             {
                 verdict = Verdict.Stop;
                 break;
@@ -200,10 +195,9 @@ internal static class GupFast
     /// </summary>
     /// <returns>Entries taken, a multiple of eight.</returns>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static int TakeConsecutive<TCounts>(
+    private static int TakeConsecutive(
         ReadOnlySpan<ulong> entries, int from, ulong decided, ulong limit, long delta, NativeArray<long> counts,
         ref RunWriter writer)
-        where TCounts : struct, ICountAccess
     {
         var pattern = Vector512.Create(decided);
         var top = Vector512.Create(limit << Pte.PfnShift);
@@ -221,9 +215,7 @@ internal static class GupFast
             // A word whose refcount, its lower half, is not above zero is left to the caller.
             if (Vector512.LessThanOrEqualAny(Vector512.ShiftLeft(Vector512.Create(words), 32), Vector512<long>.Zero))
                 break;
-            if (typeof(TCounts) == typeof(PlainCounts))
-                (Vector512.Create(words) + Vector512.Create(delta)).CopyTo(words);
-            else foreach (ref var word in words) TCounts.Add(ref word, delta);
+            (Vector512.Create(words) + Vector512.Create(delta)).CopyTo(words);
         }
 
         if (i > from) writer.Append(first, (ulong)(i - from), isLarge: false);
@@ -240,10 +232,9 @@ internal static class GupFast
     /// </remarks>
     /// <returns>Entries taken, a multiple of eight.</returns>
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static int TakeScattered<TCounts>(
+    private static int TakeScattered(
         ReadOnlySpan<ulong> entries, int from, ulong decided, ulong limit, long delta, NativeArray<long> counts,
         ref RunWriter writer)
-        where TCounts : struct, ICountAccess
     {
         const int toRun = FrameRun.CountBits - Pte.PfnShift;
         var pattern = Vector512.Create(decided);
@@ -264,28 +255,26 @@ internal static class GupFast
         // A word whose refcount was not above zero turns the sign of the sum.
         var low = 0L;
         foreach (var entry in taken)
-            low |= (int)TCounts.Add(ref counts[(entry & Pte.PfnMask) >> Pte.PfnShift], delta) - delta - 1;
+            low |= (int)(counts[(entry & Pte.PfnMask) >> Pte.PfnShift] += delta) - delta - 1;
         if (low >= 0) return taken.Length;
 
         // Undo them all and let the caller meet the bad one alone.
-        foreach (var entry in taken) TCounts.Add(ref counts[(entry & Pte.PfnMask) >> Pte.PfnShift], -delta);
+        foreach (var entry in taken) counts[(entry & Pte.PfnMask) >> Pte.PfnShift] -= delta;
         writer.RemoveScattered(taken.Length);
         return 0;
     }
 
     /// <summary>Adds to a count word whose refcount is above zero; false, and nothing done, otherwise.</summary>
-    private static bool TryTake<TCounts>(ref long word, long delta)
-        where TCounts : struct, ICountAccess
+    private static bool TryTake(ref long word, long delta)
     {
         // A mapped frame's count cannot fall to zero meanwhile: its mapping holds a reference and turns are kept out.
-        if ((int)Volatile.Read(ref word) <= 0) return false;
-        TCounts.Add(ref word, delta);
+        if ((int)word <= 0) return false;
+        word += delta;
         return true;
     }
 
-    private static Verdict TakeHuge<TCounts>(
+    private static Verdict TakeHuge(
         KernelState kernel, ref ulong address, ulong end, ulong entry, int order, GupFlags flags, ref RunWriter writer)
-        where TCounts : struct, ICountAccess
     {
         var verdict = Decide(kernel.Profile, entry, flags);
         if (verdict != Verdict.Take) return verdict;
@@ -294,7 +283,7 @@ internal static class GupFast
         var offset = (address >> PageGeometry.PageShift) & ((1UL << order) - 1);
         var pages = (ulong)PagesOfLeaf(address, end, order);
         var delta = (flags & GupFlags.Pin) != 0 ? FrameTable.PinDelta(order, (long)pages) : (long)pages;
-        if (!TryTake<TCounts>(ref kernel.Memory.Frames.Counts[head], delta)) return Verdict.Stop;
+        if (!TryTake(ref kernel.Memory.Frames.Counts[head], delta)) return Verdict.Stop;
         writer.Append(head + offset, pages, isLarge: true);
         address += pages << PageGeometry.PageShift;
         return Verdict.Take;
@@ -307,12 +296,11 @@ internal static class GupFast
         return (long)Math.Min((1UL << order) - offset, (end - address) >> PageGeometry.PageShift);
     }
 
-    private static bool TakeOfLarge<TCounts>(FrameTable frames, ulong pfn, GupFlags flags)
-        where TCounts : struct, ICountAccess
+    private static bool TakeOfLarge(FrameTable frames, ulong pfn, GupFlags flags)
     {
         var head = frames.HeadOf(new Pfn(pfn));
         var delta = (flags & GupFlags.Pin) != 0 ? FrameTable.PinDelta(1, 1) : 1;
-        return TryTake<TCounts>(ref frames.Counts[head.Value], delta);
+        return TryTake(ref frames.Counts[head.Value], delta);
     }
 
     /// <summary>Whether an entry may be taken, in the order of gup_fast_pte_range.</summary>

@@ -217,7 +217,7 @@ internal static class GupWalk
             if (pfn != kernel.Memory.ZeroPage)
             {
                 frames.Counts[head.Value] += FrameTable.PinDelta(order, (long)pages);
-                kernel.Memory.Statistics.Acquire((long)pages, CountMode.Exclusive);
+                kernel.Memory.Statistics.Acquire((long)pages);
             }
         }
         else

@@ -97,7 +97,7 @@ internal static class LongTermMigration
             if (pfn == kernel.Memory.ZeroPage) continue;
             var head = kernel.Memory.Frames.HeadOf(pfn);
             kernel.Memory.DropCounts(head, FrameTable.PinDelta(kernel.Memory.Frames.OrderOf(head), 1));
-            kernel.Memory.Statistics.Release(1, CountMode.Exclusive);
+            kernel.Memory.Statistics.Release(1);
         }
     }
 

@@ -80,7 +80,7 @@ internal sealed class PinOperation
     /// <summary>Times a fault dropped the lock.</summary>
     public int Retries => _walk?.Retries ?? 0;
 
-    /// <summary>The part of a pin that needs no turn. Allocates nothing.</summary>
+    /// <summary>The part of a pin that needs no turn.</summary>
     /// <param name="kernel">The machine's kernel.</param>
     /// <param name="request">The arguments.</param>
     /// <param name="vector">Receives the frames.</param>
@@ -100,7 +100,10 @@ internal sealed class PinOperation
             : new BegunPin(true, GupResult.Of(walk.Taken), StopReason.NotPresent, walk);
     }
 
-    /// <summary>A call that is answered by its arguments, or that has no fast walk.</summary>
+    /// <summary>
+    /// A call that is answered by its arguments, or that has no fast walk. The plan is made again, which costs less
+    /// than a plan on the stack of every pin.
+    /// </summary>
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static BegunPin BeginWithoutWalk(KernelState kernel, in PinRequest request, FrameVector vector)
     {

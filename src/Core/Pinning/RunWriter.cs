@@ -32,11 +32,12 @@ internal ref struct RunWriter
     }
 
     /// <summary>
-    /// Writes from the first slot on. <see cref="Finish"/> replaces the vector's earlier frames, which hold nothing.
+    /// Writes from the first slot on. The caller knows that the vector holds no reference: <see cref="Finish"/> forgets
+    /// its earlier frames.
     /// </summary>
     public static RunWriter FromStart(FrameVector vector) => new(vector, 0, 0);
 
-    /// <summary>Frames written, those that the vector held already included.</summary>
+    /// <summary>Frames of the vector, once <see cref="Finish"/> is called.</summary>
     public long Frames { get; private set; }
 
     /// <summary>Appends <paramref name="count"/> frames from <paramref name="first"/> on.</summary>

@@ -23,40 +23,31 @@ internal static class Unpin
     /// <param name="makeDirty">Marks each folio dirty first (unpin_user_pages_dirty_lock).</param>
     public static void All(KernelState kernel, FrameVector vector, bool makeDirty)
     {
-        var gate = kernel.Memory.Gate;
-        var mode = gate.EnterPin();
+        kernel.Memory.Gate.EnterPin();
         try
         {
             ObjectDisposedException.ThrowIf(kernel.IsDisposed, kernel);
-            AllInGate(kernel, vector, makeDirty, mode);
+            AllInGate(kernel, vector, makeDirty);
         }
         finally
         {
-            gate.LeavePin(mode);
+            kernel.Memory.Gate.LeavePin();
         }
     }
 
     /// <summary>The same for a caller that is inside the gate.</summary>
-    public static void AllInGate(KernelState kernel, FrameVector vector, bool makeDirty, CountMode mode)
+    public static void AllInGate(KernelState kernel, FrameVector vector, bool makeDirty)
     {
-        var uncounted = Runs(kernel, vector.Slots[..vector.RunCount], vector.IsPinned, makeDirty, mode);
-        if (vector.IsPinned) kernel.Memory.Statistics.Release(vector.Count - uncounted, mode);
+        ReadOnlySpan<ulong> slots = vector.Slots[..vector.RunCount];
+        if (makeDirty) MarkDirty(kernel.Memory, slots);
+        var uncounted = Drop(kernel.Memory, slots, vector.IsPinned);
+        if (vector.IsPinned) kernel.Memory.Statistics.Release(vector.Count - uncounted);
         vector.LetGo();
         vector.Epoch = kernel.CommandNumber;
     }
 
     /// <summary>Drops the references; returns how many slots held none (the zero page, pinned).</summary>
-    private static long Runs(
-        KernelState kernel, ReadOnlySpan<ulong> slots, bool isPinned, bool makeDirty, CountMode mode)
-    {
-        if (makeDirty) MarkDirty(kernel.Memory, slots);
-        return mode == CountMode.Exclusive
-            ? Drop<PlainCounts>(kernel.Memory, slots, isPinned)
-            : Drop<InterlockedCounts>(kernel.Memory, slots, isPinned);
-    }
-
-    private static long Drop<TCounts>(PhysicalMemory memory, ReadOnlySpan<ulong> slots, bool isPinned)
-        where TCounts : struct, ICountAccess
+    private static long Drop(PhysicalMemory memory, ReadOnlySpan<ulong> slots, bool isPinned)
     {
         var counts = memory.Frames.Counts;
         var delta = isPinned ? FrameTable.PinBias : 1L;
@@ -65,18 +56,18 @@ internal static class Unpin
         var passedOver = 0L;
         for (var i = 0; i < slots.Length; i++)
         {
-            i += DropScattered<TCounts>(memory, slots[i..], uncounted, delta);
+            i += DropScattered(memory, slots[i..], uncounted, delta);
             if (i == slots.Length) break;
             var packed = slots[i];
             if ((packed & FrameRun.LargeBit) != 0)
             {
-                DropLarge<TCounts>(memory, FrameRun.FromPacked(packed), isPinned);
+                DropLarge(memory, FrameRun.FromPacked(packed), isPinned);
                 continue;
             }
 
             var pfn = packed >> FrameRun.CountBits;
             var last = pfn + (packed & FrameRun.CountMask);
-            if (typeof(TCounts) == typeof(PlainCounts) && (uncounted < pfn || uncounted > last))
+            if (uncounted < pfn || uncounted > last)
                 pfn += DropConsecutive(counts, pfn, last - pfn + 1, delta);
             for (; pfn <= last; pfn++)
             {
@@ -86,7 +77,7 @@ internal static class Unpin
                     continue;
                 }
 
-                var left = (int)TCounts.Add(ref counts[pfn], -delta);
+                var left = (int)(counts[pfn] -= delta);
                 if (left <= 0) DroppedLast(memory, pfn, left);
             }
         }
@@ -117,9 +108,8 @@ internal static class Unpin
     /// Drops runs of one small, counted frame each: finds how many there are, eight to a test, then counts them in a
     /// loop of its own. Returns the runs done.
     /// </summary>
-    private static int DropScattered<TCounts>(
+    private static int DropScattered(
         PhysicalMemory memory, ReadOnlySpan<ulong> slots, ulong uncounted, long delta)
-        where TCounts : struct, ICountAccess
     {
         const int lanes = 8;
         if (slots.Length < lanes) return 0;
@@ -139,10 +129,10 @@ internal static class Unpin
         for (var i = 0; i + 4 <= single.Length; i += 4)
         {
             var group = single.Slice(i, 4);
-            var a = (int)TCounts.Add(ref counts[group[0] >> FrameRun.CountBits], -delta) - 1;
-            var b = (int)TCounts.Add(ref counts[group[1] >> FrameRun.CountBits], -delta) - 1;
-            var c = (int)TCounts.Add(ref counts[group[2] >> FrameRun.CountBits], -delta) - 1;
-            var d = (int)TCounts.Add(ref counts[group[3] >> FrameRun.CountBits], -delta) - 1;
+            var a = (int)(counts[group[0] >> FrameRun.CountBits] -= delta) - 1;
+            var b = (int)(counts[group[1] >> FrameRun.CountBits] -= delta) - 1;
+            var c = (int)(counts[group[2] >> FrameRun.CountBits] -= delta) - 1;
+            var d = (int)(counts[group[3] >> FrameRun.CountBits] -= delta) - 1;
             low |= a | b | c | d;
         }
 
@@ -160,8 +150,7 @@ internal static class Unpin
         }
     }
 
-    private static void DropLarge<TCounts>(PhysicalMemory memory, FrameRun run, bool isPinned)
-        where TCounts : struct, ICountAccess
+    private static void DropLarge(PhysicalMemory memory, FrameRun run, bool isPinned)
     {
         var pfn = run.First;
         var rest = run.Count;
@@ -171,7 +160,7 @@ internal static class Unpin
             var order = memory.Frames.OrderOf(head);
             var inFolio = Math.Min(rest, head.Value + (1UL << order) - pfn.Value);
             var delta = isPinned ? FrameTable.PinDelta(order, (long)inFolio) : (long)inFolio;
-            var left = (int)TCounts.Add(ref memory.Frames.Counts[head.Value], -delta);
+            var left = (int)(memory.Frames.Counts[head.Value] -= delta);
             if (left <= 0) DroppedLast(memory, head.Value, left);
             pfn += inFolio;
             rest -= inFolio;
@@ -184,7 +173,7 @@ internal static class Unpin
         if (left < 0)
             throw new InvalidOperationException(
                 $"refcount of pfn 0x{pfn:x} fell to {left}: a reference was dropped twice");
-        // A frame that two slots name is met twice, and in shared mode by two pins: the first of them queues it.
+        // A frame that two slots name is met twice: the first time queues it.
         memory.QueueFree(new Pfn(pfn));
     }
 

@@ -58,19 +58,6 @@ public sealed class NearTableTests : IDisposable
         Assert.False(Near(3 * Page).Exists);
     }
 
-    [Fact]
-    public void A_pin_beside_others_remembers_nothing()
-    {
-        Put(3 * Page, 0);
-        Put(PageGeometry.PudSize, 0);
-        Assert.True(Near(3 * Page).Exists);
-        Assert.Equal(_table.Find(PageGeometry.PudSize), _table.FindNear(PageGeometry.PudSize, isAlone: false));
-        Clear(3 * Page);
-        _table.Prune(0, PageGeometry.PudSize);
-        Assert.Equal(_table.Find(PageGeometry.PudSize), _table.FindNear(PageGeometry.PudSize, isAlone: false));
-        Assert.False(_table.FindNear(3 * Page, isAlone: false).Exists);
-    }
-
     /// <summary>Maps, unmaps, splits and prunes at random; after each step a pin looks up a random page.</summary>
     [Theory]
     [InlineData(1)]
@@ -110,7 +97,7 @@ public sealed class NearTableTests : IDisposable
             }
 
             var looked = huge + ((ulong)random.Next(512) * Page);
-            var found = _table.FindNear(looked, random.Next(4) != 0);
+            var found = _table.FindNear(looked);
             Assert.True(found == _table.Find(looked), $"seed {seed}, step {step}: {looked:x} found at {found}");
             kinds.Add(found.Exists ? found.Order : -1);
         }
@@ -118,7 +105,7 @@ public sealed class NearTableTests : IDisposable
         Assert.Equal([-1, 0, PageGeometry.PmdOrder], kinds.Order());
     }
 
-    private LeafSlot Near(ulong address) => _table.FindNear(address, isAlone: true);
+    private LeafSlot Near(ulong address) => _table.FindNear(address);
 
     private void Put(ulong address, int order)
     {
