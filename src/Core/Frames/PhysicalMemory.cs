@@ -140,8 +140,8 @@ internal sealed class PhysicalMemory : IDisposable
     }
 
     /// <summary>
-    /// Notes a folio whose refcount fell to zero outside a turn. Safe from any number of pins at once, and more than
-    /// once for a folio; it takes no lock. The next turn frees it.
+    /// Notes a folio whose refcount fell to zero outside a turn. Inside the gate; a second call for a folio does
+    /// nothing. It takes no lock. The next turn frees the folio.
     /// </summary>
     public void QueueFree(Pfn head)
     {

@@ -77,7 +77,7 @@ public sealed record FaultRule
 
 /// <summary>
 /// The rules in force and how often each matched. The turn guards them, but for the rules for
-/// <see cref="ChoicePoint.FastWalk"/>: pins ask those beside each other, inside the gate and without a lock.
+/// <see cref="ChoicePoint.FastWalk"/>: pins ask those inside the gate, without the turn.
 /// </summary>
 internal sealed class FaultPlan
 {

@@ -16,8 +16,8 @@ namespace FramePin.Core.Machines;
 /// </summary>
 /// <remarks>
 /// Any thread. A command (every change of an area, an entry, the allocator or a file) takes the machine's turn and a
-/// number; pins and unpins of resident pages run beside each other without one (see <see cref="CountGate"/>). Lock
-/// order: turn, gate, leaf locks. The same options and the same sequence of commands and counts give the same state,
+/// number; pins and unpins of resident pages take neither: they enter the <see cref="CountGate"/>. Lock order: turn,
+/// gate, leaf locks. The same options and the same sequence of commands and counts give the same state,
 /// bit by bit.
 /// </remarks>
 public sealed partial class Machine : IPinHost, IDisposable

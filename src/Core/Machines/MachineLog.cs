@@ -14,13 +14,16 @@ namespace FramePin.Core.Machines;
 /// Format, little-endian: the magic number "FPLG", a 16-bit version, a 32-bit length and the options; then records of a
 /// 16-bit kind (0 for a count), a 64-bit epoch, a 32-bit length and the fields. The epoch of a command is its number,
 /// that of a count the number of the last command before it. A count may stand behind commands with higher numbers,
-/// since pins run beside each other; the counts of one vector stand in their order. A kind with the highest bit set is
-/// a command that threw. Stores of attached processes are not in the log: they reach the memory past the machine. Any
-/// thread.
+/// since a pin is told behind the gate; the counts of one vector stand in their order. A kind with the highest bit set
+/// is a command that threw. Stores of attached processes are not in the log: they reach the memory past the machine.
+/// Any thread.
 /// </remarks>
 public sealed class MachineLog : IMachineObserver
 {
-    /// <summary>Version of the format that this code writes and reads.</summary>
+    /// <summary>
+    /// Version of the format that this code writes and reads. It rises with each change of the header, of a record's
+    /// frame, or of the fields of a command or a count. A new command with a new number does not raise it.
+    /// </summary>
     public const ushort Version = 1;
 
     /// <summary>"FPLG".</summary>

@@ -300,8 +300,8 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
     }
 
     /// <summary>
-    /// Write protection only inside one anonymous area: FramePin has it for no other memory (a deviation in its
-    /// README).
+    /// Write protection only inside one anonymous area: FramePin has it for no other memory (a deviation of
+    /// src/Core/DEVIATIONS.md).
     /// </summary>
     private Step UffdRegister(int process, IReadOnlyList<Area> areas, ulong address, ulong length)
     {
