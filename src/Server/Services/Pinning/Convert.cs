@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
 using FramePin.V1;
@@ -15,7 +16,7 @@ internal sealed partial class PinningService
         return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var record = host.Vectors.Get(number);
-            LinkTo(record);
+            LinkTo(record, Activity.Current);
             lock (record.Gate)
             {
                 ConvertOne(host, record, request.To);

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using FramePin.Core.Addressing;
+using FramePin.Core.Pinning;
 using FramePin.Server.LocalMemory;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
@@ -50,48 +51,92 @@ internal sealed partial class PinningService
             scope.Host, scope.Host.Leases.Find(scope.Batch.Lease), FindAttachment(scope.Host, scope.Batch.Attachment));
 
     /// <summary>
-    /// Pins, and answers with the refusal where that fails. Frames that the operation held by then are given back.
+    /// Pins, and answers with the refusal where that fails. Frames that the operation held by then are given back. A
+    /// pin that does not wait makes no state machine.
     /// </summary>
-    private async ValueTask PinInBatch(
+    private ValueTask PinInBatch(
         BatchScope scope, V1.PinRange wanted, PinOperationResult answer, CancellationToken cancelled)
     {
-        using var span = StartOperation("Pin", wanted.Traceparent);
-        using var pin = pins.Begin(span);
+        var span = StartOperation("Pin", wanted.Traceparent);
+        var pin = pins.Begin(span);
+        var isHandedOn = false;
         try
         {
             var range = new PinRange(
                 SpaceOf(scope, wanted), wanted.Start, wanted.Pages, WireMapping.PinFlags(wanted.Write, wanted.Force),
-                TraceOf(span, wanted.Traceparent));
+                TraceOf(scope, span, wanted.Traceparent));
             pin.Create(OwnersOf(scope), wanted.Pages);
-            var outcome = await pin.FillAsync(range, cancelled).ConfigureAwait(false);
-            answer.StopReason = WireEnums.ToWire(outcome.Reason);
-            if (outcome.Result.Error != Errno.None)
+            var filling = pin.FillAsync(range, cancelled);
+            if (filling.IsCompletedSuccessfully)
             {
-                Refuse(answer, PinTransaction.Refused(range, outcome));
-                return;
+                Answer(pin, range, filling.Result, wanted, answer);
+                return ValueTask.CompletedTask;
             }
 
-            if (wanted.WithFrames) answer.Runs = WireFrames.ToRuns(pin.Record.Vector, options.Limits);
-            answer.Hold = pin.Hold();
-            answer.FrameVector = pin.Record.Number;
-            answer.Frames = (ulong)pin.Record.Vector.Count;
-            answer.Kind = WireFrames.KindOf(pin.Record.Vector);
-            pin.Commit();
+            isHandedOn = true;
+            var rest = PinInBatchAsync(pin, span, filling, range, wanted, answer);
+            // The rest ends the span in a context of its own.
+            if (span is not null) Activity.Current = scope.Span;
+            return rest;
         }
         catch (RpcException refusal)
         {
-            (answer.Runs, answer.FrameVector, answer.Frames, answer.Hold) = (null, 0, 0, 0);
-            answer.Kind = FrameKind.Unspecified;
-            Refuse(answer, refusal);
-            span?.SetStatus(ActivityStatusCode.Error, refusal.Status.Detail);
+            Refuse(answer, refusal, span);
+            return ValueTask.CompletedTask;
+        }
+        finally
+        {
+            if (!isHandedOn)
+            {
+                pin.Dispose();
+                span?.Dispose();
+            }
         }
     }
 
-    /// <summary>The operation's own span, the span that it names, or the message's span.</summary>
-    private static ActivityContext TraceOf(Activity? span, string traceparent)
+    /// <summary>The rest of a pin that waits. Owns the transaction and the span.</summary>
+    private async ValueTask PinInBatchAsync(
+        PinTransaction pin, Activity? span, ValueTask<PinOutcome> filling, PinRange range, V1.PinRange wanted,
+        PinOperationResult answer)
     {
-        if (span is null && ActivityContext.TryParse(traceparent, null, isRemote: true, out var named)) return named;
-        return Activity.Current?.Context ?? default;
+        using var ending = span;
+        using var transaction = pin;
+        try
+        {
+            Answer(pin, range, await filling.ConfigureAwait(false), wanted, answer);
+        }
+        catch (RpcException refusal)
+        {
+            Refuse(answer, refusal, span);
+        }
+    }
+
+    /// <summary>Answers with a pin's outcome, and commits a pin that has pages.</summary>
+    private void Answer(
+        PinTransaction pin, in PinRange range, in PinOutcome outcome, V1.PinRange wanted, PinOperationResult answer)
+    {
+        answer.StopReason = WireEnums.ToWire(outcome.Reason);
+        if (outcome.Result.Error != Errno.None)
+        {
+            Refuse(answer, PinTransaction.Refused(range, outcome));
+            return;
+        }
+
+        if (wanted.WithFrames) answer.Runs = WireFrames.ToRuns(pin.Record.Vector, options.Limits);
+        answer.Hold = pin.Hold();
+        answer.FrameVector = pin.Record.Number;
+        answer.Frames = (ulong)pin.Record.Vector.Count;
+        answer.Kind = WireFrames.KindOf(pin.Record.Vector);
+        pin.Commit();
+    }
+
+    /// <summary>The operation's own span, the span that it names, or the message's span.</summary>
+    private static ActivityContext TraceOf(BatchScope scope, Activity? span, string traceparent)
+    {
+        if (span is not null) return span.Context;
+        return traceparent.Length > 0 && ActivityContext.TryParse(traceparent, null, isRemote: true, out var named)
+            ? named
+            : scope.Trace;
     }
 
     private static Named<SpaceId> SpaceOf(BatchScope scope, V1.PinRange range)
@@ -99,6 +144,15 @@ internal sealed partial class PinningService
         if (range.AddressSpace.Length == 0)
             return scope.Space ?? throw Refusals.Bad("address_space", "neither the batch nor the pin names one");
         return scope.Host.Spaces.Get(range.AddressSpace, "address_space");
+    }
+
+    /// <summary>The pin is refused, and its answer names nothing that it held.</summary>
+    private static void Refuse(PinOperationResult answer, RpcException refusal, Activity? span)
+    {
+        (answer.Runs, answer.FrameVector, answer.Frames, answer.Hold) = (null, 0, 0, 0);
+        answer.Kind = FrameKind.Unspecified;
+        Refuse(answer, refusal);
+        span?.SetStatus(ActivityStatusCode.Error, refusal.Status.Detail);
     }
 
     /// <summary>The operation is refused as the unary call would be.</summary>
@@ -118,7 +172,7 @@ internal sealed partial class PinningService
             if (unpin.Hold != 0) AttachmentOf(scope)?.Release(unpin.Hold);
             var record = scope.Host.Vectors.Get(unpin.FrameVector);
             if (!scope.Host.Vectors.Release(record, unpin.Dirty, out var frames)) throw record.NotReady();
-            LinkTo(record);
+            LinkTo(record, span ?? scope.Span);
             answer.Frames = (ulong)frames;
         }
         catch (RpcException refusal)
@@ -171,6 +225,12 @@ internal sealed partial class PinningService
         public MachineHost Host => host;
 
         public Named<SpaceId>? Space => space;
+
+        /// <summary>The message's span, or that of the call; null when neither is recorded.</summary>
+        public Activity? Span { get; } = Activity.Current;
+
+        /// <summary>The trace of the pins that name none.</summary>
+        public ActivityContext Trace { get; } = Activity.Current?.Context ?? default;
 
         /// <summary>Owners of the pins' frames; null before the first pin.</summary>
         public PinScope? Owners { get; set; }

@@ -31,9 +31,9 @@ internal sealed partial class PinningService(
     }
 
     /// <summary>The span of the call points at the span that acquired the pin.</summary>
-    private static void LinkTo(VectorRecord record)
+    private static void LinkTo(VectorRecord record, Activity? span)
     {
-        if (Activity.Current is not { IsAllDataRequested: true } span) return;
+        if (span is not { IsAllDataRequested: true }) return;
         ActivityContext trace;
         lock (record.Gate) trace = record.Origin.Trace;
         if (trace == default) return;

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using FramePin.Server.Machines;
 using FramePin.V1;
 using Grpc.Core;
@@ -16,7 +17,7 @@ internal sealed partial class PinningService
             lock (record.Gate)
             {
                 var vector = record.Content;
-                LinkTo(record);
+                LinkTo(record, Activity.Current);
                 telemetry.CountReleased(vector.Count);
                 host.Machine.Put(vector, request.Dirty);
             }

@@ -17,7 +17,7 @@ internal sealed partial class PinningService
             // Given back whatever becomes of the vector: it is unmapped.
             if (request.Hold != 0) attachments.Find(request.Attachment)?.Release(request.Hold);
             var record = host.Vectors.Get(number);
-            LinkTo(record);
+            LinkTo(record, Activity.Current);
             if (!host.Vectors.Release(record, request.Dirty, out var frames)) throw record.NotReady();
             Activity.Current?.SetTag(TelemetryNames.PagesReleased, frames);
             telemetry.CountReleased(frames);
