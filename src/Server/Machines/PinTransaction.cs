@@ -40,7 +40,6 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
 {
     private PinScope _scope;
     private VectorRecord? _record;
-    private long _pages;
     private ulong _hold;
     private bool _isReused;
 
@@ -148,12 +147,14 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
     public void Commit()
     {
         steps?.Entered(PinStep.Publish);
+        // Once it is published, another call may empty the vector.
+        var pages = _heldFrames ? 0 : Record.Vector.Count;
         if (!_isReused) _scope.Host.Vectors.Publish(Record);
         else if (IsLeaseOver) throw LeaseRegistry.Gone(_scope.Lease!.Name);
         steps?.Entered(PinStep.Done);
         _isOver = true;
         if (_isReused) EndReuse();
-        owner.Telemetry.CountPinned(_pages);
+        owner.Telemetry.CountPinned(pages);
     }
 
     /// <summary>Gives back what the pin has by now, unless it was committed.</summary>
@@ -227,7 +228,6 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
 
     private void Filled(in PinRange range, in PinOutcome outcome)
     {
-        _pages = outcome.Result.Pages;
         Record.Note(OriginOf(range, outcome.Epoch));
         if (span is { IsAllDataRequested: true }) Tag(span, range, outcome);
         if (outcome.Result.Error != Errno.None) owner.Telemetry.CountRefused(outcome.Result.Error);
@@ -235,7 +235,8 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
     }
 
     private PinOrigin OriginOf(in PinRange range, long epoch) => new(
-        range.Space, range.Start, (range.Flags & GupFlags.Write) != 0, owner.Time.GetUtcNow(), range.Trace, epoch);
+        range.Space, range.Start, (range.Flags & GupFlags.Write) != 0, owner.Time.GetUtcNow().UtcDateTime, range.Trace,
+        epoch);
 
     /// <summary>The vector may be used again. A lease that ended meanwhile has left it to this pin.</summary>
     private void EndReuse()

@@ -11,11 +11,11 @@ namespace FramePin.Server.Machines;
 /// <param name="Space">Address space of the pages; null for a device's pages, and before the first pin.</param>
 /// <param name="Start">First byte of the range, as asked.</param>
 /// <param name="IsWrite">The pin asked for pages to write to.</param>
-/// <param name="PinnedAt">Time of the pin.</param>
+/// <param name="PinnedAt">Time of the pin, UTC.</param>
 /// <param name="Trace">Span that acquired the frames.</param>
 /// <param name="Epoch">Number of the machine's last command before the pin.</param>
 internal readonly record struct PinOrigin(
-    Named<SpaceId>? Space, ulong Start, bool IsWrite, DateTimeOffset PinnedAt, ActivityContext Trace, long Epoch);
+    Named<SpaceId>? Space, ulong Start, bool IsWrite, DateTime PinnedAt, ActivityContext Trace, long Epoch);
 
 /// <summary>A frame vector under its name, with the origin of its frames.</summary>
 /// <remarks>

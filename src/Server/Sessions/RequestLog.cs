@@ -34,6 +34,18 @@ internal sealed class RequestLog(DaemonLimits limits)
             : Remembered(context.Method, id, request, _ => handler(), context.CancellationToken);
 
     /// <summary>
+    /// The same for a handler that waits and needs no object of its own: <paramref name="state"/> holds what it works
+    /// on.
+    /// </summary>
+    public Task<TResponse> Run<TState, TResponse>(
+        ServerCallContext context, string id, IMessage request, in TState state,
+        Func<TState, CancellationToken, Task<TResponse>> handler)
+        where TResponse : class =>
+        id.Length == 0
+            ? handler(state, context.CancellationToken)
+            : RememberedWith(context, id, request, state, handler);
+
+    /// <summary>
     /// The same for a handler that waits. It throws <see cref="OperationCanceledException"/> only when it has undone
     /// its work; the token is its caller's.
     /// </summary>
@@ -43,6 +55,12 @@ internal sealed class RequestLog(DaemonLimits limits)
         id.Length == 0
             ? handler(context.CancellationToken)
             : Remembered(context.Method, id, request, handler, context.CancellationToken);
+
+    private Task<TResponse> RememberedWith<TState, TResponse>(
+        ServerCallContext context, string id, IMessage request, TState state,
+        Func<TState, CancellationToken, Task<TResponse>> handler)
+        where TResponse : class =>
+        Remembered(context.Method, id, request, cancelled => handler(state, cancelled), context.CancellationToken);
 
     private async Task<TResponse> Remembered<TResponse>(
         string method, string id, IMessage request, Func<CancellationToken, Task<TResponse>> handler,

@@ -20,7 +20,8 @@ internal sealed partial class PinningService
         var (host, id) = machines.Resolve(
             context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
         return host.Requests.Run(
-            context, request.RequestId, request, cancelled => PinOnce(host, id, request, cancelled));
+            context, request.RequestId, request, (Service: this, Host: host, Id: id, Request: request),
+            static (call, cancelled) => call.Service.PinOnce(call.Host, call.Id, call.Request, cancelled));
     }
 
     private async Task<PinResponse> PinOnce(

@@ -93,7 +93,7 @@ internal sealed partial class PinningService
         }
     }
 
-    private async Task<PinBatchResult> RunNext(
+    private async ValueTask<PinBatchResult> RunNext(
         (MachineHost Host, string? SpaceId) target, PinBatch batch, ulong last, ActivityContext parent,
         CancellationToken cancelled)
     {
@@ -105,7 +105,7 @@ internal sealed partial class PinningService
         return await RunBatch(new BatchScope(batch, target.Host, space), cancelled).ConfigureAwait(false);
     }
 
-    private async Task<PinBatchResult> RunBatch(BatchScope scope, CancellationToken cancelled)
+    private async ValueTask<PinBatchResult> RunBatch(BatchScope scope, CancellationToken cancelled)
     {
         var result = new PinBatchResult { Sequence = scope.Batch.Sequence };
         result.Results.Capacity = scope.Batch.Operations.Count;

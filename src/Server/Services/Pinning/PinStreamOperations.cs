@@ -230,7 +230,7 @@ internal sealed partial class PinningService
         public Activity? Span { get; } = Activity.Current;
 
         /// <summary>The trace of the pins that name none.</summary>
-        public ActivityContext Trace { get; } = Activity.Current?.Context ?? default;
+        public ActivityContext Trace => Span?.Context ?? default;
 
         /// <summary>Owners of the pins' frames; null before the first pin.</summary>
         public PinScope? Owners { get; set; }
