@@ -38,22 +38,6 @@ public sealed class LocalPinTests(DaemonFixture daemon) : IClassFixture<DaemonFi
         daemon.Replay(machine);
     }
 
-    [Fact]
-    public async Task A_batch_that_is_refused_as_a_whole_keeps_no_pin()
-    {
-        var (machine, space) = await daemon.CreateAsync();
-        var map = new MmapCall { Address = At, Length = Pages * 4096, Prot = 3, Flags = 0x32 };
-        await CallAsync(space, new MemoryCall { Mmap = map });
-        using var stream = daemon.Client.Pinning.PinStream();
-        var pin = new PinOperation { Pin = new PinRange { Start = At, Pages = Pages, Write = true } };
-        await stream.RequestStream.WriteAsync(
-            new PinBatch { Sequence = 1, AddressSpace = space, Operations = { pin, new PinOperation() } });
-        await Assert.ThrowsAsync<Grpc.Core.RpcException>(() => stream.ResponseStream.MoveNext(default));
-        var statistics = (await daemon.Client.Machines.GetMachineAsync(
-            new GetMachineRequest { Name = machine })).Statistics;
-        Assert.Equal((0U, statistics.PinsAcquired), (statistics.FrameVectors, statistics.PinsReleased));
-    }
-
     private static async Task<PinOperationResult> SendAsync(
         Grpc.Core.AsyncDuplexStreamingCall<PinBatch, PinBatchResult> stream, string space, string attachment,
         ulong sequence, PinOperation operation)

@@ -109,6 +109,27 @@ public sealed class PinTransactionTests : IAsyncLifetime
         await AssertNothingIsLeftAsync(way);
     }
 
+    [Fact]
+    public async Task A_batch_that_is_refused_as_a_whole_keeps_no_pin_and_counts_all_that_it_gave_back()
+    {
+        var pin = new PinOperation { Pin = new PinRange { Start = At, Pages = Pages, Write = true } };
+        using var stream = _client.Pinning.PinStream();
+        await stream.RequestStream.WriteAsync(
+            new PinBatch
+            {
+                Sequence = 1,
+                AddressSpace = _space,
+                Operations = { pin, new PinOperation { Unpin = 1 }, pin, new PinOperation() },
+            });
+        await Assert.ThrowsAsync<RpcException>(() => stream.ResponseStream.MoveNext(default));
+        var statistics = (await _client.Machines.GetMachineAsync(new GetMachineRequest())).Statistics;
+        Assert.Equal(0U, statistics.FrameVectors);
+        Assert.Equal(
+            (2 * Pages, 2 * Pages),
+            ((ulong)_counts.GetValueOrDefault(TelemetryNames.PagesPinned),
+                (ulong)_counts.GetValueOrDefault(TelemetryNames.PagesReleased)));
+    }
+
     [Theory]
     [MemberData(nameof(Ways))]
     public async Task Every_way_to_pin_gives_everything_back_when_a_step_fails(string way)

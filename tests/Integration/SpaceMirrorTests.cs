@@ -44,7 +44,7 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
         Store(mirror, 4, 9);
         await MapAsync(space, 4, 4);
         // New memory is told and not asked about, so it appears a moment after the call.
-        while (!IsMapped(mirror, 4)) await Task.Yield();
+        await AppearsAsync(mirror, 4);
         Assert.Equal((true, 0), (IsMapped(mirror, 4), Load(mirror, 4)));
         Store(mirror, 4, 7);
         Assert.Equal(7, await LoadAsync(space, 4));
@@ -65,7 +65,7 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
         await CallAsync(
             space, new MemoryCall { Munmap = new MunmapCall { Address = At + (4 * Page), Length = Page } });
         await MapAsync(space, 4, 1);
-        while (!IsMapped(mirror, 4)) await Task.Yield();
+        await AppearsAsync(mirror, 4);
         Store(mirror, 4, 5);
         Assert.Equal(5, await LoadAsync(space, 4));
     }
@@ -293,6 +293,17 @@ public sealed class SpaceMirrorTests(DaemonFixture daemon, ITestOutputHelper out
     {
         using var view = mirror.Enter();
         return view.Bytes[page * (int)Page];
+    }
+
+    /// <summary>Waits until a page is mapped. Fails after the patience of this class.</summary>
+    private static async Task AppearsAsync(SpaceMirror mirror, int page)
+    {
+        var begun = TimeProvider.System.GetTimestamp();
+        while (!IsMapped(mirror, page))
+        {
+            Assert.True(TimeProvider.System.GetElapsedTime(begun) < Patience, $"page {page} did not appear");
+            await Task.Yield();
+        }
     }
 
     private static bool IsMapped(SpaceMirror mirror, int page)

@@ -27,7 +27,7 @@ internal sealed class CountGate
     /// </summary>
     private int _turnsWaiting;
 
-    /// <summary>Enters as a pin. Waits for a turn or another pin, which leaves within microseconds.</summary>
+    /// <summary>Enters as a pin. Waits, spinning, for a turn or another pin.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public void EnterPin()
     {

@@ -24,7 +24,7 @@ internal readonly record struct BegunPin(bool IsDone, GupResult Result, StopReas
 }
 
 /// <summary>
-/// One pin from its arguments to its answer, whichever call made it: the fast walk beside other pins, then, where pages
+/// One pin from its arguments to its answer, whichever call made it: the fast walk inside the gate, then, where pages
 /// are left, the slow walk under the turn, the era's completion, and the wait at a fault.
 /// </summary>
 /// <remarks>

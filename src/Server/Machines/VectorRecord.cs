@@ -22,7 +22,7 @@ internal readonly record struct PinOrigin(
 /// Any thread. Number, vector and lease never change. Everything else, the vector's content included, is read and
 /// written under <see cref="Gate"/>: each member that needs it throws without it. One exception: the pin that is
 /// filling the vector (<see cref="IsFilling"/>) owns the content without the gate, and reaches it by
-/// <see cref="Vector"/>. Every other user reaches it by <see cref="Content"/>. Lock order: gate, then the lease.
+/// <see cref="Vector"/>. The calls of clients reach it by <see cref="Content"/>. Lock order: gate, then the lease.
 /// </remarks>
 internal sealed class VectorRecord(ulong number, FrameVector vector, Lease? lease, VectorTable table) : ILeased
 {

@@ -24,6 +24,9 @@ internal static class WireTimes
 
     public static Duration ToWire(TimeSpan time) => Duration.FromTimeSpan(time);
 
+    /// <summary>A time in UTC; null for the default value, which means never.</summary>
+    public static Timestamp? ToWire(DateTime utc) => ToWire(new DateTimeOffset(utc, TimeSpan.Zero));
+
     /// <summary>A time of the daemon's clock; null for the default value, which means never.</summary>
     public static Timestamp? ToWire(DateTimeOffset time) => time == default ? null : Timestamp.FromDateTimeOffset(time);
 }

@@ -160,7 +160,7 @@ internal static class Views
                 Start = origin.Start,
                 Write = origin.IsWrite,
                 Lease = record.Lease is { } lease ? lease.Name : "",
-                PinnedAt = WireTimes.ToWire(new DateTimeOffset(origin.PinnedAt, TimeSpan.Zero)),
+                PinnedAt = WireTimes.ToWire(origin.PinnedAt),
                 TraceId = origin.Trace == default ? "" : origin.Trace.TraceId.ToHexString(),
                 SpanId = origin.Trace == default ? "" : origin.Trace.SpanId.ToHexString(),
                 Epoch = (ulong)origin.Epoch,

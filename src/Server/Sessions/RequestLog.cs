@@ -34,8 +34,7 @@ internal sealed class RequestLog(DaemonLimits limits)
             : Remembered(context.Method, id, request, _ => handler(), context.CancellationToken);
 
     /// <summary>
-    /// The same for a handler that waits and needs no object of its own: <paramref name="state"/> holds what it works
-    /// on.
+    /// As the form below, without a closure: <paramref name="state"/> goes to a static <paramref name="handler"/>.
     /// </summary>
     public Task<TResponse> Run<TState, TResponse>(
         ServerCallContext context, string id, IMessage request, in TState state,
@@ -56,6 +55,7 @@ internal sealed class RequestLog(DaemonLimits limits)
             ? handler(context.CancellationToken)
             : Remembered(context.Method, id, request, handler, context.CancellationToken);
 
+    /// <summary>A method of its own: its closure would otherwise be made by each request without an id too.</summary>
     private Task<TResponse> RememberedWith<TState, TResponse>(
         ServerCallContext context, string id, IMessage request, TState state,
         Func<TState, CancellationToken, Task<TResponse>> handler)

@@ -5,22 +5,12 @@ using Xunit;
 namespace FramePin.Tests.Unit.PageTables;
 
 /// <summary>The protocol that the remarks of <see cref="LeafCursor"/> state.</summary>
-public sealed class LeafCursorTests : IDisposable
+public sealed class LeafCursorTests : TableFixture
 {
-    private const ulong Page = PageGeometry.PageSize;
-    private const ulong Huge = PageGeometry.PmdSize;
-
-    private readonly TablePool _pool = new(64);
-    private readonly PageTable _table;
-
-    public LeafCursorTests() => _table = PageTable.Create(_pool)!;
-
-    public void Dispose() => _pool.Dispose();
-
     [Fact]
     public void An_empty_table_has_no_leaf()
     {
-        var leaf = _table.Leaves(0, PageGeometry.TaskSize);
+        var leaf = Table.Leaves(0, PageGeometry.TaskSize);
         Assert.False(leaf.MoveNext());
         Assert.False(leaf.MoveNext());
     }
@@ -42,7 +32,7 @@ public sealed class LeafCursorTests : IDisposable
     public void A_leaf_that_the_range_cuts_is_visited_whole_and_its_address_lies_in_the_range()
     {
         Put(2 * Huge, PageGeometry.PmdOrder);
-        var leaf = _table.Leaves((2 * Huge) + (3 * Page), (2 * Huge) + (4 * Page));
+        var leaf = Table.Leaves((2 * Huge) + (3 * Page), (2 * Huge) + (4 * Page));
         Assert.True(leaf.MoveNext());
         Assert.Equal((2 * Huge) + (3 * Page), leaf.Address);
         Assert.Equal(3 * Huge, leaf.End);
@@ -54,7 +44,7 @@ public sealed class LeafCursorTests : IDisposable
     public void Cleared_entries_are_behind_the_cursor_and_entries_that_appear_ahead_are_seen()
     {
         for (var i = 0UL; i < 4; i++) Put(i * Page, 0);
-        var leaf = _table.Leaves(0, Huge * 4);
+        var leaf = Table.Leaves(0, Huge * 4);
         var visited = new List<ulong>();
         while (leaf.MoveNext())
         {
@@ -62,13 +52,13 @@ public sealed class LeafCursorTests : IDisposable
             leaf.Entry = 0;
             if (leaf.Address == 0)
             {
-                _table[_table.Find(2 * Page)] = 0;
+                Table[Table.Find(2 * Page)] = 0;
                 Put(3 * Huge, PageGeometry.PmdOrder);
             }
         }
 
         Assert.Equal([0, Page, 3 * Page, 3 * Huge], visited);
-        Assert.Equal(0UL, _table.Read(Page));
+        Assert.Equal(0UL, Table.Read(Page));
     }
 
     [Fact]
@@ -76,12 +66,12 @@ public sealed class LeafCursorTests : IDisposable
     {
         Put(0, PageGeometry.PmdOrder);
         Put(Huge, PageGeometry.PmdOrder);
-        var leaf = _table.Leaves(0, 2 * Huge);
+        var leaf = Table.Leaves(0, 2 * Huge);
         Assert.True(leaf.MoveNext());
-        Assert.True(_table.Split(leaf.Slot));
+        Assert.True(Table.Split(leaf.Slot));
         Assert.True(leaf.MoveNext());
         Assert.Equal(Huge, leaf.Address);
-        Assert.True(_table.Split(leaf.Slot));
+        Assert.True(Table.Split(leaf.Slot));
         leaf.Again();
         var parts = 0;
         while (leaf.MoveNext())
@@ -97,25 +87,17 @@ public sealed class LeafCursorTests : IDisposable
     public void Skipped_entries_are_not_visited()
     {
         for (var i = 0UL; i < 8; i++) Put(i * Page, 0);
-        var leaf = _table.Leaves(0, Huge);
+        var leaf = Table.Leaves(0, Huge);
         Assert.True(leaf.MoveNext());
         leaf.Skip(5);
         Assert.True(leaf.MoveNext());
         Assert.Equal(5 * Page, leaf.Address);
     }
 
-    private void Put(ulong address, int order)
-    {
-        var slot = _table.Ensure(address, order);
-        Assert.True(slot.Exists);
-        _table[slot] = Pte.Leaf(
-            new Pfn(address >> PageGeometry.PageShift), Pte.Present | (order > 0 ? Pte.Huge : 0));
-    }
-
     private List<ulong> Visited(ulong start, ulong end)
     {
         var visited = new List<ulong>();
-        var leaf = _table.Leaves(start, end);
+        var leaf = Table.Leaves(start, end);
         while (leaf.MoveNext()) visited.Add(leaf.Address);
         return visited;
     }

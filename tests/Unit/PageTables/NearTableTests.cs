@@ -5,25 +5,15 @@ using Xunit;
 namespace FramePin.Tests.Unit.PageTables;
 
 /// <summary>The table that <see cref="PageTable.FindNear"/> remembers never changes an answer.</summary>
-public sealed class NearTableTests : IDisposable
+public sealed class NearTableTests : TableFixture
 {
-    private const ulong Page = PageGeometry.PageSize;
-    private const ulong Huge = PageGeometry.PmdSize;
-
-    private readonly TablePool _pool = new(256);
-    private readonly PageTable _table;
-
-    public NearTableTests() => _table = PageTable.Create(_pool)!;
-
-    public void Dispose() => _pool.Dispose();
-
     [Fact]
     public void A_table_that_was_freed_and_used_again_elsewhere_is_not_found_at_its_old_place()
     {
         Put(3 * Page, 0);
         Assert.True(Near(3 * Page).Exists);
         Clear(3 * Page);
-        _table.Prune(0, PageGeometry.PudSize);
+        Table.Prune(0, PageGeometry.PudSize);
         Put((7 * PageGeometry.PudSize) + (3 * Page), 0);
         Assert.False(Near(3 * Page).Exists);
     }
@@ -34,7 +24,7 @@ public sealed class NearTableTests : IDisposable
         Put(3 * Page, 0);
         Assert.Equal(0, Near(3 * Page).Order);
         Clear(3 * Page);
-        _table.Prune(0, Huge);
+        Table.Prune(0, Huge);
         Put(0, PageGeometry.PmdOrder);
         Assert.Equal(PageGeometry.PmdOrder, Near(3 * Page).Order);
     }
@@ -44,8 +34,8 @@ public sealed class NearTableTests : IDisposable
     {
         Put(0, PageGeometry.PmdOrder);
         Assert.Equal(PageGeometry.PmdOrder, Near(3 * Page).Order);
-        Assert.True(_table.Split(_table.Find(0)));
-        Assert.Equal(_table.Find(3 * Page), Near(3 * Page));
+        Assert.True(Table.Split(Table.Find(0)));
+        Assert.Equal(Table.Find(3 * Page), Near(3 * Page));
         Assert.Equal(0, Near(3 * Page).Order);
     }
 
@@ -54,7 +44,7 @@ public sealed class NearTableTests : IDisposable
     {
         Put(3 * Page, 0);
         Assert.True(Near(3 * Page).Exists);
-        _table.Destroy();
+        Table.Destroy();
         Assert.False(Near(3 * Page).Exists);
     }
 
@@ -72,46 +62,40 @@ public sealed class NearTableTests : IDisposable
             // Two GiB of four tables each, so that regions and table numbers come back often.
             var huge = ((ulong)random.Next(2) * 5 * PageGeometry.PudSize) + ((ulong)random.Next(4) * Huge);
             var address = huge + ((ulong)random.Next(2) * 300 * Page);
-            var slot = _table.Find(address);
-            var isMapped = slot.Exists && _table[slot] != 0;
+            var slot = Table.Find(address);
+            var isMapped = slot.Exists && Table[slot] != 0;
             switch (random.Next(4))
             {
                 case 0 when !isMapped:
                     Put(address, 0);
                     break;
-                case 1 when !isMapped && !_table.Leaves(huge, huge + Huge).MoveNext():
-                    _table.Prune(huge, huge + Huge);
+                case 1 when !isMapped && !Table.Leaves(huge, huge + Huge).MoveNext():
+                    Table.Prune(huge, huge + Huge);
                     Put(huge, PageGeometry.PmdOrder);
                     break;
                 case 2 when isMapped:
-                    _table[slot] = 0;
+                    Table[slot] = 0;
                     break;
                 case 3 when isMapped && slot.Order > 0:
-                    Assert.True(_table.Split(slot));
+                    Assert.True(Table.Split(slot));
                     foreach (var page in Enumerable.Range(1, 511)) Clear(huge + ((ulong)page * Page));
                     break;
                 default:
                     var from = huge & ~(PageGeometry.PudSize - 1);
-                    _table.Prune(from, from + PageGeometry.PudSize);
+                    Table.Prune(from, from + PageGeometry.PudSize);
                     break;
             }
 
             var looked = huge + ((ulong)random.Next(512) * Page);
-            var found = _table.FindNear(looked);
-            Assert.True(found == _table.Find(looked), $"seed {seed}, step {step}: {looked:x} found at {found}");
+            var found = Table.FindNear(looked);
+            Assert.True(found == Table.Find(looked), $"seed {seed}, step {step}: {looked:x} found at {found}");
             kinds.Add(found.Exists ? found.Order : -1);
         }
 
         Assert.Equal([-1, 0, PageGeometry.PmdOrder], kinds.Order());
     }
 
-    private LeafSlot Near(ulong address) => _table.FindNear(address);
+    private LeafSlot Near(ulong address) => Table.FindNear(address);
 
-    private void Put(ulong address, int order)
-    {
-        var slot = _table.Ensure(address, order);
-        _table[slot] = Pte.Present | (order > 0 ? Pte.Huge : 0) | (1UL << Pte.PfnShift);
-    }
-
-    private void Clear(ulong address) => _table[_table.Find(address)] = 0;
+    private void Clear(ulong address) => Table[Table.Find(address)] = 0;
 }

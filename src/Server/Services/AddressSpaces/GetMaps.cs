@@ -38,7 +38,7 @@ internal sealed partial class AddressSpaceService
             });
         }
 
-        // The process may have exited, and its name goes a moment later: no maps are not empty maps.
+        // The process may have exited, and its name goes a moment later. Its maps are refused then, and not empty.
         Views.Of(host, space);
         return Task.FromResult(response);
     }

@@ -18,7 +18,7 @@ internal sealed partial class MemoryService
             var hold = 0UL;
             try
             {
-                // One moment for the hold and the answer: the vector may be put and filled anew at any other.
+                // The gate covers the hold and the answer, since another call may put the vector and fill it anew.
                 lock (record.Gate)
                 {
                     hold = attachment.Hold(record);

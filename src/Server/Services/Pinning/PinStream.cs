@@ -120,6 +120,10 @@ internal sealed partial class PinningService
             GiveBack(scope, result);
             throw;
         }
+        finally
+        {
+            if (scope.Released > 0) telemetry.CountReleased(scope.Released);
+        }
     }
 
     private static void GiveBack(BatchScope scope, PinBatchResult result)
@@ -128,8 +132,9 @@ internal sealed partial class PinningService
         {
             if (operation.OperationCase != PinOperation.OperationOneofCase.Pin || answer.FrameVector == 0) continue;
             if (answer.Hold != 0) scope.Owners?.Holder?.Release(answer.Hold);
-            if (scope.Host.Vectors.Find(answer.FrameVector) is { } record)
-                scope.Host.Vectors.Release(record, dirty: false, out _);
+            if (scope.Host.Vectors.Find(answer.FrameVector) is { } record
+                && scope.Host.Vectors.Release(record, dirty: false, out var frames))
+                scope.Released += frames;
         }
     }
 }

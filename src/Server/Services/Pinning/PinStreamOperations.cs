@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using FramePin.Core.Addressing;
-using FramePin.Core.Pinning;
 using FramePin.Server.LocalMemory;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
@@ -15,7 +14,6 @@ internal sealed partial class PinningService
 {
     private async Task RunOperations(BatchScope scope, PinBatchResult result, CancellationToken cancelled)
     {
-        var released = 0L;
         foreach (var operation in scope.Batch.Operations)
         {
             var answer = new PinOperationResult();
@@ -26,11 +24,9 @@ internal sealed partial class PinningService
                     break;
                 case PinOperation.OperationOneofCase.Unpin:
                     UnpinInBatch(scope, new UnpinVector { FrameVector = operation.Unpin }, answer);
-                    released += (long)answer.Frames;
                     break;
                 case PinOperation.OperationOneofCase.UnpinVector:
                     UnpinInBatch(scope, operation.UnpinVector, answer);
-                    released += (long)answer.Frames;
                     break;
                 case PinOperation.OperationOneofCase.Convert:
                     ConvertInBatch(scope.Host, operation.Convert, answer);
@@ -41,8 +37,6 @@ internal sealed partial class PinningService
 
             result.Results.Add(answer);
         }
-
-        if (released > 0) telemetry.CountReleased(released);
     }
 
     /// <summary>Lease and attachment of a batch's pins, looked up at the first pin and kept for the others.</summary>
@@ -51,83 +45,41 @@ internal sealed partial class PinningService
             scope.Host, scope.Host.Leases.Find(scope.Batch.Lease), FindAttachment(scope.Host, scope.Batch.Attachment));
 
     /// <summary>
-    /// Pins, and answers with the refusal where that fails. Frames that the operation held by then are given back. A
-    /// pin that does not wait makes no state machine.
+    /// Pins, and answers with the refusal where that fails. Frames that the operation held by then are given back.
     /// </summary>
-    private ValueTask PinInBatch(
+    private async ValueTask PinInBatch(
         BatchScope scope, V1.PinRange wanted, PinOperationResult answer, CancellationToken cancelled)
     {
-        var span = StartOperation("Pin", wanted.Traceparent);
-        var pin = pins.Begin(span);
-        var isHandedOn = false;
+        using var span = StartOperation("Pin", wanted.Traceparent);
+        using var pin = pins.Begin(span);
         try
         {
             var range = new PinRange(
                 SpaceOf(scope, wanted), wanted.Start, wanted.Pages, WireMapping.PinFlags(wanted.Write, wanted.Force),
                 TraceOf(scope, span, wanted.Traceparent));
             pin.Create(OwnersOf(scope), wanted.Pages);
-            var filling = pin.FillAsync(range, cancelled);
-            if (filling.IsCompletedSuccessfully)
+            var outcome = await pin.FillAsync(range, cancelled).ConfigureAwait(false);
+            answer.StopReason = WireEnums.ToWire(outcome.Reason);
+            if (outcome.Result.Error != Errno.None)
             {
-                Answer(pin, range, filling.Result, wanted, answer);
-                return ValueTask.CompletedTask;
+                Refuse(answer, PinTransaction.Refused(range, outcome));
+                return;
             }
 
-            isHandedOn = true;
-            var rest = PinInBatchAsync(pin, span, filling, range, wanted, answer);
-            // The rest ends the span in a context of its own.
-            if (span is not null) Activity.Current = scope.Span;
-            return rest;
+            if (wanted.WithFrames) answer.Runs = WireFrames.ToRuns(pin.Record.Vector, options.Limits);
+            answer.Hold = pin.Hold();
+            answer.FrameVector = pin.Record.Number;
+            answer.Frames = (ulong)pin.Record.Vector.Count;
+            answer.Kind = WireFrames.KindOf(pin.Record.Vector);
+            pin.Commit();
         }
         catch (RpcException refusal)
         {
-            Refuse(answer, refusal, span);
-            return ValueTask.CompletedTask;
+            (answer.Runs, answer.FrameVector, answer.Frames, answer.Hold) = (null, 0, 0, 0);
+            answer.Kind = FrameKind.Unspecified;
+            Refuse(answer, refusal);
+            span?.SetStatus(ActivityStatusCode.Error, refusal.Status.Detail);
         }
-        finally
-        {
-            if (!isHandedOn)
-            {
-                pin.Dispose();
-                span?.Dispose();
-            }
-        }
-    }
-
-    /// <summary>The rest of a pin that waits. Owns the transaction and the span.</summary>
-    private async ValueTask PinInBatchAsync(
-        PinTransaction pin, Activity? span, ValueTask<PinOutcome> filling, PinRange range, V1.PinRange wanted,
-        PinOperationResult answer)
-    {
-        using var ending = span;
-        using var transaction = pin;
-        try
-        {
-            Answer(pin, range, await filling.ConfigureAwait(false), wanted, answer);
-        }
-        catch (RpcException refusal)
-        {
-            Refuse(answer, refusal, span);
-        }
-    }
-
-    /// <summary>Answers with a pin's outcome, and commits a pin that has pages.</summary>
-    private void Answer(
-        PinTransaction pin, in PinRange range, in PinOutcome outcome, V1.PinRange wanted, PinOperationResult answer)
-    {
-        answer.StopReason = WireEnums.ToWire(outcome.Reason);
-        if (outcome.Result.Error != Errno.None)
-        {
-            Refuse(answer, PinTransaction.Refused(range, outcome));
-            return;
-        }
-
-        if (wanted.WithFrames) answer.Runs = WireFrames.ToRuns(pin.Record.Vector, options.Limits);
-        answer.Hold = pin.Hold();
-        answer.FrameVector = pin.Record.Number;
-        answer.Frames = (ulong)pin.Record.Vector.Count;
-        answer.Kind = WireFrames.KindOf(pin.Record.Vector);
-        pin.Commit();
     }
 
     /// <summary>The operation's own span, the span that it names, or the message's span.</summary>
@@ -144,15 +96,6 @@ internal sealed partial class PinningService
         if (range.AddressSpace.Length == 0)
             return scope.Space ?? throw Refusals.Bad("address_space", "neither the batch nor the pin names one");
         return scope.Host.Spaces.Get(range.AddressSpace, "address_space");
-    }
-
-    /// <summary>The pin is refused, and its answer names nothing that it held.</summary>
-    private static void Refuse(PinOperationResult answer, RpcException refusal, Activity? span)
-    {
-        (answer.Runs, answer.FrameVector, answer.Frames, answer.Hold) = (null, 0, 0, 0);
-        answer.Kind = FrameKind.Unspecified;
-        Refuse(answer, refusal);
-        span?.SetStatus(ActivityStatusCode.Error, refusal.Status.Detail);
     }
 
     /// <summary>The operation is refused as the unary call would be.</summary>
@@ -174,6 +117,7 @@ internal sealed partial class PinningService
             if (!scope.Host.Vectors.Release(record, unpin.Dirty, out var frames)) throw record.NotReady();
             LinkTo(record, span ?? scope.Span);
             answer.Frames = (ulong)frames;
+            scope.Released += frames;
         }
         catch (RpcException refusal)
         {
@@ -231,6 +175,9 @@ internal sealed partial class PinningService
 
         /// <summary>The trace of the pins that name none.</summary>
         public ActivityContext Trace => Span?.Context ?? default;
+
+        /// <summary>Frames given back so far.</summary>
+        public long Released { get; set; }
 
         /// <summary>Owners of the pins' frames; null before the first pin.</summary>
         public PinScope? Owners { get; set; }
