@@ -22,17 +22,26 @@ internal sealed class PythonStubs : IDisposable
         string[] files = [.. Directory.GetFiles(Path.Combine(protos, "framepin", "v1"), "*.proto"),
             .. Directory.GetFiles(Path.Combine(protos, "google", "rpc"), "*.proto"),
             .. Directory.GetFiles(samples, "*.proto")];
-        var start = new ProcessStartInfo(
-            "protoc",
-            [$"-I{protos}", $"-I{samples}", $"--python_out={stubs._folder.FullName}",
-                $"--grpc_out={stubs._folder.FullName}", $"--plugin=protoc-gen-grpc={Plugin}", .. files])
-        {
-            RedirectStandardError = true,
-        };
-        using var process = Process.Start(start)!;
-        var errors = await process.StandardError.ReadToEndAsync(cancelled);
-        await process.WaitForExitAsync(cancelled);
-        Assert.True(process.ExitCode == 0, $"protoc ended with {process.ExitCode}: {errors}");
+        await RunAsync(
+            new ProcessStartInfo(
+                "protoc",
+                [$"-I{protos}", $"-I{samples}", $"--python_out={stubs._folder.FullName}",
+                    $"--grpc_out={stubs._folder.FullName}", $"--plugin=protoc-gen-grpc={Plugin}", .. files]),
+            cancelled);
+        return stubs;
+    }
+
+    /// <summary>Makes stubs by a command of a document, run where the document lies.</summary>
+    /// <param name="command">A line for the shell.</param>
+    /// <param name="target">The folder that the command names; a folder of the test takes its place.</param>
+    /// <param name="cancelled">Gives the wait up.</param>
+    public static async Task<PythonStubs> MakeByAsync(string command, string target, CancellationToken cancelled)
+    {
+        Assert.Contains($"={target} ", command, StringComparison.Ordinal);
+        var stubs = new PythonStubs();
+        var line = command.Replace($"={target} ", $"={stubs._folder.FullName} ", StringComparison.Ordinal);
+        await RunAsync(
+            new ProcessStartInfo("bash", ["-c", line]) { WorkingDirectory = Client.Examples.Root }, cancelled);
         return stubs;
     }
 
@@ -43,6 +52,15 @@ internal sealed class PythonStubs : IDisposable
         { RedirectStandardOutput = true, RedirectStandardError = true };
         start.Environment["PYTHONPATH"] = _folder.FullName;
         return Process.Start(start)!;
+    }
+
+    private static async Task RunAsync(ProcessStartInfo start, CancellationToken cancelled)
+    {
+        start.RedirectStandardError = true;
+        using var process = Process.Start(start)!;
+        var errors = await process.StandardError.ReadToEndAsync(cancelled);
+        await process.WaitForExitAsync(cancelled);
+        Assert.True(process.ExitCode == 0, $"protoc ended with {process.ExitCode}: {errors}");
     }
 
     public void Dispose() => _folder.Delete(recursive: true);

@@ -22,6 +22,17 @@ internal static class Examples
         return program;
     }
 
+    /// <summary>The one line of the blocks marked sh that begins with a program, and the lines that go on from
+    /// it.</summary>
+    public static string Command(string markdown, string program)
+    {
+        var lines = Blocks(markdown, "sh")
+            .SelectMany(block => block.Replace("\\\n", "", StringComparison.Ordinal).Split('\n'))
+            .Where(line => line.StartsWith($"{program} ", StringComparison.Ordinal)).ToList();
+        Assert.True(lines.Count == 1, $"{lines.Count} lines begin with {program}, one is expected");
+        return lines[0];
+    }
+
     private static IEnumerable<string> Blocks(string markdown, string language)
     {
         string? marked = null;

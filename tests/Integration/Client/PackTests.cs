@@ -97,8 +97,8 @@ public sealed class PackTests(PackRig rig) : IClassFixture<PackRig>
     {
         var cancelled = TestContext.Current.CancellationToken;
         await using var daemon = await DaemonProcess.StartAsync();
-        using var stubs = await PythonStubs.MakeAsync(cancelled);
         var readme = await File.ReadAllTextAsync(Path.Combine(Examples.Root, "README.md"), cancelled);
+        using var stubs = await PythonStubs.MakeByAsync(Examples.Command(readme, "protoc"), "stubs", cancelled);
         using var process = stubs.Start("-c", Examples.Read(readme, "python", daemon.Endpoint));
         var printed = process.StandardOutput.ReadToEndAsync(cancelled);
         var errors = process.StandardError.ReadToEndAsync(cancelled);
