@@ -19,59 +19,12 @@ namespace FramePin.Tests.Integration;
 /// The five ways to pin are one transaction: they count and tag alike, and a step that fails leaves nothing behind,
 /// whichever way and whichever step it was.
 /// </summary>
-public sealed class PinTransactionTests : IAsyncLifetime
+public abstract partial class PinTransactionTests
 {
-    private const ulong At = 0x10_0000;
-    private const ulong Pages = 4;
-    private const string Traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-
-    private readonly string _folder = Directory.CreateTempSubdirectory("framepin-pins-").FullName;
-    private readonly PinStepScript _script = new();
-    private readonly ConcurrentQueue<Activity> _spans = new();
-    private readonly ConcurrentDictionary<string, long> _counts = new();
-    private readonly MeterListener _meters = new();
-    private ActivityListener? _activities;
-    private WebApplication? _app;
-    private FramePinClient _client = null!;
-    private LocalMachine _local = null!;
-    private string _space = "";
-    private string _device = "";
-
-    /// <summary>Hold of the last pin; 0: it has none.</summary>
-    private ulong _hold;
-
     public static TheoryData<string> Ways => ["Pin", "Gup", "GetVaddrFrames", "PinStream", "ExportDevice"];
 
     /// <summary>The ways that the kernel can refuse. A device's pages it never does.</summary>
     public static TheoryData<string> RefusableWays => ["Pin", "Gup", "GetVaddrFrames", "PinStream"];
-
-    public async ValueTask InitializeAsync()
-    {
-        var socket = Path.Combine(_folder, "grpc.sock");
-        _app = Daemon.Build(
-            new DaemonOptions { SocketPath = socket, AttachSocketPath = Path.Combine(_folder, "attach.sock") },
-            replace: services => services.AddSingleton<PinTracing>(_ => _script.Begin));
-        Listen(_app.Services);
-        await _app.StartAsync();
-        _client = FramePinClient.Connect($"unix:{socket}");
-        _space = (await _client.AddressSpaces.CreateAddressSpaceAsync(new CreateAddressSpaceRequest())).Name;
-        var map = new MmapCall { Address = At, Length = Pages * 4096, Prot = 3, Flags = 0x32 };
-        await Call(new MemoryCall { Mmap = map });
-        var device = new CreateDeviceRequest { Mapping = DeviceMapping.MixedPages, Pages = Pages, Ram = true };
-        _device = (await _client.Devices.CreateDeviceAsync(device)).Name;
-        _local = await LocalMachine.AttachAsync(_client, "machines/default");
-    }
-
-    public async ValueTask DisposeAsync()
-    {
-        _local.Dispose();
-        _client.Dispose();
-        await _app!.StopAsync();
-        await _app.DisposeAsync();
-        _meters.Dispose();
-        _activities?.Dispose();
-        Directory.Delete(_folder, recursive: true);
-    }
 
     [Theory]
     [MemberData(nameof(Ways))]
@@ -124,10 +77,136 @@ public sealed class PinTransactionTests : IAsyncLifetime
         await Assert.ThrowsAsync<RpcException>(() => stream.ResponseStream.MoveNext(default));
         var statistics = (await _client.Machines.GetMachineAsync(new GetMachineRequest())).Statistics;
         Assert.Equal(0U, statistics.FrameVectors);
-        Assert.Equal(
-            (2 * Pages, 2 * Pages),
-            ((ulong)_counts.GetValueOrDefault(TelemetryNames.PagesPinned),
-                (ulong)_counts.GetValueOrDefault(TelemetryNames.PagesReleased)));
+        Assert.Equal((2 * Pages, 2 * Pages), Counted);
+    }
+
+    [Fact]
+    public async Task A_batch_that_breaks_off_by_a_fault_of_the_daemon_keeps_no_pin()
+    {
+        var creations = 0;
+        void FailTheSecond()
+        {
+            if (++creations == 2) throw new InvalidOperationException("planted");
+        }
+
+        _script.Before = (PinStep.Create, FailTheSecond);
+        var pin = new PinOperation { Pin = new PinRange { Start = At, Pages = Pages, Write = true } };
+        using var stream = _client.Pinning.PinStream();
+        await stream.RequestStream.WriteAsync(
+            new PinBatch { Sequence = 1, AddressSpace = _space, Operations = { pin, pin } });
+        var refusal = await Assert.ThrowsAsync<RpcException>(() => stream.ResponseStream.MoveNext(default));
+        Assert.Equal(StatusCode.Internal, refusal.StatusCode);
+        Assert.Equal((Pages, Pages), Counted);
+        await AssertNothingIsLeftAsync("PinStream");
+    }
+
+    [Fact]
+    public async Task A_session_in_use_is_remembered_before_one_that_is_not()
+    {
+        PinBatchResult second;
+        using (var first = _client.Pinning.PinStream())
+        {
+            await SendAsync(first, "a", 1);
+            // As many as are remembered. The first stream uses its session between them.
+            var others = new DaemonLimits().StreamSessionsMax;
+            for (var i = 0; i < others; i++)
+            {
+                if (i == others / 2) await SendAsync(first, "a", 2);
+                using var other = _client.Pinning.PinStream();
+                await SendAsync(other, $"b{i}", 1);
+            }
+
+            second = await SendAsync(first, "a", 3);
+        }
+
+        using var again = _client.Pinning.PinStream();
+        Assert.Equal(second, await SendAsync(again, "a", 3));
+    }
+
+    [Fact]
+    public async Task No_way_to_unpin_gives_back_a_hold_of_another_machine()
+    {
+        var machine = await _client.Machines.CreateMachineAsync(new CreateMachineRequest { MachineId = "other" });
+        var space = (await _client.AddressSpaces.CreateAddressSpaceAsync(
+            new CreateAddressSpaceRequest { Parent = machine.Name })).Name;
+        var map = new MmapCall { Address = At, Length = Pages * 4096, Prot = 3, Flags = 0x32 };
+        await _client.AddressSpaces.CallAsync(
+            new CallRequest { AddressSpace = space, Call = new MemoryCall { Mmap = map } });
+        using var local = await LocalMachine.AttachAsync(_client, machine.Name);
+        var pinned = await _client.Pinning.PinAsync(new PinRequest
+        {
+            AddressSpace = space,
+            Start = At,
+            Pages = Pages,
+            Write = true,
+            Attachment = local.Name,
+        });
+        await _client.Pinning.UnpinAsync(new UnpinRequest { FrameVector = pinned.FrameVector });
+        var unmap = new MemoryCall { Munmap = new MunmapCall { Address = At, Length = Pages * 4096 } };
+        await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = space, Call = unmap });
+
+        var unpin = new UnpinRequest
+        {
+            FrameVector = "machines/default/frameVectors/999",
+            Attachment = local.Name,
+            Hold = pinned.Hold,
+        };
+        var refusal = await Assert.ThrowsAsync<RpcException>(async () => await _client.Pinning.UnpinAsync(unpin));
+        Assert.Equal(StatusCode.InvalidArgument, refusal.StatusCode);
+        var operation = new UnpinVector { FrameVector = 999, Hold = pinned.Hold };
+        using var stream = _client.Pinning.PinStream();
+        await stream.RequestStream.WriteAsync(new PinBatch
+        {
+            Sequence = 1,
+            AddressSpace = _space,
+            Attachment = local.Name,
+            Operations = { new PinOperation { UnpinVector = operation } },
+        });
+        Assert.True(await stream.ResponseStream.MoveNext(default));
+        var answer = Assert.Single(stream.ResponseStream.Current.Results);
+        Assert.Equal((int)StatusCode.InvalidArgument, answer.Refusal.Code);
+        var statistics = (await _client.Machines.GetMachineAsync(
+            new GetMachineRequest { Name = machine.Name })).Statistics;
+        Assert.Equal(Pages, statistics.QuarantinedFrames);
+    }
+
+    [Fact]
+    public async Task A_get_of_no_pages_leaves_the_origin_of_the_frames()
+    {
+        var vector = await CreateAndGetAsync(At, "");
+        var before = await GetAsync(vector);
+        await _client.Pinning.GetVaddrFramesAsync(
+            new GetVaddrFramesRequest { FrameVector = vector, AddressSpace = _space, Start = 0xdead_0000 });
+        Assert.Equal(before, await GetAsync(vector));
+    }
+
+    [Fact]
+    public async Task A_get_of_no_pages_whose_lease_ends_counts_the_frames_that_it_gives_back()
+    {
+        var lease = await _client.Leases.OpenLeaseAsync(new OpenLeaseRequest { Owner = "test" });
+        var vector = await CreateAndGetAsync(At, lease.Name);
+        var close = new CloseLeaseRequest { Name = lease.Name };
+        _script.Before = (PinStep.Fill, () => _client.Leases.CloseLease(close));
+        var get = new GetVaddrFramesRequest { FrameVector = vector, AddressSpace = _space, Start = At };
+        var refusal = await Assert.ThrowsAsync<RpcException>(
+            async () => await _client.Pinning.GetVaddrFramesAsync(get));
+        Assert.Equal(StatusCode.NotFound, refusal.StatusCode);
+        Assert.Equal((Pages, Pages), Counted);
+        await AssertNothingIsLeftAsync("GetVaddrFrames");
+    }
+
+    [Theory]
+    [MemberData(nameof(Ways))]
+    public async Task Every_way_to_pin_counts_what_a_lease_that_ends_at_the_last_step_gives_back(string way)
+    {
+        var lease = await _client.Leases.OpenLeaseAsync(new OpenLeaseRequest { Owner = "test" });
+        var close = new CloseLeaseRequest { Name = lease.Name };
+        _script.Before = (PinStep.Done, () => _client.Leases.CloseLease(close));
+        await PinAsync(way, At, lease.Name);
+        Assert.Equal((Pages, Pages), Counted);
+        if (_hold != 0)
+            await _client.Memory.UnmapFramesAsync(new UnmapFramesRequest { Attachment = _local.Name, Hold = _hold });
+        await AssertNothingIsLeftAsync(way);
     }
 
     [Theory]
@@ -169,173 +248,10 @@ public sealed class PinTransactionTests : IAsyncLifetime
         Assert.Equal(0, _counts.GetValueOrDefault(TelemetryNames.PagesPinned));
         await AssertNothingIsLeftAsync(way);
     }
-
-    private async Task PinAndUnpinAsync(string way)
-    {
-        _script.Seen.Clear();
-        var vector = await PinAsync(way, At);
-        await _client.Pinning.UnpinAsync(
-            new UnpinRequest { FrameVector = vector, Attachment = _local.Name, Hold = _hold });
-    }
-
-    /// <summary>Pins the range in one of the five ways; the vector's name.</summary>
-    private async Task<string> PinAsync(string way, ulong start, string lease = "")
-    {
-        _hold = 0;
-        switch (way)
-        {
-            case "Pin":
-                var pinned = await _client.Pinning.PinAsync(new PinRequest
-                {
-                    AddressSpace = _space,
-                    Start = start,
-                    Pages = Pages,
-                    Write = true,
-                    Lease = lease,
-                    Attachment = _local.Name,
-                });
-                _hold = pinned.Hold;
-                return pinned.FrameVector;
-            case "Gup":
-                return (await _client.Pinning.GupAsync(new GupRequest
-                {
-                    AddressSpace = _space,
-                    Start = start,
-                    Pages = Pages,
-                    Function = GupFunction.PinUserPages,
-                    Flags = 1,
-                    Lease = lease,
-                })).FrameVector;
-            case "GetVaddrFrames":
-                return await CreateAndGetAsync(start, lease);
-            case "PinStream":
-                return await PinInStreamAsync(start, lease);
-            default:
-                var export = new ExportDeviceRequest { Name = _device, Lease = lease };
-                return (await _client.Devices.ExportDeviceAsync(export)).FrameVector;
-        }
-    }
-
-    private async Task<string> CreateAndGetAsync(ulong start, string lease)
-    {
-        var vector = await _client.Pinning.CreateFrameVectorAsync(
-            new CreateFrameVectorRequest { Frames = Pages, Lease = lease });
-        try
-        {
-            await _client.Pinning.GetVaddrFramesAsync(new GetVaddrFramesRequest
-            {
-                FrameVector = vector.Name,
-                AddressSpace = _space,
-                Start = start,
-                Pages = Pages,
-                Write = true,
-            });
-            return vector.Name;
-        }
-        catch (RpcException) when (lease.Length == 0)
-        {
-            // The vector is there as before, empty, and can be filled or destroyed.
-            Assert.Equal(0UL, (await GetAsync(vector.Name)).Frames);
-            await _client.Pinning.DestroyFrameVectorAsync(new DestroyFrameVectorRequest { FrameVector = vector.Name });
-            throw;
-        }
-    }
-
-    private async Task<string> PinInStreamAsync(ulong start, string lease)
-    {
-        using var stream = _client.Pinning.PinStream();
-        var pin = new PinRange
-        {
-            Start = start,
-            Pages = Pages,
-            Write = true,
-            WithFrames = true,
-            Traceparent = Traceparent,
-        };
-        await stream.RequestStream.WriteAsync(new PinBatch
-        {
-            Sequence = 1,
-            AddressSpace = _space,
-            Lease = lease,
-            Attachment = _local.Name,
-            Operations = { new PinOperation { Pin = pin } },
-        });
-        Assert.True(await stream.ResponseStream.MoveNext(default));
-        var answer = Assert.Single(stream.ResponseStream.Current.Results);
-        await stream.RequestStream.CompleteAsync();
-        Assert.False(await stream.ResponseStream.MoveNext(default));
-        if (answer.Refusal is { } refusal)
-        {
-            Assert.Equal((0UL, 0UL, 0UL), (answer.FrameVector, answer.Frames, answer.Hold));
-            Assert.Null(answer.Runs);
-            throw refusal.ToRpcException();
-        }
-
-        _hold = answer.Hold;
-        return $"machines/default/frameVectors/{answer.FrameVector}";
-    }
-
-    private async Task AssertNothingIsLeftAsync(string way)
-    {
-        var machine = await _client.Machines.GetMachineAsync(new GetMachineRequest { Name = "machines/default" });
-        var statistics = machine.Statistics;
-        Assert.True(statistics.PinsAcquired == statistics.PinsReleased, $"{way}: pages are still pinned");
-        Assert.Equal((0U, 0UL), (statistics.FrameVectors, statistics.QuarantinedFrames));
-        var audit = await _client.Machines.AuditMachineAsync(new AuditMachineRequest { Name = "machines/default" });
-        Assert.Empty(audit.Findings);
-        var listed = await _client.Pinning.ListFrameVectorsAsync(new ListFrameVectorsRequest());
-        Assert.Empty(listed.FrameVectors);
-    }
-
-    private async Task<FrameVector> GetAsync(string vector) =>
-        await _client.Pinning.GetFrameVectorAsync(new GetFrameVectorRequest { Name = vector });
-
-    private async Task Call(MemoryCall call) =>
-        await _client.AddressSpaces.CallAsync(new CallRequest { AddressSpace = _space, Call = call });
-
-    private static long NumberOf(string vector) => long.Parse(vector.Split('/')[^1], null);
-
-    /// <summary>Hears the figures and spans of this daemon, and of no other in the process.</summary>
-    private void Listen(IServiceProvider services)
-    {
-        var factory = services.GetRequiredService<IMeterFactory>();
-        _meters.InstrumentPublished = (instrument, listener) =>
-        {
-            if (ReferenceEquals(instrument.Meter.Scope, factory)) listener.EnableMeasurementEvents(instrument);
-        };
-        _meters.SetMeasurementEventCallback<long>(
-            (instrument, value, _, _) => _counts.AddOrUpdate(instrument.Name, value, (_, sum) => sum + value));
-        _meters.Start();
-        var source = services.GetRequiredService<ServerTelemetry>().Activities;
-        _activities = new ActivityListener
-        {
-            ShouldListenTo = heard => ReferenceEquals(heard, source),
-            Sample = (ref ActivityCreationOptions<ActivityContext> _) => ActivitySamplingResult.AllDataAndRecorded,
-            ActivityStopped = _spans.Enqueue,
-        };
-        ActivitySource.AddActivityListener(_activities);
-    }
-
-    /// <summary>Notes the steps of each pin, and fails one of them or runs something before it.</summary>
-    private sealed class PinStepScript : IPinSteps
-    {
-        public List<PinStep> Seen { get; } = [];
-
-        public PinStep? FailAt { get; set; }
-
-        public (PinStep Step, Action Run)? Before { get; set; }
-
-        public IPinSteps Begin(Activity? span) => this;
-
-        public void Entered(PinPhase phase)
-        {
-        }
-
-        public void Entered(PinStep step)
-        {
-            Seen.Add(step);
-            if (Before is { } before && before.Step == step) before.Run();
-            if (FailAt == step) throw new RpcException(new Status(StatusCode.DataLoss, $"failed at {step}"));
-        }
-    }
 }
+
+/// <summary>On a kernel that counts references: a pin waits for the machine's turn.</summary>
+public sealed class PinTransactionOn43Tests() : PinTransactionTests("4.3");
+
+/// <summary>On a kernel that counts pins, and with the walk that takes no turn.</summary>
+public sealed class PinTransactionOn618Tests() : PinTransactionTests("6.18");

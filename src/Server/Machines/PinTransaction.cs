@@ -116,7 +116,8 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
     public ValueTask<PinOutcome> FillAsync(in PinRange range, CancellationToken cancelled)
     {
         steps?.Entered(PinStep.Fill);
-        if (_isReused) Record.Note(OriginOf(range, epoch: 0));
+        // The record is published already. Frames that it holds keep their origin.
+        if (_isReused && !_heldFrames) Record.Note(OriginOf(range, epoch: 0));
         var pages = (long)Math.Min(range.Pages, long.MaxValue);
         var request = new PinRequest(range.Space!.Thing, range.Start, pages, range.Flags)
         {
@@ -153,8 +154,8 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
         else if (IsLeaseOver) throw LeaseRegistry.Gone(_scope.Lease!.Name);
         steps?.Entered(PinStep.Done);
         _isOver = true;
-        if (_isReused) EndReuse();
         owner.Telemetry.CountPinned(pages);
+        if (_isReused) EndReuse();
     }
 
     /// <summary>Gives back what the pin has by now, unless it was committed.</summary>
@@ -228,7 +229,7 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
 
     private void Filled(in PinRange range, in PinOutcome outcome)
     {
-        Record.Note(OriginOf(range, outcome.Epoch));
+        if (!_heldFrames) Record.Note(OriginOf(range, outcome.Epoch));
         if (span is { IsAllDataRequested: true }) Tag(span, range, outcome);
         if (outcome.Result.Error != Errno.None) owner.Telemetry.CountRefused(outcome.Result.Error);
         steps?.Entered(PinStep.Answer);
@@ -242,7 +243,8 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
     private void EndReuse()
     {
         Record.EndFilling();
-        if (IsLeaseOver) _scope.Host.Vectors.Release(Record, dirty: false, out _);
+        if (IsLeaseOver && _scope.Host.Vectors.Release(Record, dirty: false, out var frames))
+            owner.Telemetry.CountReleased(frames);
     }
 
     private void Tag(Activity pin, in PinRange range, in PinOutcome outcome)

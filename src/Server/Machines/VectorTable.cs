@@ -45,7 +45,18 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
         if (slots == 0) throw Refusals.Bad("pages", "must be at least 1");
         if (slots > limits.VectorPagesMax) throw Refusals.Limit("vector_pages_max", limits.VectorPagesMax, slots);
         Reserve();
-        return Number(machine.CreateVector((long)slots)!, lease);
+        try
+        {
+            return machine.CreateVector((long)slots) is { } vector
+                ? Number(vector, lease)
+                : throw Refusals.Bad("pages", "more than a frame vector of this kernel holds");
+        }
+        catch
+        {
+            // Too many slots, or no memory for them.
+            Interlocked.Decrement(ref _count);
+            throw;
+        }
     }
 
     /// <summary>
@@ -55,13 +66,20 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
     public VectorRecord Create(Named<DeviceId> device, ulong frames, Lease? lease)
     {
         Reserve();
-        var vector = machine.CreateVector((long)frames);
-        if (vector is not null
-            && machine.Call(new ExportDeviceCall(device.Thing, vector.Id, vector.Allocated)).IsOk)
+        FrameVector? vector = null;
+        try
+        {
+            vector = machine.CreateVector((long)frames);
+            if (vector is null || !machine.Call(new ExportDeviceCall(device.Thing, vector.Id, vector.Allocated)).IsOk)
+                throw Refusals.NotFound("DEVICE", device.Name);
             return Number(vector, lease);
-        if (vector is not null) machine.DestroyVector(vector);
-        Interlocked.Decrement(ref _count);
-        throw Refusals.NotFound("DEVICE", device.Name);
+        }
+        catch
+        {
+            if (vector is not null) machine.DestroyVector(vector);
+            Interlocked.Decrement(ref _count);
+            throw;
+        }
     }
 
     /// <summary>
@@ -70,10 +88,37 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
     /// </summary>
     public void Publish(VectorRecord record)
     {
-        _published[record.Number] = record;
-        if (record.Lease is not { } lease || lease.TryAdd(record)) return;
-        Release(record, dirty: false, out _);
-        throw LeaseRegistry.Gone(lease.Name);
+        if (record.Lease is not { } lease)
+        {
+            _published[record.Number] = record;
+            return;
+        }
+
+        if (!lease.TryAdd(record))
+        {
+            Release(record, dirty: false, out _);
+            throw LeaseRegistry.Gone(lease.Name);
+        }
+
+        // A lease that has ended since has taken the vector along, as it would a moment later.
+        lock (record.Gate)
+            if (!record.IsDestroyed) _published[record.Number] = record;
+    }
+
+    /// <summary>
+    /// Destroys an empty vector. FAILED_PRECONDITION when it holds frames or a pin is filling it, NOT_FOUND when it is
+    /// gone.
+    /// </summary>
+    public void DestroyEmpty(VectorRecord record)
+    {
+        // A pin that fills the vector meanwhile waits for the gate, and then finds it gone.
+        lock (record.Gate)
+        {
+            if (record.Content.Count > 0)
+                throw Refusals.State(
+                    "VECTOR_NOT_EMPTY", "frame_vector_destroy wants an empty vector: put its frames first");
+            Release(record, dirty: false, out _);
+        }
     }
 
     /// <summary>

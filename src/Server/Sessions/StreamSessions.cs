@@ -62,15 +62,38 @@ internal sealed class StreamSessions(DaemonLimits limits)
                 return known.Value.Session;
             }
 
-            if (_byName.Count >= limits.StreamSessionsMax)
-            {
-                _byName.Remove(_byUse.First!.Value.Name);
-                _byUse.RemoveFirst();
-            }
-
             var session = new StreamSession();
-            _byName[name] = _byUse.AddLast((name, session));
+            Add(name, session);
             return session;
         }
+    }
+
+    /// <summary>
+    /// Notes the use of a session that its stream has from <see cref="Get"/>. One that was forgotten meanwhile is
+    /// remembered again, unless another has taken its name.
+    /// </summary>
+    public void Touch(string name, StreamSession session)
+    {
+        lock (_lock)
+        {
+            if (!_byName.TryGetValue(name, out var known)) Add(name, session);
+            else if (known.Value.Session == session && known != _byUse.Last)
+            {
+                _byUse.Remove(known);
+                _byUse.AddLast(known);
+            }
+        }
+    }
+
+    /// <summary>Remembers a session in place of the one longest unused. Under the lock.</summary>
+    private void Add(string name, StreamSession session)
+    {
+        if (_byName.Count >= limits.StreamSessionsMax)
+        {
+            _byName.Remove(_byUse.First!.Value.Name);
+            _byUse.RemoveFirst();
+        }
+
+        _byName[name] = _byUse.AddLast((name, session));
     }
 }

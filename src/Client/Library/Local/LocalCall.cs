@@ -60,6 +60,10 @@ internal abstract class LocalCall : IDisposable
         if (end.Status.StatusCode != StatusCode.OK) throw new RpcException(end.Status, end.Trailers);
     }
 
+    /// <summary>The caller has given it up, or its deadline has passed.</summary>
+    protected bool IsGivenUp => _isCancelled || _options.CancellationToken.IsCancellationRequested
+        || _deadline is { IsCancellationRequested: true };
+
     /// <summary>The connection broke, or brought what is no answer: what the call's user is to be told.</summary>
     protected RpcException Break(Exception cause)
     {
@@ -158,16 +162,31 @@ internal sealed class LocalDuplexCall<TRequest, TResponse>
     public async Task WriteAsync(TRequest message, CancellationToken cancellationToken)
     {
         using var cancellation = CancelOn(cancellationToken);
-        await _begun.ConfigureAwait(false);
-        Connection.Writer.Append(_method.RequestMarshaller, message);
-        await Connection.FlushAsync().ConfigureAwait(false);
+        try
+        {
+            await _begun.ConfigureAwait(false);
+            Connection.Writer.Append(_method.RequestMarshaller, message);
+            await Connection.FlushAsync().ConfigureAwait(false);
+        }
+        catch (Exception exception) when (IsGivenUp)
+        {
+            throw Break(exception);
+        }
     }
 
+    /// <summary>Throws as <see cref="WriteAsync(TRequest)"/> does.</summary>
     public async Task CompleteAsync()
     {
-        await _begun.ConfigureAwait(false);
-        Connection.Writer.Append(PacketKind.End, null);
-        await Connection.FlushAsync().ConfigureAwait(false);
+        try
+        {
+            await _begun.ConfigureAwait(false);
+            Connection.Writer.Append(PacketKind.End, null);
+            await Connection.FlushAsync().ConfigureAwait(false);
+        }
+        catch (Exception exception) when (IsGivenUp)
+        {
+            throw Break(exception);
+        }
     }
 
     /// <summary>

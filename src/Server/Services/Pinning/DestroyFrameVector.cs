@@ -14,15 +14,7 @@ internal sealed partial class PinningService
         var (host, number) = ResolveVector(context, request.FrameVector, Right.Use, "frame_vector");
         return host.Requests.Run(context, request.RequestId, request, () =>
         {
-            var record = host.Vectors.Get(number);
-            lock (record.Gate)
-            {
-                if (record.Content.Count > 0)
-                    throw Refusals.State(
-                        "VECTOR_NOT_EMPTY", "frame_vector_destroy wants an empty vector: put its frames first");
-            }
-
-            if (!host.Vectors.Release(record, dirty: false, out _)) throw record.NotReady();
+            host.Vectors.DestroyEmpty(host.Vectors.Get(number));
             return Task.FromResult(new DestroyFrameVectorResponse());
         });
     }

@@ -32,7 +32,8 @@ internal sealed partial class PinningService
             {
                 owner ??= target.Host;
                 if (target.Host != owner) throw Refusals.Bad("machine", "a session belongs to one machine");
-                session ??= owner.Sessions.Get(name);
+                if (session is null) session = owner.Sessions.Get(name);
+                else owner.Sessions.Touch(name, session);
             }
 
             // 2. Answered before, or new.
@@ -114,7 +115,7 @@ internal sealed partial class PinningService
             await RunOperations(scope, result, cancelled).ConfigureAwait(false);
             return result;
         }
-        catch (Exception ending) when (ending is OperationCanceledException or RpcException)
+        catch
         {
             // The client learns of no vector: its pins are given back.
             GiveBack(scope, result);

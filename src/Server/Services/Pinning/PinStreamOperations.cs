@@ -128,7 +128,7 @@ internal sealed partial class PinningService
     /// <summary>The attachment of a batch's unpins, looked up once; null when it has ended.</summary>
     private Attachment? AttachmentOf(BatchScope scope)
     {
-        if (!scope.HasAttachment) scope.Attachment = attachments.Find(scope.Batch.Attachment);
+        if (!scope.HasAttachment) scope.Attachment = FindLive(scope.Host, scope.Batch.Attachment);
         scope.HasAttachment = true;
         return scope.Attachment;
     }

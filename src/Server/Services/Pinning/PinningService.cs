@@ -26,8 +26,19 @@ internal sealed partial class PinningService(
     private Attachment? FindAttachment(MachineHost host, string name)
     {
         if (name.Length == 0) return null;
-        var attachment = attachments.Get(name);
-        return attachment.Host == host ? attachment : throw Refusals.Bad("attachment", "belongs to another machine");
+        return FindLive(host, name) ?? throw Attachments.Gone(name);
+    }
+
+    /// <summary>
+    /// The attachment whose holds an unpin gives back; null when it has ended. Refuses that of another machine, which
+    /// the caller may have no right to.
+    /// </summary>
+    private Attachment? FindLive(MachineHost host, string name)
+    {
+        var attachment = attachments.Find(name);
+        return attachment is null || attachment.Host == host
+            ? attachment
+            : throw Refusals.Bad("attachment", "belongs to another machine");
     }
 
     /// <summary>The span of the call points at the span that acquired the pin.</summary>

@@ -15,7 +15,7 @@ internal sealed partial class PinningService
         return host.Requests.Run(context, request.RequestId, request, () =>
         {
             // Given back whatever becomes of the vector: it is unmapped.
-            if (request.Hold != 0) attachments.Find(request.Attachment)?.Release(request.Hold);
+            if (request.Hold != 0) FindLive(host, request.Attachment)?.Release(request.Hold);
             var record = host.Vectors.Get(number);
             LinkTo(record, Activity.Current);
             if (!host.Vectors.Release(record, request.Dirty, out var frames)) throw record.NotReady();
