@@ -1,22 +1,24 @@
-using System.Net;
 using FramePin.Server.Configuration;
 using FramePin.Server.Drivers;
 using FramePin.Server.LocalCalls;
 using FramePin.Server.LocalMemory;
 using FramePin.Server.Machines;
+using FramePin.Server.Native;
 using FramePin.Server.Services;
 using FramePin.Server.Telemetry;
+using FramePin.V1.Local;
 using Grpc.Reflection;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
-using OpenTelemetry.Metrics;
-using OpenTelemetry.Resources;
-using OpenTelemetry.Trace;
+using Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets;
 
 namespace FramePin.Server;
 
 /// <summary>Builds the daemon and runs it until SIGTERM or SIGINT.</summary>
 internal static class Daemon
 {
+    /// <summary>Exit code when it cannot start as it was told to.</summary>
+    public const int WrongUsage = 2;
+
     /// <summary>Exit code when the audit at the end found something.</summary>
     public const int AuditFailed = 3;
 
@@ -24,7 +26,8 @@ internal static class Daemon
     {
         await using var app = Build(options);
         await app.StartAsync(cancelled).ConfigureAwait(false);
-        foreach (var address in app.Urls) Console.WriteLine($"framepind listening on {address}");
+        foreach (var address in app.Services.GetRequiredService<DaemonSockets>().Addresses)
+            Console.WriteLine($"framepind listening on {address}");
         Console.WriteLine("framepind ready");
         await app.WaitForShutdownAsync(cancelled).ConfigureAwait(false);
         return Audit(app);
@@ -36,19 +39,60 @@ internal static class Daemon
     public static WebApplication Build(
         DaemonOptions options, TimeProvider? time = null, Action<IServiceCollection>? replace = null)
     {
-        // Configured by its command line. Settings are not looked for in whatever directory it was started from, nor
-        // watched for changes there.
-        var builder = WebApplication.CreateSlimBuilder(new WebApplicationOptions
+        var sockets = DaemonSockets.Bind(
+            options.SocketPath, options.SocketPath is { } path ? LocalSocket.PathFor(path) : null,
+            options.AttachSocketPath, options.TcpPort);
+        try
         {
-            Args = ["--hostBuilder:reloadConfigOnChange=false"],
-            ContentRootPath = AppContext.BaseDirectory,
-        });
-        builder.Logging.AddFilter("Microsoft", LogLevel.Warning).AddFilter("Grpc", LogLevel.Critical);
-        builder.WebHost.ConfigureKestrel(kestrel => Listen(kestrel, options));
+            return Build(options, sockets, time, replace);
+        }
+        catch
+        {
+            sockets.Dispose();
+            throw;
+        }
+    }
+
+    private static WebApplication Build(
+        DaemonOptions options, DaemonSockets sockets, TimeProvider? time, Action<IServiceCollection>? replace)
+    {
+        // Empty: configured by its command line alone. No variable of the environment and no file opens a listener.
+        var builder = WebApplication.CreateEmptyBuilder(
+            new WebApplicationOptions { ContentRootPath = AppContext.BaseDirectory });
+        builder.Configuration.AddInMemoryCollection(TelemetryExport.Variables());
+        builder.Logging.AddSimpleConsole().SetMinimumLevel(LogLevel.Information)
+            .AddFilter("Microsoft", LogLevel.Warning).AddFilter("Grpc", LogLevel.Critical);
+        builder.WebHost.UseKestrelCore().ConfigureKestrel(kestrel => Listen(kestrel, sockets));
         var services = builder.Services;
+        // Owned by the container, which makes it at once.
+        services.AddSingleton(_ => sockets);
+        services.Configure<SocketTransportOptions>(transport => transport.CreateBoundListenSocket = sockets.Of);
+        services.AddRoutingCore();
+        AddParts(services, options, time ?? TimeProvider.System);
+        TelemetryExport.Add(services);
+        replace?.Invoke(services);
+        var app = builder.Build();
+        _ = app.Services.GetRequiredService<DaemonSockets>();
+        app.Lifetime.ApplicationStopping.Register(() =>
+        {
+            foreach (var host in app.Services.GetRequiredService<MachineRegistry>().All) host.StopWaiting();
+        });
+        var keeper = app.Services.GetRequiredService<QuarantineKeeper>();
+        var machines = app.Services.GetRequiredService<MachineRegistry>();
+        machines.Made = keeper.Watch;
+        foreach (var host in machines.All) keeper.Watch(host);
+        app.UseRouting();
+        app.UseMiddleware<StreamEndMiddleware>();
+        app.UseMiddleware<StatusDetailsMiddleware>();
+        Map(app);
+        return app;
+    }
+
+    private static void AddParts(IServiceCollection services, DaemonOptions options, TimeProvider time)
+    {
         services.Configure<HostOptions>(host => host.ShutdownTimeout = options.Limits.ShutdownGrace);
         services.AddSingleton(options);
-        services.AddSingleton(time ?? TimeProvider.System);
+        services.AddSingleton(time);
         services.AddMetrics();
         services.AddSingleton<ServerTelemetry>();
         services.AddSingleton<PinTracing>(
@@ -75,18 +119,10 @@ internal static class Daemon
         AddReflection(services);
         services.AddGrpcHealthChecks().AddCheck(
             "framepind", () => Microsoft.Extensions.Diagnostics.HealthChecks.HealthCheckResult.Healthy());
-        AddTelemetry(services);
-        replace?.Invoke(services);
-        var app = builder.Build();
-        app.Lifetime.ApplicationStopping.Register(() =>
-        {
-            foreach (var host in app.Services.GetRequiredService<MachineRegistry>().All) host.StopWaiting();
-        });
-        var keeper = app.Services.GetRequiredService<QuarantineKeeper>();
-        var machines = app.Services.GetRequiredService<MachineRegistry>();
-        machines.Made = keeper.Watch;
-        foreach (var host in machines.All) keeper.Watch(host);
-        app.UseMiddleware<StatusDetailsMiddleware>();
+    }
+
+    private static void Map(WebApplication app)
+    {
         app.MapGrpcService<MachineService>();
         app.MapGrpcService<AddressSpaceService>();
         app.MapGrpcService<PinningService>();
@@ -99,21 +135,13 @@ internal static class Daemon
         app.MapGrpcService<FaultService>();
         app.MapGrpcHealthChecksService();
         app.MapGrpcReflectionService();
-        return app;
     }
 
-    private static void Listen(KestrelServerOptions kestrel, DaemonOptions options)
+    private static void Listen(KestrelServerOptions kestrel, DaemonSockets sockets)
     {
         kestrel.AddServerHeader = false;
-        if (options.SocketPath is { } path)
-        {
-            // A socket left over by a daemon that was killed would make the bind fail.
-            if (File.Exists(path)) File.Delete(path);
-            kestrel.ListenUnixSocket(path, listen => listen.Protocols = HttpProtocols.Http2);
-        }
-
-        if (options.TcpPort is { } port)
-            kestrel.Listen(IPAddress.Loopback, port, listen => listen.Protocols = HttpProtocols.Http2);
+        foreach (var endpoint in sockets.Http2)
+            kestrel.Listen(endpoint, listen => listen.Protocols = HttpProtocols.Http2);
     }
 
     /// <summary>
@@ -136,16 +164,6 @@ internal static class Daemon
         services.AddSingleton(new ReflectionServiceImpl(names, symbols));
         services.AddSingleton(new ReflectionV1ServiceImpl(names, symbols));
         services.AddGrpcReflection();
-    }
-
-    private static void AddTelemetry(IServiceCollection services)
-    {
-        var telemetry = services.AddOpenTelemetry().ConfigureResource(resource => resource.AddService("framepind"));
-        // The exporter retries against nobody when no endpoint is named: leave it out then.
-        if (Environment.GetEnvironmentVariable("OTEL_EXPORTER_OTLP_ENDPOINT") is not { Length: > 0 }) return;
-        telemetry
-            .WithTracing(tracing => tracing.AddSource(TelemetryNames.Source).AddOtlpExporter())
-            .WithMetrics(metrics => metrics.AddMeter(TelemetryNames.Source).AddOtlpExporter());
     }
 
     /// <summary>The last look before the process ends: every machine's books must balance.</summary>

@@ -2,9 +2,11 @@ using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Diagnostics.Metrics;
 using FramePin.Client;
+using FramePin.Core.Abi;
 using FramePin.Core.Machines;
 using FramePin.Server;
 using FramePin.Server.Configuration;
+using FramePin.Server.Machines;
 using FramePin.Server.Telemetry;
 using FramePin.V1;
 using Grpc.Core;
@@ -207,6 +209,28 @@ public abstract partial class PinTransactionTests
         if (_hold != 0)
             await _client.Memory.UnmapFramesAsync(new UnmapFramesRequest { Attachment = _local.Name, Hold = _hold });
         await AssertNothingIsLeftAsync(way);
+    }
+
+    [Fact]
+    public async Task V6_a_pin_whose_deadline_passed_while_it_ran_is_given_back()
+    {
+        var services = _app!.Services;
+        var host = services.GetRequiredService<MachineRegistry>().All.Single();
+        using (var pin = services.GetRequiredService<PinTransactions>().Begin(null))
+        {
+            pin.Create(new PinScope(host, null, null), Pages);
+            var space = host.Spaces.Get(_space.Split('/')[^1]);
+            var range = new FramePin.Server.Machines.PinRange(space, At, Pages, GupFlags.Write, default);
+            using var deadline = new CancellationTokenSource();
+            _script.Before = (PinStep.Fill, deadline.Cancel);
+            await Assert.ThrowsAnyAsync<OperationCanceledException>(
+                async () => await pin.FillAsync(range, deadline.Token));
+            _script.Before = null;
+            Assert.Equal(Pages, (ulong)pin.Record.Vector.Count);
+        }
+
+        Assert.Equal((0UL, 0UL), Counted);
+        await AssertNothingIsLeftAsync("Pin");
     }
 
     [Theory]

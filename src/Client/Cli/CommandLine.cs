@@ -52,6 +52,11 @@ internal sealed class CommandLine
                 await run(parsed, client, output, cancelled);
                 return output.HasFindings ? Refused : Ok;
             }
+            catch (Exception exception) when (RefusalOf(exception) is { Reason: "PERMISSION_DENIED" })
+            {
+                Console.Error.WriteLine(RefusalOf(exception)!.Message);
+                return Unreachable;
+            }
             catch (Exception exception) when (RefusalOf(exception) is { StatusCode: StatusCode.Unavailable })
             {
                 Console.Error.WriteLine(

@@ -75,6 +75,11 @@ internal static class ChannelFactory
             await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellationToken).ConfigureAwait(false);
             return new NetworkStream(socket, ownsSocket: true);
         }
+        catch (SocketException exception)
+        {
+            socket.Dispose();
+            throw new ConnectException(path, exception);
+        }
         catch
         {
             socket.Dispose();

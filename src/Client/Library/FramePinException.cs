@@ -27,7 +27,10 @@ public sealed class FramePinException : Exception
     /// <summary>The gRPC status.</summary>
     public StatusCode StatusCode { get; private init; }
 
-    /// <summary>The reason in UPPER_SNAKE: the name of an errno or of a signal, or a word of the daemon's.</summary>
+    /// <summary>
+    /// The reason in UPPER_SNAKE: the name of an errno or of a signal, or a word of the daemon's. "UNREACHABLE" or
+    /// "PERMISSION_DENIED" for a daemon that could not be connected to.
+    /// </summary>
     public string Reason { get; private init; } = "";
 
     /// <summary>Linux error number; 0 when the refusal is not one of the kernel's.</summary>
@@ -56,10 +59,11 @@ public sealed class FramePinException : Exception
         var info = exception.GetRpcStatus()?.GetDetail<ErrorInfo>();
         var metadata = new Dictionary<string, string>(StringComparer.Ordinal);
         foreach (var (key, value) in info?.Metadata ?? []) metadata[key] = value;
-        return new FramePinException(exception.Status.Detail, exception)
+        var unreached = info is null ? ConnectException.Explain(exception) : null;
+        return new FramePinException(unreached?.Message ?? exception.Status.Detail, exception)
         {
             StatusCode = exception.StatusCode,
-            Reason = info?.Reason ?? exception.StatusCode.ToString(),
+            Reason = info?.Reason ?? unreached?.Reason ?? exception.StatusCode.ToString(),
             Metadata = metadata,
             Errno = (int)(Number(metadata, "errno") ?? 0),
             Signal = (int)(Number(metadata, "signal") ?? 0),

@@ -20,6 +20,13 @@ internal static unsafe partial class LibC
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     internal static partial int memfd_create(string name, uint flags);
 
+    internal const int ReadOnly = 0;
+    internal const int ReadWrite = 2;
+    internal const int CloseOnExec = 0x8_0000;
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int open(string path, int flags);
+
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int ftruncate(int fd, long length);
 

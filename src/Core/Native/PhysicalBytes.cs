@@ -76,10 +76,12 @@ internal sealed unsafe class PhysicalBytes : IDisposable
     public SafeFileHandle Open(bool isReadOnly)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
-        return File.OpenHandle(
-            $"/proc/self/fd/{_fd}", FileMode.Open, isReadOnly
-                ? FileAccess.Read
-                : FileAccess.ReadWrite, FileShare.ReadWrite | FileShare.Delete);
+        // By open(2), since File.OpenHandle asks for a lock, which whoever has a descriptor may hold.
+        var descriptor = LibC.open(
+            $"/proc/self/fd/{_fd}", (isReadOnly ? LibC.ReadOnly : LibC.ReadWrite) | LibC.CloseOnExec);
+        return descriptor >= 0
+            ? new SafeFileHandle(descriptor, ownsHandle: true)
+            : throw new Win32Exception(Marshal.GetLastPInvokeError(), "opening physical memory anew");
     }
 
     public void Dispose()

@@ -12,6 +12,12 @@ namespace FramePin.Core.Syscalls;
 /// </summary>
 internal static class FileCalls
 {
+    /// <summary>
+    /// Bytes that a file may have (s_maxbytes), whichever call would make it longer. Linux allows 2^63 - 1; here the
+    /// tables of the cache end before.
+    /// </summary>
+    public const ulong MaxBytes = 1UL << 46;
+
     /// <summary>ftruncate: pages behind the new end leave the file and every mapping, private copies too.</summary>
     public static void Truncate(KernelState kernel, MemoryFile file, ulong size)
     {

@@ -18,8 +18,12 @@ public readonly record struct CreateFileCall(
     string Name, FileKind Kind, ulong Size, int HugeOrder = 0, string? DeviceNumber = null, ulong Inode = 0)
     : ISyscall<CreateFileCall>
 {
+    /// <summary>Bytes that a file may have.</summary>
+    public const ulong MaxBytes = FileCalls.MaxBytes;
+
     public SyscallResult Run(in Turn turn)
     {
+        if (Size > FileCalls.MaxBytes) return Errno.EFBIG;
         var order = Kind == FileKind.HugeTlb ? HugeOrder : 0;
         if (Kind == FileKind.HugeTlb && !turn.Kernel.HugePools.ContainsKey(order)) return Errno.EINVAL;
         if (turn.Kernel.CreateFile(Name, Kind, Size, order) is not { } file) return Errno.ENOMEM;
@@ -97,6 +101,7 @@ public readonly partial record struct TruncateCall(FileId File, ulong Size) : IS
         if (turn.Kernel.File(File) is not { } file) return Errno.EBADF;
         var isWhole = PageGeometry.IsAligned(Size, PageGeometry.PageSize << file.Order);
         if (file.Kind == FileKind.HugeTlb && !isWhole) return Errno.EINVAL;
+        if (Size > FileCalls.MaxBytes) return Errno.EFBIG;
         FileCalls.Truncate(turn.Kernel, file, Size);
         return SyscallResult.Ok();
     }

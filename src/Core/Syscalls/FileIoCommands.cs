@@ -59,7 +59,10 @@ public readonly ref struct ReadFileCall(FileId file, ulong offset, Span<byte> bu
 /// <param name="file">The file.</param>
 /// <param name="offset">First byte.</param>
 /// <param name="bytes">The bytes.</param>
-/// <remarks>-EPERM for a sealed file, -ESPIPE for secret memory, -EINVAL for hugetlbfs: those have no write.</remarks>
+/// <remarks>
+/// -EPERM for a sealed file, -ESPIPE for secret memory, -EINVAL for hugetlbfs: those have no write. -EFBIG at and behind
+/// the end of what a file may have.
+/// </remarks>
 public readonly ref struct WriteFileCall(FileId file, ulong offset, ReadOnlySpan<byte> bytes)
     : ICommand<WriteFileCall, WriteFileResult>
 {
@@ -75,13 +78,16 @@ public readonly ref struct WriteFileCall(FileId file, ulong offset, ReadOnlySpan
             FileKind.HugeTlb => Errno.EINVAL,
             _ => written.WriteSealed ? Errno.EPERM : Errno.None,
         };
+        if (error == Errno.None && _bytes.Length > 0 && offset >= FileCalls.MaxBytes) error = Errno.EFBIG;
         if (error != Errno.None) return new(0, error);
+        // generic_write_checks: a write that reaches over the end of what a file may have is cut there.
+        var length = (int)Math.Min((ulong)_bytes.Length, FileCalls.MaxBytes - Math.Min(offset, FileCalls.MaxBytes));
         var done = 0;
-        while (done < _bytes.Length)
+        while (done < length)
         {
             var at = offset + (ulong)done;
             var within = (int)(at & ~PageGeometry.PageMask);
-            var part = _bytes.Slice(done, Math.Min(_bytes.Length - done, (int)PageGeometry.PageSize - within));
+            var part = _bytes.Slice(done, Math.Min(length - done, (int)PageGeometry.PageSize - within));
             var index = at >> PageGeometry.PageShift;
             if (FaultHandler.FindOrAddPage(kernel, null, written, index, 0, AllocationContext.Movable) is not { } pfn)
                 return new(done, Errno.ENOSPC);

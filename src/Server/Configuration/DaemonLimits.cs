@@ -1,3 +1,5 @@
+using FramePin.Core.Syscalls;
+
 namespace FramePin.Server.Configuration;
 
 /// <summary>Every limit of the daemon, with its unit and reason. A refusal names the limit and its value.</summary>
@@ -50,7 +52,7 @@ public sealed record DaemonLimits
     public uint PageSizeDefault { get; init; } = 100;
 
     /// <summary>file_bytes_max: bytes of a file (64 TiB). Pages of a hole cost nothing.</summary>
-    public ulong FileBytesMax { get; init; } = 1UL << 46;
+    public ulong FileBytesMax { get; init; } = CreateFileCall.MaxBytes;
 
     /// <summary>pages_per_answer: struct pages in one answer of GetPages, about 100 bytes each.</summary>
     public uint PagesPerAnswer { get; init; } = 1024;
@@ -154,6 +156,11 @@ public sealed record DaemonLimits
 
     /// <summary>Deadline of a call that came without one.</summary>
     public TimeSpan DefaultDeadline { get; init; } = TimeSpan.FromMinutes(2);
+
+    /// <summary>
+    /// How long a stream whose client reads no more stays open after SIGTERM. The others are told at once.
+    /// </summary>
+    public TimeSpan StreamGrace { get; init; } = TimeSpan.FromMilliseconds(500);
 
     /// <summary>How long calls in flight may take to finish after SIGTERM.</summary>
     public TimeSpan ShutdownGrace { get; init; } = TimeSpan.FromSeconds(10);

@@ -33,8 +33,7 @@ internal sealed class DriverRegistry(DaemonOptions options)
         var limits = options.Limits;
         if (node.Length == 0) throw Refusals.Bad("register.node", "must name the node, such as video0");
         Names.CheckId(node, limits, "register.node");
-        if (driver.Length > limits.OwnerLengthMax)
-            throw Refusals.Limit("owner_length_max", (ulong)limits.OwnerLengthMax, (ulong)driver.Length);
+        Names.CheckText(driver, limits.OwnerLengthMax, "owner_length_max", "register.driver");
         if (_drivers.Count >= limits.DriversMax)
             throw Refusals.Limit("drivers_max", (ulong)limits.DriversMax, (ulong)_drivers.Count + 1);
         var served = new ServedDriver(host, node, driver, limits.DriverCallsMax);

@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using System.Net.Sockets;
 using FramePin.Server.Configuration;
 using FramePin.Server.Mapping;
+using FramePin.Server.Native;
 using FramePin.Server.Telemetry;
 using FramePin.V1.Local;
 
@@ -13,7 +14,8 @@ namespace FramePin.Server.LocalCalls;
 /// PATH it listens on PATH.calls, made with the same permissions.
 /// </summary>
 internal sealed class LocalCallServer(
-    DaemonOptions options, LocalMethods methods, TimeProvider time, ILogger<LocalCallServer> log) : BackgroundService
+    DaemonOptions options, DaemonSockets sockets, LocalMethods methods, TimeProvider time,
+    ILogger<LocalCallServer> log) : BackgroundService
 {
     private const int StackBytes = 1 << 20;
 
@@ -21,13 +23,6 @@ internal sealed class LocalCallServer(
     private static readonly TimeSpan Respite = TimeSpan.FromMilliseconds(100);
 
     private readonly ConcurrentDictionary<LocalConnection, TaskCompletionSource> _connections = new();
-    private Socket? _listener;
-
-    public override async Task StartAsync(CancellationToken cancellationToken)
-    {
-        if (options.SocketPath is { } path) _listener = Listen(LocalSocket.PathFor(path));
-        await base.StartAsync(cancellationToken).ConfigureAwait(false);
-    }
 
     /// <summary>Cancels the calls under way, and waits until each client has been told.</summary>
     public override async Task StopAsync(CancellationToken cancellationToken)
@@ -40,30 +35,16 @@ internal sealed class LocalCallServer(
 
     protected override async Task ExecuteAsync(CancellationToken stoppingToken)
     {
-        if (_listener is not { } listener) return;
+        if (sockets.Calls is not { } listener) return;
         using var _ = listener;
         try
         {
-            while (true) await ServeNextAsync(listener, stoppingToken).ConfigureAwait(false);
+            while (true) await ServeNextAsync(listener.Socket, stoppingToken).ConfigureAwait(false);
         }
         catch (OperationCanceledException)
         {
             // The daemon ends.
         }
-        finally
-        {
-            File.Delete(LocalSocket.PathFor(options.SocketPath!));
-        }
-    }
-
-    private static Socket Listen(string path)
-    {
-        // A socket left over by a daemon that was killed would make the bind fail.
-        if (File.Exists(path)) File.Delete(path);
-        var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        listener.Bind(new UnixDomainSocketEndPoint(path));
-        listener.Listen();
-        return listener;
     }
 
     private async Task ServeNextAsync(Socket listener, CancellationToken stopping)

@@ -15,7 +15,8 @@ namespace FramePin.Server.LocalMemory;
 /// Nothing more is sent: either side ends the attachment by closing the connection.
 /// </remarks>
 internal sealed class AttachServer(
-    DaemonOptions options, AttachTickets tickets, Attachments attachments, TimeProvider time, ILogger<AttachServer> log)
+    DaemonOptions options, DaemonSockets sockets, AttachTickets tickets, Attachments attachments, TimeProvider time,
+    ILogger<AttachServer> log)
     : BackgroundService
 {
     /// <summary>Interval at which a wait for a process's end looks whether the wait is still needed.</summary>
@@ -26,25 +27,15 @@ internal sealed class AttachServer(
 
     protected override async Task ExecuteAsync(CancellationToken stoppingToken)
     {
-        if (options.AttachSocketPath is not { } path) return;
-        // A socket left over by a daemon that was killed would make the bind fail.
-        if (File.Exists(path)) File.Delete(path);
-        using var listener = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
-        listener.Bind(new UnixDomainSocketEndPoint(path));
-        // Every user may connect. Credentials decide, and a user without the right is told why.
-        if (OperatingSystem.IsLinux()) File.SetUnixFileMode(path, (UnixFileMode)0b110_110_110);
-        listener.Listen();
+        if (sockets.Attach is not { } listener) return;
+        using var _ = listener;
         try
         {
-            while (true) await ServeNextAsync(listener, stoppingToken).ConfigureAwait(false);
+            while (true) await ServeNextAsync(listener.Socket, stoppingToken).ConfigureAwait(false);
         }
         catch (OperationCanceledException)
         {
             // The daemon ends, and with it every attachment.
-        }
-        finally
-        {
-            File.Delete(path);
         }
     }
 

@@ -207,6 +207,8 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
     private ValueTask<PinOutcome> EndAsync(in PinRange range, in PinOutcome outcome, CancellationToken cancelled)
     {
         if (outcome.Parked is { } parked) return WaitAsync(range, parked, cancelled);
+        // A deadline that passed while the pages were taken: the caller learns of no vector.
+        cancelled.ThrowIfCancellationRequested();
         Filled(range, outcome);
         return ValueTask.FromResult(outcome);
     }

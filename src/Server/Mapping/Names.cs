@@ -66,5 +66,18 @@ internal static class Names
         if (!isSound) throw Refusals.Bad(field, "an id is a letter, then letters, digits, '-' and '_'");
     }
 
+    /// <summary>
+    /// A text that is stored and shown to others: in maps, tables and logs. Characters that move a cursor, break a line
+    /// or turn the direction of writing are refused.
+    /// </summary>
+    public static void CheckText(string text, int most, string limit, string field)
+    {
+        if (text.Length > most) throw Refusals.Limit(limit, (ulong)most, (ulong)text.Length);
+        foreach (var c in text)
+            if (char.GetUnicodeCategory(c) is UnicodeCategory.Control or UnicodeCategory.Format
+                or UnicodeCategory.LineSeparator or UnicodeCategory.ParagraphSeparator)
+                throw Refusals.Bad(field, "must hold no line break, control or format character");
+    }
+
     private static string Short(string name) => name.Length <= 80 ? name : name[..80] + "…";
 }

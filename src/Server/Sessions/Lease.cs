@@ -121,8 +121,11 @@ internal sealed class Lease : IDisposable
     /// the lease is given back: vectors last, and the latest first. Only the first call does anything. A vector that a
     /// pin is filling stays: the pin sees the end and gives the vector back.
     /// </summary>
+    /// <param name="failed">
+    /// Told of each thing, and of a call under way, that met an exception. The others are given back all the same.
+    /// </param>
     /// <returns>Vectors that were given back, and the pages that they held.</returns>
-    public (int Vectors, long Pages) End()
+    public (int Vectors, long Pages) End(Action<Exception> failed)
     {
         List<ILeased> held;
         lock (_lock)
@@ -135,15 +138,29 @@ internal sealed class Lease : IDisposable
         }
 
         _timer.Dispose();
-        _ended.Cancel();
         var (vectors, pages) = (0, 0L);
-        foreach (var thing in held)
+#pragma warning disable CA1031 // The caller may be a timer: an exception would end the daemon.
+        try
         {
-            if (!thing.Release(out var given) || !thing.IsVector) continue;
-            vectors++;
-            pages += given;
+            _ended.Cancel();
+        }
+        catch (Exception exception)
+        {
+            failed(exception);
         }
 
+        foreach (var thing in held)
+            try
+            {
+                if (!thing.Release(out var given) || !thing.IsVector) continue;
+                vectors++;
+                pages += given;
+            }
+            catch (Exception exception)
+            {
+                failed(exception);
+            }
+#pragma warning restore CA1031
         return (vectors, pages);
     }
 

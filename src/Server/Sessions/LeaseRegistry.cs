@@ -42,8 +42,7 @@ internal sealed class LeaseRegistry(
 
     public Lease Open(string wantedId, string owner, TimeSpan ttl)
     {
-        if (owner.Length > limits.OwnerLengthMax)
-            throw Refusals.Limit("owner_length_max", (ulong)limits.OwnerLengthMax, (ulong)owner.Length);
+        Names.CheckText(owner, limits.OwnerLengthMax, "owner_length_max", "owner");
         if (ttl == TimeSpan.Zero) ttl = limits.LeaseTtlDefault;
         if (ttl < limits.LeaseTtlMin || ttl > limits.LeaseTtlMax)
             throw Refusals.Bad(
@@ -74,7 +73,7 @@ internal sealed class LeaseRegistry(
     public (int Vectors, long Pages) Close(Lease lease)
     {
         _leases.TryRemove(new KeyValuePair<string, Lease>(Names.LastSegment(lease.Name), lease));
-        var released = lease.End();
+        var released = lease.End(failure => log.LeaseReleaseFailed(lease.Name, failure));
         telemetry.CountReleased(released.Pages);
         return released;
     }

@@ -15,11 +15,21 @@ internal static partial class Log
     public static partial void AuditFinding(this ILogger log, string machine, string finding);
 
     [LoggerMessage(
+        EventId = 11, EventName = "ExportFailed", Level = LogLevel.Warning,
+        Message = "spans or metrics do not reach their receiver, and this is said once: {Reason}")]
+    public static partial void ExportFailed(this ILogger log, string reason);
+
+    [LoggerMessage(
         EventId = 20, EventName = "LeaseExpired", Level = LogLevel.Warning,
         Message = "lease {Lease} ({Owner}) ended: nothing was heard of it for {Seconds} s; "
             + "{Vectors} vectors with {Pages} pages released")]
     public static partial void LeaseExpired(
         this ILogger log, string lease, string owner, double seconds, int vectors, long pages);
+
+    [LoggerMessage(
+        EventId = 21, EventName = "LeaseReleaseFailed", Level = LogLevel.Error,
+        Message = "lease {Lease} ended, and a thing of it could not be given back")]
+    public static partial void LeaseReleaseFailed(this ILogger log, string lease, Exception exception);
 
     [LoggerMessage(
         EventId = 30, EventName = "AttachDenied", Level = LogLevel.Warning,

@@ -10,7 +10,8 @@ namespace FramePin.Server.Telemetry;
 /// gives an ErrorInfo to every error.
 /// </summary>
 internal sealed class ServerInterceptor(
-    ServerTelemetry telemetry, ILogger<ServerInterceptor> log, TimeProvider time) : Interceptor
+    ServerTelemetry telemetry, ILogger<ServerInterceptor> log, TimeProvider time, IHostApplicationLifetime lifetime)
+    : Interceptor
 {
     public override Task<TResponse> UnaryServerHandler<TRequest, TResponse>(
         TRequest request, ServerCallContext context, UnaryServerMethod<TRequest, TResponse> continuation) =>
@@ -19,7 +20,11 @@ internal sealed class ServerInterceptor(
     public override Task<TResponse> ClientStreamingServerHandler<TRequest, TResponse>(
         IAsyncStreamReader<TRequest> requestStream, ServerCallContext context,
         ClientStreamingServerMethod<TRequest, TResponse> continuation) =>
-        Around(context, () => continuation(requestStream, context));
+        Around(context, async () =>
+        {
+            using var requests = Stoppable(requestStream, context);
+            return await continuation(requests, context).ConfigureAwait(false);
+        });
 
     public override Task ServerStreamingServerHandler<TRequest, TResponse>(
         TRequest request, IServerStreamWriter<TResponse> responseStream, ServerCallContext context,
@@ -36,7 +41,8 @@ internal sealed class ServerInterceptor(
         DuplexStreamingServerMethod<TRequest, TResponse> continuation) =>
         Around(context, async () =>
         {
-            await continuation(requestStream, responseStream, context).ConfigureAwait(false);
+            using var requests = Stoppable(requestStream, context);
+            await continuation(requests, responseStream, context).ConfigureAwait(false);
             return true;
         });
 
@@ -45,30 +51,37 @@ internal sealed class ServerInterceptor(
         var method = context.Method[1..];
         var started = time.GetTimestamp();
         using var span = Start(method, context);
-        var status = StatusCode.OK;
+        var (status, detail) = (StatusCode.OK, "");
         try
         {
             return await call().ConfigureAwait(false);
         }
         catch (Exception exception)
         {
-            var refusal = Refusals.From(exception);
-            status = refusal.StatusCode;
+            var refusal = IsEndOfDaemon(exception)
+                ? Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending")
+                : Refusals.From(exception);
+            (status, detail) = (refusal.StatusCode, refusal.Status.Detail);
             if (status == StatusCode.Internal) log.CallFailed(method, exception);
-            span?.SetTag(TelemetryNames.ErrorType, status.ToString());
-            span?.SetStatus(ActivityStatusCode.Error, refusal.Status.Detail);
             if (ReferenceEquals(refusal, exception)) throw;
             throw refusal;
         }
         finally
         {
-            span?.SetTag(TelemetryNames.RpcStatus, status.ToString());
+            StatusNames.Note(span, status, detail);
             if (telemetry.CallDuration.Enabled)
                 telemetry.CallDuration.Record(
                     time.GetElapsedTime(started).TotalSeconds, new KeyValuePair<string, object?>(
                         TelemetryNames.RpcMethod, method));
         }
     }
+
+    private StoppableReader<T> Stoppable<T>(IAsyncStreamReader<T> requests, ServerCallContext context) =>
+        new(requests, context.CancellationToken, lifetime.ApplicationStopping);
+
+    /// <summary>The call was cancelled by the daemon's end. A client that cancelled it reads no status.</summary>
+    private bool IsEndOfDaemon(Exception exception) =>
+        exception is OperationCanceledException && lifetime.ApplicationStopping.IsCancellationRequested;
 
     private Activity? Start(string method, ServerCallContext context)
     {

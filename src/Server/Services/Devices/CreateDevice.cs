@@ -16,6 +16,7 @@ internal sealed partial class DeviceService
         return host.Requests.Run(context, request.RequestId, request, () =>
         {
             var mapping = WireEnums.ToCore(request.Mapping, "mapping");
+            Names.CheckText(request.Path, options.Limits.PathLengthMax, "path_length_max", "path");
             if (request.Pages == 0) throw Refusals.Bad("pages", "must be at least 1");
             if (request.Pages > options.Limits.DevicePagesMax)
                 throw Refusals.Limit("device_pages_max", options.Limits.DevicePagesMax, request.Pages);

@@ -17,11 +17,8 @@ internal sealed partial class FileService
         {
             var kind = WireEnums.ToCore(request.Kind, "kind");
             CheckSize(request.SizeBytes);
-            if (request.Path.Length > options.Limits.PathLengthMax)
-                throw Refusals.Limit(
-                    "path_length_max", (ulong)options.Limits.PathLengthMax, (ulong)request.Path.Length);
-            if (request.Path.Contains('\n', StringComparison.Ordinal))
-                throw Refusals.Bad("path", "must not hold a line break");
+            Names.CheckText(request.Path, options.Limits.PathLengthMax, "path_length_max", "path");
+            Names.CheckText(request.Device, options.Limits.NameLengthMax, "name_length_max", "device");
             var order = request.HugePageBytes switch
             {
                 0 or PageGeometry.PmdSize => PageGeometry.PmdOrder,

@@ -3,6 +3,7 @@ using FramePin.Core.Addressing;
 using FramePin.Server.LocalMemory;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
+using FramePin.Server.Telemetry;
 using FramePin.V1;
 using Grpc.Core;
 using Errno = FramePin.Core.Abi.Errno;
@@ -78,7 +79,7 @@ internal sealed partial class PinningService
             (answer.Runs, answer.FrameVector, answer.Frames, answer.Hold) = (null, 0, 0, 0);
             answer.Kind = FrameKind.Unspecified;
             Refuse(answer, refusal);
-            span?.SetStatus(ActivityStatusCode.Error, refusal.Status.Detail);
+            StatusNames.Note(span, refusal.StatusCode, refusal.Status.Detail);
         }
     }
 

@@ -1,7 +1,7 @@
 using System.Net.Sockets;
 using System.Runtime.InteropServices;
 
-namespace FramePin.Server.LocalMemory;
+namespace FramePin.Server.Native;
 
 /// <summary>
 /// The process at the other end of a Unix socket, as the kernel noted it at connect (SO_PEERCRED, SO_PEERGROUPS).

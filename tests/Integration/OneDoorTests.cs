@@ -1,0 +1,112 @@
+using System.Diagnostics;
+using System.Globalization;
+using FramePin.Client;
+using FramePin.V1;
+using Google.Protobuf;
+using Grpc.Core;
+using Xunit;
+
+namespace FramePin.Tests.Integration;
+
+/// <summary>
+/// Limits hold at every door (faults V6, V9, V11, V12): whichever call reaches a thing, it meets the same rule.
+/// </summary>
+public sealed class OneDoorTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
+{
+    private const ulong At = 0x1000_0000;
+    private const ulong FileBytesMax = 1UL << 46;
+
+    public static TheoryData<string> Texts =>
+        ["a\nb", "a\rb", "\u001b[31mred", "a\u0000b", "bell\a", "\u009b1m", "\u202egnp", "a\u2028b"];
+
+    [Theory]
+    [InlineData(1UL << 46)]
+    [InlineData(1UL << 47)]
+    [InlineData(1UL << 51)]
+    [InlineData(ulong.MaxValue)]
+    [InlineData((1UL << 46) - 1)]
+    public async Task V11_a_write_behind_what_a_file_may_have_is_EFBIG_and_touches_nothing(ulong position)
+    {
+        var (machine, _) = await daemon.CreateAsync();
+        var file = await daemon.Client.Files.CreateFileAsync(
+            new CreateFileRequest { Parent = machine, Kind = FileKind.Shmem, SizeBytes = 4096 });
+        using var write = daemon.Client.Memory.WriteMemory();
+        var target = new MemoryTarget { Name = file.Name, Position = position };
+        await write.RequestStream.WriteAsync(
+            new WriteMemoryRequest { Target = target, Data = ByteString.CopyFrom(7, 7) });
+        await write.RequestStream.CompleteAsync();
+        // A write that reaches over the end is cut there, as pwrite is.
+        if (position < FileBytesMax) Assert.Equal(1UL, (await write.ResponseAsync).Written);
+        else
+        {
+            var refusal = FramePinException.From(
+                await Assert.ThrowsAsync<RpcException>(() => write.ResponseAsync));
+            Assert.Equal("EFBIG", refusal.Reason);
+        }
+
+        var first = new byte[1];
+        await new RemoteFrameMemory(daemon.Client).ReadAsync(file.Name, 0, first);
+        Assert.Equal(0, first[0]);
+        Assert.Empty((await daemon.Client.Machines.AuditMachineAsync(
+            new AuditMachineRequest { Name = machine })).Findings);
+    }
+
+    [Theory]
+    [MemberData(nameof(Texts))]
+    public async Task V12_a_text_that_others_are_shown_holds_no_control_character(string text)
+    {
+        var (machine, _) = await daemon.CreateAsync();
+        var client = daemon.Client;
+        await RefusedAsync("path", async () => await client.Devices.CreateDeviceAsync(
+            new CreateDeviceRequest { Parent = machine, Mapping = DeviceMapping.Pfnmap, Pages = 1, Path = text }));
+        await RefusedAsync("path", async () => await client.Files.CreateFileAsync(
+            new CreateFileRequest { Parent = machine, Kind = FileKind.Shmem, Path = text }));
+        await RefusedAsync("device", async () => await client.Files.CreateFileAsync(
+            new CreateFileRequest { Parent = machine, Kind = FileKind.Shmem, Device = text }));
+        await RefusedAsync("owner", async () => await client.Leases.OpenLeaseAsync(
+            new OpenLeaseRequest { Parent = machine, Owner = text }));
+        await RefusedAsync("register.driver", async () =>
+        {
+            using var serve = client.Drivers.ServeDriver();
+            await serve.RequestStream.WriteAsync(new DriverReply
+            {
+                Register = new RegisterDriver { Machine = machine, Node = "video0", Driver = text },
+            });
+            return await serve.ResponseStream.MoveNext(default);
+        });
+    }
+
+    [Fact]
+    public async Task V9_a_lock_on_a_received_descriptor_keeps_nobody_from_attaching()
+    {
+        var (machine, _) = await daemon.CreateAsync();
+        using var first = await LocalMachine.AttachAsync(daemon.Client, machine, isReadOnly: true);
+        var number = Directory.GetFiles("/proc/self/fd").Select(Path.GetFileName).First(
+            name => new FileInfo($"/proc/self/fd/{name}").LinkTarget?.Contains(
+                $"memfd:framepin-{machine["machines/".Length..]}", StringComparison.Ordinal) == true);
+        // flock(1) locks its own copy of the open file, which is what an attached process has.
+        var start = new ProcessStartInfo("flock", ["-x", $"/proc/{Environment.ProcessId}/fd/{number}", "cat"])
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+        };
+        using var holder = Process.Start(start)!;
+        await holder.StandardInput.WriteLineAsync("locked");
+        await holder.StandardInput.FlushAsync(TestContext.Current.CancellationToken);
+        Assert.Equal("locked", await holder.StandardOutput.ReadLineAsync(TestContext.Current.CancellationToken));
+        using (await LocalMachine.AttachAsync(daemon.Client, machine))
+        using (await LocalMachine.AttachAsync(daemon.Client, machine, isReadOnly: true))
+        {
+        }
+
+        holder.StandardInput.Close();
+        await holder.WaitForExitAsync(TestContext.Current.CancellationToken);
+    }
+
+    private static async Task RefusedAsync<T>(string field, Func<Task<T>> call)
+    {
+        var refusal = FramePinException.From(await Assert.ThrowsAsync<RpcException>(call));
+        Assert.Equal((StatusCode.InvalidArgument, "BAD_FIELD"), (refusal.StatusCode, refusal.Reason));
+        Assert.Equal(field, refusal.Metadata["field"]);
+    }
+}
