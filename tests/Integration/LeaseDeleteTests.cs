@@ -61,10 +61,13 @@ public sealed class LeaseDeleteTests : IAsyncLifetime
         Assert.Empty((await _client.Machines.ListMachinesAsync(new ListMachinesRequest())).Machines);
     }
 
-    /// <summary>A machine with a lease, a device, a space and pins in the lease's name, which wait at a fault.</summary>
+    /// <summary>
+    /// A machine with a lease, a device, a space and pins in the lease's name, which wait at a fault.
+    /// </summary>
     private async Task<(string Machine, Task<PinResponse>[] Pins)> ParkAsync(string id, int pins)
     {
-        var machine = (await _client.Machines.CreateMachineAsync(new CreateMachineRequest { MachineId = id })).Name;
+        var create = new CreateMachineRequest { MachineId = id };
+        var machine = (await _client.Machines.CreateMachineAsync(create)).Name;
         var lease = (await _client.Leases.OpenLeaseAsync(
             new OpenLeaseRequest { Parent = machine, Owner = "test", Ttl = Duration.FromTimeSpan(Ttl) })).Name;
         var space = (await _client.AddressSpaces.CreateAddressSpaceAsync(

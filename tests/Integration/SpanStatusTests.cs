@@ -13,8 +13,8 @@ using Xunit;
 namespace FramePin.Tests.Integration;
 
 /// <summary>
-/// How spans end (fault S6): the code in capitals, and an error only where the semantic conventions of RPC call a status
-/// the server's.
+/// How spans end (fault S6): the code in capitals, and an error only where the semantic conventions of RPC call a
+/// status the server's.
 /// </summary>
 public sealed class SpanStatusTests : IAsyncLifetime
 {

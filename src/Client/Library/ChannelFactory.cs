@@ -1,3 +1,4 @@
+using System.Net;
 using System.Net.Sockets;
 using FramePin.V1.Local;
 using Grpc.Core;
@@ -62,23 +63,25 @@ internal static class ChannelFactory
             ActivityHeadersPropagator = null,
             EnableMultipleHttp2Connections = true
         };
-        if (unixPath is not null) handler.ConnectCallback = (_, cancellationToken) => ConnectAsync(
-            unixPath, cancellationToken);
+        handler.ConnectCallback = (context, cancellationToken) => ConnectAsync(
+            unixPath is null ? context.DnsEndPoint : new UnixDomainSocketEndPoint(unixPath), cancellationToken);
         return handler;
     }
 
-    private static async ValueTask<Stream> ConnectAsync(string path, CancellationToken cancellationToken)
+    private static async ValueTask<Stream> ConnectAsync(EndPoint endpoint, CancellationToken cancellationToken)
     {
-        var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        var socket = endpoint is UnixDomainSocketEndPoint
+            ? new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified)
+            : new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
         try
         {
-            await socket.ConnectAsync(new UnixDomainSocketEndPoint(path), cancellationToken).ConfigureAwait(false);
+            await socket.ConnectAsync(endpoint, cancellationToken).ConfigureAwait(false);
             return new NetworkStream(socket, ownsSocket: true);
         }
         catch (SocketException exception)
         {
             socket.Dispose();
-            throw new ConnectException(path, exception);
+            throw new ConnectException(endpoint, exception);
         }
         catch
         {

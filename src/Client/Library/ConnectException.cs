@@ -1,15 +1,15 @@
-using System.Net.Http;
+using System.Net;
 using System.Net.Sockets;
 using Grpc.Core;
 
 namespace FramePin.Client;
 
 /// <summary>A daemon's socket that could not be reached, in a sentence that names it.</summary>
-internal sealed class ConnectException(string path, SocketException cause)
+internal sealed class ConnectException(EndPoint place, SocketException cause)
     : IOException(
         cause.SocketErrorCode == SocketError.AccessDenied
-            ? $"permission denied: {path}"
-            : $"no daemon at {path}: {Reason(cause)}",
+            ? $"permission denied: {Name(place)}"
+            : $"no daemon at {Name(place)}: {Reason(cause)}",
         cause)
 {
     /// <summary>The caller may not connect: the daemon may be there.</summary>
@@ -21,16 +21,13 @@ internal sealed class ConnectException(string path, SocketException cause)
     public static (string Message, string Reason)? Explain(RpcException exception)
     {
         for (var cause = exception.Status.DebugException; cause is not null; cause = cause.InnerException)
-            switch (cause)
-            {
-                case ConnectException connect:
-                    return (connect.Message, connect.IsDenied ? "PERMISSION_DENIED" : "UNREACHABLE");
-                case HttpRequestException { InnerException: SocketException } http:
-                    return ($"no daemon: {http.Message}", "UNREACHABLE");
-            }
-
+            if (cause is ConnectException connect)
+                return (connect.Message, connect.IsDenied ? "PERMISSION_DENIED" : "UNREACHABLE");
         return null;
     }
+
+    private static string Name(EndPoint place) =>
+        place is DnsEndPoint host ? $"{host.Host}:{host.Port}" : place.ToString()!;
 
     private static string Reason(SocketException cause) => cause.SocketErrorCode switch
     {

@@ -60,8 +60,8 @@ public readonly ref struct ReadFileCall(FileId file, ulong offset, Span<byte> bu
 /// <param name="offset">First byte.</param>
 /// <param name="bytes">The bytes.</param>
 /// <remarks>
-/// -EPERM for a sealed file, -ESPIPE for secret memory, -EINVAL for hugetlbfs: those have no write. -EFBIG at and behind
-/// the end of what a file may have.
+/// -EPERM for a sealed file, -ESPIPE for secret memory, -EINVAL for hugetlbfs: those have no write. -EFBIG at and
+/// behind the end of what a file may have.
 /// </remarks>
 public readonly ref struct WriteFileCall(FileId file, ulong offset, ReadOnlySpan<byte> bytes)
     : ICommand<WriteFileCall, WriteFileResult>

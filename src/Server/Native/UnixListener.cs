@@ -5,12 +5,12 @@ using System.Text;
 namespace FramePin.Server.Native;
 
 /// <summary>
-/// A listening Unix socket under a path. It takes the path of nobody: what is there stays, unless it is a socket that no
-/// process listens on. At its end it removes its own file and no other.
+/// A listening Unix socket under a path. It takes the path of nobody: what is there stays, unless it is a socket that
+/// no process listens on. At its end it removes its own file and no other.
 /// </summary>
 /// <remarks>
-/// The socket is bound and listens under a name of its own before it is renamed to the path, so that whoever finds the
-/// path finds a socket that listens. One thread at a time.
+/// The socket is bound and listens under a name of its own before it is renamed to the path, so that the path names a
+/// listening socket from its first moment. One thread at a time.
 /// </remarks>
 internal sealed partial class UnixListener : IDisposable
 {
@@ -137,7 +137,8 @@ internal sealed partial class UnixListener : IDisposable
     private static void RemoveDead(string path)
     {
         if (FileIdentity.Of(path) is not { } found) return;
-        if (!found.IsSocket) throw new StartException($"{path}: a file is there that is no socket; it is left as it is");
+        if (!found.IsSocket)
+            throw new StartException($"{path}: a file is there that is no socket; it is left as it is");
         using var probe = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
         probe.Blocking = false;
         try
