@@ -48,6 +48,7 @@ public sealed partial class InvalidationTests : IAsyncLifetime
     [Fact]
     public async Task A_driver_file_mapped_over_watched_memory_is_announced()
     {
+        // Fault S10.
         var space = await SpaceAsync();
         var device = await _client.Devices.CreateDeviceAsync(new CreateDeviceRequest
         {
@@ -85,6 +86,7 @@ public sealed partial class InvalidationTests : IAsyncLifetime
     [Fact]
     public async Task A_file_whose_path_begins_like_another_is_not_mistaken_for_it()
     {
+        // Fault S10.
         var space = await SpaceAsync();
         var log = await FileAsync("/data/log", inode: 5);
         await MapAsync(space, At + (32 * Page), Shared, log);

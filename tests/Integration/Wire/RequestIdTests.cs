@@ -80,6 +80,7 @@ public sealed class RequestIdTests(DaemonFixture daemon) : IClassFixture<DaemonF
     [InlineData(true)]
     public async Task A_repeat_after_a_call_that_was_given_up_runs(bool expires)
     {
+        // Fault S9.
         var (machine, space) = await daemon.CreateParkingAsync(At);
         var request = new PinRequest { AddressSpace = space, Start = At, Pages = 1, Write = true, RequestId = "again" };
         using var giveUp = new CancellationTokenSource();
