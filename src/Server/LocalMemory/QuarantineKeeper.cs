@@ -18,7 +18,22 @@ internal sealed class QuarantineKeeper(
 
     /// <summary>Looks after a machine from now on.</summary>
     public void Watch(MachineHost host) =>
-        host.Machine.WatchQuarantine(host.QuarantineBytesMax >> PageGeometry.PageShift, () => Enforce(host));
+        host.Machine.WatchQuarantine(host.QuarantineBytesMax >> PageGeometry.PageShift, () => TryEnforce(host));
+
+    /// <summary>Called by a thread of the pool, where an exception would end the daemon.</summary>
+    private void TryEnforce(MachineHost host)
+    {
+        try
+        {
+            Enforce(host);
+        }
+#pragma warning disable CA1031 // The next command past the bound tries again.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            log.QuarantineFailed(host.Id, exception);
+        }
+    }
 
     private void Enforce(MachineHost host)
     {

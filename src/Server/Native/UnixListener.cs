@@ -75,7 +75,14 @@ internal sealed partial class UnixListener : IDisposable
     public void Dispose()
     {
         Socket.Dispose();
-        Remove(_path, _own);
+        try
+        {
+            Remove(_path, _own);
+        }
+        catch (StartException)
+        {
+            // The folder may no longer be written to. The next daemon finds a socket that nobody listens on.
+        }
     }
 
     /// <summary>The reason without the name that the socket was bound under.</summary>
@@ -164,21 +171,15 @@ internal sealed partial class UnixListener : IDisposable
             owner == 0 ? $"{path}: in use by a process of another container" : $"{path}: in use by process {owner}");
     }
 
-    /// <summary>Removes one file: a name that has come to mean another file meanwhile is left to it.</summary>
+    /// <summary>
+    /// Removes one file: a name that has come to mean another file meanwhile is left to it. Throws
+    /// <see cref="StartException"/> where the folder or its owner forbids it.
+    /// </summary>
     private static void Remove(string path, FileIdentity found)
     {
         if (FileIdentity.Of(path) != found) return;
         var aside = BesideOf(path);
-        try
-        {
-            if (!TryMove(path, aside)) return;
-        }
-        catch (StartException)
-        {
-            // The folder may no longer be written to.
-            return;
-        }
-
+        if (!TryMove(path, aside)) return;
         if (FileIdentity.Of(aside) == found) File.Delete(aside);
         else _ = TryMove(aside, path);
     }

@@ -59,6 +59,11 @@ internal static partial class Log
     public static partial void AttachSocketFull(this ILogger log, string reason);
 
     [LoggerMessage(
+        EventId = 35, EventName = "QuarantineFailed", Level = LogLevel.Error,
+        Message = "the bound of the quarantine of {Machine} could not be kept")]
+    public static partial void QuarantineFailed(this ILogger log, string machine, Exception exception);
+
+    [LoggerMessage(
         EventId = 40, EventName = "LocalConnectionFailed", Level = LogLevel.Error,
         Message = "a connection of local calls failed")]
     public static partial void LocalConnectionFailed(this ILogger log, Exception exception);
