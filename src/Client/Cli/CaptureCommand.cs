@@ -9,52 +9,41 @@ namespace FramePin.Cli;
 /// <summary>Capture in one go: an application with buffers of its own that takes frames from a video node.</summary>
 internal sealed class CaptureCommand(CommandLine line)
 {
+    /// <summary>Pixels a side: as many as struct v4l2_frmsizeenum's drivers are asked for.</summary>
+    private const int MostPixels = 65_535;
+
+    /// <summary>VIDEO_MAX_FRAME (linux/videodev2.h).</summary>
+    private const int MostBuffers = 32;
+
     private readonly Argument<string> _node = new("node") { Description = "Such as video0." };
-    private readonly Option<int> _frames =
-        new("--frames", "-n") { Description = "How many.", DefaultValueFactory = _ => 10 };
-
-    private readonly Option<int> _width = new("--width") { Description = "Pixels.", DefaultValueFactory = _ => 640 };
-    private readonly Option<int> _height = new("--height") { Description = "Pixels.", DefaultValueFactory = _ => 480 };
-    private readonly Option<string> _format =
-        new("--format") { Description = string.Join(", ", PixelFormat.Codes), DefaultValueFactory = _ => "YUYV" };
-
-    private readonly Option<int> _buffers =
-        new("--buffers") { Description = "Buffers in turn.", DefaultValueFactory = _ => 4 };
-
-    private readonly Option<double> _rate =
-        new("--fps") { Description = "Frames a second; 0: as fast as it goes.", DefaultValueFactory = _ => 0 };
+    private readonly Option<int> _frames = Numbers.Option("--frames", "How many:", 10, 1, int.MaxValue, "-n");
+    private readonly Option<int> _width = Numbers.Option("--width", "Pixels:", 640, 1, MostPixels);
+    private readonly Option<int> _height = Numbers.Option("--height", "Pixels:", 480, 1, MostPixels);
+    private readonly Option<string> _format = CreateFormat();
+    private readonly Option<int> _buffers = Numbers.Option("--buffers", "Buffers in turn:", 4, 1, MostBuffers);
+    private readonly Option<double> _rate = Numbers.Option(
+        "--fps", "Frames a second; 0: as fast as it goes;", 0d, 0, DriverCommands.MostFramesPerSecond);
 
     private readonly Option<Pattern> _pattern = new("--pattern") { Description = "What the driver draws." };
-    private readonly Option<int> _movement =
-        new("--movement") { Description = "Pixels that the pattern moves each frame.", DefaultValueFactory = _ => 2 };
+    private readonly Option<int> _movement = Numbers.Option(
+        "--movement", "Pixels that the pattern moves each frame:", 2, -MostPixels, MostPixels);
 
     private readonly Option<bool> _check = new("--check")
     {
         Description = "Compare every byte of every frame with the pattern. Ends with 1 when one differs.",
     };
 
-    private readonly Option<int?> _expected = new("--check-movement")
-    {
-        Description = "Movement that the check expects; as --movement when absent.",
-        Hidden = true,
-    };
+    private readonly Option<int?> _expected = CreateExpected();
 
     private readonly Option<bool> _fresh =
         new("--fresh") { Description = "Another address each time, so that the driver pins every frame anew." };
 
     private readonly Option<bool> _huge = new("--huge") { Description = "Buffers in huge pages (MADV_HUGEPAGE)." };
-    private readonly Option<string?> _save = new("--save")
-    {
-        Description = "Save frames: FILE.png or FILE.raw; %d becomes the frame's number, without it only the last is "
-            + "kept.",
-    };
+    private readonly Option<string?> _save = CreateSave();
 
     private readonly Option<string> _memory = DriverCommands.CreateMemory();
-    private readonly Option<double> _ttl = new("--ttl")
-    {
-        Description = "Seconds after which everything of a dead application is released.",
-        DefaultValueFactory = _ => 10,
-    };
+    private readonly Option<double> _ttl = DriverCommands.CreateTtl(
+        "Seconds after which everything of a dead application is released:");
 
     public Command Create() => line.Create(
         "capture", "Captures frames into USERPTR buffers of an address space of its own.",
@@ -113,9 +102,49 @@ internal sealed class CaptureCommand(CommandLine line)
             await device.SetControlAsync("horizontal_movement", movement, cancelled), "horizontal_movement");
         V4l2Commands.Must(await device.SetFrameRateAsync(parsed.GetValue(_rate), cancelled), "frame rate");
         var chosen = V4l2.Name(set.PixelFormat);
-        var pixels = PixelFormat.Find(chosen, (int)set.Width, (int)set.Height)
-            ?? throw new IOException($"the driver has no {parsed.GetValue(_format)}: it chose {chosen}");
+        var wanted = parsed.GetValue(_format)!;
+        var pixels = chosen == wanted ? PixelFormat.Find(chosen, (int)set.Width, (int)set.Height) : null;
+        if (pixels is null) throw new ErrnoException($"the driver has no {wanted}: it chose {chosen}");
+        var (width, height) = (parsed.GetValue(_width), parsed.GetValue(_height));
+        if (pixels.Width != width || pixels.Height != height)
+            Console.Error.WriteLine($"the driver has no {width}x{height}: it chose {pixels.Width}x{pixels.Height}");
         return new TestPattern(pixels, pattern, parsed.GetValue(_expected) ?? movement);
+    }
+
+    private static Option<int?> CreateExpected()
+    {
+        var expected = Numbers.Optional(
+            "--check-movement", "Movement that the check expects; as --movement when absent;", -MostPixels, MostPixels);
+        expected.Hidden = true;
+        return expected;
+    }
+
+    private static Option<string> CreateFormat()
+    {
+        var format = new Option<string>("--format")
+        {
+            Description = string.Join(", ", PixelFormat.Codes),
+            DefaultValueFactory = _ => "YUYV",
+        };
+        format.AcceptOnlyFromAmong([.. PixelFormat.Codes]);
+        return format;
+    }
+
+    private static Option<string?> CreateSave()
+    {
+        var save = new Option<string?>("--save")
+        {
+            Description = "Save frames: FILE.png or FILE.raw; %d becomes the frame's number, without it only the last "
+                + "is kept.",
+        };
+        save.Validators.Add(result =>
+        {
+            var path = result.GetValueOrDefault<string>();
+            var folder = Path.GetDirectoryName(Path.GetFullPath(path is { Length: > 0 } ? path : "."));
+            if (!Pictures.IsKnown(path ?? "")) result.AddError($"--save: '{path}' ends in neither .png nor .raw");
+            else if (!Directory.Exists(folder)) result.AddError($"--save: there is no folder {folder}");
+        });
+        return save;
     }
 
     private static async Task<LocalMachine?> AttachAsync(

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using System.ComponentModel;
 using System.Globalization;
 using FramePin.Conformance;
@@ -10,14 +11,14 @@ namespace FramePin.Cli;
 /// <summary>The running kernel against FramePin.</summary>
 internal static class ConformanceCommands
 {
-    private static readonly Option<long> Steps =
-        new("--steps") { Description = "Steps to compare.", DefaultValueFactory = _ => 20_000 };
+    private static readonly Option<long> Steps = Numbers.Option(
+        "--steps", "Steps to compare:", 20_000L, 1, long.MaxValue);
 
-    private static readonly Option<int> Seed =
-        new("--seed") { Description = "Seed of the first script.", DefaultValueFactory = _ => 1 };
+    private static readonly Option<int> Seed = Numbers.Option(
+        "--seed", "Seed of the first script:", 1, int.MinValue, int.MaxValue);
 
-    private static readonly Option<int> Most =
-        new("--max-divergences") { Description = "Differences after which to stop.", DefaultValueFactory = _ => 1 };
+    private static readonly Option<int> Most = Numbers.Option(
+        "--max-divergences", "Differences after which to stop:", 1, 1, int.MaxValue);
 
     private static readonly Option<FileInfo?> Script =
         new("--script") { Description = "Runs the steps of this file instead of random ones." };
@@ -28,8 +29,8 @@ internal static class ConformanceCommands
             + "runs without root.",
     };
 
-    private static readonly Option<int?> User =
-        new("--user") { Description = "Compares as this user id, without root's rights. Takes root." };
+    private static readonly Option<int?> User = Numbers.Optional(
+        "--user", "Compares as this user id, without root's rights. Takes root. User:", 1, int.MaxValue);
 
     private static readonly Option<bool> Swap = new("--swap")
     {
@@ -51,7 +52,7 @@ internal static class ConformanceCommands
             + "to this file and compares it with FramePin.",
     };
 
-    public static IEnumerable<Command> Create()
+    public static IEnumerable<Command> Create(CommandLine line)
     {
         var command = new Command(
             "conformance",
@@ -61,15 +62,31 @@ internal static class ConformanceCommands
         {
             Steps, Seed, Most, User, Swap, Focus, Script, Keep, Report, Matrix,
         };
-        command.SetAction(Run);
+        CommandLine.Refuse(
+            command, "has no meaning here: no daemon takes part", line.Endpoint, line.Machine, line.OutputForm);
+        command.Validators.Add(RefuseUnused);
+        command.SetAction((parsed, cancelled) => Task.Run(() => Run(parsed, cancelled), CancellationToken.None));
         yield return command;
     }
 
-    private static int Run(ParseResult parsed)
+    /// <summary>Refuses options that the chosen kind of run would pass over in silence.</summary>
+    private static void RefuseUnused(CommandResult result)
+    {
+        bool IsGiven(Option option) => result.GetResult(option) is { Implicit: false };
+        Option[] random = [Steps, Seed, Most, User, Focus, Report];
+        var kind = IsGiven(Script) ? Script : IsGiven(Matrix) ? Matrix : null;
+        if (IsGiven(Script) && IsGiven(Matrix)) result.AddError("--script and --matrix exclude each other");
+        foreach (var option in random)
+            if (kind is not null && IsGiven(option)) result.AddError($"{option.Name} has no meaning with {kind.Name}");
+        if (IsGiven(Swap) && kind == Matrix) result.AddError("--swap has no meaning with --matrix");
+        if (IsGiven(Keep) && !IsGiven(Script)) result.AddError("--keep goes with --script");
+    }
+
+    private static int Run(ParseResult parsed, CancellationToken cancelled)
     {
         try
         {
-            return Act(parsed);
+            return Act(parsed, cancelled);
         }
         catch (Win32Exception exception)
         {
@@ -86,7 +103,7 @@ internal static class ConformanceCommands
         }
     }
 
-    private static int Act(ParseResult parsed)
+    private static int Act(ParseResult parsed, CancellationToken cancelled)
     {
         if (parsed.GetValue(Script) is { } file)
             return RunScript(file, parsed.GetValue(Keep), parsed.GetValue(Swap));
@@ -138,25 +155,17 @@ internal static class ConformanceCommands
 
     private static int RunScript(FileInfo file, FileInfo? keep, bool withSwap)
     {
-        try
+        var steps = File.ReadLines(file.FullName).Where(
+            line => line.Length > 0 && line[0] != '#').Select(Step.Parse).ToList();
+        if (keep is not null)
         {
-            var steps = File.ReadLines(file.FullName).Where(
-                line => line.Length > 0 && line[0] != '#').Select(Step.Parse).ToList();
-            if (keep is not null)
-            {
-                File.WriteAllText(keep.FullName, Runner.Record(steps, withSwap).Format());
-                return CommandLine.Ok;
-            }
+            File.WriteAllText(keep.FullName, Runner.Record(steps, withSwap).Format());
+            return CommandLine.Ok;
+        }
 
-            var divergence = Runner.Replay(steps, Console.WriteLine, withSwap);
-            if (divergence is not null) Console.WriteLine(divergence);
-            return divergence is null ? CommandLine.Ok : CommandLine.Refused;
-        }
-        catch (Exception exception) when (exception is FormatException or IOException)
-        {
-            Console.Error.WriteLine(exception.Message);
-            return CommandLine.Usage;
-        }
+        var divergence = Runner.Replay(steps, Console.WriteLine, withSwap);
+        if (divergence is not null) Console.WriteLine(divergence);
+        return divergence is null ? CommandLine.Ok : CommandLine.Refused;
     }
 
     /// <summary>

@@ -25,16 +25,15 @@ internal static class DemoCommands
 {
     private const int Buffers = 4;
     private const int PagesPerBuffer = 75;
+
+    /// <summary>Frames until the code of all three processes is compiled and their connections are up.</summary>
+    private const int WarmUpFrames = 200;
     private const ulong FirstBuffer = 0x1000_0000;
     private const int FrameBytes = PagesPerBuffer * 4096;
 
-    public static IEnumerable<Command> Create()
+    public static IEnumerable<Command> Create(CommandLine line)
     {
-        var seconds = new Option<int>("--seconds")
-        {
-            Description = "How long frames are streamed.",
-            DefaultValueFactory = _ => 5
-        };
+        var seconds = Numbers.Option("--seconds", "How long frames are streamed:", 5, 1, 3600);
         var demo = new Command(
             "demo",
             "Runs daemon, application and driver as processes of their own and streams checked frames.\n\n"
@@ -42,6 +41,9 @@ internal static class DemoCommands
         {
             seconds,
         };
+        CommandLine.Refuse(
+            demo, "has no meaning here: the demo has a daemon of its own", line.Endpoint, line.Machine,
+            line.OutputForm);
         demo.SetAction((parsed, cancelled) => RunAsync(parsed.GetValue(seconds), cancelled));
         yield return demo;
 
@@ -77,20 +79,19 @@ internal static class DemoCommands
             if (await application.StandardOutput.ReadLineAsync(cancelled) != "ready")
                 return Fail("the application did not start");
             using var driver = Start(receiver, Environment.ProcessPath!, ["demo-driver", endpoint, space.Name]);
-            var watch = Stopwatch.StartNew();
-            var (frames, bad) = await StreamAsync(driver, application, TimeSpan.FromSeconds(seconds), cancelled);
-            var elapsed = watch.Elapsed.TotalSeconds;
+            var run = await StreamAsync(driver, application, TimeSpan.FromSeconds(seconds), cancelled);
+            var (frames, bad) = (run.Frames, run.Bad);
             await driver.WaitForExitAsync(cancelled);
             await application.WaitForExitAsync(cancelled);
             var machine = await client.Machines.GetMachineAsync(new GetMachineRequest(), cancellationToken: cancelled);
             var audit = await client.Machines.AuditMachineAsync(
                 new AuditMachineRequest(), cancellationToken: cancelled);
             var leaked = machine.Statistics.PinsAcquired - machine.Statistics.PinsReleased;
-            Console.WriteLine($"frames        {frames}, {frames / elapsed:F0} a second, {bad} wrong");
+            Console.WriteLine($"frames        {frames}, {run.PerSecond:F0} a second, {bad} wrong");
             Console.WriteLine($"pages pinned  {machine.Statistics.PinsAcquired}");
             var findings = audit.Findings.Count == 0 ? "clean" : string.Join("; ", audit.Findings);
             Console.WriteLine($"leaked pins   {leaked}, audit {findings}");
-            await PrintTrace(receiver, cancelled);
+            await PrintTrace(receiver, run.WarmSince, cancelled);
             return bad == 0 && leaked == 0 && audit.Findings.Count == 0 && frames > 0
                 ? CommandLine.Ok
                 : CommandLine.Refused;
@@ -104,16 +105,23 @@ internal static class DemoCommands
         }
     }
 
-    /// <summary>Passes the notes between driver and application until the time is up.</summary>
-    private static async Task<(int Frames, int Bad)> StreamAsync(
+    /// <summary>What a stream came to. The rate is that after the first frames, which compile the code.</summary>
+    /// <param name="Frames">Frames that were checked, the first ones included.</param>
+    /// <param name="Bad">Frames of them that were wrong.</param>
+    /// <param name="PerSecond">Frames a second, the first ones left out.</param>
+    /// <param name="WarmSince">When the first frames were done, in nanoseconds of Unix time.</param>
+    private readonly record struct Streamed(int Frames, int Bad, double PerSecond, ulong WarmSince);
+
+    /// <summary>Passes the notes between driver and application: first until both are warm, then until the time is
+    /// up.</summary>
+    private static async Task<Streamed> StreamAsync(
         Process driver, Process application, TimeSpan time, CancellationToken cancelled)
     {
-        var frames = 0;
-        var bad = 0;
+        var (frames, bad, warmSince) = (0, 0, 0UL);
+        var watch = new Stopwatch();
         await AnsiConsole.Progress().AutoClear(true).StartAsync(async context =>
         {
             var bar = context.AddTask("streaming frames", maxValue: time.TotalSeconds);
-            var watch = Stopwatch.StartNew();
             for (var i = 0; i < Buffers; i++) await driver.StandardInput.WriteLineAsync($"fill {i}");
             var inFlight = Buffers;
             while (inFlight > 0)
@@ -125,6 +133,12 @@ internal static class DemoCommands
                     ?? throw new IOException("the application ended early");
                 frames++;
                 if (!verdict.StartsWith("checked ", StringComparison.Ordinal)) bad++;
+                if (frames == WarmUpFrames)
+                {
+                    warmSince = (ulong)(TimeProvider.System.GetUtcNow() - DateTimeOffset.UnixEpoch).Ticks * 100;
+                    watch.Start();
+                }
+
                 bar.Value = watch.Elapsed.TotalSeconds;
                 if (watch.Elapsed < time) await driver.StandardInput.WriteLineAsync($"fill {frames + Buffers - 1}");
                 else inFlight--;
@@ -133,7 +147,7 @@ internal static class DemoCommands
             driver.StandardInput.Close();
             application.StandardInput.Close();
         });
-        return (frames, bad);
+        return new Streamed(frames, bad, (frames - WarmUpFrames) / watch.Elapsed.TotalSeconds, warmSince);
     }
 
     /// <summary>Maps and touches the buffers, then checks each frame that it is told of.</summary>
@@ -234,21 +248,26 @@ internal static class DemoCommands
         BitConverter.TryWriteBytes(buffer, frame);
     }
 
-    private static async Task PrintTrace(OtlpReceiver receiver, CancellationToken cancelled)
+    /// <summary>Prints the last whole trace of a frame that was filled when everything was warm.</summary>
+    private static async Task PrintTrace(OtlpReceiver receiver, ulong warmSince, CancellationToken cancelled)
     {
         using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancelled);
         patience.CancelAfter(TimeSpan.FromSeconds(10));
-        var spans = await receiver.WaitAsync(
-            all => all.Any(root => root.Name == "fill frame"
-                && all.Count(span => span.TraceId == root.TraceId
-                    && span.Name.EndsWith("/Unpin", StringComparison.Ordinal)) >= 2),
-            patience.Token);
-        var first = spans.First(root => root.Name == "fill frame"
-            && spans.Count(
-                span => span.TraceId == root.TraceId && span.Name.EndsWith("/Unpin", StringComparison.Ordinal)) >= 2);
-        var tree = new Tree($"trace {first.TraceId}");
-        AddSpan(tree, first, [.. spans.Where(span => span.TraceId == first.TraceId)]);
+        var spans = await receiver.WaitAsync(all => LastWhole(all, warmSince) is not null, patience.Token);
+        var last = LastWhole(spans, warmSince)!;
+        var tree = new Tree($"trace {last.TraceId}");
+        AddSpan(tree, last, [.. spans.Where(span => span.TraceId == last.TraceId)]);
         AnsiConsole.Write(tree);
+    }
+
+    /// <summary>The root of the last trace that has both sides of its unpin; null while none is whole.</summary>
+    private static ReceivedSpan? LastWhole(IReadOnlyCollection<ReceivedSpan> spans, ulong since)
+    {
+        var whole = spans.Where(span => span.Name.EndsWith("/Unpin", StringComparison.Ordinal))
+            .GroupBy(span => span.TraceId, StringComparer.Ordinal).Where(group => group.Count() >= 2)
+            .Select(group => group.Key).ToHashSet(StringComparer.Ordinal);
+        return spans.Where(span => span.Name == "fill frame" && span.Start >= since && whole.Contains(span.TraceId))
+            .MaxBy(span => span.Start);
     }
 
     private static void AddSpan(IHasTreeNodes parent, ReceivedSpan span, IReadOnlyList<ReceivedSpan> all)
@@ -288,8 +307,7 @@ internal static class DemoCommands
             Path.Combine(AppContext.BaseDirectory.Replace("FramePin.Cli", "FramePin.Server", StringComparison.Ordinal),
                 "framepind"),
         ];
-        // The build leaves a bare launcher beside this program: it starts nothing without its library.
-        return candidates.FirstOrDefault(path => File.Exists(path) && File.Exists(path + ".dll"))
+        return candidates.FirstOrDefault(File.Exists)
             ?? throw new IOException("framepind not found: build the solution, or set FRAMEPIND to its path");
     }
 

@@ -15,20 +15,19 @@ internal static class DriverCommands
     private static readonly Option<string?> Node =
         new("--node") { Description = "Node that applications open; the driver's usual one when absent." };
 
-    private static readonly Option<double> Ttl = new("--ttl")
-    {
-        Description = "Seconds after which a dead driver's pins are released.",
-        DefaultValueFactory = _ => 10,
-    };
+    private static readonly Option<double> Ttl = CreateTtl("Seconds after which a dead driver's pins are released:");
 
     private static readonly Option<string> Memory = CreateMemory();
+
+    /// <summary>More than any clock of a driver divides.</summary>
+    public const double MostFramesPerSecond = 100_000;
 
     public static IEnumerable<Command> Create(CommandLine line)
     {
         yield return Drivers(line);
         yield return new Command(
             "drive", "Runs a driver as this process, until it is ended (Ctrl-C, SIGTERM).\n\nExamples:\n"
-            + "  framepin drive vivid --node video0\n  framepin drive vivid --node video1 --output\n"
+            + "  framepin drive vivid --node video0\n  framepin drive vivid --node video1 --output-node\n"
             + "  framepin drive exynos-g2d")
         {
             Vivid(line),
@@ -61,7 +60,7 @@ internal static class DriverCommands
                     (all, page) => all.Drivers.AddRange(page.Drivers));
                 output.WriteTable(all, ["node", "driver", "open files", "calls"],
                     all.Drivers.Select(
-                        driver => new[] { driver.Name, driver.Driver_, $"{driver.OpenFiles}", $"{driver.Calls}" }));
+                        driver => new[] { Output.Name(driver.Name), driver.Driver_, $"{driver.OpenFiles}", $"{driver.Calls}" }));
             });
     }
 
@@ -72,11 +71,8 @@ internal static class DriverCommands
             "--allocator")
         { Description = "Vmalloc, or DmaContig (which has no USERPTR)." };
         var planes = new Option<bool>("--multiplanar") { Description = "Offers the multi-planar API." };
-        var rate = new Option<double>("--fps")
-        {
-            Description = "Frames a second; 0: as fast as buffers come.",
-            DefaultValueFactory = _ => 30
-        };
+        var rate = Numbers.Option(
+            "--fps", "Frames a second; 0: as fast as buffers come;", 30d, 0, MostFramesPerSecond);
         return line.Create(
             "vivid", "The virtual video test driver.", "drive vivid --node video0 --fps 0",
             [Node, Ttl, Memory, isOutput, allocator, planes, rate], (parsed, client, output, cancelled) =>
@@ -124,6 +120,9 @@ internal static class DriverCommands
                 + (kernel.IsLocal ? "pages mapped" : "pages by gRPC"));
     }
 
+    /// <summary>Time that a lease outlives the last sign of its owner: a tenth of a second to an hour.</summary>
+    public static Option<double> CreateTtl(string description) => Numbers.Option("--ttl", description, 10d, 0.1, 3600);
+
     /// <summary>How a process reaches pages.</summary>
     public static Option<string> CreateMemory()
     {
@@ -163,5 +162,5 @@ internal static class DriverCommands
     /// <summary>The daemon is elsewhere, has no attach socket, or does not let this user attach.</summary>
     public static bool IsNoAttachment(Exception exception) =>
         exception is System.Net.Sockets.SocketException or UnauthorizedAccessException
-        || CommandLine.RefusalOf(exception) is { StatusCode: StatusCode.FailedPrecondition };
+        || Failures.RefusalOf(exception) is { StatusCode: StatusCode.FailedPrecondition };
 }

@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
+using System.Text.Json.Nodes;
 using FramePin.Client;
 using FramePin.V1;
 using Google.Protobuf.WellKnownTypes;
@@ -18,7 +19,7 @@ internal static class LeaseCommands
             output.WriteTable(
                 all, ["lease", "owner", "left", "vectors", "pages", "since", "trace"], all.Leases.Select(lease => new[]
             {
-                lease.Name, lease.Owner, Left(lease), $"{lease.FrameVectors}",
+                Output.Name(lease.Name), lease.Owner, Left(lease), $"{lease.FrameVectors}",
                 $"{lease.PinnedPages}",
                 Time(lease.OpenedAt), lease.TraceId,
             }));
@@ -32,11 +33,8 @@ internal static class LeaseCommands
                 Write(output, held);
             });
 
-        var older = new Option<double>("--older")
-        {
-            Description = "Seconds after which a pin counts as forgotten though its owner lives.",
-            DefaultValueFactory = _ => 600,
-        };
+        var older = Numbers.Option(
+            "--older", "Seconds after which a pin counts as forgotten though its owner lives:", 600d, 0, 1e9);
         yield return line.Create(
             "leaks",
             "Lists pins that look forgotten: without a lease, of an address space that has exited, or old. Ends with 1 "
@@ -70,11 +68,25 @@ internal static class LeaseCommands
         output.WriteTable(
             all, ["vector", "owner", "lease", "age", "range", "frames", "from", "trace"], held.Select(pin => new[]
         {
-            pin.Vector.Name, pin.Owner, pin.Vector.Lease.Length > 0 ? pin.Vector.Lease : "none",
-            string.Create(CultureInfo.InvariantCulture, $"{(now - PinnedAt(pin.Vector)).TotalSeconds:f1} s"),
+            Output.Name(pin.Vector.Name), pin.Owner,
+            pin.Vector.Lease.Length > 0 ? Output.Name(pin.Vector.Lease) : "none",
+            string.Create(CultureInfo.InvariantCulture, $"{Age(pin.Vector):f1} s"),
             $"{Values.Hex(pin.Vector.Start)}+{pin.Vector.Frames}", $"{pin.Vector.Frames} {pin.Vector.Kind}",
-            pin.Vector.AddressSpace + (pin.Vector.AddressSpaceExited ? " (exited)" : ""), pin.Vector.TraceId,
-        }));
+            Output.Name(pin.Vector.AddressSpace) + (pin.Vector.AddressSpaceExited ? " (exited)" : ""),
+            pin.Vector.TraceId,
+        }), AddHolders);
+
+        double Age(FrameVector vector) => Math.Max(0, (now - PinnedAt(vector)).TotalSeconds);
+
+        // The answer of the daemon has neither: the owner stands in the lease, and the age is of now.
+        void AddHolders(JsonObject json)
+        {
+            foreach (var (vector, pin) in json["frameVectors"]!.AsArray().Zip(held))
+            {
+                vector!["owner"] = pin.Owner;
+                vector["ageSeconds"] = Math.Round(Age(pin.Vector), 3);
+            }
+        }
     }
 
     private static Task<ListLeasesResponse> ListAsync(

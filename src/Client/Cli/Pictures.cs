@@ -6,10 +6,17 @@ namespace FramePin.Cli;
 /// <summary>Frames as files that one can look at.</summary>
 internal static class Pictures
 {
+    private const string Png = ".png";
+
+    /// <summary>The path ends in a form that is written.</summary>
+    public static bool IsKnown(string path) =>
+        path.EndsWith(Png, StringComparison.OrdinalIgnoreCase) || path.EndsWith(
+            ".raw", StringComparison.OrdinalIgnoreCase);
+
     /// <summary>Saves the first plane of a frame: as PNG when the path ends so, else the bytes as they are.</summary>
     public static void Save(string path, PixelFormat format, ReadOnlySpan<byte> bytes)
     {
-        if (!path.EndsWith(".png", StringComparison.OrdinalIgnoreCase))
+        if (!path.EndsWith(Png, StringComparison.OrdinalIgnoreCase))
         {
             File.WriteAllBytes(path, bytes[..(int)format.Planes[0].Size]);
             return;

@@ -8,6 +8,9 @@ namespace FramePin.Cli;
 /// <summary>Pins, frames and bytes.</summary>
 internal static class PinCommands
 {
+    /// <summary>Bytes that read and write hold at a time.</summary>
+    private const ulong Chunk = 1 << 20;
+
     private static readonly Argument<string> Space =
         new("space") { Description = "Address space, full name or last segment." };
 
@@ -25,12 +28,12 @@ internal static class PinCommands
 
     private static Command Pin(CommandLine line)
     {
-        var pages = new Argument<ulong>("pages") { Description = "Pages of 4 KiB." };
+        var pages = Numbers.Argument("pages", "Pages of 4 KiB.", 1UL, ulong.MaxValue >> 12);
         var write = new Option<bool>("--write", "-w") { Description = "Pin for writing by the device." };
         var force = new Option<bool>("--force") { Description = "FOLL_FORCE, in the eras that have it." };
         var lease = new Option<string>("--lease")
         {
-            Description = "Lease that the pin ends with, full name.",
+            Description = "Lease that the pin ends with.",
             DefaultValueFactory = _ => ""
         };
         var all = new Option<bool>("--all-or-nothing") { Description = "Refuse a partial pin and hold nothing." };
@@ -47,7 +50,9 @@ internal static class PinCommands
                         Write = parsed.GetValue(write),
                         Force = parsed.GetValue(force),
                         AllOrNothing = parsed.GetValue(all),
-                        Lease = parsed.GetValue(lease),
+                        Lease = parsed.GetValue(lease) is { Length: > 0 } given
+                            ? Values.Name(given, parsed.GetValue(line.Machine)!, "leases")
+                            : "",
                     },
                     cancellationToken: cancelled);
                 output.Write(pin, ("vector", pin.FrameVector),
@@ -99,7 +104,7 @@ internal static class PinCommands
                 output.WriteTable(all, ["vector", "frames", "kind", "from", "start", "since", "trace"],
                     all.FrameVectors.Select(v => new[]
                 {
-                    v.Name, $"{v.Frames}", v.Kind.ToString(), v.AddressSpace
+                    Output.Name(v.Name), $"{v.Frames}", v.Kind.ToString(), Output.Name(v.AddressSpace)
                         + (v.AddressSpaceExited ? " (exited)" : ""), Values.Hex(v.Start),
                     v.PinnedAt?.ToDateTimeOffset().ToString("u", CultureInfo.InvariantCulture) ?? "", v.TraceId,
                 }));
@@ -113,11 +118,21 @@ internal static class PinCommands
             "read", "Writes bytes to standard output.", "read as1 0x7ffff7fef000 64 | xxd", [Target, Address, length],
             async (parsed, client, _, cancelled) =>
             {
-                var buffer = new byte[checked((int)parsed.GetValue(length))];
-                var done = await new RemoteFrameMemory(client).ReadAsync(
-                    line.SpaceName(parsed, Target), parsed.GetValue(Address), buffer, cancelled);
+                var left = parsed.GetValue(length);
+                var position = parsed.GetValue(Address);
+                if (left > 0 && position + (left - 1) < position)
+                    throw new FormatException($"{left} bytes from {Values.Hex(position)} on end behind the last address");
+                var buffer = new byte[Math.Min(left, Chunk)];
                 await using var stdout = Console.OpenStandardOutput();
-                await stdout.WriteAsync(buffer.AsMemory(0, done), cancelled);
+                while (left > 0)
+                {
+                    var part = buffer.AsMemory(0, (int)Math.Min(left, Chunk));
+                    var done = await new RemoteFrameMemory(client).ReadAsync(
+                        line.SpaceName(parsed, Target), position, part, cancelled);
+                    await stdout.WriteAsync(part[..done], cancelled);
+                    if (done < part.Length) return;
+                    (position, left) = (position + (ulong)done, left - (ulong)done);
+                }
             });
     }
 
@@ -127,11 +142,18 @@ internal static class PinCommands
             "write", "Stores standard input.", "write as1 0x7ffff7fef000 < file", [Target, Address],
             async (parsed, client, output, cancelled) =>
             {
-                using var bytes = new MemoryStream();
-                await using (var stdin = Console.OpenStandardInput()) await stdin.CopyToAsync(bytes, cancelled);
-                await new RemoteFrameMemory(client).WriteAsync(
-                    line.SpaceName(parsed, Target), parsed.GetValue(Address), bytes.ToArray(), cancelled);
-                output.Write(new WriteMemoryResponse { Written = (ulong)bytes.Length }, ("written", $"{bytes.Length}"));
+                var buffer = new byte[Chunk];
+                var written = 0UL;
+                await using var stdin = Console.OpenStandardInput();
+                while (await stdin.ReadAtLeastAsync(buffer, (int)Chunk, false, cancelled) is var read && read > 0)
+                {
+                    await new RemoteFrameMemory(client).WriteAsync(
+                        line.SpaceName(parsed, Target), parsed.GetValue(Address) + written, buffer.AsMemory(0, read),
+                        cancelled);
+                    written += (ulong)read;
+                }
+
+                output.Write(new WriteMemoryResponse { Written = written }, ("written", $"{written}"));
             });
     }
 

@@ -10,6 +10,9 @@ namespace FramePin.Cli;
 /// <summary>Real input: recordings and live processes.</summary>
 internal static class ReplayCommands
 {
+    /// <summary>PID_MAX_LIMIT of 64-bit kernels (include/linux/threads.h).</summary>
+    private const int MostProcesses = 1 << 22;
+
     public static IEnumerable<Command> Create(CommandLine line)
     {
         var folder = new Argument<string?>("folder")
@@ -29,47 +32,92 @@ internal static class ReplayCommands
             Description = "PATH=SIZE, repeatable; otherwise the largest offset plus length seen is taken.",
             DefaultValueFactory = _ => [],
         };
-        yield return line.Create(
+        var replay = line.Create(
             "replay", "Replays the memory calls of a recorded program and compares what each answers.",
             "replay ls.recording --pin-all\n"
             + "  framepin replay --strace strace.log --maps-start maps.start --maps-end maps.end --output json",
             [folder, strace, mapsStart, mapsEnd, pinAll, keep, sizes], async (parsed, client, output, cancelled) =>
             {
-                var recording = parsed.GetValue(folder) is { } place
-                    ? Recording.Load(place)
-                    : Recording.Load(
-                        parsed.GetValue(strace) ?? throw new FormatException(
-                            "replay wants a folder, or --strace and --maps-start"),
-                        parsed.GetValue(mapsStart) ?? throw new FormatException("--strace wants --maps-start with it"),
-                        parsed.GetValue(mapsEnd));
-                if (parsed.GetValue(sizes)!.Length > 0) recording = recording with
-                {
-                    FileSizes = parsed.GetValue(sizes)!.Select(pair => pair.Split('=', 2)).ToDictionary(
-                        pair => pair[0], pair => pair.Length == 2 ? Values.ParseSize(pair[1])
-                            : throw new FormatException($"--file-size wants PATH=SIZE, got '{pair[0]}'")),
-                };
+                var recording = Load(
+                    parsed.GetValue(folder), parsed.GetValue(strace), parsed.GetValue(mapsStart),
+                    parsed.GetValue(mapsEnd));
+                if (parsed.GetValue(sizes)!.Length > 0)
+                    recording = recording with { FileSizes = Sizes(parsed.GetValue(sizes)!) };
                 var report = await WithProgress(output, progress =>
                     new Replayer(client, progress).RunAsync(
                         recording, parsed.GetValue(pinAll), parsed.GetValue(keep), cancelled));
                 Print(report, output);
             });
+        CommandLine.Refuse(replay, "has no meaning here: a replay makes machines of its own", line.Machine);
+        replay.Validators.Add(result =>
+        {
+            if (result.GetResult(folder) is not { Implicit: false }) return;
+            foreach (var option in new Option[] { strace, mapsStart, mapsEnd })
+                if (result.GetResult(option) is { Implicit: false })
+                    result.AddError($"{option.Name} is for a replay without a folder");
+        });
+        yield return replay;
 
-        yield return Record();
-        var pid = new Option<int>("--pid") { Description = "Process to copy the layout of.", Required = true };
+        yield return Record(line);
+        var pid = Numbers.Option("--pid", "Process to copy the layout of:", 0, 1, MostProcesses);
+        pid.Required = true;
         yield return line.Create(
             "import", "Builds an address space from a live process's /proc/PID/maps and smaps.", "import --pid 1234", [
                 pid],
             async (parsed, client, output, cancelled) =>
             {
+                var process = parsed.GetValue(pid);
+                if (!Directory.Exists($"/proc/{process}")) throw new IOException($"there is no process {process}");
+                if (System.IO.File.ReadAllText($"/proc/{process}/maps").Length == 0)
+                    throw new IOException($"process {process} has no memory of its own: it is the kernel's, or a zombie");
                 var space = await Importer.RunAsync(
-                    client, Values.Machine(parsed.GetValue(line.Machine)!), parsed.GetValue(pid), cancelled);
+                    client, Values.Machine(parsed.GetValue(line.Machine)!), process, cancelled);
                 output.Write(space, ("address space", space.Name),
                     ("mappings", space.MapCount.ToString(CultureInfo.InvariantCulture)));
             });
     }
 
-    private static Command Record()
+    private static Recording Load(string? folder, string? strace, string? mapsStart, string? mapsEnd)
     {
+        if (folder is not null)
+        {
+            if (!Directory.Exists(folder)) throw new IOException($"there is no folder {folder}");
+            foreach (var needed in (string[])["strace.log", "maps.start"])
+                if (!System.IO.File.Exists(Path.Combine(folder, needed)))
+                    throw new IOException($"{folder} is no recording: it has no {needed}");
+            return Recording.Load(folder);
+        }
+
+        if (strace is null || mapsStart is null)
+            throw new FormatException("a replay wants a folder, or --strace and --maps-start");
+        foreach (var file in (string?[])[strace, mapsStart, mapsEnd])
+            if (file is not null && !System.IO.File.Exists(file)) throw new IOException($"there is no file {file}");
+        return Recording.Load(strace, mapsStart, mapsEnd);
+    }
+
+    private static Dictionary<string, ulong> Sizes(string[] pairs)
+    {
+        var sizes = new Dictionary<string, ulong>(StringComparer.Ordinal);
+        foreach (var pair in pairs)
+        {
+            var at = pair.LastIndexOf('=');
+            if (at <= 0) throw new FormatException($"--file-size wants PATH=SIZE, got '{pair}'");
+            try
+            {
+                sizes[pair[..at]] = Values.ParseSize(pair[(at + 1)..]);
+            }
+            catch (Exception exception) when (exception is FormatException or OverflowException)
+            {
+                throw new FormatException($"--file-size wants PATH=SIZE, got '{pair}'", exception);
+            }
+        }
+
+        return sizes;
+    }
+
+    private static Command Record(CommandLine line)
+    {
+        var force = new Option<bool>("--force") { Description = "Replace the recording that the folder holds." };
         var target = new Option<string?>(
             "--to")
         { Description = "Folder of the recording; otherwise PROGRAM.recording here." };
@@ -83,23 +131,21 @@ internal static class ReplayCommands
             "Records a program's memory calls and maps, for replay. Needs strace.\n\nExample:\n"
             + "  framepin record --to ls.recording -- ls -l /")
         {
-            target, program,
+            target, force, program,
         };
+        CommandLine.Refuse(
+            command, "has no meaning here: no daemon takes part", line.Endpoint, line.Machine, line.OutputForm);
         command.SetAction(async (parsed, cancelled) =>
         {
             var words = parsed.GetValue(program)!;
             var folder = parsed.GetValue(target) ?? Path.GetFileName(words[0]) + ".recording";
-            try
-            {
-                var exit = await new Replay.Recorder(TimeProvider.System).RunAsync(words, folder, cancelled);
-                Console.Error.WriteLine($"recorded into {folder}; the program's exit code was {exit}");
-                return CommandLine.Ok;
-            }
-            catch (IOException exception)
-            {
-                Console.Error.WriteLine(exception.Message);
-                return CommandLine.Usage;
-            }
+            if (!parsed.GetValue(force) && Directory.Exists(folder)
+                && Directory.EnumerateFileSystemEntries(folder).Any())
+                throw new IOException(
+                    $"{folder} is there and is not empty: --force replaces the recording in it, --to names another");
+            var exit = await new Replay.Recorder(TimeProvider.System).RunAsync(words, folder, cancelled);
+            Console.Error.WriteLine($"recorded into {folder}; the program's exit code was {exit}");
+            return CommandLine.Ok;
         });
         return command;
     }
@@ -132,8 +178,8 @@ internal static class ReplayCommands
             return;
         }
 
-        var table = new Table().Border(TableBorder.None).HideHeaders().AddColumns("", "");
-        void Row(string name, string value) => table.AddRow(Markup.Escape(name), Markup.Escape(value));
+        var rows = new List<string[]>();
+        void Row(string name, string value) => rows.Add([name, value]);
         Row("calls", string.Join(", ", report.Calls.Select(pair => $"{pair.Key} {pair.Value}")));
         Row("other calls", string.Join(", ", report.CallsOther.Select(pair => $"{pair.Key} {pair.Value}")));
         Row("returns", $"{report.ReturnsMatched} of {report.ReturnsExpected} as recorded");
@@ -159,13 +205,14 @@ internal static class ReplayCommands
         Row("pinned", $"{report.PagesPinned} pages of {report.MappingsPinned} mappings");
         Row("refused", string.Join(", ", report.PagesRefused.Select(pair => $"{pair.Key} {pair.Value}")));
         Row("leaked pins", report.LeakedPins.ToString(CultureInfo.InvariantCulture));
-        Row("audit", report.AuditFindings.Count == 0 ? "clean" : string.Join('\n', report.AuditFindings));
-        AnsiConsole.Write(table);
+        if (report.AuditFindings.Count == 0) Row("audit", "clean");
+        foreach (var finding in report.AuditFindings) Row("audit", finding);
+        Output.Print(null, rows);
         foreach (var difference in report.ReturnsDifferent)
-            Console.WriteLine(
+            Console.WriteLine(Values.Show(
                 $"line {difference.Line}: {difference.Call} answered {difference.Actual}, "
-                + $"recorded {difference.Expected}");
-        foreach (var missing in report.MapsMissing) Console.WriteLine($"- {missing}");
-        foreach (var unexpected in report.MapsUnexpected) Console.WriteLine($"+ {unexpected}");
+                + $"recorded {difference.Expected}"));
+        foreach (var missing in report.MapsMissing) Console.WriteLine(Values.Show($"- {missing}"));
+        foreach (var unexpected in report.MapsUnexpected) Console.WriteLine(Values.Show($"+ {unexpected}"));
     }
 }

@@ -17,7 +17,7 @@ internal static class SpaceCommands
     public static IEnumerable<Command> Create(CommandLine line)
     {
         yield return CreateSpace(line);
-        yield return Map(line);
+        yield return new MapCommand(line, Space, Length).Create();
         yield return Unmap(line);
         yield return line.Create("maps", "Prints the mappings as /proc/PID/maps does.", "maps as1", [Space],
             async (parsed, client, output, cancelled) =>
@@ -35,7 +35,7 @@ internal static class SpaceCommands
     {
         var profile = new Option<string?>(
             "--profile")
-        { Description = "Make a machine of this kernel profile first, such as 6.18." };
+        { Description = "Make a machine of this kernel profile first, such as 6.18; --machine names it." };
         var memory = new Option<ulong>("--memory")
         {
             Description = "Memory of that machine.",
@@ -47,7 +47,7 @@ internal static class SpaceCommands
             Description = "Swap of that machine, for MADV_PAGEOUT.",
             CustomParser = Values.Size
         };
-        return line.Create("create", "Makes an address space.", "create --profile 6.18 --swap 64M",
+        var command = line.Create("create", "Makes an address space.", "create --profile 6.18 --swap 64M",
             [profile, memory, swap], async (parsed, client, output, cancelled) =>
         {
             var parent = Values.Machine(parsed.GetValue(line.Machine)!);
@@ -59,65 +59,23 @@ internal static class SpaceCommands
                     MemoryBytes = parsed.GetValue(memory),
                     SwapBytes = parsed.GetValue(swap)
                 };
-                parent = (await client.Machines.CreateMachineAsync(
-                    new CreateMachineRequest { Spec = spec }, cancellationToken: cancelled)).Name;
+                var request = new CreateMachineRequest { Spec = spec };
+                if (CommandLine.IsGiven(parsed, line.Machine)) request.MachineId = parent[(parent.LastIndexOf('/') + 1)..];
+                parent = (await client.Machines.CreateMachineAsync(request, cancellationToken: cancelled)).Name;
             }
 
             var space = await client.AddressSpaces.CreateAddressSpaceAsync(
                 new CreateAddressSpaceRequest { Parent = parent }, cancellationToken: cancelled);
             output.Write(space, ("address space", space.Name), ("mmap base", Values.Hex(space.Layout.MmapBase)));
         });
-    }
-
-    private static Command Map(CommandLine line)
-    {
-        var at = new Option<ulong>("--at")
+        command.Validators.Add(result =>
         {
-            Description = "Address; the kernel chooses when absent.",
-            CustomParser = Values.Size
-        };
-        var prot = new Option<string>("--prot")
-        {
-            Description = "Some of r, w, x; '-' for none.",
-            DefaultValueFactory = _ => "rw"
-        };
-        var shared = new Option<bool>("--shared") { Description = "MAP_SHARED instead of MAP_PRIVATE." };
-        var fill = new Option<bool>("--touch") { Description = "Store to every page at once." };
-        return line.Create(
-            "map", "Maps anonymous memory.", "map as1 64K --touch", [Space, Length, at, prot, shared, fill],
-            async (parsed, client, output, cancelled) =>
-            {
-                const uint fixedAnonymous = 0x20;
-                var letters = parsed.GetValue(prot)!;
-                var bits = (letters.Contains('r', StringComparison.Ordinal) ? 1u : 0)
-                    | (letters.Contains('w', StringComparison.Ordinal) ? 2u : 0)
-                    | (letters.Contains('x', StringComparison.Ordinal) ? 4u : 0);
-                var call = new MmapCall
-                {
-                    Address = parsed.GetValue(at),
-                    Length = parsed.GetValue(Length),
-                    Prot = bits,
-                    Flags = fixedAnonymous | (parsed.GetValue(shared) ? 1u : 2u)
-                        | (parsed.GetValue(at) != 0 ? 0x10u : 0),
-                };
-                var name = line.SpaceName(parsed, Space);
-                var mapped = await Call(client, name, new MemoryCall { Mmap = call }, cancelled);
-                if (parsed.GetValue(fill))
-                    output.HasFindings = !await Touch(client, name, mapped.Value, parsed.GetValue(Length), cancelled);
-                output.Write(mapped, ("address", Values.Hex(mapped.Value)));
-            });
-    }
-
-    /// <summary>Stores to every page of a range, and tells when memory was out before its end.</summary>
-    private static async Task<bool> Touch(
-        FramePinClient client, string space, ulong address, ulong length, CancellationToken cancelled)
-    {
-        var pages = (uint)Math.Min((length + 4095) >> 12, uint.MaxValue);
-        var touch = new TouchCall { Address = address, Pages = pages, Write = true };
-        var touched = await Call(client, space, new MemoryCall { Touch = touch }, cancelled);
-        if (touched.Errno == 0) return true;
-        Console.Error.WriteLine($"only {touched.Value} of {pages} pages could be touched: memory is out");
-        return false;
+            if (result.GetResult(profile) is { Implicit: false }) return;
+            foreach (var option in new Option[] { memory, swap })
+                if (result.GetResult(option) is { Implicit: false })
+                    result.AddError($"{option.Name} is a property of a new machine: it goes with --profile");
+        });
+        return command;
     }
 
     private static Command Unmap(CommandLine line)
@@ -158,17 +116,29 @@ internal static class SpaceCommands
                 new AuditMachineRequest { Name = Values.Machine(parsed.GetValue(line.Machine)!) },
                 cancellationToken: cancelled);
             output.HasFindings = audit.Findings.Count > 0;
-            output.Write(audit, ("findings", audit.Findings.Count == 0 ? "none" : string.Join('\n', audit.Findings)),
-                ("digest", audit.Digest));
+            var findings = audit.Findings.Count == 0 ? ["none"] : audit.Findings.ToArray();
+            output.Write(
+                audit, [.. findings.Select(finding => ("findings", finding)), ("digest", audit.Digest)]);
         });
     }
 
     private static Command Machines(CommandLine line)
     {
         return line.Create(
-            "machines", "Lists the machines.", "machines", [], async (_, client, output, cancelled) =>
+            "machines", "Lists the machines, or the one that --machine names.", "machines", [],
+            async (parsed, client, output, cancelled) =>
         {
-            var list = await Pages.AllAsync(
+            var list = CommandLine.IsGiven(parsed, line.Machine)
+                ? new ListMachinesResponse
+                {
+                    Machines =
+                    {
+                        await client.Machines.GetMachineAsync(
+                            new GetMachineRequest { Name = Values.Machine(parsed.GetValue(line.Machine)!) },
+                            cancellationToken: cancelled),
+                    },
+                }
+                : await Pages.AllAsync(
                 async token => await client.Machines.ListMachinesAsync(
                     new ListMachinesRequest { PageSize = Pages.Largest, PageToken = token },
                     cancellationToken: cancelled),
@@ -177,7 +147,7 @@ internal static class SpaceCommands
             output.WriteTable(list, ["name", "profile", "free frames", "spaces", "vectors", "pinned", "quarantined"],
                 list.Machines.Select(machine => new[]
             {
-                machine.Name, machine.Spec.Profile, $"{machine.Statistics.FreeFrames}/{machine.Statistics.Frames}",
+                Output.Name(machine.Name), machine.Spec.Profile, $"{machine.Statistics.FreeFrames}/{machine.Statistics.Frames}",
                 $"{machine.Statistics.AddressSpaces}", $"{machine.Statistics.FrameVectors}",
                 $"{machine.Statistics.PinsAcquired - machine.Statistics.PinsReleased}",
                 $"{machine.Statistics.QuarantinedFrames}",
@@ -210,7 +180,7 @@ internal static class SpaceCommands
 
         foreach (var entry in maps.Entries)
         {
-            Console.WriteLine(entry.Line);
+            Console.WriteLine(Values.Show(entry.Line));
             if (!withUsage) continue;
             Console.WriteLine($"Size:           {(entry.End - entry.Start) >> 10,8} kB");
             Console.WriteLine($"KernelPageSize: {entry.KernelPageSize >> 10,8} kB");

@@ -12,13 +12,16 @@ namespace FramePin.Cli;
 /// </summary>
 internal static class V4l2Commands
 {
+    /// <summary>VIDEO_MAX_FRAME (linux/videodev2.h): a queue has no more buffers.</summary>
+    private const uint MostBuffers = 32;
+
     private const uint UserPtr = (uint)Vb2Memory.UserPtr;
 
     private static readonly Argument<string> Node = new("node") { Description = "Such as video0." };
     private static readonly Argument<string> OpenFile =
         new("file") { Description = "Open file: its number or full name." };
 
-    private static readonly Argument<uint> Index = new("index") { Description = "Which buffer." };
+    private static readonly Argument<uint> Index = Numbers.Argument("index", "Which buffer.", 0u, uint.MaxValue);
     private static readonly Argument<string> Space =
         new("space") { Description = "Address space that the buffer lies in." };
 
@@ -28,19 +31,16 @@ internal static class V4l2Commands
     private static readonly Argument<ulong> Length =
         new("length") { Description = "Bytes, or with K, M.", CustomParser = Values.Size };
 
-    private static readonly Option<uint> BufferType = new("--type")
-    {
-        Description = "V4L2_BUF_TYPE_*: 1 capture, 2 output.",
-        DefaultValueFactory = _ => V4l2.BufferType.Capture,
-    };
+    private static readonly Option<uint> BufferType = Numbers.Option(
+        "--type", "V4L2_BUF_TYPE_*: 1 capture, 2 output, 9 and 10 the same with planes;", V4l2.BufferType.Capture, 1u, 14u);
 
     public static IEnumerable<Command> Create(CommandLine line)
     {
         yield return new Command("v4l2", "Uses video nodes as an application does.\n\nExamples:\n"
-            + "  framepin v4l2 capture video0 --frames 100 --width 1920 --height 1080 --check --save frame.png\n"
-            + "  framepin v4l2 open video0        prints the file; then, with it:\n"
+            + "  framepin v4l2 open video0          # prints the file; then, with it:\n"
             + "  framepin v4l2 reqbufs 1 3\n  framepin v4l2 qbuf 1 0 as1 0x10000000 614400\n"
-            + "  framepin v4l2 streamon 1\n  framepin v4l2 dqbuf 1")
+            + "  framepin v4l2 streamon 1\n  framepin v4l2 dqbuf 1 --wait\n  framepin v4l2 close 1\n"
+            + "  framepin v4l2 capture video0 --frames 100 --width 1920 --height 1080 --check --save frame.png")
         {
             new CaptureCommand(line).Create(), Open(line), Close(line), RequestBuffers(line), Queue(line),
             Dequeue(line), Read(line), Stream(line, "streamon", V4l2.StreamOn),
@@ -77,7 +77,7 @@ internal static class V4l2Commands
 
     private static Command RequestBuffers(CommandLine line)
     {
-        var count = new Argument<uint>("count") { Description = "How many buffers; 0 frees them." };
+        var count = Numbers.Argument("count", "How many buffers; 0 frees them.", 0u, MostBuffers);
         return line.Create("reqbufs", "VIDIOC_REQBUFS, USERPTR.", "v4l2 reqbufs 1 3", [OpenFile, count, BufferType],
             async (parsed, client, output, cancelled) =>
             {
@@ -106,7 +106,7 @@ internal static class V4l2Commands
                     Type = parsed.GetValue(BufferType),
                     Memory = UserPtr,
                     Planes = { new V4l2Plane { UserPointer = parsed.GetValue(Address),
-                        Length = checked((uint)parsed.GetValue(Length)) } },
+                        Length = Length32(parsed) } },
                 };
                 var (errno, answer) = await File(line, parsed, client)
                     .IoctlAsync(
@@ -158,6 +158,15 @@ internal static class V4l2Commands
             ("flags", Values.Hex(buffer.Flags)),
             ("bytes used", string.Join(' ', buffer.Planes.Select(plane => plane.BytesUsed))));
 
+    /// <summary>A length as struct v4l2_plane holds it.</summary>
+    private static uint Length32(ParseResult parsed)
+    {
+        var bytes = parsed.GetValue(Length);
+        return bytes <= uint.MaxValue
+            ? (uint)bytes
+            : throw new FormatException($"a buffer has at most {uint.MaxValue} bytes, not {bytes}");
+    }
+
     private static DriverHandle File(CommandLine line, ParseResult parsed, FramePinClient client) =>
-        new(client, Values.Name(parsed.GetValue(OpenFile)!, parsed.GetValue(line.Machine)!, "driverFiles"));
+        new(client, Values.Number(parsed.GetValue(OpenFile)!, parsed.GetValue(line.Machine)!, "driverFiles", "open file"));
 }
