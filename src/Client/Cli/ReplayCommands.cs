@@ -180,6 +180,14 @@ internal static class ReplayCommands
 
         var rows = new List<string[]>();
         void Row(string name, string value) => rows.Add([name, value]);
+        if (report.CallsLacking.Count > 0)
+            Row(
+                "not emulated",
+                string.Join(", ", report.CallsLacking.Select(pair => $"{pair.Key} {pair.Value.Count}"))
+                    + $", first in line {report.CallsLacking.Values.Min(lines => lines[0])}: what differs behind it may "
+                    + "come from that");
+        if (report.LinesUnread.Count > 0)
+            Row("not understood", $"{report.LinesUnread.Count} lines, passed over; they stand below");
         Row("calls", string.Join(", ", report.Calls.Select(pair => $"{pair.Key} {pair.Value}")));
         Row("other calls", string.Join(", ", report.CallsOther.Select(pair => $"{pair.Key} {pair.Value}")));
         Row("returns", $"{report.ReturnsMatched} of {report.ReturnsExpected} as recorded");
@@ -208,6 +216,8 @@ internal static class ReplayCommands
         if (report.AuditFindings.Count == 0) Row("audit", "clean");
         foreach (var finding in report.AuditFindings) Row("audit", finding);
         Output.Print(null, rows);
+        foreach (var unread in report.LinesUnread)
+            Console.WriteLine(Values.Show($"line {unread.Line}: not understood ({unread.Reason}): {unread.Text}"));
         foreach (var difference in report.ReturnsDifferent)
             Console.WriteLine(Values.Show(
                 $"line {difference.Line}: {difference.Call} answered {difference.Actual}, "

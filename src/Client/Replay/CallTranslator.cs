@@ -15,23 +15,18 @@ namespace FramePin.Replay;
 internal sealed class CallTranslator(
     Recording recording, IReadOnlyDictionary<string, string> files, IReadOnlySet<ulong> untouched)
 {
-    private const uint MapShared = 1;
     private const uint MapPrivate = 2;
     private const uint MapTypeMask = 0xf;
-    private const uint MapFixed = 0x10;
     private const uint MapAnonymous = 0x20;
-    private const uint ProtRead = 1;
     private const uint ProtWrite = 2;
 
     private static readonly HashSet<string> Replayed = new(StringComparer.Ordinal)
     {
-        "brk", "madvise", "mlock", "mlock2", "mlockall", "mmap", "mprotect", "mremap", "msync", "munlock",
-        "munlockall", "munmap", "shmat",
-        "shmdt",
+        "brk", "madvise", "mlock", "mlock2", "mlockall", "mmap", "mprotect", "mremap", "mseal", "msync", "munlock",
+        "munlockall", "munmap", "shmat", "shmdt",
     };
 
     private readonly HashSet<string> _writable = recording.OpenedForWriting();
-    private readonly Dictionary<ulong, ulong> _attached = [];
     private readonly Dictionary<int, ulong> _pending = [];
     private ulong _break = recording.StartBrk;
 
@@ -57,18 +52,22 @@ internal sealed class CallTranslator(
         _pending.Clear();
     }
 
+    /// <summary>A store that its thread has waited with, when the call is no further preparation of the range.</summary>
+    public List<MemoryCall> Due(StraceCall call)
+    {
+        var due = new List<MemoryCall>();
+        if (!_pending.TryGetValue(call.Thread, out var address) || Prepares(call, address)) return due;
+        due.Add(Touch(address));
+        _pending.Remove(call.Thread);
+        return due;
+    }
+
     /// <summary>
     /// The call itself, at <paramref name="index"/> of what is returned, among stores before and behind it.
     /// </summary>
     public List<MemoryCall> Translate(StraceCall call, out int index)
     {
-        var calls = new List<MemoryCall>();
-        if (_pending.TryGetValue(call.Thread, out var address) && !Prepares(call, address))
-        {
-            calls.Add(Touch(address));
-            _pending.Remove(call.Thread);
-        }
-
+        var calls = Due(call);
         index = calls.Count;
         calls.Add(Itself(call));
         if (call.Name == "brk")
@@ -179,14 +178,9 @@ internal sealed class CallTranslator(
         "munlock" =>
             new MemoryCall { Munlock = new MunlockCall { Address = Number(call, 0), Length = Number(call, 1) } },
         "mlockall" => new MemoryCall { Mlockall = new MlockallCall { Flags = Flags(call, 0) } },
-        "shmat" => Attach(call),
-        "shmdt" => new MemoryCall
+        "mseal" => new MemoryCall
         {
-            Munmap = new MunmapCall
-            {
-                Address = Number(call, 0),
-                Length = _attached.GetValueOrDefault(Number(call, 0))
-            },
+            Mseal = new MsealCall { Address = Number(call, 0), Length = Number(call, 1), Flags = Number(call, 2) },
         },
         _ => new MemoryCall { Munlockall = new MunlockallCall() },
     };
@@ -205,28 +199,10 @@ internal sealed class CallTranslator(
                 Flags = flags,
                 Target = path.Length == 0 ? "" : files[path],
                 Offset = Number(call, 5),
-                OpenMode = path.Length == 0 || _writable.Contains(path) ? OpenMode.ReadWrite : OpenMode.ReadOnly,
-            },
-        };
-    }
-
-    /// <summary>System V shared memory: a shared mapping of the whole segment.</summary>
-    private MemoryCall Attach(StraceCall call)
-    {
-        var (path, size) = recording.SegmentOf(call);
-        if (call.Errno.Length == 0) _attached[call.Value] = size;
-        var address = Number(call, 1);
-        var isReadOnly = call.Arguments[2].Contains("SHM_RDONLY", StringComparison.Ordinal);
-        return new MemoryCall
-        {
-            Mmap = new MmapCall
-            {
-                Address = address,
-                Length = size,
-                Prot = isReadOnly ? ProtRead : ProtRead | ProtWrite,
-                Flags = MapShared | (address == 0 ? 0 : MapFixed),
-                Target = files[path],
-                OpenMode = isReadOnly ? OpenMode.ReadOnly : OpenMode.ReadWrite,
+                OpenMode = path.Length == 0 || path.StartsWith("/memfd:", StringComparison.Ordinal)
+                    || _writable.Contains(path)
+                    ? OpenMode.ReadWrite
+                    : OpenMode.ReadOnly,
             },
         };
     }

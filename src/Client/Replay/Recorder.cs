@@ -14,7 +14,14 @@ namespace FramePin.Replay;
 /// <param name="time">The clock of the looks at the program.</param>
 public sealed class Recorder(TimeProvider time)
 {
-    private const string Traced = "%memory,execve,clone,clone3,fork,vfork,exit_group,prctl,arch_prctl,shmget";
+    /// <summary>
+    /// The calls that decide what memory calls answer. A name behind '?' may be unknown to an old strace, which then
+    /// writes the call's number.
+    /// </summary>
+    private const string Traced =
+        "%memory,execve,clone,?clone3,fork,vfork,exit_group,prctl,arch_prctl,shmget,shmctl,ftruncate,truncate,"
+        + "fallocate,fcntl,memfd_create,?memfd_secret,userfaultfd,set_mempolicy,?set_mempolicy_home_node,move_pages,"
+        + "migrate_pages,?process_madvise,pkey_mprotect,?mseal,?map_shadow_stack";
     private const string SysBrk = "12 ";
     private const string SysMmap = "9 ";
     private const string SysExitGroup = "231 ";

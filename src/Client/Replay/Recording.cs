@@ -25,18 +25,34 @@ public sealed record Recording
     /// <summary>Sizes in bytes by path, where they are known.</summary>
     public IReadOnlyDictionary<string, ulong> FileSizes { get; init; } = new Dictionary<string, ulong>();
 
-    /// <summary>Reads the files of a recording.</summary>
+    /// <summary>Lines of the log that are not understood; a replay passes them over and counts them.</summary>
+    public IReadOnlyList<UnreadLine> LinesUnread { get; init; } = [];
+
+    /// <summary>
+    /// Threads of the log that belong to other processes from the start: the program forked them before its last
+    /// execve, which ends every other thread of its own.
+    /// </summary>
+    internal IReadOnlySet<int> OtherThreads { get; init; } = new HashSet<int>();
+
+    /// <summary>Reads the files of a recording. Lines of the log that are not understood are passed over.</summary>
     /// <param name="strace">Path of the log of "strace -f -y".</param>
     /// <param name="mapsStart">Path of the maps before the first call.</param>
     /// <param name="mapsEnd">Path of the maps at the end; null for none.</param>
-    /// <exception cref="FormatException">A line is not as expected; the message names it.</exception>
+    /// <exception cref="FormatException">A line of maps is not as expected; the message names it.</exception>
     /// <exception cref="IOException">A file cannot be read.</exception>
-    public static Recording Load(string strace, string mapsStart, string? mapsEnd) => new()
+    public static Recording Load(string strace, string mapsStart, string? mapsEnd)
     {
-        Calls = SinceLastExec(StraceLog.Parse(System.IO.File.ReadLines(strace))),
-        MapsStart = MapsFile.Parse(System.IO.File.ReadLines(mapsStart)),
-        MapsEnd = mapsEnd is null ? null : MapsFile.Parse(System.IO.File.ReadLines(mapsEnd)),
-    };
+        var unread = new List<UnreadLine>();
+        var (calls, others) = SinceLastExec(StraceLog.Parse(System.IO.File.ReadLines(strace), unread));
+        return new Recording
+        {
+            Calls = calls,
+            LinesUnread = unread,
+            OtherThreads = others,
+            MapsStart = MapsFile.Parse(System.IO.File.ReadLines(mapsStart)),
+            MapsEnd = mapsEnd is null ? null : MapsFile.Parse(System.IO.File.ReadLines(mapsEnd)),
+        };
+    }
 
     /// <summary>Reads a folder as <see cref="Recorder"/> leaves it. maps.end, smaps.end and files may be
     /// missing.</summary>
@@ -53,23 +69,36 @@ public sealed record Recording
             recording = recording with { SmapsEnd = SmapsArea.Parse(System.IO.File.ReadLines(smaps)) };
         var files = At("files");
         if (!System.IO.File.Exists(files)) return recording;
-        return recording with
-        {
-            FileSizes = System.IO.File.ReadLines(files).Select(line => line.Split(' ', 2)).ToDictionary(
-                pair => pair[1], pair => ulong.Parse(pair[0], CultureInfo.InvariantCulture), StringComparer.Ordinal),
-        };
+        var sizes = new Dictionary<string, ulong>(StringComparer.Ordinal);
+        foreach (var line in System.IO.File.ReadLines(files))
+            sizes[line[(line.IndexOf(' ', StringComparison.Ordinal) + 1)..]] =
+                StraceNumbers.Parse(line.Split(' ', 2)[0]);
+        return recording with { FileSizes = sizes };
     }
 
-    /// <summary>Drops the calls before the last execve, whose memory is gone.</summary>
-    private static IReadOnlyList<StraceCall> SinceLastExec(IReadOnlyList<StraceCall> calls)
+    /// <summary>
+    /// Drops the calls before the last execve, whose memory is gone, and finds the threads that outlive it: they are of
+    /// other processes.
+    /// </summary>
+    private static (IReadOnlyList<StraceCall> Calls, IReadOnlySet<int> Others) SinceLastExec(
+        IReadOnlyList<StraceCall> calls)
     {
-        if (calls.Count == 0) return calls;
+        var others = new HashSet<int>();
+        if (calls.Count == 0) return (calls, others);
         var main = calls[0].Thread;
-        for (var i = calls.Count - 1; i > 0; i--)
-            if (calls[i].Name == "execve" && calls[i].Thread == main && calls[i].Errno.Length == 0
-                && !calls[i].IsUnfinished)
-                return [.. calls.Skip(i)];
-        return calls;
+        var last = calls.Count - 1;
+        while (last > 0 && !(calls[last].Name == "execve" && calls[last].Thread == main
+            && calls[last].Errno.Length == 0 && !calls[last].IsUnfinished))
+            last--;
+        foreach (var call in calls.Take(last))
+        {
+            if (call.Thread != main) others.Add(call.Thread);
+            if (call.Name is "fork" or "vfork" or "clone" or "clone3" && call.Value is > 0 and <= int.MaxValue)
+                others.Add((int)call.Value);
+        }
+
+        others.Remove(main);
+        return (last == 0 ? calls : [.. calls.Skip(last)], others);
     }
 
     /// <summary>
@@ -82,21 +111,27 @@ public sealed record Recording
         return areas.Count == 0 || areas.Any(area => area.HasOwnPages);
     }
 
-    /// <summary>Path and size in bytes of the System V segment that a shmat attaches.</summary>
-    internal (string Path, ulong Size) SegmentOf(StraceCall attach)
+    /// <summary>
+    /// Key and size in bytes of the System V segment that a shmat attaches. The key is the path that maps shows and,
+    /// behind a line break, the segment's number: private segments have one path.
+    /// </summary>
+    internal (string Key, ulong Size) SegmentOf(StraceCall attach)
     {
         var id = attach.Arguments[0];
+        var (key, size) = ("0", 0UL);
         foreach (var call in Calls)
         {
             if (call.Name != "shmget" || call.Errno.Length > 0 || call.Result.Split(' ')[0] != id) continue;
-            var key = call.Arguments[0] == "IPC_PRIVATE" ? 0 : StraceNumbers.Parse(call.Arguments[0]);
-            return (string.Create(CultureInfo.InvariantCulture, $"/SYSV{key:x8}"),
-                StraceNumbers.Parse(call.Arguments[1]));
+            if (call.Arguments[0] != "IPC_PRIVATE") key = call.Arguments[0];
+            // A size of 0 asks for a segment that is there.
+            size = Math.Max(size, StraceNumbers.Parse(call.Arguments[1]));
         }
 
         // The log has no shmget: the size is that of the mapping at the end, or a page.
-        var line = MapsEnd?.FirstOrDefault(candidate => candidate.Start == attach.Value);
-        return ($"/SYSV{id}", line is null ? 4096 : line.End - line.Start);
+        var line = size > 0 ? null : MapsEnd?.FirstOrDefault(candidate => candidate.Start == attach.Value);
+        if (size == 0) size = line is null ? 4096 : line.End - line.Start;
+        var number = StraceNumbers.TryParse(key, out var parsed) ? parsed : 0;
+        return (string.Create(CultureInfo.InvariantCulture, $"/SYSV{number:x8}\n{id}"), size);
     }
 
     /// <summary>
@@ -175,7 +210,10 @@ public sealed record Recording
             }
 
             if (call.Name != "mmap" || PathOf(call.Arguments[4]) is not { Length: > 0 } path) continue;
-            See(path, StraceNumbers.Parse(call.Arguments[5]) + StraceNumbers.Parse(call.Arguments[1]));
+            var (offset, length) = (StraceNumbers.Parse(call.Arguments[5]), StraceNumbers.Parse(call.Arguments[1]));
+            // A range that no file has is the kernel's to refuse, and tells no size.
+            if (offset <= long.MaxValue && length <= long.MaxValue - offset) See(path, offset + length);
+            else See(path, 0);
         }
 
         return sizes;

@@ -14,6 +14,19 @@ public sealed record ReplayReport
     [JsonPropertyName("calls_other")]
     public required SortedDictionary<string, int> CallsOther { get; init; }
 
+    /// <summary>
+    /// Lines of the log that are not understood, and calls whose file the daemon cannot make. They were passed over.
+    /// </summary>
+    [JsonPropertyName("lines_unread")]
+    public List<UnreadLine> LinesUnread { get; } = [];
+
+    /// <summary>
+    /// Calls that succeeded and that the emulator lacks, by name, with their lines. What differs behind them may come
+    /// from them.
+    /// </summary>
+    [JsonPropertyName("calls_lacking")]
+    public SortedDictionary<string, List<int>> CallsLacking { get; } = new(StringComparer.Ordinal);
+
     /// <summary>Calls that answered as recorded.</summary>
     [JsonPropertyName("returns_matched")]
     public int ReturnsMatched { get; set; }
@@ -95,6 +108,13 @@ public sealed record ReplayReport
     /// </summary>
     [JsonPropertyName("stack_growth_assumed")]
     public ulong StackGrowthAssumed { get; set; }
+
+    /// <summary>Notes a call that the emulator lacks.</summary>
+    internal void Lacks(string name, int line)
+    {
+        if (!CallsLacking.TryGetValue(name, out var lines)) CallsLacking[name] = lines = [];
+        lines.Add(line);
+    }
 
     /// <summary>Addresses of mappings that the program may have stored to.</summary>
     [JsonIgnore]

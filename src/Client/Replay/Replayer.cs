@@ -40,15 +40,19 @@ public sealed partial class Replayer(FramePinClient client, IProgress<ReplayProg
     /// <param name="pinAll">Pins, converts and unpins every mapping at the end.</param>
     /// <param name="keep">Leaves the machine on the daemon.</param>
     /// <param name="cancellationToken">Ends the replay early.</param>
+    /// <remarks>Calls that are not understood are passed over and named in the report.</remarks>
     /// <exception cref="FramePinException">The daemon refuses a machine of 16 GiB, or cannot be reached.</exception>
     public async Task<ReplayReport> RunAsync(
         Recording recording, bool pinAll, bool keep = false, CancellationToken cancellationToken = default)
     {
+        ArgumentNullException.ThrowIfNull(recording);
+        recording = Understood(recording);
         var order = await FindOrder(recording, cancellationToken).ConfigureAwait(false);
         _untouched.UnionWith(await FindUntouched(recording, order, cancellationToken).ConfigureAwait(false));
         return await InMachine(keep, async machine =>
         {
             var report = NewReport();
+            report.LinesUnread.AddRange(recording.LinesUnread);
             report.CallsReordered.AddRange(Reordered(order));
             var space = await Prepare(recording, machine, report, cancellationToken).ConfigureAwait(false);
             await ReplayCalls(recording, order, space, report, stopsAtDifference: false, cancellationToken)
@@ -61,6 +65,23 @@ public sealed partial class Replayer(FramePinClient client, IProgress<ReplayProg
             return report;
         }).ConfigureAwait(false);
     }
+
+    /// <summary>The recording without the calls that a replay cannot read; they stand among its unread lines.</summary>
+    private static Recording Understood(Recording recording)
+    {
+        var unread = recording.LinesUnread.ToList();
+        var calls = new List<StraceCall>(recording.Calls.Count);
+        foreach (var call in recording.Calls)
+        {
+            if (CallShapes.Problem(call) is { } problem)
+                unread.Add(new UnreadLine(call.Line, Text(call), problem));
+            else calls.Add(call);
+        }
+
+        return recording with { Calls = calls, LinesUnread = [.. unread.OrderBy(line => line.Line)] };
+    }
+
+    private static string Text(StraceCall call) => $"{call.Name}({string.Join(", ", call.Arguments)})";
 
     private static ReplayReport NewReport() => new()
     {
@@ -93,21 +114,7 @@ public sealed partial class Replayer(FramePinClient client, IProgress<ReplayProg
         {
             var isKnown = recording.FileSizes.TryGetValue(path, out var size);
             if (!isKnown) report.FileSizesInferred.Add(path);
-            var line = recording.MapsStart.Concat(recording.MapsEnd ?? []).FirstOrDefault(
-                candidate => candidate.Name == path);
-            var file = await client.Files.CreateFileAsync(
-                new CreateFileRequest
-                {
-                    Parent = machine,
-                    Kind = Recording.IsShmem(path) ? FileKind.Shmem : FileKind.Disk,
-                    SizeBytes = isKnown ? size : seen,
-                    Path = path,
-                    Device = line?.Device ?? "",
-                    Inode = line?.Inode ?? 0,
-                },
-                cancellationToken: cancellationToken)
-                .TypedAsync(cancellationToken).ConfigureAwait(false);
-            _files[path] = file.Name;
+            await CreateFile(recording, machine, path, isKnown ? size : seen, cancellationToken).ConfigureAwait(false);
         }
 
         var space = await client.AddressSpaces.CreateAddressSpaceAsync(
@@ -143,7 +150,7 @@ public sealed partial class Replayer(FramePinClient client, IProgress<ReplayProg
         Recording recording, IReadOnlyList<StraceCall> order, string space, ReplayReport report, bool stopsAtDifference,
         CancellationToken cancellationToken)
     {
-        var strangers = FindStrangers(order);
+        var strangers = FindStrangers(order, recording.OtherThreads);
         var translator = new CallTranslator(recording, _files, _untouched);
         var batch = new CallBatchRequest { AddressSpace = space };
         var sent = new List<(StraceCall Call, int Index)>();
@@ -160,8 +167,10 @@ public sealed partial class Replayer(FramePinClient client, IProgress<ReplayProg
                     await CompareMaps(recording, space, report, ++afterExit, cancellationToken).ConfigureAwait(false);
             }
 
-            if (IsStranger(strangers, call) || call.IsUnfinished || !CallTranslator.IsReplayed(call.Name))
+            if (IsStranger(strangers, call) || call.IsUnfinished
+                || !(CallTranslator.IsReplayed(call.Name) || RunsApart(call)))
             {
+                if (!IsStranger(strangers, call) && Lacking(call) is { } lacking) report.Lacks(lacking, call.Line);
                 var name = IsStranger(strangers, call) ? $"{call.Name} (another process)"
                     : call.IsUnfinished && CallTranslator.IsReplayed(call.Name)
                         ? $"{call.Name} (never finished)"
@@ -170,8 +179,24 @@ public sealed partial class Replayer(FramePinClient client, IProgress<ReplayProg
                 continue;
             }
 
+            if (MissingFile(call) is { } missing)
+            {
+                report.LinesUnread.Add(new UnreadLine(call.Line, Text(call), missing));
+                continue;
+            }
+
             report.Calls[call.Name] = report.Calls.GetValueOrDefault(call.Name) + 1;
             if (call.Overlapped) report.CallsOverlapped++;
+            if (RunsApart(call))
+            {
+                batch.Calls.AddRange(translator.Due(call));
+                await Flush(batch, sent, report, cancellationToken).ConfigureAwait(false);
+                var (errno, value) = await RunApart(recording, call, space, cancellationToken).ConfigureAwait(false);
+                Compare(call, errno, value, report);
+                if (stopsAtDifference && report.ReturnsDifferent.Count > 0) return;
+                continue;
+            }
+
             var calls = translator.Translate(call, out var index);
             sent.Add((call, batch.Calls.Count + index));
             batch.Calls.AddRange(calls);
@@ -198,9 +223,9 @@ public sealed partial class Replayer(FramePinClient client, IProgress<ReplayProg
     /// memory until then. The search reads the whole log first, since a child's first calls may stand before the line
     /// of its creation.
     /// </summary>
-    private static Dictionary<int, int> FindStrangers(IReadOnlyList<StraceCall> calls)
+    private static Dictionary<int, int> FindStrangers(IReadOnlyList<StraceCall> calls, IReadOnlySet<int> others)
     {
-        var strangers = new Dictionary<int, int>();
+        var strangers = others.ToDictionary(thread => thread, _ => 0);
         var first = calls.Count > 0 ? calls[0].Thread : 0;
         // Twice, since the line of a grandchild may stand before its parent is known.
         for (var pass = 0; pass < 2; pass++)
@@ -229,15 +254,19 @@ public sealed partial class Replayer(FramePinClient client, IProgress<ReplayProg
         foreach (var (call, index) in sent)
         {
             var result = response.Results[index];
-            report.ReturnsExpected++;
-            var actual = result.Errno != 0 ? $"-1 {ErrnoName(result.Errno)}" : Hex(result.Value);
-            var expected = call.Errno.Length > 0 ? $"-1 {call.Errno}" : Hex(call.Value);
-            if (actual == expected) report.ReturnsMatched++;
-            else report.ReturnsDifferent.Add(new ReturnDifference(
-                call.Line, $"{call.Name}({string.Join(", ", call.Arguments)})", expected, actual));
+            Compare(call, result.Errno, result.Value, report);
         }
 
         batch.Calls.Clear();
         sent.Clear();
+    }
+
+    private static void Compare(StraceCall call, uint errno, ulong value, ReplayReport report)
+    {
+        report.ReturnsExpected++;
+        var actual = errno != 0 ? $"-1 {ErrnoName(errno)}" : Hex(value);
+        var expected = call.Errno.Length > 0 ? $"-1 {call.Errno}" : Hex(call.Value);
+        if (actual == expected) report.ReturnsMatched++;
+        else report.ReturnsDifferent.Add(new ReturnDifference(call.Line, Text(call), expected, actual));
     }
 }
