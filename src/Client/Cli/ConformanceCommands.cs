@@ -11,6 +11,9 @@ namespace FramePin.Cli;
 /// <summary>The running kernel against FramePin.</summary>
 internal static class ConformanceCommands
 {
+    /// <summary>A shell's exit code of a command that SIGINT ended.</summary>
+    private const int Interrupted = 130;
+
     private static readonly Option<long> Steps = Numbers.Option(
         "--steps", "Steps to compare:", 20_000L, 1, long.MaxValue);
 
@@ -101,10 +104,19 @@ internal static class ConformanceCommands
             Console.Error.WriteLine($"--swap: {exception.Message}");
             return CommandLine.Refused;
         }
+        catch (FramePin.Conformance.Kernel.HostUnsuitableException exception)
+        {
+            Console.Error.WriteLine(exception.Message);
+            return CommandLine.Refused;
+        }
     }
 
     private static int Act(ParseResult parsed, CancellationToken cancelled)
     {
+        // A script or the matrix is one step to the signals: the exit gives the host's settings back.
+        using var ends = parsed.GetValue(Script) is null && parsed.GetValue(Matrix) is null
+            ? default
+            : cancelled.Register(() => Environment.Exit(Interrupted));
         if (parsed.GetValue(Script) is { } file)
             return RunScript(file, parsed.GetValue(Keep), parsed.GetValue(Swap));
         if (parsed.GetValue(Matrix) is { } table) return MeasureMatrix(table);
@@ -117,9 +129,11 @@ internal static class ConformanceCommands
             AsUser = parsed.GetValue(User),
             WithSwap = parsed.GetValue(Swap),
             Focus = parsed.GetValue(Focus),
+            Cancelled = cancelled,
         }, new Progress(started).Tell);
         Print(result, TimeProvider.System.GetElapsedTime(started));
         if (parsed.GetValue(Report) is { } page) File.WriteAllText(page.FullName, result.ToMarkdown());
+        cancelled.ThrowIfCancellationRequested();
         return result.Divergences.Count == 0 ? CommandLine.Ok : CommandLine.Refused;
     }
 
@@ -206,6 +220,7 @@ internal static class ConformanceCommands
             Console.WriteLine(
                 $"seed {seed}: gone when run again: {divergence.Step}: kernel {divergence.KernelAnswer}, "
                 + $"FramePin {divergence.FramePinAnswer}");
+        foreach (var note in report.NotModelled) Console.WriteLine($"not modelled: {note}");
         foreach (var (name, hits) in report.DeviationHits) Console.WriteLine($"deviation {name}: {hits}");
         foreach (var (kind, (succeeded, failed)) in report.Kinds)
             Console.WriteLine($"{kind,-16} {succeeded,9} ok {failed,9} refused");

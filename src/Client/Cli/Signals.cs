@@ -36,9 +36,9 @@ internal sealed class Signals : IDisposable
 
     private void Receive(PosixSignalContext context, int number)
     {
-        // The default of the second signal ends the process.
-        if (Interlocked.CompareExchange(ref _received, number, 0) != 0) return;
         context.Cancel = true;
-        _source.Cancel();
+        if (Interlocked.CompareExchange(ref _received, number, 0) == 0) _source.Cancel();
+        // What a command has on loan is given back at the process's exit.
+        else Environment.Exit(Ended + number);
     }
 }

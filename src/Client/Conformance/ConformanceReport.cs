@@ -19,6 +19,9 @@ public sealed class ConformanceReport
     /// <summary>There was swap to page out to.</summary>
     public bool WithSwap { get; init; }
 
+    /// <summary>Settings of the host that FramePin does not model, a sentence each.</summary>
+    public IReadOnlyList<string> NotModelled { get; init; } = [];
+
     public long Steps { get; internal set; }
 
     public int Scripts { get; internal set; }
@@ -61,6 +64,10 @@ public sealed class ConformanceReport
             $"- Rights: {(IsPrivileged ? "root" : "not root: frame numbers and pin counters were not compared")}\n");
         text.Append(
             CultureInfo.InvariantCulture, $"- Swap: {(WithSwap ? "a zram device without read-ahead" : "none")}\n");
+        text.Append(
+            CultureInfo.InvariantCulture,
+            $"- Settings of the host that are not modelled: "
+            + $"{(NotModelled.Count == 0 ? "none" : string.Join("; ", NotModelled))}\n");
         text.Append(CultureInfo.InvariantCulture,
             $"- Differences: {Divergences.Count}; hits of known deviations: {DeviationHits.Values.Sum()};\n");
         text.Append(CultureInfo.InvariantCulture,

@@ -31,6 +31,9 @@ public sealed record RunOptions
 
     /// <summary>Divergences after which the run ends.</summary>
     public int MaxDivergences { get; init; } = 1;
+
+    /// <summary>Ends the run between two steps.</summary>
+    public CancellationToken Cancelled { get; init; }
 }
 
 /// <summary>Compares random scripts on the running kernel and on FramePin.</summary>
@@ -137,9 +140,10 @@ public static class Runner
             Profile = host.Profile.Name,
             Seed = options.Seed,
             IsPrivileged = host.IsRoot,
-            WithSwap = host.Swap > 0
+            WithSwap = host.Swap > 0,
+            NotModelled = host.NotModelled,
         };
-        for (var script = 0; report.Steps < options.Steps
+        for (var script = 0; report.Steps < options.Steps && !options.Cancelled.IsCancellationRequested
             && report.Divergences.Count < options.MaxDivergences; script++)
         {
             var seed = unchecked(options.Seed + script);
@@ -166,7 +170,8 @@ public static class Runner
         using var comparison = new Comparison(host, host.Profile, options.ReplaysLogs);
         report.MissingFiles = [.. comparison.Initial.MissingFiles.Select(file => FileSpec.All[file].Name)];
         var generator = new Generator(seed, comparison.Initial, options.Focus);
-        for (var i = 0; i < options.StepsPerScript && report.Steps < options.Steps; i++)
+        for (var i = 0; i < options.StepsPerScript && report.Steps < options.Steps
+            && !options.Cancelled.IsCancellationRequested; i++)
         {
             var step = generator.Next(comparison.FramePin.Areas);
             report.Steps++;

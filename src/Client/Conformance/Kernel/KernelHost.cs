@@ -13,42 +13,64 @@ namespace FramePin.Conformance.Kernel;
 public sealed class KernelHost : IDisposable
 {
     private const int WantedHugePages = 8;
+    private const string HugePagesFolder = "/sys/kernel/mm/hugepages/hugepages-2048kB/";
     private const string CollapsePauseFile = "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs";
-    private const string HugePagesFile = "/proc/sys/vm/nr_hugepages";
 
     private readonly string _executor;
     private readonly int _processor = Native.LibC.sched_getcpu();
     private readonly Tracee _template;
-    private readonly string _hugePagesBefore;
-    private readonly string _collapsePauseBefore;
-    private readonly SwapSpace? _swap;
-    private readonly Lock _restoring = new();
-    private bool _restored;
+    private readonly HostLoan? _loan;
+    private readonly bool _hasSwap;
     private ulong _nextUser = 0x5f00_0000;
     private readonly byte[] _statistics = new byte[64 << 10];
 
     /// <param name="withSwap">Also borrows swap; throws <see cref="SwapUnavailableException"/> where it is not to be
     /// had.</param>
+    /// <exception cref="HostUnsuitableException">Another run has the host, or the host has swap of its own.</exception>
     public KernelHost(bool withSwap = false)
     {
-        if (withSwap) _swap = SwapSpace.Borrow();
-        DiskFolder = Directory.CreateTempSubdirectory("framepin-conformance-").FullName;
-        TmpfsFolder = Directory.CreateDirectory($"/dev/shm/{Path.GetFileName(DiskFolder)}").FullName;
-        _executor = Path.Combine(DiskFolder, "exe");
-        Executor.Write(_executor);
-        Release = File.ReadAllText("/proc/sys/kernel/osrelease").Trim();
         IsRoot = Native.LibC.geteuid() == 0;
-        _hugePagesBefore = File.ReadAllText(HugePagesFile).Trim();
-        HugePages = BorrowHugePages();
-        Thp = ReadThp();
-        _collapsePauseBefore = PauseCollapse();
-        AppDomain.CurrentDomain.ProcessExit += OnExit;
-        // Tracer and tracees on one processor: the kernel drains only its own batches of fresh pages, and a page in
-        // another processor's batch has one more reference, which makes a write copy it.
-        Native.LibC.KeepOn(0, _processor);
-        _template = Tracee.Start(_executor);
-        CachesZeroedHoles = ProbeZeroedHoles();
+        _loan = IsRoot ? HostLoan.Take(HostLoan.UsualFolder) : null;
+        try
+        {
+            if (withSwap) SwapSpace.Borrow(_loan);
+            else if (HostSettings.SwapAreas() is { Count: > 0 } areas)
+                throw new HostUnsuitableException(
+                    $"the host has swap of its own ({string.Join(", ", areas)}), to which MADV_PAGEOUT would page out "
+                    + "as no machine here does: 'swapoff -a' first, and --swap lends a device that is modelled");
+            _hasSwap = withSwap;
+            DiskFolder = Directory.CreateTempSubdirectory("framepin-conformance-").FullName;
+            TmpfsFolder = $"/dev/shm/{Path.GetFileName(DiskFolder)}";
+            _loan?.AddFolder(DiskFolder);
+            _loan?.AddFolder(TmpfsFolder);
+            Directory.CreateDirectory(TmpfsFolder);
+            NotModelled = HostSettings.NotModelled(DiskFolder);
+            _executor = Path.Combine(DiskFolder, "exe");
+            Executor.Write(_executor);
+            Release = File.ReadAllText("/proc/sys/kernel/osrelease").Trim();
+            HugePages = BorrowHugePages();
+            Thp = ReadThp();
+            // khugepaged is kept from joining small pages at a moment of its own.
+            if (File.Exists(CollapsePauseFile))
+                _loan?.Set(CollapsePauseFile, uint.MaxValue.ToString(CultureInfo.InvariantCulture));
+            AppDomain.CurrentDomain.ProcessExit += OnExit;
+            // Tracer and tracees on one processor: the kernel drains only its own batches of fresh pages, and a page
+            // in another processor's batch has one more reference, which makes a write copy it.
+            Native.LibC.KeepOn(0, _processor);
+            _template = Tracee.Start(_executor);
+            CachesZeroedHoles = ProbeZeroedHoles();
+        }
+        catch
+        {
+            AppDomain.CurrentDomain.ProcessExit -= OnExit;
+            _template?.Dispose();
+            GiveBack();
+            throw;
+        }
     }
+
+    /// <summary>Settings of the host that FramePin does not model, a sentence each.</summary>
+    public IReadOnlyList<string> NotModelled { get; }
 
     /// <summary>Release of the running kernel, as uname -r prints it.</summary>
     public string Release { get; }
@@ -62,7 +84,7 @@ public sealed class KernelHost : IDisposable
     public ThpMode Thp { get; }
 
     /// <summary>Bytes of swap that scripts may use; 0 for none.</summary>
-    public ulong Swap => _swap is null ? 0 : SwapSpace.Size;
+    public ulong Swap => _hasSwap ? SwapSpace.Size : 0;
 
     /// <summary>The disk file system keeps a page of a hole of which it zeroed a part, without contents.</summary>
     internal bool CachesZeroedHoles { get; }
@@ -163,25 +185,22 @@ public sealed class KernelHost : IDisposable
     {
         AppDomain.CurrentDomain.ProcessExit -= OnExit;
         _template.Dispose();
-        Restore();
+        GiveBack();
     }
 
     /// <summary>A run that is interrupted leaves the host as it was, too.</summary>
-    private void OnExit(object? sender, EventArgs arguments) => Restore();
+    private void OnExit(object? sender, EventArgs arguments) => GiveBack();
 
-    private void Restore()
+    private void GiveBack()
     {
-        lock (_restoring)
+        if (_loan is not null)
         {
-            if (_restored) return;
-            _restored = true;
-            _swap?.Dispose();
-            Directory.Delete(DiskFolder, recursive: true);
-            Directory.Delete(TmpfsFolder, recursive: true);
-            if (!IsRoot) return;
-            File.WriteAllText(HugePagesFile, _hugePagesBefore);
-            if (_collapsePauseBefore.Length > 0) File.WriteAllText(CollapsePauseFile, _collapsePauseBefore);
+            _loan.Dispose();
+            return;
         }
+
+        foreach (var folder in (string?[])[DiskFolder, TmpfsFolder])
+            if (Directory.Exists(folder)) Directory.Delete(folder, recursive: true);
     }
 
     private static int Version(string major, string minor) =>
@@ -190,23 +209,26 @@ public sealed class KernelHost : IDisposable
     private static int Version(KernelProfile profile) =>
         profile.Name.Split('.') is [var major, var minor] ? Version(major, minor) : 0;
 
+    /// <summary>
+    /// Makes the host's pool larger, never smaller: others may use its pages. The scripts have what is free of it, and
+    /// the pool does not grow by itself meanwhile.
+    /// </summary>
     private int BorrowHugePages()
     {
-        if (!IsRoot) return 0;
-        File.WriteAllText(HugePagesFile, WantedHugePages.ToString(CultureInfo.InvariantCulture));
-        return int.Parse(File.ReadAllText(HugePagesFile), CultureInfo.InvariantCulture);
+        if (_loan is null || !Directory.Exists(HugePagesFolder)) return 0;
+        var free = FreeHugePages();
+        if (free < WantedHugePages)
+            _loan.Set(
+                HugePagesFolder + "nr_hugepages",
+                (Number("nr_hugepages") + WantedHugePages - free).ToString(CultureInfo.InvariantCulture));
+        if (Number("nr_overcommit_hugepages") != 0) _loan.Set(HugePagesFolder + "nr_overcommit_hugepages", "0");
+        return FreeHugePages();
     }
 
-    /// <summary>
-    /// Keeps khugepaged from joining small pages at a moment of its own; what the file held before, if it is there.
-    /// </summary>
-    private string PauseCollapse()
-    {
-        if (!IsRoot || !File.Exists(CollapsePauseFile)) return "";
-        var before = File.ReadAllText(CollapsePauseFile).Trim();
-        File.WriteAllText(CollapsePauseFile, uint.MaxValue.ToString(CultureInfo.InvariantCulture));
-        return before;
-    }
+    private static int FreeHugePages() => Math.Max(0, Number("free_hugepages") - Number("resv_hugepages"));
+
+    private static int Number(string setting) =>
+        int.Parse(File.ReadAllText(HugePagesFolder + setting), CultureInfo.InvariantCulture);
 
     private static ThpMode ReadThp()
     {

@@ -9,9 +9,9 @@ public sealed class SwapUnavailableException(string message) : Exception(message
 
 /// <summary>
 /// Swap borrowed from the host for a run: the first zram device, which answers at once, without read-ahead. FramePin's
-/// swap is like that. Given back when disposed.
+/// swap is like that. Given back with the loan.
 /// </summary>
-internal sealed class SwapSpace : IDisposable
+internal static class SwapSpace
 {
     /// <summary>More than twice what scripts can fill, so that it is never half full.</summary>
     public const ulong Size = 256UL << 20;
@@ -20,23 +20,20 @@ internal sealed class SwapSpace : IDisposable
     private const string Settings = "/sys/block/zram0/";
     private const string ReadAheadFile = "/proc/sys/vm/page-cluster";
 
-    private readonly string _readAheadBefore;
-
-    private SwapSpace(string readAheadBefore) => _readAheadBefore = readAheadBefore;
-
     /// <summary>
-    /// Takes the device and turns swap on. Throws <see cref="SwapUnavailableException"/> with the reason where that
-    /// cannot be: no root, no zram, or swap that somebody else uses.
+    /// Takes the device and turns swap on, until <paramref name="loan"/> ends. Throws
+    /// <see cref="SwapUnavailableException"/> with the reason where that cannot be: no root, no zram, or swap that
+    /// somebody else uses.
     /// </summary>
-    public static SwapSpace Borrow()
+    public static void Borrow(HostLoan? loan)
     {
-        if (LibC.geteuid() != 0) throw new SwapUnavailableException("swap is root's to turn on");
+        if (loan is null) throw new SwapUnavailableException("swap is root's to turn on");
         if (!File.Exists(Settings + "disksize")) throw new SwapUnavailableException($"this kernel has no {Device}");
-        if (File.ReadLines("/proc/swaps").Skip(1).Any())
+        if (HostSettings.SwapAreas().Count > 0)
             throw new SwapUnavailableException("the host uses swap of its own: 'swapoff -a' first");
         if (File.ReadAllText(Settings + "disksize").Trim() != "0")
             throw new SwapUnavailableException($"{Device} is in use");
-        var space = new SwapSpace(File.ReadAllText(ReadAheadFile).Trim());
+        loan.AddSwap(Settings, Device);
         try
         {
             File.WriteAllText(Settings + "disksize", Size.ToString(CultureInfo.InvariantCulture));
@@ -49,20 +46,17 @@ internal sealed class SwapSpace : IDisposable
         }
 
         var error = LibC.SwapOn(Device);
-        if (error != 0)
-        {
-            File.WriteAllText(Settings + "reset", "1");
-            throw new SwapUnavailableException($"swapon {Device}: {(Core.Abi.Errno)error}");
-        }
-
-        File.WriteAllText(ReadAheadFile, "0");
-        return space;
+        if (error != 0) throw new SwapUnavailableException($"swapon {Device}: {(Core.Abi.Errno)error}");
+        loan.Set(ReadAheadFile, "0");
     }
 
-    public void Dispose()
+    /// <summary>Turns swap off where it is on, and empties the device. Throws <see cref="IOException"/> when it stays
+    /// on.</summary>
+    public static void TurnOff(string settings, string device)
     {
-        File.WriteAllText(ReadAheadFile, _readAheadBefore);
-        if (LibC.SwapOff(Device) == 0) File.WriteAllText(Settings + "reset", "1");
+        if (HostSettings.SwapAreas().Contains(device) && LibC.SwapOff(device) is var error && error != 0)
+            throw new IOException($"swapoff: {(Core.Abi.Errno)error}");
+        File.WriteAllText(settings + "reset", "1");
     }
 
     /// <summary>

@@ -1,0 +1,190 @@
+using System.Globalization;
+
+namespace FramePin.Conformance.Kernel;
+
+/// <summary>The host cannot be compared with as it is; the message says why.</summary>
+public sealed class HostUnsuitableException(string message) : Exception(message);
+
+/// <summary>
+/// What a run borrows of the host: settings that it changes and folders that it makes. One run at a time has the loan.
+/// Each item stands in a state file before it is changed, so that a run that is killed is made good by the next one.
+/// </summary>
+/// <remarks>
+/// The lock is the kernel's (flock), which ends with its process. The state file names the boot, since a setting does
+/// not outlive one. Any thread; two runs of one process take turns.
+/// </remarks>
+internal sealed class HostLoan : IDisposable
+{
+    /// <summary>Swap that was made on a zram device: its folder of settings, and the device.</summary>
+    private const string Swap = "swap";
+
+    private const string Setting = "setting";
+    private const string Folder = "folder";
+    private const string Boot = "boot";
+    private static readonly SemaphoreSlim Turn = new(1);
+
+    private readonly Lock _lock = new();
+    private readonly FileStream _locked;
+    private readonly string _stateFile;
+    private readonly List<string[]> _items = [];
+    private bool _isGivenBack;
+
+    private HostLoan(FileStream locked, string stateFile)
+    {
+        _locked = locked;
+        _stateFile = stateFile;
+    }
+
+    /// <summary>Where root's runs have their lock and their state.</summary>
+    public static string UsualFolder => "/run/framepin-conformance";
+
+    /// <summary>
+    /// Takes the loan, and makes good first what a run left that was killed. Throws
+    /// <see cref="HostUnsuitableException"/> while another process has it.
+    /// </summary>
+    /// <param name="folder">The folder of the lock and of the state file.</param>
+    public static HostLoan Take(string folder)
+    {
+        Turn.Wait();
+        try
+        {
+            Directory.CreateDirectory(folder);
+            var path = Path.Combine(folder, "lock");
+            var loan = new HostLoan(Open(path), Path.Combine(folder, "state"));
+            loan.MakeGood();
+            return loan;
+        }
+        catch
+        {
+            Turn.Release();
+            throw;
+        }
+    }
+
+    /// <summary>Changes a setting of the host until the loan ends.</summary>
+    public void Set(string path, string value)
+    {
+        lock (_lock)
+        {
+            if (_isGivenBack) return;
+            Note(Setting, path, File.ReadAllText(path).Trim());
+            File.WriteAllText(path, value);
+        }
+    }
+
+    /// <summary>A folder that goes when the loan ends.</summary>
+    public void AddFolder(string path)
+    {
+        lock (_lock) Note(Folder, path, "");
+    }
+
+    /// <summary>Swap on a zram device, which is turned off when the loan ends.</summary>
+    /// <param name="settings">Its folder of settings.</param>
+    /// <param name="device">The device.</param>
+    public void AddSwap(string settings, string device)
+    {
+        lock (_lock) Note(Swap, settings, device);
+    }
+
+    /// <summary>Gives everything back, the last item first. What cannot be given back stays in the state file.</summary>
+    public void Dispose()
+    {
+        lock (_lock)
+        {
+            if (_isGivenBack) return;
+            _isGivenBack = true;
+            GiveBack();
+        }
+
+        _locked.Dispose();
+        Turn.Release();
+    }
+
+    private static FileStream Open(string path)
+    {
+        // A file that is locked cannot be read: the process stands in one beside it.
+        var owner = path + ".owner";
+        try
+        {
+            // FileShare.None is flock(LOCK_EX | LOCK_NB).
+            var locked = new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1);
+            File.WriteAllText(owner, Environment.ProcessId.ToString(CultureInfo.InvariantCulture));
+            return locked;
+        }
+        catch (IOException) when (File.Exists(owner))
+        {
+            throw new HostUnsuitableException(
+                $"another run (process {File.ReadAllText(owner)}) has the host's settings on loan: run this one when "
+                + "that one has ended");
+        }
+    }
+
+    /// <summary>Gives back what a run of the same boot left, in the order in which it would have done so.</summary>
+    private void MakeGood()
+    {
+        if (!File.Exists(_stateFile)) return;
+        var lines = File.ReadAllLines(_stateFile).Select(line => line.Split('\t')).Where(
+            parts => parts.Length == 3).ToList();
+        if (lines.Count > 0 && lines[0] is [Boot, var boot, _] && boot == BootId()) _items.AddRange(lines.Skip(1));
+        GiveBack();
+    }
+
+    private void Note(string kind, string path, string before)
+    {
+        _items.Add([kind, path, before]);
+        Save();
+    }
+
+    /// <summary>Writes the state beside its file and puts it in its place, so that no run finds half of it.</summary>
+    private void Save()
+    {
+        if (_items.Count == 0)
+        {
+            File.Delete(_stateFile);
+            return;
+        }
+
+        var lines = _items.Prepend([Boot, BootId(), ""]).Select(item => string.Join('\t', item));
+        File.WriteAllLines(_stateFile + ".new", lines);
+        File.Move(_stateFile + ".new", _stateFile, overwrite: true);
+    }
+
+    private void GiveBack()
+    {
+        for (var i = _items.Count - 1; i >= 0; i--)
+        {
+            try
+            {
+                GiveBack(_items[i]);
+                _items.RemoveAt(i);
+            }
+            catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+            {
+                // It stays in the state file, and the next run tries again.
+                Console.Error.WriteLine(string.Create(
+                    CultureInfo.InvariantCulture, $"not given back: {_items[i][1]}: {exception.Message}"));
+            }
+        }
+
+        Save();
+    }
+
+    private static void GiveBack(string[] item)
+    {
+        var (path, before) = (item[1], item[2]);
+        switch (item[0])
+        {
+            case Setting:
+                File.WriteAllText(path, before);
+                break;
+            case Folder:
+                if (Directory.Exists(path)) Directory.Delete(path, recursive: true);
+                break;
+            case Swap:
+                SwapSpace.TurnOff(path, before);
+                break;
+        }
+    }
+
+    private static string BootId() => File.ReadAllText("/proc/sys/kernel/random/boot_id").Trim();
+}
