@@ -98,6 +98,7 @@ internal static class DriverCommands
         await using var kernel = await OpenKernelAsync(
             client, machine, name, parsed.GetValue(Memory)!, TimeSpan.FromSeconds(parsed.GetValue(Ttl)), cancelled);
         await using var driver = make(kernel);
+        driver.BugFound = bug => Console.Error.WriteLine($"a call ended by a bug of the driver: {bug}");
         using var ends = CancellationTokenSource.CreateLinkedTokenSource(cancelled, kernel.Lost);
         try
         {
@@ -108,7 +109,8 @@ internal static class DriverCommands
         {
             // Ended by its user.
         }
-        catch (OperationCanceledException)
+        catch (Exception exception) when (exception is OperationCanceledException
+            or FramePinException { Reason: "LEASE_NOT_FOUND" })
         {
             Console.Error.WriteLine("the daemon took this driver for dead and released its pins: start it again");
             output.HasFindings = true;

@@ -1,6 +1,7 @@
 using FramePin.Client;
 using FramePin.V1;
 using Google.Protobuf;
+using Google.Protobuf.WellKnownTypes;
 using Grpc.Core;
 
 namespace FramePin.Drivers;
@@ -11,7 +12,7 @@ namespace FramePin.Drivers;
 /// <see cref="FramePinException"/> when the daemon refuses it or cannot be reached. Answers of the driver are errnos:
 /// ENODEV when its process is gone.
 /// </remarks>
-public sealed class DriverHandle : IAsyncDisposable
+public sealed partial class DriverHandle : IAsyncDisposable
 {
     private readonly FramePinClient _client;
 
@@ -47,7 +48,8 @@ public sealed class DriverHandle : IAsyncDisposable
 
     /// <summary>
     /// ioctl: the driver's errno and its answer. Has no deadline: a call that blocks ends by
-    /// <paramref name="cancellationToken"/>.
+    /// <paramref name="cancellationToken"/>, which is a signal. As with a system call, an answer that the driver had
+    /// given before it heard of the signal is returned and not lost.
     /// </summary>
     /// <typeparam name="T">The message that driver and application have agreed on for the command.</typeparam>
     /// <param name="space">Address space that pointers in the argument mean; empty when there are none.</param>
@@ -69,11 +71,17 @@ public sealed class DriverHandle : IAsyncDisposable
             AddressSpace = space,
             NonBlocking = isNonBlocking,
         };
+        if (cancellationToken.CanBeCanceled) request.Tag = NewTag();
         try
         {
             // The call on a frame's way: it awaits the stub in place, which saves the allocations of TypedAsync.
-            var answer = await _client.Drivers.IoctlAsync(
-                request, deadline: DateTime.MaxValue, cancellationToken: cancellationToken).ConfigureAwait(false);
+            var answer = cancellationToken.CanBeCanceled
+                ? await SignalledAsync(
+                    token => _client.Drivers.IoctlAsync(request, deadline: DateTime.MaxValue, cancellationToken: token),
+                    request.Tag, static answer => answer.Errno, cancellationToken).ConfigureAwait(false)
+                : await _client.Drivers.IoctlAsync(
+                    request, deadline: DateTime.MaxValue, cancellationToken: CancellationToken.None).ConfigureAwait(
+                        false);
             var result = new T();
             result.MergeFrom(answer.Argument);
             return ((Errno)answer.Errno, result);
@@ -109,9 +117,10 @@ public sealed class DriverHandle : IAsyncDisposable
             AddressSpace = space,
             NonBlocking = isNonBlocking,
         };
-        var answer = await _client.Drivers.IoctlAsync(
-            call, deadline: DateTime.MaxValue, cancellationToken: cancellationToken)
-            .TypedAsync(cancellationToken).ConfigureAwait(false);
+        if (cancellationToken.CanBeCanceled) call.Tag = NewTag();
+        var answer = await SignalledTypedAsync(
+            token => _client.Drivers.IoctlAsync(call, deadline: DateTime.MaxValue, cancellationToken: token),
+            call.Tag, static answer => answer.Errno, cancellationToken).ConfigureAwait(false);
         return ((Errno)answer.Errno, answer.Argument.Memory, answer.Value);
     }
 
@@ -156,10 +165,34 @@ public sealed class DriverHandle : IAsyncDisposable
             Length = length,
             NonBlocking = isNonBlocking,
         };
-        var answer = await _client.Drivers.TransferDriverFileAsync(
+        if (cancellationToken.CanBeCanceled) request.Tag = NewTag();
+        var answer = await SignalledTypedAsync(
+            token => _client.Drivers.TransferDriverFileAsync(
+                request, deadline: DateTime.MaxValue, cancellationToken: token),
+            request.Tag, static answer => answer.Errno, cancellationToken).ConfigureAwait(false);
+        return ((Errno)answer.Errno, answer.Bytes);
+    }
+
+    /// <summary>
+    /// poll: what the file is ready for of the events that are asked for, <see cref="PollEvents.Error"/> included;
+    /// nothing when the time is over.
+    /// </summary>
+    /// <param name="events">What is asked for.</param>
+    /// <param name="timeout">How long to wait; zero: not at all; null: without an end.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public async Task<(Errno Errno, PollEvents Events)> PollAsync(
+        PollEvents events, TimeSpan? timeout = null, CancellationToken cancellationToken = default)
+    {
+        var request = new PollDriverFileRequest
+        {
+            File = File,
+            Events = (uint)events,
+            Timeout = timeout is { } time ? Duration.FromTimeSpan(time) : null,
+        };
+        var answer = await _client.Drivers.PollDriverFileAsync(
             request, deadline: DateTime.MaxValue, cancellationToken: cancellationToken)
             .TypedAsync(cancellationToken).ConfigureAwait(false);
-        return ((Errno)answer.Errno, answer.Bytes);
+        return ((Errno)answer.Errno, (PollEvents)answer.Events);
     }
 
     /// <summary>mmap of the file: the address, or the errno of the driver or of mmap.</summary>

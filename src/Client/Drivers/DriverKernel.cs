@@ -197,26 +197,85 @@ public sealed partial class DriverKernel : IAsyncDisposable
     }
 
     /// <summary>
-    /// Finds the pages behind a dma-buf. Null when there is no such one. The pages stay the dma-buf's: the driver does
-    /// not put them.
+    /// dma_buf_get and dma_buf_attach: takes a reference to a dma-buf, whose pages stay when its exporter closes it.
+    /// Null for a name that is no dma-buf's.
     /// </summary>
     /// <param name="name">Name of the frame vector that stands for it.</param>
     /// <param name="cancellationToken">Gives the call up.</param>
-    public async Task<PinnedFrames?> FindDmaBufAsync(string name, CancellationToken cancellationToken = default)
+    /// <returns>The pages, which the driver puts.</returns>
+    public async Task<PinnedFrames?> ImportDmaBufAsync(string name, CancellationToken cancellationToken = default)
     {
         try
         {
-            var vector = await Client.Pinning.GetFrameVectorAsync(
-                new GetFrameVectorRequest { Name = name }, cancellationToken: cancellationToken)
+            var import = await Client.Devices.ImportDmaBufAsync(
+                new ImportDmaBufRequest { Name = name, Lease = Lease }, cancellationToken: cancellationToken)
                 .TypedAsync(cancellationToken).ConfigureAwait(false);
-            return new PinnedFrames(vector.Name, vector.Frames, vector.Kind == FrameKind.Pfns, vector.Runs);
+            return new PinnedFrames(import.FrameVector, import.Frames, isPfns: false, import.Runs);
         }
-        catch (FramePinException exception) when (exception.StatusCode is StatusCode.NotFound
-            or StatusCode.InvalidArgument)
+        catch (FramePinException exception) when (IsNoDmaBuf(exception))
         {
             return null;
         }
     }
+
+    /// <summary>Bytes of a dma-buf; null for a name that is no dma-buf's.</summary>
+    /// <param name="name">Name of the frame vector that stands for it.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
+    public async Task<ulong?> SizeOfDmaBufAsync(string name, CancellationToken cancellationToken = default)
+    {
+        try
+        {
+            var vector = await Client.Pinning.GetFrameVectorAsync(
+                new GetFrameVectorRequest { Name = name, OmitFrames = true }, cancellationToken: cancellationToken)
+                .TypedAsync(cancellationToken).ConfigureAwait(false);
+            return vector.Device.Length == 0 ? null : vector.Frames << 12;
+        }
+        catch (FramePinException exception) when (IsNoDmaBuf(exception))
+        {
+            return null;
+        }
+    }
+
+    /// <summary>Closes a dma-buf that <see cref="ExportAsync"/> made. One that is closed already is no error.</summary>
+    /// <param name="name">Name of the frame vector that stands for it.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
+    public async Task CloseDmaBufAsync(string name, CancellationToken cancellationToken = default)
+    {
+        try
+        {
+            await Client.Pinning.UnpinAsync(
+                new UnpinRequest { FrameVector = name }, cancellationToken: cancellationToken)
+                .TypedAsync(cancellationToken).ConfigureAwait(false);
+        }
+        catch (FramePinException exception) when (exception.StatusCode == StatusCode.NotFound)
+        {
+            // It went with its lease or the machine.
+        }
+    }
+
+    /// <summary>An application maps the buffer, or holds a dma-buf over it.</summary>
+    /// <param name="buffer">The buffer.</param>
+    /// <param name="cancellationToken">Gives the call up.</param>
+    public async Task<bool> IsInUseAsync(KernelBuffer buffer, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(buffer);
+        try
+        {
+            var device = await Client.Devices.GetDeviceAsync(
+                new GetDeviceRequest { Name = buffer.Device }, cancellationToken: cancellationToken)
+                .TypedAsync(cancellationToken).ConfigureAwait(false);
+            // One of the exports is the driver's own view.
+            return device.Mappings > 0 || device.Exports > 1;
+        }
+        catch (FramePinException exception) when (exception.StatusCode == StatusCode.NotFound)
+        {
+            // It went with the lease or the machine.
+            return false;
+        }
+    }
+
+    private static bool IsNoDmaBuf(FramePinException exception) =>
+        exception.StatusCode is StatusCode.NotFound or StatusCode.InvalidArgument or StatusCode.FailedPrecondition;
 
     /// <summary>Frees a buffer. Applications that have it mapped keep its pages until they unmap it.</summary>
     /// <param name="buffer">The buffer.</param>

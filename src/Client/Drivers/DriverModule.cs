@@ -8,6 +8,12 @@ namespace FramePin.Drivers;
 /// <param name="Argument">The argument as the driver leaves it; null where it leaves it as it came.</param>
 public readonly record struct IoctlResult(Errno Errno, IMessage? Argument = null)
 {
+    /// <summary>
+    /// Takes back what the answer gives away, such as a buffer that DQBUF took; called once, when the caller has given
+    /// up and nobody takes the answer. Null where the answer gives nothing away.
+    /// </summary>
+    public Func<Task>? TakeBack { get; init; }
+
     /// <summary>An answer that leaves the argument as it came.</summary>
     /// <param name="errno">Whether it succeeded.</param>
     public static implicit operator IoctlResult(Errno errno) => new(errno);
@@ -36,6 +42,9 @@ public readonly record struct UapiIoctl(
 /// <param name="Value">The return value of ioctl on success.</param>
 public readonly record struct UapiIoctlResult(Errno Errno, ReadOnlyMemory<byte>? Argument = null, uint Value = 0)
 {
+    /// <summary>As <see cref="IoctlResult.TakeBack"/>.</summary>
+    public Func<Task>? TakeBack { get; init; }
+
     /// <summary>An answer that leaves the bytes as they came.</summary>
     /// <param name="errno">Whether it succeeded.</param>
     public static implicit operator UapiIoctlResult(Errno errno) => new(errno);
@@ -50,6 +59,18 @@ public abstract class DriverModule : IAsyncDisposable
 {
     /// <summary>The driver's name, for people.</summary>
     public abstract string Name { get; }
+
+    /// <summary>
+    /// "machines/{m}/leases/{l}" of the driver: its nodes go when the lease ends. Empty: <see cref="DriverServer"/>
+    /// opens a lease for the node.
+    /// </summary>
+    public virtual string Lease => "";
+
+    /// <summary>
+    /// Told of an exception that ended a call: a bug of the driver's. Its caller is answered EIO, and the other calls
+    /// go on. Any thread.
+    /// </summary>
+    public Action<Exception>? BugFound { get; set; }
 
     /// <summary>file_operations.open. The file is null with an errno.</summary>
     /// <param name="cancellationToken">A signal for the caller: the driver stops waiting.</param>
@@ -104,6 +125,18 @@ public abstract class DriverFile
     /// <param name="signal">A signal for the caller: the driver stops waiting.</param>
     public virtual ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(
         TransferCall call, CancellationToken signal = default) => ValueTask.FromResult((Errno.EINVAL, 0UL));
+
+    /// <summary>
+    /// file_operations.poll: waits until the file is ready for an event that is asked for, or has an error. The answer
+    /// is what it is ready for, <see cref="PollEvents.Error"/> included; nothing when it is not ready and does not
+    /// wait. A driver without this operation is always ready.
+    /// </summary>
+    /// <param name="events">What is asked for.</param>
+    /// <param name="waits">Waits; otherwise it answers at once.</param>
+    /// <param name="signal">A signal for the caller, or the end of its time: the driver stops waiting.</param>
+    public virtual ValueTask<(Errno Errno, PollEvents Events)> PollAsync(
+        PollEvents events, bool waits, CancellationToken signal = default) =>
+        ValueTask.FromResult((Errno.None, PollEvents.AlwaysReady & events));
 
     /// <summary>file_operations.release: the last user is gone, and no call is under way.</summary>
     /// <param name="cancellationToken">Not signalled by <see cref="DriverServer"/>: a file is always released.</param>

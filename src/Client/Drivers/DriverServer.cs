@@ -11,9 +11,9 @@ namespace FramePin.Drivers;
 /// <summary>Serves a driver's files to applications through the daemon: the driver's process.</summary>
 /// <remarks>
 /// Calls run beside each other, as threads of several processes do; the driver locks. A file is released when no call
-/// is under way on it.
+/// is under way on it. The node hangs on the driver's lease: a process that is frozen past it is gone for everybody.
 /// </remarks>
-public sealed class DriverServer
+public sealed partial class DriverServer
 {
     /// <summary>Name of the ActivitySource of the spans of a driver's calls.</summary>
     public const string ActivitySourceName = "FramePin.Drivers";
@@ -26,11 +26,6 @@ public sealed class DriverServer
     private readonly ConcurrentDictionary<ulong, OpenFile> _files = new();
     private readonly ConcurrentDictionary<ulong, CancellationTokenSource> _underWay = new();
 
-    private readonly TaskCompletionSource _broken = new(TaskCreationOptions.RunContinuationsAsynchronously);
-
-    /// <summary>The call that is waited for.</summary>
-    private Task<bool> _next = Task.FromResult(false);
-
     private DriverServer(DriverModule module) => _module = module;
 
     /// <summary>
@@ -41,10 +36,11 @@ public sealed class DriverServer
     /// <param name="machine">"machines/{m}".</param>
     /// <param name="node">The node as applications open it, such as "video0".</param>
     /// <param name="module">The driver, which stays the caller's. An exception from it is a bug of the driver: its
-    /// caller is answered EIO, and the method ends with that exception.</param>
+    /// caller is answered EIO, <see cref="DriverModule.BugFound"/> is told, and the other calls go on.</param>
     /// <param name="ready">Called once the node can be opened; null for none.</param>
     /// <param name="cancellationToken">Ends it.</param>
-    /// <exception cref="FramePinException">The node is taken, or the connection broke.</exception>
+    /// <exception cref="FramePinException">The node is taken, the connection broke, or the lease has ended.
+    /// </exception>
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was signalled.</exception>
     public static async Task RunAsync(
         FramePinClient client, string machine, string node, DriverModule module, Action? ready = null,
@@ -52,15 +48,38 @@ public sealed class DriverServer
     {
         ArgumentNullException.ThrowIfNull(client);
         ArgumentNullException.ThrowIfNull(module);
+        if (module.Lease.Length > 0)
+        {
+            await ServeAsync(client, machine, node, module, module.Lease, ready, cancellationToken)
+                .ConfigureAwait(false);
+            return;
+        }
+
+        await using var lease = await FramePinLease.OpenAsync(
+            client, machine, module.Name, cancellationToken: cancellationToken).ConfigureAwait(false);
+        await ServeAsync(client, machine, node, module, lease.Name, ready, cancellationToken).ConfigureAwait(false);
+    }
+
+    private static async Task ServeAsync(
+        FramePinClient client, string machine, string node, DriverModule module, string lease, Action? ready,
+        CancellationToken cancellationToken)
+    {
         var server = new DriverServer(module);
         using var stream = client.Drivers.ServeDriver(cancellationToken: cancellationToken);
-        var register = new RegisterDriver { Machine = machine, Node = node, Driver = module.Name };
+        var register = new RegisterDriver
+        {
+            Machine = machine,
+            Node = node,
+            Driver = module.Name,
+            Lease = lease,
+            Polls = true,
+        };
         await stream.RequestStream.WriteAsync(
             new DriverReply { Register = register }, cancellationToken).ConfigureAwait(false);
         var sending = server.SendAsync(stream.RequestStream);
         try
         {
-            while (await server.NextAsync(stream.ResponseStream, cancellationToken).ConfigureAwait(false))
+            while (await stream.ResponseStream.MoveNext(cancellationToken).ConfigureAwait(false))
             {
                 var call = stream.ResponseStream.Current;
                 if (call.OperationCase != DriverCall.OperationOneofCase.None) server.Take(call);
@@ -68,48 +87,17 @@ public sealed class DriverServer
                 else ready?.Invoke();
             }
         }
-        catch (RpcException exception) when (cancellationToken.IsCancellationRequested
-            || !server._broken.Task.IsFaulted)
+        catch (RpcException exception)
         {
             cancellationToken.ThrowIfCancellationRequested();
             throw FramePinException.From(exception);
-        }
-        catch when (server._broken.Task.IsFaulted)
-        {
-            await server.FinishAsync(
-                stream, sending, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-            throw;
         }
         finally
         {
             server._replies.Writer.TryComplete();
             await sending.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-            foreach (var file in server._files.Values) await ReleaseAsync(file).ConfigureAwait(false);
+            foreach (var file in server._files.Values) await server.ReleaseAtEndAsync(file).ConfigureAwait(false);
         }
-    }
-
-    /// <summary>Waits for the next call. Throws what the driver threw, if it did.</summary>
-    private async Task<bool> NextAsync(
-        IAsyncStreamReader<DriverCall> calls, CancellationToken cancellationToken)
-    {
-        _next = calls.MoveNext(cancellationToken);
-        if (await Task.WhenAny(_next, _broken.Task).ConfigureAwait(false) == _broken.Task)
-            await _broken.Task.ConfigureAwait(false);
-        return await _next.ConfigureAwait(false);
-    }
-
-    /// <summary>
-    /// Ends the stream in order, so that the daemon has every answer: what a stream that is torn down still carries may
-    /// be lost.
-    /// </summary>
-    private async Task FinishAsync(
-        AsyncDuplexStreamingCall<DriverReply, DriverCall> stream, Task sending,
-        CancellationToken cancellationToken)
-    {
-        _replies.Writer.TryComplete();
-        await sending.ConfigureAwait(false);
-        await stream.RequestStream.CompleteAsync().ConfigureAwait(false);
-        while (await _next.ConfigureAwait(false)) _next = stream.ResponseStream.MoveNext(cancellationToken);
     }
 
     private async Task SendAsync(IClientStreamWriter<DriverReply> stream)
@@ -122,6 +110,9 @@ public sealed class DriverServer
     {
         if (call.OperationCase == DriverCall.OperationOneofCase.Interrupt)
         {
+            if (call.Abandoned && _files.TryGetValue(call.File, out var asked)
+                && asked.Abandon(call.Interrupt) is { } takeBack)
+                _ = TakeBackAsync(takeBack);
             if (_underWay.TryGetValue(call.Interrupt, out var signal)) TryCancel(signal);
             return;
         }
@@ -129,7 +120,7 @@ public sealed class DriverServer
         var file = _files.GetOrAdd(call.File, static _ => new OpenFile());
         var isRelease = call.OperationCase == DriverCall.OperationOneofCase.Release;
         // Counted here, in the order of the stream: a release behind this call waits for it.
-        if (!isRelease) file.Enter();
+        if (!isRelease) file.Enter(call.Call);
         var interrupt = CancellationTokenSource.CreateLinkedTokenSource(file.Killed);
         _underWay[call.Call] = interrupt;
         _ = Task.Run(() => AnswerAsync(call, file, interrupt));
@@ -138,11 +129,11 @@ public sealed class DriverServer
     private async Task AnswerAsync(DriverCall call, OpenFile file, CancellationTokenSource interrupt)
     {
         DriverAnswer answer;
-        Exception? bug = null;
+        Func<Task>? takeBack = null;
         using var span = StartSpan(call);
         try
         {
-            answer = await RunAsync(call, file, interrupt.Token).ConfigureAwait(false);
+            (answer, takeBack) = await RunAsync(call, file, interrupt.Token).ConfigureAwait(false);
         }
         catch (OperationCanceledException) when (interrupt.IsCancellationRequested)
         {
@@ -161,25 +152,26 @@ public sealed class DriverServer
         }
         catch (Exception exception)
         {
-            // A bug of the driver's: its caller is not left waiting, and whoever runs the driver learns of it.
+            // A bug of the driver's ends this call alone: the node is not taken away from the other applications.
             span?.SetStatus(ActivityStatusCode.Error, exception.Message);
-            bug = exception;
+            _module.BugFound?.Invoke(exception);
             answer = new DriverAnswer { Errno = (uint)Errno.EIO };
         }
         finally
         {
-            if (call.OperationCase != DriverCall.OperationOneofCase.Release) file.Leave();
             _underWay.TryRemove(call.Call, out _);
             interrupt.Dispose();
         }
 
+        if (call.OperationCase != DriverCall.OperationOneofCase.Release && file.Leave(call.Call, takeBack)
+            && takeBack is not null)
+            await TakeBackAsync(takeBack).ConfigureAwait(false);
         answer.Call = call.Call;
         _replies.Writer.TryWrite(new DriverReply { Answer = answer });
-        // Behind the answer, which goes out before the stream ends.
-        if (bug is not null) _broken.TrySetException(bug);
     }
 
-    private async Task<DriverAnswer> RunAsync(DriverCall call, OpenFile file, CancellationToken signal)
+    private async Task<(DriverAnswer Answer, Func<Task>? TakeBack)> RunAsync(
+        DriverCall call, OpenFile file, CancellationToken signal)
     {
         switch (call.OperationCase)
         {
@@ -187,40 +179,75 @@ public sealed class DriverServer
                 var (errno, opened) = await _module.OpenAsync(signal).ConfigureAwait(false);
                 file.File = opened;
                 if (opened is null) _files.TryRemove(call.File, out _);
-                return new DriverAnswer { Errno = (uint)errno };
-            case DriverCall.OperationOneofCase.Ioctl when file.File is { } open && call.Ioctl.Request != 0:
-                var uapi = new UapiIoctl(
-                    call.Ioctl.Request, call.Ioctl.Argument.Memory, call.Ioctl.Value, call.Ioctl.AddressSpace,
-                    call.Ioctl.NonBlocking);
-                var (failed, argument, value) = await open.UapiIoctlAsync(uapi, signal).ConfigureAwait(false);
-                return new DriverAnswer
-                {
-                    Errno = (uint)failed,
-                    Argument = argument is { } left ? UnsafeByteOperations.UnsafeWrap(left) : call.Ioctl.Argument,
-                    Value = value,
-                };
+                return (new DriverAnswer { Errno = (uint)errno }, null);
             case DriverCall.OperationOneofCase.Ioctl when file.File is { } open:
-                var context = new IoctlContext(
-                    call.Ioctl.Command, call.Ioctl.Argument, call.Ioctl.AddressSpace, call.Ioctl.NonBlocking);
-                var result = await open.IoctlAsync(context, signal).ConfigureAwait(false);
-                return new DriverAnswer
-                {
-                    Errno = (uint)result.Errno,
-                    Argument = result.Argument?.ToByteString()
-                    ?? call.Ioctl.Argument
-                };
+                return await RunIoctlAsync(open, call.Ioctl, signal).ConfigureAwait(false);
             case DriverCall.OperationOneofCase.Transfer when file.File is { } open:
                 var (refused, bytes) = await open.TransferAsync(call.Transfer, signal).ConfigureAwait(false);
-                return new DriverAnswer { Errno = (uint)refused, Bytes = bytes };
+                return (new DriverAnswer { Errno = (uint)refused, Bytes = bytes }, null);
+            case DriverCall.OperationOneofCase.Poll when file.File is { } open:
+                return (await PollAsync(open, call.Poll, signal).ConfigureAwait(false), null);
             case DriverCall.OperationOneofCase.Map when file.File is { } open:
                 var (error, device) = await open.MapAsync(call.Map, signal).ConfigureAwait(false);
-                return new DriverAnswer { Errno = (uint)error, Device = device };
+                return (new DriverAnswer { Errno = (uint)error, Device = device }, null);
             case DriverCall.OperationOneofCase.Release:
                 _files.TryRemove(call.File, out _);
                 await ReleaseAsync(file).ConfigureAwait(false);
-                return new DriverAnswer();
+                return (new DriverAnswer(), null);
             default:
-                return new DriverAnswer { Errno = (uint)Errno.ENODEV };
+                return (new DriverAnswer { Errno = (uint)Errno.ENODEV }, null);
+        }
+    }
+
+    private static async Task<(DriverAnswer Answer, Func<Task>? TakeBack)> RunIoctlAsync(
+        DriverFile file, IoctlCall call, CancellationToken signal)
+    {
+        if (call.Request == 0)
+        {
+            var context = new IoctlContext(call.Command, call.Argument, call.AddressSpace, call.NonBlocking);
+            var result = await file.IoctlAsync(context, signal).ConfigureAwait(false);
+            var argument = result.Argument?.ToByteString() ?? call.Argument;
+            return (new DriverAnswer { Errno = (uint)result.Errno, Argument = argument }, result.TakeBack);
+        }
+
+        var uapi = new UapiIoctl(
+            call.Request, call.Argument.Memory, call.Value, call.AddressSpace, call.NonBlocking);
+        var answer = await file.UapiIoctlAsync(uapi, signal).ConfigureAwait(false);
+        return (new DriverAnswer
+        {
+            Errno = (uint)answer.Errno,
+            Argument = answer.Argument is { } left ? UnsafeByteOperations.UnsafeWrap(left) : call.Argument,
+            Value = answer.Value,
+        }, answer.TakeBack);
+    }
+
+    /// <summary>The time of poll runs out as a signal that the caller does not see.</summary>
+    private static async Task<DriverAnswer> PollAsync(DriverFile file, PollCall call, CancellationToken signal)
+    {
+        var longest = TimeSpan.FromDays(40);
+        var time = call.Timeout?.ToTimeSpan();
+        using var end = CancellationTokenSource.CreateLinkedTokenSource(signal);
+        if (time > TimeSpan.Zero) end.CancelAfter(time.Value < longest ? time.Value : longest);
+        var (errno, events) = await file.PollAsync(
+            (PollEvents)call.Events, waits: time != TimeSpan.Zero, end.Token).ConfigureAwait(false);
+        if (errno == Errno.ERESTARTSYS && !signal.IsCancellationRequested) (errno, events) = (Errno.None, default);
+        return new DriverAnswer { Errno = (uint)errno, Events = (uint)events };
+    }
+
+    /// <summary>Takes back what an answer gave away that nobody took.</summary>
+    private async Task TakeBackAsync(Func<Task> takeBack)
+    {
+        try
+        {
+            await takeBack().ConfigureAwait(false);
+        }
+        catch (Exception exception) when (exception is RpcException or FramePinException or ObjectDisposedException)
+        {
+            // The daemon or the driver is gone, and what was given away with it.
+        }
+        catch (Exception exception)
+        {
+            _module.BugFound?.Invoke(exception);
         }
     }
 
@@ -230,6 +257,23 @@ public sealed class DriverServer
         if (file.File is { } open) await open.ReleaseAsync().ConfigureAwait(false);
         file.File = null;
         file.Dispose();
+    }
+
+    /// <summary>A bug in the release of one file leaves the others theirs.</summary>
+    private async Task ReleaseAtEndAsync(OpenFile file)
+    {
+        try
+        {
+            await ReleaseAsync(file).ConfigureAwait(false);
+        }
+        catch (Exception exception) when (exception is RpcException or FramePinException)
+        {
+            // The daemon is gone, and what the file held with it.
+        }
+        catch (Exception exception)
+        {
+            _module.BugFound?.Invoke(exception);
+        }
     }
 
     private static void TryCancel(CancellationTokenSource signal)
@@ -251,51 +295,5 @@ public sealed class DriverServer
             ? call.Ioctl.Command
             : call.OperationCase.ToString();
         return Activities.StartActivity(name, ActivityKind.Server, parent);
-    }
-
-    /// <summary>A file and the calls that are under way on it.</summary>
-    private sealed class OpenFile : IDisposable
-    {
-        private readonly Lock _lock = new();
-        private readonly CancellationTokenSource _killed = new();
-        private readonly TaskCompletionSource _idle = new(TaskCreationOptions.RunContinuationsAsynchronously);
-        private int _users;
-        private bool _isEnding;
-
-        public OpenFile() => Killed = _killed.Token;
-
-        public DriverFile? File { get; set; }
-
-        /// <summary>Cancelled when the file is released: who waits in it leaves.</summary>
-        public CancellationToken Killed { get; }
-
-        public void Dispose() => _killed.Dispose();
-
-        public void Enter()
-        {
-            lock (_lock) _users++;
-        }
-
-        public void Leave()
-        {
-            lock (_lock)
-            {
-                _users--;
-                if (_isEnding && _users == 0) _idle.TrySetResult();
-            }
-        }
-
-        /// <summary>Signals who is in it and waits until nobody is.</summary>
-        public Task EndAsync()
-        {
-            lock (_lock)
-            {
-                _isEnding = true;
-                if (_users == 0) _idle.TrySetResult();
-            }
-
-            _killed.Cancel();
-            return _idle.Task;
-        }
     }
 }

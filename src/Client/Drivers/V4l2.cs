@@ -63,6 +63,18 @@ public static class V4l2
     /// <summary>MEDIA_REQUEST_IOC_REINIT.</summary>
     public const string ReinitRequest = "MEDIA_REQUEST_IOC_REINIT";
 
+    /// <summary>VIDEO_MAX_PLANES: entries of an array of planes.</summary>
+    public const int MaxPlanes = 8;
+
+    /// <summary>V4L2_BUF_FLAG_MAPPED: mapped by an application, or exported as a dma-buf.</summary>
+    public const uint FlagMapped = 1;
+
+    /// <summary>V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC: timestamps are the driver's clock.</summary>
+    public const uint FlagTimestampMonotonic = 0x2000;
+
+    /// <summary>V4L2_BUF_FLAG_TIMESTAMP_COPY: timestamps are copied from the application's output buffers.</summary>
+    public const uint FlagTimestampCopy = 0x4000;
+
     /// <summary>V4L2_BUF_FLAG_QUEUED.</summary>
     public const uint FlagQueued = 2;
 
@@ -110,9 +122,4 @@ public static class V4l2
         new(
             [(char)(fourCc & 0x7f), (char)((fourCc >> 8) & 0x7f), (char)((fourCc >> 16) & 0x7f),
                 (char)((fourCc >> 24) & 0x7f)]);
-
-    internal static bool IsQueueIoctl(string command) =>
-        command is RequestBuffers or CreateBuffers or RemoveBuffers or QueryBuffer
-        or QueueBuffer or DequeueBuffer or PrepareBuffer or ExportBuffer or StreamOn or StreamOff or AllocateRequest
-            or QueueRequest or ReinitRequest;
 }

@@ -150,7 +150,7 @@ public sealed class V4l2Device : IAsyncDisposable
     /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
     public Task<(Errno Errno, V4l2Buffer Buffer)> QueryAsync(
         uint index, CancellationToken cancellationToken = default) =>
-        IoctlAsync(V4l2.QueryBuffer, new V4l2Buffer { Type = Type, Index = index }, cancellationToken);
+        IoctlAsync(V4l2.QueryBuffer, Empty(index, memory: 0), cancellationToken);
 
     /// <summary>VIDIOC_DQBUF. Waits for a buffer unless it is told not to.</summary>
     /// <param name="memory">V4L2_MEMORY_* of the queue.</param>
@@ -160,8 +160,18 @@ public sealed class V4l2Device : IAsyncDisposable
     public Task<(Errno Errno, V4l2Buffer Buffer)> DequeueAsync(
         uint memory, bool isNonBlocking = false, CancellationToken cancellationToken = default) =>
         _file.IoctlAsync(
-            Space, V4l2.DequeueBuffer, new V4l2Buffer { Type = Type, Memory = memory }, isNonBlocking,
-            cancellationToken);
+            Space, V4l2.DequeueBuffer, Empty(0, memory), isNonBlocking, cancellationToken);
+
+    /// <summary>
+    /// poll: <see cref="PollEvents.In"/> when a capture queue has a frame to be dequeued, <see cref="PollEvents.Out"/>
+    /// for an output queue; <see cref="PollEvents.Error"/> on a queue that does not stream.
+    /// </summary>
+    /// <param name="events">What is asked for.</param>
+    /// <param name="timeout">How long to wait; zero: not at all; null: without an end.</param>
+    /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
+    public Task<(Errno Errno, PollEvents Events)> PollAsync(
+        PollEvents events, TimeSpan? timeout = null, CancellationToken cancellationToken = default) =>
+        _file.PollAsync(events, timeout, cancellationToken);
 
     /// <summary>VIDIOC_EXPBUF: makes a dma-buf over an MMAP buffer.</summary>
     /// <param name="index">Number of the buffer.</param>
@@ -198,6 +208,16 @@ public sealed class V4l2Device : IAsyncDisposable
 
     /// <summary>close. Completes when the driver has released the file. Does not throw.</summary>
     public ValueTask DisposeAsync() => _file.DisposeAsync();
+
+    /// <summary>An argument for an answer, with room for every plane that there can be.</summary>
+    private V4l2Buffer Empty(uint index, uint memory)
+    {
+        var buffer = new V4l2Buffer { Type = Type, Index = index, Memory = memory };
+        if (Type is not (V4l2.BufferType.CaptureMplane or V4l2.BufferType.OutputMplane)) return buffer;
+        buffer.Length = V4l2.MaxPlanes;
+        for (var plane = 0; plane < V4l2.MaxPlanes; plane++) buffer.Planes.Add(new V4l2Plane());
+        return buffer;
+    }
 
     private V4l2Buffer Typed(V4l2Buffer buffer)
     {

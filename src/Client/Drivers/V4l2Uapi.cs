@@ -59,7 +59,7 @@ internal static class V4l2Uapi
         var bytes = ioctl.Argument.ToArray();
         form.Write(answer, bytes);
         if (answer is V4l2Capability) Put(bytes, 80, version);
-        return new UapiIoctlResult(Errno.None, bytes);
+        return new UapiIoctlResult(Errno.None, bytes) { TakeBack = result.TakeBack };
     }
 
     /// <summary>struct v4l2_capability.</summary>

@@ -57,14 +57,16 @@ public readonly record struct FileQuery(FileId File) : IQuery<FileView?>
 /// <param name="Frames">Frames of its range.</param>
 /// <param name="IsRam">Its range is RAM, which has pages.</param>
 /// <param name="First">First frame of the range.</param>
+/// <param name="Mappings">Areas that map it.</param>
 public sealed record DeviceView(
-    DeviceId Id, string Path, DeviceMapping Mapping, ulong Frames, bool IsRam, Pfn First);
+    DeviceId Id, string Path, DeviceMapping Mapping, ulong Frames, bool IsRam, Pfn First, int Mappings);
 
 /// <summary>A device; null where there is none.</summary>
 public readonly record struct DeviceQuery(DeviceId Device) : IQuery<DeviceView?>
 {
     public DeviceView? Run(in Turn turn) => turn.Kernel.Device(Device) is { } device
-        ? new DeviceView(Device, device.Name, device.Mapping, device.Frames, device.IsRam, device.First)
+        ? new DeviceView(
+            Device, device.Name, device.Mapping, device.Frames, device.IsRam, device.First, device.MappingCount)
         : null;
 }
 

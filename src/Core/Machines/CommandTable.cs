@@ -118,14 +118,12 @@ public static class CommandTable
         Add<ChargeRingCall, SyscallResult>(62, "charge_ring");
         Add<CloseRingsCall, IReadOnlyList<Ring>>(63, "close_rings");
         Add<RemapFilePagesCall, SyscallResult>(64, "remap_file_pages");
+        Add<ShareVectorCall, SyscallResult>(65, "share_vector");
         return entries.ToFrozenDictionary();
 
         void Add<TCommand, TResult>(ushort number, string name)
-            where TCommand : ICommand<TCommand, TResult>, allows ref struct
-        {
-            Kind<TCommand>.Number = number;
-            entries.Add(number, new Entry(name, RunOne<TCommand, TResult>));
-        }
+            where TCommand : ICommand<TCommand, TResult>, allows ref struct =>
+            entries.Add(Kind<TCommand>.Number = number, new Entry(name, RunOne<TCommand, TResult>));
     }
 
     private static void RunOne<TCommand, TResult>(Machine machine, ref CommandReader fields)

@@ -90,6 +90,43 @@ public readonly record struct ExportDeviceCall(DeviceId Device, VectorId Vector,
 }
 
 /// <summary>
+/// Fills an empty vector with the frames of another one that holds plain references, each with a reference more, as an
+/// importer holds a dma-buf: the frames outlive the other vector. -EINVAL for a vector of pins or of bare PFNs.
+/// </summary>
+/// <param name="Source">The vector that holds the frames.</param>
+/// <param name="SourceSlots">Its slots, so that a replay can make it.</param>
+/// <param name="Vector">A vector with a slot for each of them.</param>
+/// <param name="Slots">Its slots.</param>
+public readonly record struct ShareVectorCall(VectorId Source, long SourceSlots, VectorId Vector, long Slots)
+    : ISyscall<ShareVectorCall>
+{
+    public SyscallResult Run(in Turn turn)
+    {
+        var pins = PinTable.Of(turn.Kernel);
+        var source = pins.Vector(turn.Kernel, Source, SourceSlots);
+        var vector = pins.Vector(turn.Kernel, Vector, Slots);
+        if (!source.GotRef || source.IsPinned || source.Count == 0 || vector.Allocated < source.Count)
+            return Errno.EINVAL;
+        var writer = new RunWriter(vector);
+        foreach (var run in source.Runs)
+        {
+            for (var i = 0UL; i < run.Count; i++) turn.Kernel.Memory.Frames.AddRefs(run.First + i, 1);
+            writer.Append(run.First.Value, run.Count, isLarge: false);
+        }
+
+        writer.Finish();
+        vector.IsPinned = false;
+        vector.Hold();
+        return SyscallResult.Ok();
+    }
+
+    public void Write(CommandWriter writer) => writer.Add(Source).Add(SourceSlots).Add(Vector).Add(Slots);
+
+    public static ShareVectorCall Read(ref CommandReader reader) =>
+        new(reader.Vector(), reader.I64(), reader.Vector(), reader.I64());
+}
+
+/// <summary>
 /// Puts the frames of a vector without references into quarantine: a process on the host is about to map bare PFNs.
 /// </summary>
 /// <param name="Vector">The vector.</param>

@@ -28,19 +28,20 @@ internal sealed class DriverRegistry(DaemonOptions options)
             ? driver
             : throw Refusals.NotFound("DRIVER", Names.Child(host.Id, Names.Drivers, node));
 
-    public ServedDriver Register(MachineHost host, string node, string driver)
+    public ServedDriver Register(MachineHost host, RegisterDriver register)
     {
+        var (node, driver) = (register.Node, register.Driver);
         var limits = options.Limits;
         if (node.Length == 0) throw Refusals.Bad("register.node", "must name the node, such as video0");
         Names.CheckId(node, limits, "register.node");
         Names.CheckText(driver, limits.OwnerLengthMax, "owner_length_max", "register.driver");
         if (_drivers.Count >= limits.DriversMax)
             throw Refusals.Limit("drivers_max", (ulong)limits.DriversMax, (ulong)_drivers.Count + 1);
-        var served = new ServedDriver(host, node, driver, limits.DriverCallsMax);
+        var served = new ServedDriver(host, node, driver, register.Polls, limits.DriverCallsMax);
         return _drivers.TryAdd((host, node), served) ? served : throw Refusals.Exists(NameOf(served));
     }
 
-    /// <summary>The driver's stream has ended: its node and the files on it are gone.</summary>
+    /// <summary>The driver's stream or its lease has ended: its node and the files on it are gone.</summary>
     public void End(ServedDriver driver)
     {
         _drivers.TryRemove(new KeyValuePair<(MachineHost, string), ServedDriver>((driver.Host, driver.Node), driver));
@@ -96,6 +97,7 @@ internal sealed class DriverRegistry(DaemonOptions options)
     private bool Remove(OpenDriverFile file)
     {
         if (!_files.TryRemove((file.Driver.Host, file.Number), out _)) return false;
+        file.IsClosed = true;
         file.Driver.Files.TryRemove(file.Number, out _);
         file.Lease?.Forget(file);
         return true;

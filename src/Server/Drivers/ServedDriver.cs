@@ -14,9 +14,9 @@ namespace FramePin.Server.Drivers;
 /// A driver process that serves a node: the calls on their way to it, and the files that applications opened.
 /// </summary>
 /// <remarks>
-/// Any thread. Ends with the driver's stream. Calls that wait then, and later ones, are answered ENODEV.
+/// Any thread. Ends with the driver's stream or lease. Calls that wait then, and later ones, are answered ENODEV.
 /// </remarks>
-internal sealed class ServedDriver(MachineHost host, string node, string driver, int callsMax)
+internal sealed class ServedDriver(MachineHost host, string node, string driver, bool polls, int callsMax)
 {
     /// <summary>The writer's thread runs the send continuation inline, so no pool thread is scheduled.</summary>
     private readonly Channel<DriverCall> _outgoing = Channel.CreateUnbounded<DriverCall>(
@@ -35,6 +35,9 @@ internal sealed class ServedDriver(MachineHost host, string node, string driver,
     /// <summary>What it calls itself.</summary>
     public string Driver { get; } = driver;
 
+    /// <summary>Its files have a poll method. Others are always ready.</summary>
+    public bool Polls { get; } = polls;
+
     /// <summary>Files open now, by number.</summary>
     public ConcurrentDictionary<ulong, OpenDriverFile> Files { get; } = new();
 
@@ -45,17 +48,30 @@ internal sealed class ServedDriver(MachineHost host, string node, string driver,
 
     /// <summary>
     /// Asks the driver and waits for its answer; ENODEV when it is gone, or goes meanwhile. A cancelled caller leaves
-    /// at once, and the driver is told by an interrupt.
+    /// at once, and the driver is told by an interrupt that nobody takes its answer.
     /// </summary>
-    public async Task<DriverAnswer> CallAsync(DriverCall call, CancellationToken cancelled)
+    /// <param name="call">The call.</param>
+    /// <param name="cancelled">The caller gives up.</param>
+    /// <param name="sent">Told when the call is on its way; null for nobody.</param>
+    public async Task<DriverAnswer> CallAsync(
+        DriverCall call, CancellationToken cancelled, Action<ulong>? sent = null)
     {
         if (Send(call) is not { } answer) return new DriverAnswer { Errno = (uint)Errno.ENODEV };
-        using var registration = cancelled.Register(() =>
+        sent?.Invoke(call.Call);
+        using var registration = cancelled.Register(() => answer.TrySetCanceled(cancelled));
+        try
         {
-            if (!answer.TrySetCanceled(cancelled)) return;
-            _outgoing.Writer.TryWrite(new DriverCall { File = call.File, Interrupt = call.Call });
-        });
-        return await answer.Task.ConfigureAwait(false);
+            var given = await answer.Task.ConfigureAwait(false);
+            // The caller may have given up between the answer and here.
+            cancelled.ThrowIfCancellationRequested();
+            return given;
+        }
+        catch (OperationCanceledException)
+        {
+            _outgoing.Writer.TryWrite(
+                new DriverCall { File = call.File, Interrupt = call.Call, Abandoned = true });
+            throw;
+        }
     }
 
     /// <summary>
@@ -68,6 +84,10 @@ internal sealed class ServedDriver(MachineHost host, string node, string driver,
             () => _outgoing.Writer.TryWrite(new DriverCall { File = call.File, Interrupt = call.Call }));
         return await answer.Task.ConfigureAwait(false);
     }
+
+    /// <summary>A signal for a call that is under way. Its caller takes the answer.</summary>
+    public void Interrupt(ulong file, ulong call) =>
+        _outgoing.Writer.TryWrite(new DriverCall { File = file, Interrupt = call });
 
     /// <summary>Tells the driver that an answer of it was not taken.</summary>
     public void Refuse(ulong call, Grpc.Core.RpcException refusal) =>
@@ -126,6 +146,12 @@ internal sealed class OpenDriverFile(
 
     /// <summary>O_NONBLOCK.</summary>
     public bool IsNonBlocking => isNonBlocking;
+
+    /// <summary>Closed, or its driver is gone. Set once, before the driver is told.</summary>
+    public bool IsClosed { get; set; }
+
+    /// <summary>Calls that InterruptDriverCall can find.</summary>
+    public TaggedCalls Tagged { get; } = new(driver, number);
 
     bool ILeased.IsVector => false;
 

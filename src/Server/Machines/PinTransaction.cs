@@ -33,8 +33,8 @@ internal sealed class PinTransactions(
 /// count it. Disposing a transaction that was not committed gives back everything that it has by then.
 /// </summary>
 /// <remarks>
-/// Pin, Gup, GetVaddrFrames, PinStream and ExportDevice go through here. One thread at a time. Takes the vector's gate
-/// for moments, and holds no lock while a pin waits.
+/// Pin, Gup, GetVaddrFrames, PinStream, ExportDevice and ImportDmaBuf go through here. One thread at a time. Takes the
+/// vector's gate for moments, and holds no lock while a pin waits.
 /// </remarks>
 internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Activity? span) : IDisposable
 {
@@ -94,12 +94,29 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
         if (view is not { IsRam: true })
             throw Refusals.State("NO_PAGES", "the device's range is MMIO, which has no pages to hold");
         _record = scope.Host.Vectors.Create(device, view.Frames, scope.Lease);
+        FilledAtOnce();
+    }
+
+    /// <summary>
+    /// Makes a vector that holds the pages of a dma-buf too: created and filled in one step. FAILED_PRECONDITION for
+    /// another vector, RESOURCE_EXHAUSTED at a limit.
+    /// </summary>
+    public void Import(in PinScope scope, VectorRecord source)
+    {
+        steps?.Entered(PinStep.Create);
+        _scope = scope;
+        _record = scope.Host.Vectors.Import(source, scope.Lease);
+        FilledAtOnce();
+    }
+
+    private void FilledAtOnce()
+    {
         steps?.Entered(PinStep.Fill);
         var outcome = new PinOutcome
         {
-            Result = GupResult.Of(_record.Vector.Count),
+            Result = GupResult.Of(Record.Vector.Count),
             Reason = StopReason.None,
-            Epoch = scope.Host.Machine.CommandNumber,
+            Epoch = _scope.Host.Machine.CommandNumber,
         };
         Filled(new PinRange { Pages = (ulong)outcome.Result.Pages, Trace = span?.Context ?? default }, outcome);
     }

@@ -55,6 +55,9 @@ internal sealed class VectorRecord(ulong number, FrameVector vector, Lease? leas
     /// </summary>
     public Lease? Lease { get; } = lease;
 
+    /// <summary>The device that it was exported from: the vector is a dma-buf. Null for every other vector.</summary>
+    public Named<DeviceId>? Device { get; init; }
+
     /// <summary>Lets one thread at a time use the vector. Never held across an await.</summary>
     public Lock Gate { get; } = new();
 

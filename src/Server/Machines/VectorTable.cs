@@ -17,6 +17,9 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
 {
     private readonly ConcurrentDictionary<ulong, VectorRecord> _published = new();
 
+    /// <summary>Exported vectors that are open, by device.</summary>
+    private readonly ConcurrentDictionary<DeviceId, int> _exports = new();
+
     /// <summary>Vectors made and not released, published or not. Changed atomically.</summary>
     private int _count;
     private ulong _lastNumber;
@@ -65,22 +68,32 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
     /// </summary>
     public VectorRecord Create(Named<DeviceId> device, ulong frames, Lease? lease)
     {
-        Reserve();
-        FrameVector? vector = null;
-        try
+        var record = Create(
+            (long)frames, vector => machine.Call(new ExportDeviceCall(device.Thing, vector.Id, vector.Allocated)).IsOk,
+            () => Refusals.NotFound("DEVICE", device.Name), lease, device);
+        _exports.AddOrUpdate(device.Thing, 1, static (_, count) => count + 1);
+        return record;
+    }
+
+    /// <summary>
+    /// A vector that holds the pages of a dma-buf too, not published yet. FAILED_PRECONDITION (NOT_A_DMA_BUF) for a
+    /// vector that was not exported, NOT_FOUND for one that is gone, RESOURCE_EXHAUSTED at the limit.
+    /// </summary>
+    public VectorRecord Import(VectorRecord source, Lease? lease)
+    {
+        lock (source.Gate)
         {
-            vector = machine.CreateVector((long)frames);
-            if (vector is null || !machine.Call(new ExportDeviceCall(device.Thing, vector.Id, vector.Allocated)).IsOk)
-                throw Refusals.NotFound("DEVICE", device.Name);
-            return Number(vector, lease);
-        }
-        catch
-        {
-            if (vector is not null) machine.DestroyVector(vector);
-            Interlocked.Decrement(ref _count);
-            throw;
+            var pages = source.Content;
+            if (source.Device is null || pages.Count == 0) throw NotADmaBuf(source);
+            return Create(
+                pages.Count, vector => machine.Call(
+                    new ShareVectorCall(pages.Id, pages.Allocated, vector.Id, vector.Allocated)).IsOk,
+                () => NotADmaBuf(source), lease, device: null);
         }
     }
+
+    /// <summary>Vectors that were exported from a device and are open.</summary>
+    public int ExportsOf(DeviceId device) => _exports.GetValueOrDefault(device);
 
     /// <summary>
     /// Gives a vector its name and hangs it on its lease. A lease that has ended meanwhile takes the vector along:
@@ -140,11 +153,41 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
         record.Lease?.Forget(record);
         _published.TryRemove(record.Number, out _);
         Interlocked.Decrement(ref _count);
+        if (record.Device is { } device) ForgetExport(device.Thing);
         return true;
     }
 
-    private VectorRecord Number(FrameVector vector, Lease? lease) =>
-        new(Interlocked.Increment(ref _lastNumber), vector, lease, this);
+    private static RpcException NotADmaBuf(VectorRecord record) =>
+        Refusals.State("NOT_A_DMA_BUF", $"{record.Name} was not exported from a device");
+
+    /// <summary>A vector that <paramref name="fill"/> has filled at once.</summary>
+    private VectorRecord Create(
+        long slots, Func<FrameVector, bool> fill, Func<RpcException> refuse, Lease? lease, Named<DeviceId>? device)
+    {
+        Reserve();
+        FrameVector? vector = null;
+        try
+        {
+            vector = machine.CreateVector(slots);
+            if (vector is null || !fill(vector)) throw refuse();
+            return Number(vector, lease, device);
+        }
+        catch
+        {
+            if (vector is not null) machine.DestroyVector(vector);
+            Interlocked.Decrement(ref _count);
+            throw;
+        }
+    }
+
+    private void ForgetExport(DeviceId device)
+    {
+        var left = _exports.AddOrUpdate(device, 0, static (_, count) => count - 1);
+        if (left == 0) _exports.TryRemove(new KeyValuePair<DeviceId, int>(device, 0));
+    }
+
+    private VectorRecord Number(FrameVector vector, Lease? lease, Named<DeviceId>? device = null) =>
+        new(Interlocked.Increment(ref _lastNumber), vector, lease, this) { Device = device };
 
     /// <summary>Counts one vector more. RESOURCE_EXHAUSTED at the limit.</summary>
     private void Reserve()

@@ -137,6 +137,8 @@ internal static class Views
             Ram = view.IsRam,
             FirstPfn = view.First.Value,
             Path = view.Path,
+            Mappings = (ulong)view.Mappings,
+            Exports = (ulong)host.Vectors.ExportsOf(view.Id),
         };
     }
 
@@ -164,6 +166,7 @@ internal static class Views
                 TraceId = origin.Trace == default ? "" : origin.Trace.TraceId.ToHexString(),
                 SpanId = origin.Trace == default ? "" : origin.Trace.SpanId.ToHexString(),
                 Epoch = (ulong)origin.Epoch,
+                Device = record.Device?.Name ?? "",
                 Runs = withRuns && vector is not null ? WireFrames.ToRuns(vector, limits) : null,
             };
         }

@@ -22,6 +22,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
     private const uint UserPtr = (uint)Vb2Memory.UserPtr;
     private const uint Mmap = (uint)Vb2Memory.Mmap;
     private const uint DmaBuf = (uint)Vb2Memory.DmaBuf;
+    private const uint InRequest = V4l2.FlagInRequest | V4l2.FlagRequestFd | V4l2.FlagTimestampMonotonic;
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
 
     // 6.1: memory kinds.
@@ -60,7 +61,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.Equal(Vb2State.Queued, second.State);
         Assert.False(queue.BufferDone(second, Vb2State.Done));
         var (errno, taken) = await RunAsync(queue, V4l2.DequeueBuffer, new V4l2Buffer { Type = 1, Memory = Mmap });
-        Assert.Equal((Errno.None, 0U, V4l2.FlagError), (errno, taken.Index, taken.Flags));
+        Assert.Equal((Errno.None, 0U, V4l2.FlagError | V4l2.FlagTimestampMonotonic), (errno, taken.Index, taken.Flags));
         Assert.Equal(Errno.EAGAIN,
             (await RunAsync(queue, V4l2.DequeueBuffer, new V4l2Buffer { Type = 1, Memory = Mmap })).Errno);
         // Streamoff returns everything.
@@ -79,7 +80,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.Equal(Errno.None, (await rig.Device.PrepareAsync(User(0, At))).Errno);
         Assert.Equal(Pages, rig.Pins.Acquired - before.Acquired);
         Assert.Equal(Errno.EINVAL, (await rig.Device.PrepareAsync(User(0, At))).Errno);
-        Assert.Equal(V4l2.FlagPrepared, (await rig.Device.QueryAsync(0)).Buffer.Flags);
+        Assert.Equal(V4l2.FlagPrepared | V4l2.FlagTimestampMonotonic, (await rig.Device.QueryAsync(0)).Buffer.Flags);
         Assert.Equal(Errno.None, (await rig.Device.QueueAsync(User(0, 0xdead_0000))).Errno);
         Assert.Equal(Pages, rig.Pins.Acquired - before.Acquired);
         await rig.Device.StreamOnAsync();
@@ -135,8 +136,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.Equal(Errno.EINVAL, await QueueAsync(rig, new MediaRequest { Fd = 99 }));
         Assert.Equal(Errno.EINVAL, (await rig.Device.PrepareAsync(User(0, At, request))).Errno);
         var (errno, bound) = await rig.Device.QueueAsync(User(0, At, request));
-        Assert.Equal(
-            (Errno.None, V4l2.FlagInRequest | V4l2.FlagRequestFd, request.Fd), (errno, bound.Flags, bound.RequestFd));
+        Assert.Equal((Errno.None, InRequest, request.Fd), (errno, bound.Flags, bound.RequestFd));
         // Nothing is pinned before the request is queued.
         Assert.Equal((0, 0), Counts(rig));
         Assert.Equal(Errno.EINVAL, (await rig.Device.QueueAsync(User(0, At, request))).Errno);
@@ -154,7 +154,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         // Used again, then undone before it is queued.
         Assert.Equal(Errno.None, (await rig.Device.QueueAsync(User(0, At, request))).Errno);
         Assert.Equal(Errno.None, await ReinitAsync(rig, request));
-        Assert.Equal(0U, (await rig.Device.QueryAsync(0)).Buffer.Flags);
+        Assert.Equal(V4l2.FlagTimestampMonotonic, (await rig.Device.QueryAsync(0)).Buffer.Flags);
         // After STREAMOFF buffers may be queued directly, and then not with a request.
         await rig.Device.StreamOffAsync();
         Assert.Equal(Errno.None, (await rig.Device.QueueAsync(User(0, At))).Errno);
@@ -170,9 +170,9 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         var request = (await rig.Device.IoctlAsync(V4l2.AllocateRequest, new MediaRequest())).Answer;
         await rig.Device.QueueAsync(User(0, 0x7000_0000, request));
         Assert.Equal(Errno.EFAULT, await QueueAsync(rig, request));
-        Assert.Equal(V4l2.FlagInRequest | V4l2.FlagRequestFd, (await rig.Device.QueryAsync(0)).Buffer.Flags);
+        Assert.Equal(InRequest, (await rig.Device.QueryAsync(0)).Buffer.Flags);
         await rig.Device.StreamOffAsync();
-        Assert.Equal(0U, (await rig.Device.QueryAsync(0)).Buffer.Flags);
+        Assert.Equal(V4l2.FlagTimestampMonotonic, (await rig.Device.QueryAsync(0)).Buffer.Flags);
         Assert.Equal((0, 0), Counts(rig));
         await rig.Device.RequestBuffersAsync(0, UserPtr);
     }

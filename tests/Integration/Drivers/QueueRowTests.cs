@@ -69,6 +69,8 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
         Assert.Equal((19L, 19L), (rig.Pins.Acquired - before.Acquired, rig.Pins.Released - before.Released));
         var none = Planes(0, At, At + Step);
         none.Planes.Clear();
+        Assert.Equal(Errno.EFAULT, (await rig.Device.QueueAsync(none)).Errno);
+        none.Length = 0;
         Assert.Equal(Errno.EINVAL, (await rig.Device.QueueAsync(none)).Errno);
         var many = Planes(0, At, At + Step);
         many.Length = 9;
@@ -219,11 +221,11 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
         Assert.Equal((Errno.None, Pages, 0), await QueueAsync(rig, 0, At, Size));
         await rig.Device.SetControlAsync("inject_start_streaming_error", 1);
         Assert.Equal(Errno.EINVAL, await rig.Device.StreamOnAsync());
-        Assert.Equal(V4l2.FlagQueued, (await rig.Device.QueryAsync(0)).Buffer.Flags);
+        Assert.Equal(V4l2.FlagQueued | V4l2.FlagTimestampMonotonic, (await rig.Device.QueryAsync(0)).Buffer.Flags);
         await rig.Device.SetControlAsync("inject_dqbuf_error", 1);
         Assert.Equal(Errno.None, await rig.Device.StreamOnAsync());
         var (_, marked) = await rig.Device.DequeueAsync(UserPtr).WaitAsync(TimeSpan.FromSeconds(20));
-        Assert.Equal(V4l2.FlagError, marked.Flags);
+        Assert.Equal(V4l2.FlagError | V4l2.FlagTimestampMonotonic, marked.Flags);
         await rig.Device.SetControlAsync("inject_fatal_error", 1);
         Assert.Equal(Errno.EIO, (await rig.Device.DequeueAsync(UserPtr)).Errno);
         Assert.Equal(Errno.EIO, (await rig.Device.QueueUserPtrAsync(1, At, Size)).Errno);
@@ -284,13 +286,19 @@ public sealed class QueueRowTests(DaemonFixture daemon) : IClassFixture<DaemonFi
                 V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 1, Memory = UserPtr, Format = small })).Errno);
         await QueueAsync(rig, 4, At, Size);
         Assert.Equal(Errno.EBUSY, await RemoveAsync(rig, 3, 2));
-        Assert.Equal(Errno.EINVAL, await RemoveAsync(rig, 4, 2));
+        // D2: the range is walked from its front, where a buffer is queued.
+        Assert.Equal(Errno.EBUSY, await RemoveAsync(rig, 4, 2));
+        Assert.Equal(Errno.EINVAL, await RemoveAsync(rig, 5, 2));
         Assert.Equal(Errno.None, await RemoveAsync(rig, 2, 2));
         Assert.Equal(Errno.EINVAL, (await rig.Device.QueryAsync(2)).Errno);
-        // The places of removed ones are taken again.
-        (_, created) = await rig.Device.IoctlAsync(
-            V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 64, Memory = UserPtr, Format = format });
-        Assert.Equal((2U, 61U), (created.Index, created.Count));
+        // The places of removed ones are taken again, where their row is long enough (D2).
+        foreach (var (count, index, made) in new[] { (64U, 5U, 59U), (64U, 2U, 2U) })
+        {
+            (_, created) = await rig.Device.IoctlAsync(
+                V4l2.CreateBuffers, new V4l2CreateBuffers { Count = count, Memory = UserPtr, Format = format });
+            Assert.Equal((index, made), (created.Index, created.Count));
+        }
+
         Assert.Equal(
             Errno.ENOBUFS, (await rig.Device.IoctlAsync(
                 V4l2.CreateBuffers, new V4l2CreateBuffers { Count = 1, Memory = UserPtr, Format = format })).Errno);

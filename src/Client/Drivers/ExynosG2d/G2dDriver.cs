@@ -95,6 +95,9 @@ public sealed class G2dDriver : DriverModule
     /// <inheritdoc />
     public override string Name => "exynos-g2d";
 
+    /// <inheritdoc />
+    public override string Lease => _kernel.Lease;
+
     /// <summary>Bytes counted as pooled (current_pool).</summary>
     public ulong CurrentPool => _pool.CurrentPool;
 

@@ -39,6 +39,9 @@ public sealed class OmapVoutDriver : DriverModule
     /// <inheritdoc />
     public override string Name => "omap_vout";
 
+    /// <inheritdoc />
+    public override string Lease => _kernel.Lease;
+
     /// <summary>
     /// Buffers that were queued although their pages do not follow each other physically: the device would show the
     /// memory of others. Linux does not notice them.

@@ -88,7 +88,7 @@ public sealed partial class Vb2Queue
             if (request.Phase is not (MediaRequestPhase.Idle or MediaRequestPhase.Complete)) return Errno.EBUSY;
             foreach (var buffer in request.Buffers.ToList())
             {
-                if (buffer.State == Vb2State.InRequest) buffer.State = Vb2State.Dequeued;
+                if (buffer.State == Vb2State.InRequest) (buffer.State, buffer.RequestFd) = (Vb2State.Dequeued, -1);
                 Unbind(buffer);
             }
 
@@ -127,6 +127,7 @@ public sealed partial class Vb2Queue
         {
             request.Buffers.Add(buffer);
             buffer.Request = request;
+            buffer.RequestFd = request.Number;
             buffer.RequestArgument = argument;
             buffer.State = Vb2State.InRequest;
             return Errno.None;

@@ -16,6 +16,9 @@ internal sealed class AllocatedMemory : Vb2PlaneMemory
 
     public override string Device => Buffer.Device;
 
+    public override Task<bool> IsInUseAsync(CancellationToken cancellationToken = default) =>
+        _kernel.IsInUseAsync(Buffer, cancellationToken);
+
     public static async Task<Vb2PlaneMemory?> CreateAsync(
         DriverKernel kernel, ulong size, bool isPfnMapped, string name, CancellationToken cancellationToken = default)
     {
@@ -75,19 +78,41 @@ internal sealed class UserMemory : Vb2PlaneMemory
     }
 }
 
-/// <summary>A dma-buf, DMABUF. The pages stay the dma-buf's.</summary>
+/// <summary>A dma-buf, DMABUF. Its reference keeps the pages when the exporter has closed it.</summary>
 internal sealed class ImportedMemory : Vb2PlaneMemory
 {
-    public ImportedMemory(KernelMapping mapping, ulong dmaAddress)
+    private readonly DriverKernel _kernel;
+    private readonly PinnedFrames _frames;
+
+    private ImportedMemory(DriverKernel kernel, PinnedFrames frames, KernelMapping mapping)
     {
+        _kernel = kernel;
+        _frames = frames;
         Mapping = mapping;
-        DmaAddress = dmaAddress;
+        DmaAddress = frames.Runs[0].First << 12;
     }
 
-    public override Task PutAsync(CancellationToken cancellationToken = default)
+    /// <param name="kernel">Where the reference is put.</param>
+    /// <param name="name">Name of the frame vector that stands for the dma-buf.</param>
+    /// <param name="size">Bytes that the plane needs. A smaller dma-buf is -EFAULT.</param>
+    /// <param name="isContiguous">The device wants them in one piece.</param>
+    /// <param name="cancellationToken">Gives it up.</param>
+    public static async Task<(Errno Errno, Vb2PlaneMemory? Memory)> CreateAsync(
+        DriverKernel kernel, string name, ulong size, bool isContiguous, CancellationToken cancellationToken)
+    {
+        if (await kernel.ImportDmaBufAsync(name, cancellationToken).ConfigureAwait(false) is not { } frames)
+            return (Errno.EINVAL, null);
+        if (frames.Count << 12 >= size && (!isContiguous || frames.LeadingBytes >= size))
+            return (Errno.None, new ImportedMemory(
+                kernel, frames, await kernel.MapAsync(frames, cancellationToken).ConfigureAwait(false)));
+        await kernel.PutAsync(frames, isDirty: false, CancellationToken.None).ConfigureAwait(false);
+        return (Errno.EFAULT, null);
+    }
+
+    public override async Task PutAsync(CancellationToken cancellationToken = default)
     {
         Mapping!.Dispose();
-        return Task.CompletedTask;
+        await _kernel.PutAsync(_frames, isDirty: false, cancellationToken).ConfigureAwait(false);
     }
 }
 
@@ -103,15 +128,9 @@ public abstract class ScatteredMemOps(DriverKernel kernel) : Vb2MemOps(kernel)
         AllocatedMemory.CreateAsync(Kernel, size, isPfnMapped: false, name, cancellationToken);
 
     /// <inheritdoc />
-    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(
-        string name, ulong size, CancellationToken cancellationToken = default)
-    {
-        if (await Kernel.FindDmaBufAsync(name, cancellationToken).ConfigureAwait(false) is not { } frames)
-            return (Errno.EINVAL, null);
-        if (frames.Count << 12 < size) return (Errno.EFAULT, null);
-        return (Errno.None, new ImportedMemory(
-            await Kernel.MapAsync(frames, cancellationToken).ConfigureAwait(false), frames.Runs[0].First << 12));
-    }
+    public override Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(
+        string name, ulong size, CancellationToken cancellationToken = default) =>
+        ImportedMemory.CreateAsync(Kernel, name, size, isContiguous: false, cancellationToken);
 }
 
 /// <summary>
@@ -226,15 +245,9 @@ public sealed class DmaContigMemOps : Vb2MemOps
     }
 
     /// <inheritdoc />
-    public override async Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(
-        string name, ulong size, CancellationToken cancellationToken = default)
-    {
-        if (await Kernel.FindDmaBufAsync(name, cancellationToken).ConfigureAwait(false) is not { } frames)
-            return (Errno.EINVAL, null);
-        if (frames.Count << 12 < size || (!_hasIommu && frames.LeadingBytes < size)) return (Errno.EFAULT, null);
-        return (Errno.None, new ImportedMemory(
-            await Kernel.MapAsync(frames, cancellationToken).ConfigureAwait(false), frames.Runs[0].First << 12));
-    }
+    public override Task<(Errno Errno, Vb2PlaneMemory? Memory)> AttachDmaBufAsync(
+        string name, ulong size, CancellationToken cancellationToken = default) =>
+        ImportedMemory.CreateAsync(Kernel, name, size, isContiguous: !_hasIommu, cancellationToken);
 
     private async Task<(Errno Errno, Vb2PlaneMemory? Memory)> MapAsync(
         PinnedFrames frames, ulong address, ulong size, DmaDirection direction, CancellationToken cancellationToken)

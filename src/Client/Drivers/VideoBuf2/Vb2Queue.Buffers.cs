@@ -7,7 +7,7 @@ public sealed partial class Vb2Queue
     private async Task<(Errno Errno, uint Count)> RequestAsync(Vb2Memory memory, uint count)
     {
         if (_isStreaming) return (Errno.EBUSY, 0);
-        if (_isWaiting && count > 0) return (Errno.EBUSY, 0);
+        if (IsWaiting && count > 0) return (Errno.EBUSY, 0);
         if (count == 0 || _buffers.Count > 0 || (Memory != Vb2Memory.Unknown && Memory != memory))
         {
             await CancelAsync().ConfigureAwait(false);
@@ -32,12 +32,20 @@ public sealed partial class Vb2Queue
             if (errno == Errno.None && allocated.Count < had) errno = Errno.ENOMEM;
         }
 
-        if (errno == Errno.None) return (Errno.None, (uint)allocated.Count);
+        if (errno == Errno.None)
+        {
+            _wantsBuffers = !Options.IsOutput;
+            return (Errno.None, (uint)allocated.Count);
+        }
+
         await FreeAsync(allocated).ConfigureAwait(false);
         return Unbound(errno);
     }
 
-    /// <summary>vb2_core_create_bufs: more buffers behind those that there are.</summary>
+    /// <summary>
+    /// vb2_core_create_bufs: more buffers, in one row of free places. Fewer than asked where the row or the memory is
+    /// short.
+    /// </summary>
     private async Task<(Errno Errno, uint First, uint Count)> CreateAsync(Vb2Memory memory, uint count, ulong[] sizes)
     {
         var first = _buffers.Count == 0 ? 0 : _buffers.Keys.Last() + 1;
@@ -45,8 +53,9 @@ public sealed partial class Vb2Queue
         var isFirst = _buffers.Count == 0;
         if (isFirst)
         {
-            if (_isWaiting && count > 0) return (Errno.EBUSY, first, 0);
+            if (IsWaiting && count > 0) return (Errno.EBUSY, first, 0);
             Memory = memory;
+            _wantsBuffers = !Options.IsOutput;
         }
         else if (Memory != memory)
         {
@@ -58,8 +67,17 @@ public sealed partial class Vb2Queue
         if (errno == Errno.None)
         {
             var allocated = await AllocateAsync(memory, wanted, sizes).ConfigureAwait(false);
-            if (allocated.Count > 0) return (Errno.None, allocated[0], (uint)allocated.Count);
+            if (allocated.Count == wanted) return (Errno.None, allocated[0], wanted);
             errno = Errno.ENOMEM;
+            if (allocated.Count > 0)
+            {
+                // Fewer than asked: the driver may be content with them.
+                var had = (uint)allocated.Count;
+                var answer = _driver.QueueSetup(this, ref had, ref sizes);
+                if (answer == Errno.None && allocated.Count >= had)
+                    return (Errno.None, allocated[0], (uint)allocated.Count);
+                await FreeAsync(allocated).ConfigureAwait(false);
+            }
         }
 
         if (isFirst) Memory = Vb2Memory.Unknown;
@@ -74,13 +92,22 @@ public sealed partial class Vb2Queue
 
     private uint MinAllocated => Options.MinQueued == 0 ? 1 : Options.MinQueued + 1;
 
-    /// <summary>__vb2_queue_alloc: as many as there is memory for; their indices.</summary>
+    /// <summary>
+    /// __vb2_queue_alloc: as many as there is memory for, in the first row of free places that has room for all, or in
+    /// the longest; their indices.
+    /// </summary>
     private async Task<List<uint>> AllocateAsync(Vb2Memory memory, uint count, ulong[] sizes)
     {
         var made = new List<uint>();
-        for (var index = 0U; made.Count < count && index < Options.MaxBuffers; index++)
+        var first = Options.MaxBuffers;
+        for (count = Math.Min(count, Options.MaxBuffers); count > 0; count--)
         {
-            if (_buffers.ContainsKey(index)) continue;
+            first = FirstFree(count);
+            if (first < Options.MaxBuffers) break;
+        }
+
+        for (var index = first; index < first + count; index++)
+        {
             var buffer = new Vb2Buffer(this, index, memory, sizes.Length);
             for (var plane = 0; plane < sizes.Length; plane++)
             {
@@ -88,12 +115,30 @@ public sealed partial class Vb2Queue
                 buffer.Planes[plane].Length = sizes[plane];
             }
 
-            if (memory == Vb2Memory.Mmap && !await AllocatePlanesAsync(buffer).ConfigureAwait(false)) break;
+            if (memory == Vb2Memory.Mmap)
+            {
+                SetCookies(buffer);
+                if (!await AllocatePlanesAsync(buffer).ConfigureAwait(false)) break;
+            }
+
             _buffers.Add(index, buffer);
             made.Add(index);
         }
 
         return made;
+    }
+
+    /// <summary>bitmap_find_next_zero_area; the most buffers where no row is long enough.</summary>
+    private uint FirstFree(uint count)
+    {
+        var free = 0U;
+        for (var index = 0U; index < Options.MaxBuffers; index++)
+        {
+            free = _buffers.ContainsKey(index) ? 0 : free + 1;
+            if (free == count) return index + 1 - count;
+        }
+
+        return Options.MaxBuffers;
     }
 
     private async Task<bool> AllocatePlanesAsync(Vb2Buffer buffer)
@@ -128,6 +173,8 @@ public sealed partial class Vb2Queue
             await ReleasePlanesAsync(_buffers[index]).ConfigureAwait(false);
             _buffers.Remove(index);
         }
+
+        if (_buffers.Count == 0) Memory = Vb2Memory.Unknown;
     }
 
     private async Task ReleasePlanesAsync(Vb2Buffer buffer)

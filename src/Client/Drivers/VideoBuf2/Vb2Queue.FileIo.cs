@@ -41,7 +41,7 @@ public sealed partial class Vb2Queue
     private async Task<(Errno Errno, ulong Bytes)> TransferAsync(TransferCall call, CancellationToken signal)
     {
         if (call.Address == 0) return (Errno.EINVAL, 0);
-        if (_isWaiting) return (Errno.EBUSY, 0);
+        if (IsWaiting) return (Errno.EBUSY, 0);
         if (_fileIo is null)
         {
             var failed = await StartFileIoAsync(call.Write).ConfigureAwait(false);
@@ -51,7 +51,8 @@ public sealed partial class Vb2Queue
         var io = _fileIo!;
         if (io.Current is null)
         {
-            var (failed, taken) = await DequeueAsync(call.NonBlocking, signal).ConfigureAwait(false);
+            var (failed, taken) = await DequeueAsync(
+                argument: null, call.NonBlocking, signal).ConfigureAwait(false);
             if (taken is null) return (failed, 0);
             taken.State = Vb2State.Dequeued;
             io.Take(taken, call.Write ? taken.Planes[0].Length : taken.Planes[0].BytesUsed);

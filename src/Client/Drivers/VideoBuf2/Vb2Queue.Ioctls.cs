@@ -1,3 +1,4 @@
+using System.Collections.Frozen;
 using FramePin.V1;
 
 namespace FramePin.Drivers.VideoBuf2;
@@ -5,12 +6,38 @@ namespace FramePin.Drivers.VideoBuf2;
 /// <summary>The VIDIOC_ ioctls of a queue (videobuf2-v4l2.c: vb2_ioctl_*).</summary>
 public sealed partial class Vb2Queue
 {
-    private const uint SupportsMmap = 1;
-    private const uint SupportsUserPtr = 2;
-    private const uint SupportsDmaBuf = 4;
-    private const uint SupportsRequests = 8;
-    private const uint SupportsOrphans = 16;
-    private const uint SupportsRemoveBufs = 256;
+    /// <summary>Where an ioctl looks whether the queue is somebody else's.</summary>
+    private enum Refusal
+    {
+        /// <summary>Nowhere: anybody may call it.</summary>
+        Never,
+        /// <summary>Before its arguments.</summary>
+        First,
+        /// <summary>Behind the checks of its arguments.</summary>
+        Later,
+    }
+
+    /// <summary>
+    /// Who may call what: -EBUSY for a file that does not own the queue (vb2_queue_is_busy), and for everybody while
+    /// read() or write() has the buffers to itself (vb2_fileio_is_active).
+    /// </summary>
+    private static readonly FrozenDictionary<string, (Refusal OfOthers, Refusal InFileIo)> Rules =
+        new Dictionary<string, (Refusal, Refusal)>(StringComparer.Ordinal)
+        {
+            [V4l2.RequestBuffers] = (Refusal.Later, Refusal.Later),
+            [V4l2.CreateBuffers] = (Refusal.Later, Refusal.Later),
+            [V4l2.RemoveBuffers] = (Refusal.Later, Refusal.Later),
+            [V4l2.QueryBuffer] = (Refusal.Never, Refusal.Never),
+            [V4l2.QueueBuffer] = (Refusal.First, Refusal.First),
+            [V4l2.PrepareBuffer] = (Refusal.First, Refusal.First),
+            [V4l2.DequeueBuffer] = (Refusal.First, Refusal.First),
+            [V4l2.ExportBuffer] = (Refusal.First, Refusal.Later),
+            [V4l2.StreamOn] = (Refusal.First, Refusal.First),
+            [V4l2.StreamOff] = (Refusal.First, Refusal.First),
+            [V4l2.AllocateRequest] = (Refusal.Never, Refusal.Never),
+            [V4l2.QueueRequest] = (Refusal.Never, Refusal.Never),
+            [V4l2.ReinitRequest] = (Refusal.Never, Refusal.Never),
+        }.ToFrozenDictionary(StringComparer.Ordinal);
 
     /// <summary>Runs an ioctl of the queue; null for one that is not the queue's.</summary>
     /// <param name="file">The open file, which owns the queue while it has buffers.</param>
@@ -19,11 +46,13 @@ public sealed partial class Vb2Queue
     public async ValueTask<IoctlResult?> TryIoctlAsync(
         object file, IoctlContext context, CancellationToken signal = default)
     {
-        if (!V4l2.IsQueueIoctl(context.Command)) return null;
+        if (!Rules.TryGetValue(context.Command, out var rule)) return null;
         // uninterruptible for everything but the wait in DQBUF, as mutex_lock is in most drivers' paths.
         await _lock.WaitAsync(CancellationToken.None).ConfigureAwait(false);
         try
         {
+            if (rule.OfOthers == Refusal.First && IsBusyFor(file)) return TypeErrorOf(context) ?? Errno.EBUSY;
+            if (rule.InFileIo == Refusal.First && _fileIo is not null) return TypeErrorOf(context) ?? Errno.EBUSY;
             return await RunAsync(file, context, signal).ConfigureAwait(false);
         }
         finally
@@ -32,13 +61,19 @@ public sealed partial class Vb2Queue
         }
     }
 
+    /// <summary>
+    /// What v4l2-ioctl.c refuses before the queue sees the call: the type of a buffer that the node does not have
+    /// (check_fmt), and a bad array of planes (check_array_args). Null where it refuses nothing.
+    /// </summary>
+    private IoctlResult? TypeErrorOf(IoctlContext context)
+    {
+        if (context.Command is not (V4l2.QueueBuffer or V4l2.PrepareBuffer or V4l2.DequeueBuffer)) return null;
+        var errno = CheckType(V4l2Buffer.Parser.ParseFrom(context.Argument));
+        return errno == Errno.None ? null : errno;
+    }
+
     private async Task<IoctlResult> RunAsync(object file, IoctlContext context, CancellationToken signal)
     {
-        // read() or write() has the buffers to itself. REQBUFS and CREATE_BUFS say so behind the checks of their
-        // arguments.
-        var isOfFileIo = context.Command is V4l2.QueueBuffer or V4l2.PrepareBuffer or V4l2.DequeueBuffer
-            or V4l2.ExportBuffer or V4l2.StreamOn or V4l2.StreamOff;
-        if (_fileIo is not null && isOfFileIo) return Errno.EBUSY;
         switch (context.Command)
         {
             case V4l2.RequestBuffers:
@@ -51,25 +86,16 @@ public sealed partial class Vb2Queue
                 return await RemoveBuffersAsync(
                     file, V4l2RemoveBuffers.Parser.ParseFrom(context.Argument)).ConfigureAwait(false);
             case V4l2.QueryBuffer:
-                var query = V4l2Buffer.Parser.ParseFrom(context.Argument);
-                return query.Type == Options.Type && _buffers.TryGetValue(query.Index, out var known)
-                    ? new IoctlResult(Errno.None, Describe(known))
-                    : Errno.EINVAL;
+                return await QueryAsync(V4l2Buffer.Parser.ParseFrom(context.Argument)).ConfigureAwait(false);
             case V4l2.QueueBuffer:
-                return IsBusyFor(file) ? Errno.EBUSY : await QueueAsync(
+                return await QueueAsync(
                     V4l2Buffer.Parser.ParseFrom(context.Argument), context.AddressSpace).ConfigureAwait(false);
             case V4l2.PrepareBuffer:
-                return IsBusyFor(file) ? Errno.EBUSY : await PrepareAsync(
+                return await PrepareAsync(
                     V4l2Buffer.Parser.ParseFrom(context.Argument), context.AddressSpace).ConfigureAwait(false);
             case V4l2.DequeueBuffer:
-                if (IsBusyFor(file)) return Errno.EBUSY;
-                if (V4l2Buffer.Parser.ParseFrom(context.Argument).Type != Options.Type) return Errno.EINVAL;
-                var (errno, buffer) = await DequeueAsync(context.IsNonBlocking, signal).ConfigureAwait(false);
-                if (buffer is null) return errno;
-                var described = Describe(buffer);
-                buffer.State = Vb2State.Dequeued;
-                described.Flags &= ~V4l2.FlagDone;
-                return new IoctlResult(Errno.None, described);
+                return await GiveAsync(
+                    V4l2Buffer.Parser.ParseFrom(context.Argument), context.IsNonBlocking, signal).ConfigureAwait(false);
             case V4l2.ExportBuffer:
                 return await ExportAsync(V4l2ExportBuffer.Parser.ParseFrom(context.Argument)).ConfigureAwait(false);
             case V4l2.AllocateRequest:
@@ -80,115 +106,139 @@ public sealed partial class Vb2Queue
             case V4l2.ReinitRequest:
                 return ReinitRequest(MediaRequest.Parser.ParseFrom(context.Argument));
             case V4l2.StreamOn:
-                if (IsBusyFor(file)) return Errno.EBUSY;
                 return V4l2Stream.Parser.ParseFrom(context.Argument).Type != Options.Type ? Errno.EINVAL : StreamOn();
             default:
-                if (IsBusyFor(file)) return Errno.EBUSY;
                 if (V4l2Stream.Parser.ParseFrom(context.Argument).Type != Options.Type) return Errno.EINVAL;
                 await CancelAsync().ConfigureAwait(false);
+                _wantsBuffers = !Options.IsOutput;
                 return Errno.None;
         }
     }
 
-    /// <summary>vb2_ioctl_reqbufs.</summary>
+    /// <summary>vb2_ioctl_reqbufs. A call that fails leaves its argument as it came (video_usercopy).</summary>
     private async Task<IoctlResult> RequestBuffersAsync(object file, V4l2RequestBuffers argument)
     {
-        argument.Capabilities = Capabilities;
         var errno = VerifyMemoryType(argument.Memory, argument.Type);
         if (errno == Errno.None && IsBusyFor(file)) errno = Errno.EBUSY;
-        if (errno != Errno.None) return new IoctlResult(errno, argument);
+        if (errno != Errno.None) return errno;
         (errno, var count) = await RequestAsync((Vb2Memory)argument.Memory, argument.Count).ConfigureAwait(false);
-        if (errno != Errno.None) return new IoctlResult(errno, argument);
+        if (errno != Errno.None) return errno;
         // A file without buffers is not the owner.
         _owner = argument.Count > 0 ? file : null;
         argument.Count = count;
+        argument.Capabilities = Capabilities;
         return new IoctlResult(Errno.None, argument);
     }
 
-    /// <summary>vb2_ioctl_create_bufs.</summary>
+    /// <summary>
+    /// vb2_ioctl_create_bufs. Without buffers to make it checks kind and type, also while the queue is busy.
+    /// </summary>
     private async Task<IoctlResult> CreateBuffersAsync(object file, V4l2CreateBuffers argument)
     {
-        argument.Capabilities = Capabilities;
-        argument.Index = (uint)_buffers.Count;
         var errno = VerifyMemoryType(argument.Memory, argument.Format?.Type ?? 0);
-        if (argument.Count == 0) return new IoctlResult(errno, argument);
-        if (errno == Errno.None && IsBusyFor(file)) errno = Errno.EBUSY;
-        var sizes = argument.Format?.Planes.Select(plane => (ulong)plane.SizeImage).ToArray() ?? [];
-        if (errno == Errno.None && (sizes.Length == 0 || sizes.Contains(0UL))) errno = Errno.EINVAL;
-        if (errno != Errno.None) return new IoctlResult(errno, argument);
-        (errno, argument.Index, argument.Count) =
-            await CreateAsync((Vb2Memory)argument.Memory, argument.Count, sizes).ConfigureAwait(false);
-        if (errno == Errno.None) _owner = file;
-        return new IoctlResult(errno, argument);
+        if (argument.Count == 0 && errno == Errno.EBUSY) errno = Errno.None;
+        if (errno == Errno.None && argument.Count > 0)
+        {
+            if (IsBusyFor(file)) return Errno.EBUSY;
+            var planes = Options.IsMultiplanar ? argument.Format!.Planes : argument.Format!.Planes.Take(1);
+            var sizes = planes.Select(plane => (ulong)plane.SizeImage).ToArray();
+            if (sizes.Length is 0 or > V4l2.MaxPlanes || sizes.Contains(0UL)) return Errno.EINVAL;
+            (errno, argument.Index, argument.Count) =
+                await CreateAsync((Vb2Memory)argument.Memory, argument.Count, sizes).ConfigureAwait(false);
+            if (errno == Errno.None) _owner = file;
+        }
+        else
+        {
+            argument.Index = (uint)_buffers.Count;
+        }
+
+        if (errno != Errno.None) return errno;
+        argument.Capabilities = Capabilities | (Options.SupportsRemove ? SupportsMaxNumBuffers : 0);
+        argument.MaxNumBuffers = Options.SupportsRemove ? Options.MaxBuffers : 0;
+        return new IoctlResult(Errno.None, argument);
     }
 
     /// <summary>
-    /// vb2_ioctl_remove_bufs: -EINVAL for a range that is not all there, -EBUSY for one that is in use.
+    /// vb2_ioctl_remove_bufs: -EINVAL for a range that is not all there, -EBUSY for one that is in use, whichever comes
+    /// first; -EBUSY for buffers that read() or write() works with (CVE-2025-40302).
     /// </summary>
     private async Task<IoctlResult> RemoveBuffersAsync(object file, V4l2RemoveBuffers argument)
     {
         if (!Options.SupportsRemove) return Errno.ENOTTY;
         if (argument.Type != Options.Type) return Errno.EINVAL;
         if (argument.Count == 0) return Errno.None;
-        if (IsBusyFor(file)) return Errno.EBUSY;
-        if (argument.Index >= Options.MaxBuffers || argument.Count > Options.MaxBuffers - argument.Index)
+        if (IsBusyFor(file) || _fileIo is not null) return Errno.EBUSY;
+        if (argument.Count > _buffers.Count || argument.Index > Options.MaxBuffers - argument.Count)
             return Errno.EINVAL;
-        var indices = Enumerable.Range(0, (int)argument.Count).Select(i => argument.Index + (uint)i).ToList();
-        if (!indices.TrueForAll(_buffers.ContainsKey)) return Errno.EINVAL;
-        if (indices.Exists(index => _buffers[index].State != Vb2State.Dequeued)) return Errno.EBUSY;
+        var indices = new List<uint>();
+        for (var i = 0U; i < argument.Count; i++)
+        {
+            if (!_buffers.TryGetValue(argument.Index + i, out var buffer)) return Errno.EINVAL;
+            if (buffer.State != Vb2State.Dequeued) return Errno.EBUSY;
+            indices.Add(buffer.Index);
+        }
+
         await FreeAsync(indices).ConfigureAwait(false);
         return Errno.None;
     }
 
+    /// <summary>vb2_ioctl_querybuf: any file may ask.</summary>
+    private async Task<IoctlResult> QueryAsync(V4l2Buffer argument)
+    {
+        var errno = CheckType(argument);
+        if (errno != Errno.None) return errno;
+        if (!_buffers.TryGetValue(argument.Index, out var buffer)) return Errno.EINVAL;
+        errno = CheckPlanes(argument, buffer);
+        return errno == Errno.None
+            ? new IoctlResult(Errno.None, await DescribeAsync(buffer).ConfigureAwait(false))
+            : errno;
+    }
+
     private async Task<IoctlResult> QueueAsync(V4l2Buffer argument, string space)
     {
-        var errno = Check(argument, out var buffer);
+        var errno = Check(argument, isPrepare: false, out var buffer);
         MediaRequestState? request = null;
         if (errno == Errno.None) errno = CheckRequest(argument, out request);
         if (errno == Errno.None)
             errno = request is null ? await QueueAsync(buffer!, argument, space).ConfigureAwait(false)
                 : Bind(buffer!, request, argument);
-        return errno == Errno.None ? new IoctlResult(errno, Describe(buffer!)) : errno;
+        return errno == Errno.None
+            ? new IoctlResult(errno, await DescribeAsync(buffer!).ConfigureAwait(false))
+            : errno;
     }
 
     private async Task<IoctlResult> PrepareAsync(V4l2Buffer argument, string space)
     {
-        var errno = Check(argument, out var buffer);
+        var errno = CheckType(argument);
         if (errno != Errno.None) return errno;
         if ((argument.Flags & V4l2.FlagRequestFd) != 0) return Errno.EINVAL;
+        errno = Check(argument, isPrepare: true, out var buffer);
+        if (errno != Errno.None) return errno;
         if (buffer!.State != Vb2State.Dequeued || buffer.IsPrepared) return Errno.EINVAL;
         errno = await PrepareAsync(buffer, argument, space).ConfigureAwait(false);
-        return errno == Errno.None ? new IoctlResult(errno, Describe(buffer)) : errno;
+        return errno == Errno.None
+            ? new IoctlResult(errno, await DescribeAsync(buffer).ConfigureAwait(false))
+            : errno;
     }
 
-    /// <summary>vb2_queue_or_prepare_buf, __verify_planes_array, __verify_length: rows 92, 97, 98.</summary>
-    private Errno Check(V4l2Buffer argument, out Vb2Buffer? buffer)
+    /// <summary>vb2_dqbuf. The answer gives a buffer away, which an answer that nobody takes brings back.</summary>
+    private async Task<IoctlResult> GiveAsync(V4l2Buffer argument, bool isNonBlocking, CancellationToken signal)
     {
-        buffer = null;
-        if (argument.Type != Options.Type || !_buffers.TryGetValue(argument.Index, out buffer)) return Errno.EINVAL;
-        if (argument.Memory != (uint)Memory) return Errno.EINVAL;
-        if (Options.IsMultiplanar)
-        {
-            const uint most = 8;
-            if (argument.Planes.Count == 0 || argument.Length < buffer.Planes.Count || argument.Length > most)
-                return Errno.EINVAL;
-            if (argument.Planes.Count < buffer.Planes.Count) return Errno.EFAULT;
-        }
-
-        if (!Options.IsOutput || buffer.IsPrepared) return Errno.None;
-        for (var i = 0; i < buffer.Planes.Count; i++)
-        {
-            var given = At(argument, i);
-            var length = Memory == Vb2Memory.Mmap ? buffer.Planes[i].Length : given.Length;
-            var used = given.BytesUsed != 0 ? given.BytesUsed : length;
-            if (given.BytesUsed > length) return Errno.EINVAL;
-            if (Options.IsMultiplanar && given.DataOffset > 0 && given.DataOffset >= used) return Errno.EINVAL;
-        }
-
-        return Errno.None;
+        var errno = CheckType(argument);
+        if (errno != Errno.None) return errno;
+        (errno, var buffer) = await DequeueAsync(argument, isNonBlocking, signal)
+            .ConfigureAwait(false);
+        if (buffer is null) return errno;
+        var state = buffer.State;
+        var described = await DescribeAsync(buffer).ConfigureAwait(false);
+        described.Flags &= ~V4l2.FlagDone;
+        buffer.State = Vb2State.Dequeued;
+        buffer.RequestFd = -1;
+        var take = buffer.TakeNumber = ++_takes;
+        return new IoctlResult(Errno.None, described) { TakeBack = () => TakeBackAsync(buffer, take, state) };
     }
 
-    /// <summary>vb2_ioctl_expbuf.</summary>
+    /// <summary>vb2_ioctl_expbuf. The answer gives a dma-buf away.</summary>
     private async Task<IoctlResult> ExportAsync(V4l2ExportBuffer argument)
     {
         const uint closeOnExec = 0x8_0000;
@@ -196,66 +246,12 @@ public sealed partial class Vb2Queue
         if (Memory != Vb2Memory.Mmap || (argument.Flags & ~(closeOnExec | accessModes)) != 0) return Errno.EINVAL;
         if (argument.Type != Options.Type || !_buffers.TryGetValue(argument.Index, out var buffer)) return Errno.EINVAL;
         if (argument.Plane >= buffer.Planes.Count) return Errno.EINVAL;
+        if (_fileIo is not null) return Errno.EBUSY;
         if (buffer.Planes[(int)argument.Plane].Memory is not { } memory) return Errno.EINVAL;
         if (await _memOps.ExportAsync(memory, argument.Lease).ConfigureAwait(false) is not { } name)
             return Errno.EINVAL;
         argument.DmaBuf = name;
-        return new IoctlResult(Errno.None, argument);
-    }
-
-    private uint Capabilities
-    {
-        get
-        {
-            var bits = SupportsOrphans;
-            if (Options.SupportsRequests) bits |= SupportsRequests;
-            if ((Options.IoModes & Vb2IoModes.Mmap) != 0) bits |= SupportsMmap;
-            if ((Options.IoModes & Vb2IoModes.UserPtr) != 0) bits |= SupportsUserPtr;
-            if ((Options.IoModes & Vb2IoModes.DmaBuf) != 0) bits |= SupportsDmaBuf;
-            if (Options.SupportsRemove) bits |= SupportsRemoveBufs;
-            return bits;
-        }
-    }
-
-    /// <summary>__fill_v4l2_buffer.</summary>
-    private V4l2Buffer Describe(Vb2Buffer buffer)
-    {
-        var answer = new V4l2Buffer
-        {
-            Index = buffer.Index,
-            Type = Options.Type,
-            Memory = (uint)Memory,
-            Field = buffer.Field,
-            Sequence = buffer.Sequence,
-            Timestamp = buffer.Timestamp,
-            Length = Options.IsMultiplanar ? (uint)buffer.Planes.Count : 0,
-            Flags = buffer.State switch
-            {
-                Vb2State.Queued or Vb2State.Active => V4l2.FlagQueued,
-                Vb2State.Error => V4l2.FlagError | V4l2.FlagDone,
-                Vb2State.Done => V4l2.FlagDone,
-                Vb2State.InRequest => V4l2.FlagInRequest,
-                _ => 0,
-            },
-        };
-        if (buffer.Request is { } request)
-            (answer.Flags, answer.RequestFd) = (answer.Flags | V4l2.FlagRequestFd, request.Number);
-        if (buffer.IsPrepared && buffer.State is Vb2State.Dequeued or Vb2State.InRequest)
-            answer.Flags |= V4l2.FlagPrepared;
-        for (var i = 0; i < buffer.Planes.Count; i++)
-        {
-            var plane = buffer.Planes[i];
-            answer.Planes.Add(new V4l2Plane
-            {
-                BytesUsed = (uint)plane.BytesUsed,
-                Length = (uint)plane.Length,
-                Offset = Memory == Vb2Memory.Mmap ? OffsetOf(buffer.Index, i) : 0,
-                UserPointer = plane.UserPointer,
-                DmaBuf = plane.DmaBuf,
-                DataOffset = (uint)plane.DataOffset,
-            });
-        }
-
-        return answer;
+        buffer.MayBeInUse = true;
+        return new IoctlResult(Errno.None, argument) { TakeBack = () => _memOps.Kernel.CloseDmaBufAsync(name) };
     }
 }

@@ -12,6 +12,14 @@ public sealed partial class Vb2Queue
     private async Task<Errno> PrepareAsync(Vb2Buffer buffer, V4l2Buffer argument, string space)
     {
         if (_hasError) return Errno.EIO;
+        buffer.TakeNumber = 0;
+        if (Options.IsOutput)
+        {
+            var refused = _driver.BufOutValidate(buffer);
+            if (refused != Errno.None) return refused;
+        }
+
+        if (!Options.CopiesTimestamps) buffer.Timestamp = 0;
         var before = buffer.State;
         buffer.State = Vb2State.Preparing;
         var errno = Memory switch

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using FramePin.V1;
 
 namespace FramePin.Drivers.VideoBuf2;
@@ -31,6 +32,7 @@ public sealed partial class Vb2Queue
             if (buffer.IsPrepared) _driver.BufFinish(buffer);
             buffer.IsPrepared = false;
             buffer.State = Vb2State.Dequeued;
+            (buffer.RequestFd, buffer.TakeNumber) = (-1, 0);
         }
 
         woken.TrySetResult();
@@ -84,8 +86,10 @@ public sealed partial class Vb2Queue
         }
 
         _queued.Add(buffer);
+        _wantsBuffers = false;
         buffer.State = Vb2State.Queued;
-        if (Options.IsOutput) buffer.Timestamp = argument.Timestamp;
+        buffer.TakeNumber = 0;
+        CopyTimestamp(buffer, argument);
         if (_hasStarted)
         {
             Enqueue(buffer);
@@ -104,21 +108,27 @@ public sealed partial class Vb2Queue
     }
 
     /// <summary>
-    /// vb2_core_dqbuf: waits with the lock let go. The caller holds the lock, and holds it again afterwards.
+    /// vb2_core_dqbuf: waits with the lock let go. The caller holds the lock, and holds it again afterwards. An
+    /// argument that has no room for the buffer's planes leaves it in the done list; null has room for all.
     /// </summary>
-    private async Task<(Errno Errno, Vb2Buffer? Buffer)> DequeueAsync(bool isNonBlocking, CancellationToken signal)
+    private async Task<(Errno Errno, Vb2Buffer? Buffer)> DequeueAsync(
+        V4l2Buffer? argument, bool isNonBlocking, CancellationToken signal)
     {
+        var waiter = new StrongBox<CancellationToken>(signal);
         while (true)
         {
             Task something;
             lock (_done)
             {
-                if (_isWaiting) return (Errno.EBUSY, null);
+                if (IsWaiting) return (Errno.EBUSY, null);
                 if (!_isStreaming) return (Errno.EINVAL, null);
                 if (_hasError) return (Errno.EIO, null);
                 if (_isLastTaken) return (Errno.EPIPE, null);
-                if (_doneList.TryDequeue(out var buffer))
+                if (_doneList is [var buffer, ..])
                 {
+                    if (argument is not null && CheckPlanes(argument, buffer) != Errno.None)
+                        return (Errno.EINVAL, null);
+                    _doneList.RemoveAt(0);
                     _driver.BufFinish(buffer);
                     buffer.IsPrepared = false;
                     _queued.Remove(buffer);
@@ -126,10 +136,8 @@ public sealed partial class Vb2Queue
                 }
 
                 if (isNonBlocking) return (Errno.EAGAIN, null);
-                if (_somethingDone.Task.IsCompleted)
-                    _somethingDone = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-                something = _somethingDone.Task;
-                _isWaiting = true;
+                something = NextDone();
+                _waiter = waiter;
             }
 
             _lock.Release();
@@ -144,8 +152,47 @@ public sealed partial class Vb2Queue
             }
 
             await _lock.WaitAsync(CancellationToken.None).ConfigureAwait(false);
-            _isWaiting = false;
+            if (_waiter == waiter) _waiter = null;
             if (isSignalled) return (Errno.ERESTARTSYS, null);
         }
+    }
+
+    /// <summary>
+    /// Nobody took the answer of the DQBUF with this number: its buffer waits in the done list again, at its old place,
+    /// unless something else has become of it.
+    /// </summary>
+    private async Task TakeBackAsync(Vb2Buffer buffer, ulong take, Vb2State state)
+    {
+        await _lock.WaitAsync(CancellationToken.None).ConfigureAwait(false);
+        try
+        {
+            if (!_buffers.TryGetValue(buffer.Index, out var known) || known != buffer) return;
+            TaskCompletionSource woken;
+            lock (_done)
+            {
+                if (buffer.TakeNumber != take || buffer.State != Vb2State.Dequeued || !_isStreaming) return;
+                buffer.State = state;
+                buffer.TakeNumber = 0;
+                buffer.IsPrepared = true;
+                var place = _doneList.FindIndex(other => other.DoneNumber > buffer.DoneNumber);
+                _doneList.Insert(place < 0 ? _doneList.Count : place, buffer);
+                woken = _somethingDone;
+            }
+
+            _queued.Insert(0, buffer);
+            woken.TrySetResult();
+        }
+        finally
+        {
+            _lock.Release();
+        }
+    }
+
+    /// <summary>Completes when a buffer is done or the stream changes. Under the lock of what is done.</summary>
+    private Task NextDone()
+    {
+        if (_somethingDone.Task.IsCompleted)
+            _somethingDone = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        return _somethingDone.Task;
     }
 }

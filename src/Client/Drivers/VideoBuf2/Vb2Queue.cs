@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using FramePin.V1;
 
 namespace FramePin.Drivers.VideoBuf2;
@@ -23,17 +24,23 @@ public sealed partial class Vb2Queue : IDisposable
     /// the signal of a DQBUF that waits.
     /// </summary>
     private readonly Lock _done = new();
-    private readonly Queue<Vb2Buffer> _doneList = new();
+    private readonly List<Vb2Buffer> _doneList = [];
+    private ulong _dones;
     private TaskCompletionSource _somethingDone = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
     private object? _owner;
     private bool _isStreaming;
     private bool _hasStarted;
     private bool _hasError;
-    private bool _isWaiting;
+
+    /// <summary>Who waits in DQBUF (waiting_in_dqbuf), by the signal that wakes him; null for nobody.</summary>
+    private StrongBox<CancellationToken>? _waiter;
     private bool _isLastTaken;
     private bool _usesRequests;
     private bool _usesQueueing;
+
+    /// <summary>DQBUFs that gave a buffer away.</summary>
+    private ulong _takes;
 
     /// <summary>Makes a queue without buffers.</summary>
     /// <param name="options">Its set-up.</param>
@@ -80,7 +87,8 @@ public sealed partial class Vb2Queue : IDisposable
             buffer.State = state;
             if (state != Vb2State.Queued)
             {
-                _doneList.Enqueue(buffer);
+                buffer.DoneNumber = ++_dones;
+                _doneList.Add(buffer);
                 Unbind(buffer);
                 woken = _somethingDone;
             }
@@ -141,7 +149,8 @@ public sealed partial class Vb2Queue : IDisposable
 
     /// <summary>
     /// vb2_mmap: the device to map in the file's place. -EINVAL for a call that is wrong in any way (rows 99, 100). The
-    /// offset of a plane is the buffer's index &lt;&lt; 15 plus the plane's number &lt;&lt; 12.
+    /// offset of a plane is what QUERYBUF says. Since 6.8 bits of the offset that name no buffer or plane are passed
+    /// over.
     /// </summary>
     /// <param name="call">The call.</param>
     /// <param name="cancellationToken">Gives the waiting for the lock up.</param>
@@ -155,21 +164,14 @@ public sealed partial class Vb2Queue : IDisposable
         await _lock.WaitAsync(cancellationToken).ConfigureAwait(false);
         try
         {
-            if ((call.Flags & 3) != mapShared) return (Errno.EINVAL, "");
+            if ((call.Offset & 4095) != 0 || (call.Flags & 3) != mapShared) return (Errno.EINVAL, "");
             if ((call.Prot & (Options.IsOutput ? protWrite : protRead)) == 0) return (Errno.EINVAL, "");
             if (_fileIo is not null) return (Errno.EBUSY, "");
             if (Memory != Vb2Memory.Mmap) return (Errno.EINVAL, "");
-            foreach (var buffer in _buffers.Values)
-            {
-                for (var plane = 0; plane < buffer.Planes.Count; plane++)
-                {
-                    if (OffsetOf(buffer.Index, plane) != call.Offset) continue;
-                    var room = (buffer.Planes[plane].Length + 4095) & ~4095UL;
-                    return call.Length > room ? (Errno.EINVAL, "") : (Errno.None, buffer.Planes[plane].Memory!.Device);
-                }
-            }
-
-            return (Errno.EINVAL, "");
+            if (FindPlane(call.Offset) is not var (buffer, plane)) return (Errno.EINVAL, "");
+            if (call.Length > RoundUp(plane.Length)) return (Errno.EINVAL, "");
+            buffer.MayBeInUse = true;
+            return (Errno.None, plane.Memory!.Device);
         }
         finally
         {
@@ -180,7 +182,40 @@ public sealed partial class Vb2Queue : IDisposable
     /// <summary>Frees the lock. The owner's file is released before, which gives the buffers back.</summary>
     public void Dispose() => _lock.Dispose();
 
-    private static uint OffsetOf(uint index, int plane) => (index << 15) | ((uint)plane << 12);
+    /// <summary>__find_plane_by_offset.</summary>
+    private (Vb2Buffer Buffer, Vb2Plane Plane)? FindPlane(ulong offset)
+    {
+        if (Options.SupportsRemove)
+        {
+            var number = (int)(offset >> 12) & 7;
+            return _buffers.TryGetValue((uint)(offset >> 15) & 0x7fff, out var named) && number < named.Planes.Count
+                ? (named, named.Planes[number])
+                : null;
+        }
+
+        foreach (var buffer in _buffers.Values)
+            foreach (var plane in buffer.Planes)
+                if (plane.Cookie == offset) return (buffer, plane);
+        return null;
+    }
+
+    /// <summary>
+    /// __setup_offsets: since 6.8 index &lt;&lt; 15 plus plane &lt;&lt; 12, before that the bytes of the planes
+    /// before.
+    /// </summary>
+    private void SetCookies(Vb2Buffer buffer)
+    {
+        var next = _buffers.TryGetValue(buffer.Index - 1, out var before)
+            ? before.Planes[^1].Cookie + RoundUp(before.Planes[^1].Length)
+            : 0;
+        for (var i = 0; i < buffer.Planes.Count; i++)
+        {
+            buffer.Planes[i].Cookie = Options.SupportsRemove ? (buffer.Index << 15) | ((uint)i << 12) : (uint)next;
+            next += RoundUp(buffer.Planes[i].Length);
+        }
+    }
+
+    private static ulong RoundUp(ulong bytes) => (bytes + 4095) & ~4095UL;
 
     /// <summary>vb2_verify_memory_type.</summary>
     private Errno VerifyMemoryType(uint memory, uint type)
@@ -197,6 +232,12 @@ public sealed partial class Vb2Queue : IDisposable
         if ((Options.IoModes & needed) == 0) return Errno.EINVAL;
         return _fileIo is null ? Errno.None : Errno.EBUSY;
     }
+
+    /// <summary>
+    /// Somebody waits in DQBUF. Who was signalled has left, as in Linux, where his next call comes behind this one's
+    /// end.
+    /// </summary>
+    private bool IsWaiting => _waiter is { Value.IsCancellationRequested: false };
 
     private bool IsBusyFor(object file) => _owner is not null && _owner != file;
 }

@@ -24,6 +24,12 @@ public sealed record Vb2QueueOptions
     /// <summary>Requests have to be used: a plain QBUF is -EBADR.</summary>
     public bool RequiresRequests { get; init; }
 
+    /// <summary>
+    /// Timestamps of output buffers are copied from the application (V4L2_BUF_FLAG_TIMESTAMP_COPY). Otherwise they are
+    /// the driver's clock (TIMESTAMP_MONOTONIC).
+    /// </summary>
+    public bool CopiesTimestamps { get; init; }
+
     /// <summary>REMOVE_BUFS is offered.</summary>
     public bool SupportsRemove { get; init; }
 

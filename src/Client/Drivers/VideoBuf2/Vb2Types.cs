@@ -90,6 +90,9 @@ public sealed class Vb2Plane
 
     /// <summary>The memory; null while there is none.</summary>
     public Vb2PlaneMemory? Memory { get; internal set; }
+
+    /// <summary>MMAP: the offset that mmap wants (mem_offset).</summary>
+    internal uint Cookie { get; set; }
 }
 
 /// <summary>A buffer of a queue (struct vb2_buffer).</summary>
@@ -130,11 +133,32 @@ public sealed class Vb2Buffer
     /// <summary>Number of the frame; set by the driver.</summary>
     public uint Sequence { get; set; }
 
-    /// <summary>Nanoseconds; set by the driver, or copied from the application for output.</summary>
+    /// <summary>
+    /// Nanoseconds; set by the driver, or copied from the application where <see
+    /// cref="Vb2QueueOptions.CopiesTimestamps"/>. 0 while it is queued otherwise.
+    /// </summary>
     public ulong Timestamp { get; set; }
 
-    /// <summary>V4L2_FIELD_*; set by the driver, progressive (1) at first.</summary>
-    public uint Field { get; set; } = 1;
+    /// <summary>
+    /// V4L2_FIELD_*; set by the driver when a frame is done, and copied from the application for output. ANY (0) at
+    /// first.
+    /// </summary>
+    public uint Field { get; set; }
+
+    /// <summary>Flags of the application that the buffer keeps, such as V4L2_BUF_FLAG_KEYFRAME of an output.</summary>
+    internal uint Flags { get; set; }
+
+    /// <summary>The request that QBUF named, until the buffer is dequeued; -1 for none.</summary>
+    internal int RequestFd { get; set; } = -1;
+
+    /// <summary>It was mapped or exported once. Whether it still is, the daemon knows.</summary>
+    internal bool MayBeInUse { get; set; }
+
+    /// <summary>Its place in the order in which buffers were done.</summary>
+    internal ulong DoneNumber { get; set; }
+
+    /// <summary>Number of the DQBUF that gave it away last; 0 once anything else happened to it.</summary>
+    internal ulong TakeNumber { get; set; }
 
     /// <summary>The request that it goes with; null for none.</summary>
     internal MediaRequestState? Request { get; set; }
@@ -160,6 +184,12 @@ public abstract class Vb2PlaneMemory
 
     /// <summary>Device that an application maps (MMAP); empty for the other kinds.</summary>
     public virtual string Device => "";
+
+    /// <summary>
+    /// num_users above 1: an application maps it, or holds its dma-buf. Never for the kinds that the application gives.
+    /// </summary>
+    /// <param name="cancellationToken">Gives the call up.</param>
+    public virtual Task<bool> IsInUseAsync(CancellationToken cancellationToken = default) => Task.FromResult(false);
 
     /// <summary>
     /// Gives back the pages of the plane (put, put_userptr or detach_dmabuf). A second call does nothing for pages of a
@@ -224,9 +254,8 @@ public abstract class Vb2MemOps(DriverKernel kernel)
     /// <summary>Bytes of a dma-buf; null when there is no such one.</summary>
     /// <param name="name">Name of the frame vector that stands for it.</param>
     /// <param name="cancellationToken">Gives the call up.</param>
-    public async Task<ulong?> SizeOfAsync(string name, CancellationToken cancellationToken = default) =>
-        await Kernel.FindDmaBufAsync(
-            name, cancellationToken).ConfigureAwait(false) is { } frames ? frames.Count << 12 : null;
+    public Task<ulong?> SizeOfAsync(string name, CancellationToken cancellationToken = default) =>
+        Kernel.SizeOfDmaBufAsync(name, cancellationToken);
 
     private protected static bool IsWrite(DmaDirection direction) => direction != DmaDirection.ToDevice;
 }
@@ -248,6 +277,10 @@ public interface IVb2Driver
     /// <summary>buf_init: the buffer has new memory.</summary>
     /// <param name="buffer">The buffer.</param>
     Errno BufInit(Vb2Buffer buffer) => Errno.None;
+
+    /// <summary>buf_out_validate: the field of an output buffer is checked, or set.</summary>
+    /// <param name="buffer">The buffer.</param>
+    Errno BufOutValidate(Vb2Buffer buffer) => Errno.None;
 
     /// <summary>buf_prepare: the buffer is about to be queued.</summary>
     /// <param name="buffer">The buffer.</param>

@@ -134,7 +134,10 @@ public sealed class TestPattern
 /// <param name="BitsPerPixel">Of a pixel of the picture, in this plane.</param>
 public sealed record PlaneLayout(uint BytesPerLine, int Lines, int BitsPerPixel)
 {
-    /// <summary>Bytes.</summary>
+    /// <summary>Bytes of a buffer's plane before the picture (data_offset).</summary>
+    public uint DataOffset { get; init; }
+
+    /// <summary>Bytes of the picture.</summary>
     public ulong Size => (ulong)BytesPerLine * (ulong)Lines;
 }
 
@@ -156,7 +159,8 @@ public sealed class PixelFormat
     }
 
     /// <summary>Formats that there are.</summary>
-    public static IReadOnlyList<string> Codes { get; } = ["YUYV", "UYVY", "RGB3", "BGR3", "XR24", "GREY", "NM12"];
+    public static IReadOnlyList<string> Codes { get; } =
+        ["YUYV", "UYVY", "RGB3", "BGR3", "XR24", "GREY", "NM12", "NM16"];
 
     /// <summary>Four characters.</summary>
     public string Code { get; }
@@ -195,6 +199,10 @@ public sealed class PixelFormat
             "GREY" => Packed(code, width, height, 8, 1, static (_, line, x, r, g, b) => line[x] = (byte)Luma(r, g, b)),
             "NM12" => new PixelFormat(
                 code, width, height, 2, [new((uint)width, height, 8), new((uint)width, height / 2, 8)], PutSemiPlanar),
+            // PLANE0_DATA_OFFSET: vivid keeps 128 bytes before the luma.
+            "NM16" => new PixelFormat(
+                code, width, height, 2,
+                [new((uint)width, height, 8) { DataOffset = 128 }, new((uint)width, height, 8)], PutSemiPlanar),
             _ => null,
         };
     }

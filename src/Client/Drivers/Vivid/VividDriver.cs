@@ -12,11 +12,14 @@ namespace FramePin.Drivers.Vivid;
 /// buffer at each frame. The task works on the frame and calls <see cref="Vb2Queue.BufferDone"/> without the queue's
 /// lock.
 /// </remarks>
-public sealed class VividDriver : DriverModule, IVb2Driver
+public sealed partial class VividDriver : DriverModule, IVb2Driver
 {
     /// <summary>Buffers that vivid wants at least.</summary>
     private const uint LeastBuffers = 2;
     private const int MaxSide = 8192;
+
+    /// <summary>V4L2_FIELD_NONE: progressive pictures.</summary>
+    private const uint FieldNone = 1;
 
     private readonly DriverKernel _kernel;
     private readonly VividOptions _options;
@@ -53,7 +56,8 @@ public sealed class VividDriver : DriverModule, IVb2Driver
             IoModes = Vb2IoModes.Mmap | Vb2IoModes.DmaBuf | (isContig ? Vb2IoModes.None : Vb2IoModes.UserPtr)
                 | (options.IsOutput ? Vb2IoModes.Write : Vb2IoModes.Read),
             SupportsRequests = true,
-            MaxBuffers = isNew ? 64U : 32,
+            // MAX_VID_CAP_BUFFERS is for V4L2_BUF_TYPE_VIDEO_CAPTURE alone.
+            MaxBuffers = isNew && TypeOf(options) == V4l2.BufferType.Capture ? 64U : 32,
             SupportsRemove = isNew,
         };
         Queue = new Vb2Queue(queue, isContig ? new DmaContigMemOps(kernel) : new VmallocMemOps(kernel), this);
@@ -61,6 +65,9 @@ public sealed class VividDriver : DriverModule, IVb2Driver
 
     /// <inheritdoc />
     public override string Name => "vivid";
+
+    /// <inheritdoc />
+    public override string Lease => _kernel.Lease;
 
     /// <summary>The node's queue.</summary>
     public Vb2Queue Queue { get; }
@@ -107,14 +114,21 @@ public sealed class VividDriver : DriverModule, IVb2Driver
 
         if (sizes.Length == 0)
         {
-            sizes = [.. _format.Planes.Select(plane => plane.Size)];
+            sizes = [.. _format.Planes.Select(plane => plane.Size + plane.DataOffset)];
         }
-        else if (sizes.Length != _format.Planes.Count || sizes.Where((size, i) => size < _format.Planes[i].Size).Any())
+        else if (sizes.Length != _format.Planes.Count
+            || sizes.Where((size, i) => size < _format.Planes[i].Size + _format.Planes[i].DataOffset).Any())
         {
             return Errno.EINVAL;
         }
 
         if ((uint)queue.Count + count < LeastBuffers) count = LeastBuffers - (uint)queue.Count;
+        return Errno.None;
+    }
+
+    Errno IVb2Driver.BufOutValidate(Vb2Buffer buffer)
+    {
+        buffer.Field = FieldNone;
         return Errno.None;
     }
 
@@ -129,6 +143,7 @@ public sealed class VividDriver : DriverModule, IVb2Driver
         for (var i = 0; i < buffer.Planes.Count; i++)
         {
             var plane = buffer.Planes[i];
+            if (!_options.IsOutput) plane.DataOffset = _format.Planes[i].DataOffset;
             var size = _format.Planes[i].Size + plane.DataOffset;
             if ((_options.IsOutput ? plane.BytesUsed : plane.Length) < size) return Errno.EINVAL;
             if (!_options.IsOutput) plane.BytesUsed = size;
@@ -225,7 +240,8 @@ public sealed class VividDriver : DriverModule, IVb2Driver
             }
 
             buffer!.Sequence = sequence;
-            if (!_options.IsOutput) buffer.Timestamp = (ulong)_options.Time.GetElapsedTime(0).Ticks * 100;
+            buffer.Field = FieldNone;
+            buffer.Timestamp = (ulong)_options.Time.GetElapsedTime(0).Ticks * 100;
             Frames++;
             Queue.BufferDone(buffer, state);
         }
@@ -245,15 +261,16 @@ public sealed class VividDriver : DriverModule, IVb2Driver
         for (var i = 0; i < buffer.Planes.Count; i++)
         {
             var memory = buffer.Planes[i].Memory!;
+            var first = memory.Offset + buffer.Planes[i].DataOffset;
             var size = (int)generator.Format.Planes[i].Size;
             if (memory.Mapping!.TryGetBytes(out var bytes))
             {
-                generator.Fill(i, sequence, bytes.Slice((int)memory.Offset, size));
+                generator.Fill(i, sequence, bytes.Slice((int)first, size));
                 continue;
             }
 
             generator.Fill(i, sequence, scratch.AsSpan(0, size));
-            await memory.Mapping.WriteAsync(memory.Offset, scratch.AsMemory(0, size)).ConfigureAwait(false);
+            await memory.Mapping.WriteAsync(first, scratch.AsMemory(0, size)).ConfigureAwait(false);
         }
     }
 
@@ -289,7 +306,11 @@ public sealed class VividDriver : DriverModule, IVb2Driver
             PixelFormat = V4l2.FourCc(format.Code),
         };
         answer.Planes.AddRange(format.Planes.Select(
-            plane => new V4l2PlaneFormat { BytesPerLine = plane.BytesPerLine, SizeImage = (uint)plane.Size }));
+            plane => new V4l2PlaneFormat
+            {
+                BytesPerLine = plane.BytesPerLine,
+                SizeImage = (uint)plane.Size + plane.DataOffset,
+            }));
         return answer;
     }
 
@@ -354,42 +375,5 @@ public sealed class VividDriver : DriverModule, IVb2Driver
         };
         return new IoctlResult(Errno.None,
             new V4l2Capability { Driver = "vivid", Card = "vivid", Capabilities = kind | readWrite | streaming });
-    }
-
-    private sealed class VividFile(VividDriver driver) : DriverFile
-    {
-        public override async ValueTask<IoctlResult> IoctlAsync(
-            IoctlContext context, CancellationToken signal = default)
-        {
-            if (await driver.Queue.TryIoctlAsync(this, context, signal).ConfigureAwait(false) is { } answered)
-                return answered;
-            return context.Command switch
-            {
-                V4l2.QueryCapabilities => driver.Capabilities(),
-                V4l2.GetFormat or V4l2.SetFormat or V4l2.TryFormat =>
-                    driver.Format(context.Command, V4l2Format.Parser.ParseFrom(context.Argument)),
-                V4l2.GetControl or V4l2.SetControl =>
-                    driver.Control(context.Command, V4l2Control.Parser.ParseFrom(context.Argument)),
-                V4l2.SetParameters => driver.Parameters(V4l2StreamParameters.Parser.ParseFrom(context.Argument)),
-                _ => Errno.ENOTTY,
-            };
-        }
-
-        /// <summary>A node of several planes speaks the typed form alone.</summary>
-        public override ValueTask<UapiIoctlResult> UapiIoctlAsync(
-            UapiIoctl ioctl, CancellationToken signal = default) => driver._options.IsMultiplanar
-            ? ValueTask.FromResult<UapiIoctlResult>(Errno.ENOTTY)
-            : V4l2Uapi.RunAsync(this, ioctl, driver._kernel.Features.VersionCode, signal);
-
-        public override ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(
-            TransferCall call, CancellationToken signal = default) =>
-            driver.Queue.TransferAsync(this, call, signal);
-
-        public override ValueTask<(Errno Errno, string Device)> MapAsync(
-            MapCall call, CancellationToken cancellationToken = default) =>
-            new(driver.Queue.MapAsync(call, cancellationToken));
-
-        public override async ValueTask ReleaseAsync(CancellationToken cancellationToken = default) =>
-            await driver.Queue.ReleaseAsync(this, cancellationToken).ConfigureAwait(false);
     }
 }

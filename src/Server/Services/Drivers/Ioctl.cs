@@ -35,8 +35,13 @@ internal sealed partial class DriverService
             Value = request.Value,
         };
         var answer = await AskAsync(
-            file, new DriverCall { File = file.Number, Ioctl = ioctl }, request.RequestId, cancelled)
+            file, new DriverCall { File = file.Number, Ioctl = ioctl }, request.RequestId, request.Tag, cancelled)
             .ConfigureAwait(false);
-        return new IoctlResponse { Errno = answer.Errno, Argument = answer.Argument, Value = answer.Value };
+        return new IoctlResponse
+        {
+            Errno = Shown(answer.Errno, file.IsClosed),
+            Argument = answer.Argument,
+            Value = answer.Value,
+        };
     }
 }

@@ -32,7 +32,7 @@ internal sealed partial class DriverService
         };
         var answer = await file.Driver.CallAsync(new DriverCall { File = file.Number, Map = map }, cancelled)
             .ConfigureAwait(false);
-        if (answer.Errno != 0) return new MapDriverFileResponse { Errno = answer.Errno };
+        if (answer.Errno != 0) return new MapDriverFileResponse { Errno = Shown(answer.Errno, file.IsClosed) };
         var command = new MmapCall(
             space, request.Address, request.Length, (Prot)request.Prot, (MapFlags)request.Flags)
         {

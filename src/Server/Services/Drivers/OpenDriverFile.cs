@@ -19,7 +19,7 @@ internal sealed partial class DriverService
                 .ConfigureAwait(false);
             return new OpenDriverFileResponse
             {
-                Errno = errno,
+                Errno = Shown(errno, isClosed: false),
                 File = file is null ? "" : DriverRegistry.NameOf(file),
             };
         });

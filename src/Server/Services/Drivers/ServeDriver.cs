@@ -1,6 +1,7 @@
 using FramePin.Server.Drivers;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
 using FramePin.V1;
 using Grpc.Core;
 
@@ -16,9 +17,13 @@ internal sealed partial class DriverService
         if (requestStream.Current.Register is not { } register)
             throw Refusals.Bad("register", "the first message registers the driver");
         var host = machines.Resolve(context, register.Machine, Right.Manage, "register.machine");
-        var driver = drivers.Register(host, register.Node, register.Driver);
+        var lease = host.Leases.Find(register.Lease, "register.lease");
+        var leaseEnded = lease?.Ended ?? CancellationToken.None;
+        var driver = drivers.Register(host, register);
+        // The driver is dead when its lease is: a process that is frozen answers nothing, and its stream stands on.
         using var either = CancellationTokenSource.CreateLinkedTokenSource(
-            context.CancellationToken, lifetime.ApplicationStopping, host.Deleted);
+            [context.CancellationToken, lifetime.ApplicationStopping, host.Deleted, leaseEnded]);
+        using var ending = either.Token.Register(() => drivers.End(driver));
         var sending = Task.CompletedTask;
         try
         {
@@ -35,6 +40,10 @@ internal sealed partial class DriverService
         catch (OperationCanceledException) when (host.Deleted.IsCancellationRequested)
         {
             throw Refusals.NotFound("MACHINE", Names.Machine(host.Id));
+        }
+        catch (OperationCanceledException) when (leaseEnded.IsCancellationRequested)
+        {
+            throw LeaseRegistry.Gone(lease!.Name);
         }
         catch (OperationCanceledException) when (lifetime.ApplicationStopping.IsCancellationRequested)
         {

@@ -32,8 +32,9 @@ internal sealed partial class DriverService
             NonBlocking = request.NonBlocking || file.IsNonBlocking,
         };
         var answer = await AskAsync(
-            file, new DriverCall { File = file.Number, Transfer = transfer }, request.RequestId, cancelled)
+            file, new DriverCall { File = file.Number, Transfer = transfer }, request.RequestId, request.Tag,
+            cancelled)
             .ConfigureAwait(false);
-        return new TransferDriverFileResponse { Errno = answer.Errno, Bytes = answer.Bytes };
+        return new TransferDriverFileResponse { Errno = Shown(answer.Errno, file.IsClosed), Bytes = answer.Bytes };
     }
 }

@@ -1,0 +1,29 @@
+using FramePin.Server.Drivers;
+using FramePin.Server.Mapping;
+using FramePin.V1;
+using Grpc.Core;
+using Errno = FramePin.Core.Abi.Errno;
+
+namespace FramePin.Server.Services;
+
+internal sealed partial class DriverService
+{
+    /// <summary>DEFAULT_POLLMASK: what a file without a poll method is ready for (include/linux/poll.h).</summary>
+    private const uint AlwaysReady = 0x145;
+
+    /// <summary>EPOLLNVAL: the file is closed, or its driver is gone.</summary>
+    private const uint Invalid = 0x20;
+
+    public override async Task<PollDriverFileResponse> PollDriverFile(
+        PollDriverFileRequest request, ServerCallContext context)
+    {
+        var (_, file) = Find(context, request.File);
+        if (file is null) return new PollDriverFileResponse { Errno = (uint)Errno.ENODEV, Events = Invalid };
+        WireTimes.Read(request.Timeout, "timeout");
+        if (!file.Driver.Polls) return new PollDriverFileResponse { Events = AlwaysReady & request.Events };
+        var poll = new PollCall { Events = request.Events, Timeout = request.Timeout };
+        var answer = await file.Driver.CallAsync(
+            new DriverCall { File = file.Number, Poll = poll }, context.CancellationToken).ConfigureAwait(false);
+        return new PollDriverFileResponse { Errno = Shown(answer.Errno, file.IsClosed), Events = answer.Events };
+    }
+}
