@@ -86,6 +86,9 @@ public sealed record KernelProfile
     /// <summary>Anonymous mappings whose length is a multiple of 2 MiB are placed on a 2 MiB boundary (6.7).</summary>
     public required bool AlignsHugeAnonymous { get; init; }
 
+    /// <summary>MAP_ABOVE4G exists (6.6).</summary>
+    public required bool HasMapAbove4G { get; init; }
+
     /// <summary>MAP_STACK keeps huge pages away and so thread stacks from merging (6.7).</summary>
     public required bool StacksRefuseHugePages { get; init; }
 
@@ -166,6 +169,7 @@ public sealed record KernelProfile
         HasGuardRegions = false,
         MprotectUnaccounts = false,
         AlignsHugeAnonymous = false,
+        HasMapAbove4G = false,
         StacksRefuseHugePages = false,
         MovesSeveralAreas = false,
         ExecReadsForward = false,
@@ -207,6 +211,7 @@ public sealed record KernelProfile
         SplitDropsZeroes = true,
         MprotectUnaccounts = true,
         AlignsHugeAnonymous = true,
+        HasMapAbove4G = true,
         StacksRefuseHugePages = true,
     };
 

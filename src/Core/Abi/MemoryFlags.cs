@@ -43,7 +43,7 @@ public enum MapFlags : uint
 
     /// <summary>What MAP_SHARED_VALIDATE accepts (LEGACY_MAP_MASK).</summary>
     LegacyMask = Shared | Private | Fixed | Anonymous | DenyWrite | Executable | Uninitialized | GrowsDown | Locked
-        | NoReserve | Populate | NonBlock | Stack | HugeTlb | Map32Bit | Above4G | (0x3fu << 26),
+        | NoReserve | Populate | NonBlock | Stack | HugeTlb | Map32Bit | Above4G | (0x1fu << 26),
 }
 
 /// <summary>Position of the log2 of the huge page size in <see cref="MapFlags"/> (MAP_HUGE_SHIFT).</summary>
@@ -51,6 +51,16 @@ public static class MapHuge
 {
     public const int Shift = 26;
     public const uint Mask = 0x3f;
+
+    /// <summary>
+    /// log2 of the frames of the page that the flags name: that of 2 MiB without a size, negative for a size below a
+    /// page.
+    /// </summary>
+    internal static int OrderOf(MapFlags flags)
+    {
+        var log = (int)(((uint)flags >> Shift) & Mask);
+        return log == 0 ? Addressing.PageGeometry.PmdOrder : log - Addressing.PageGeometry.PageShift;
+    }
 }
 
 /// <summary>PR_MDWE_* flags.</summary>

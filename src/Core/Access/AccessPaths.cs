@@ -28,6 +28,9 @@ public static class AccessPaths
     public static SyscallResult Vmsplice(
         this IPinHost host, SpaceId space, ulong address, ulong length, int room, ICollection<FrameVector> buffers)
     {
+        // import_ubuf
+        if (length > long.MaxValue) return Errno.EINVAL;
+        if (length > PageGeometry.TaskSize || address > PageGeometry.TaskSize - length) return Errno.EFAULT;
         var done = 0UL;
         while (done < length && room > 0)
         {

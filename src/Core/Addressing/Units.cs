@@ -36,12 +36,16 @@ public static class PageGeometry
 
     public static ulong AlignDown(ulong value, ulong size) => value & ~(size - 1);
 
+    /// <summary>
+    /// <paramref name="value"/> rounded up to a power of two. As PAGE_ALIGN, it wraps to 0 for the last values of the
+    /// 64-bit range: a caller checks the result as Linux does at that place.
+    /// </summary>
     public static ulong AlignUp(ulong value, ulong size) => (value + size - 1) & ~(size - 1);
 
     public static bool IsAligned(ulong value, ulong size) => (value & (size - 1)) == 0;
 
-    /// <summary>Pages that hold <paramref name="bytes"/> bytes, rounded up.</summary>
-    public static ulong PagesOf(ulong bytes) => (bytes + PageSize - 1) >> PageShift;
+    /// <summary>Pages that hold <paramref name="bytes"/> bytes, rounded up, of any number of bytes.</summary>
+    public static ulong PagesOf(ulong bytes) => (bytes >> PageShift) + ((bytes & ~PageMask) != 0 ? 1UL : 0);
 }
 
 /// <summary>A page frame number: it means something only inside its machine.</summary>

@@ -26,6 +26,11 @@ public enum FileKind
 /// <remarks>Guarded by the turn. Owned by the machine; it lives while it has a name or a VMA maps it.</remarks>
 internal sealed class MemoryFile
 {
+    /// <summary>
+    /// Bytes that the cache reaches: those of a page table of four levels. Linux's reaches every offset of a file.
+    /// </summary>
+    private const ulong CacheReach = 1UL << 48;
+
     private readonly PhysicalMemory _memory;
     private readonly PageTable _cache;
     private readonly HashSet<ulong> _unread = [];
@@ -161,6 +166,7 @@ internal sealed class MemoryFile
     /// <summary>The cached frame at page <paramref name="index"/>; null when the page is not cached.</summary>
     internal Pfn? Lookup(ulong index)
     {
+        if (index >= CacheReach >> PageGeometry.PageShift) return null;
         var entry = _cache.Read(index << PageGeometry.PageShift);
         if (entry == 0) return null;
         var within = Order == 0 ? 0 : index & ((1UL << Order) - 1);
@@ -169,10 +175,11 @@ internal sealed class MemoryFile
 
     /// <summary>
     /// Puts a fresh folio at <paramref name="index"/>; the file takes over the caller's reference. False: no table
-    /// left.
+    /// left, or a page that the cache does not reach.
     /// </summary>
     internal bool Insert(ulong index, Pfn head)
     {
+        if (index >= CacheReach >> PageGeometry.PageShift) return false;
         var slot = _cache.Ensure(index << PageGeometry.PageShift, Order);
         if (!slot.Exists) return false;
         _cache[slot] = Pte.Leaf(head, Order == 0 ? Pte.Present : Pte.Present | Pte.Huge);
@@ -220,7 +227,9 @@ internal sealed class MemoryFile
         if (_unread.Count > 0) _unread.RemoveWhere(index => index >= first && index - first < count);
         foreach (var index in _stored.Keys)
             if (index >= first && index - first < count) Unstore(index);
-        var end = count > (1UL << 35) ? 1UL << 47 : (first + count) << PageGeometry.PageShift;
+        const ulong reach = CacheReach >> PageGeometry.PageShift;
+        if (first >= reach) return;
+        var end = Math.Min(count, reach - first) + first << PageGeometry.PageShift;
         var leaf = _cache.Leaves(first << PageGeometry.PageShift, end);
         while (leaf.MoveNext())
         {
@@ -237,7 +246,7 @@ internal sealed class MemoryFile
     }
 
     /// <summary>Every cached folio with its page index, ascending, for <c>foreach</c>.</summary>
-    internal FolioCursor CachedFolios() => new(_cache.Leaves(0, 1UL << 47));
+    internal FolioCursor CachedFolios() => new(_cache.Leaves(0, CacheReach));
 
     /// <summary>A walk over the cache of a file: a <see cref="LeafCursor"/>, and its protocol.</summary>
     internal ref struct FolioCursor(LeafCursor leaf)

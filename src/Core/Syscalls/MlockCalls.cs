@@ -34,16 +34,17 @@ internal static class MlockCalls
         var task = space.Task;
         if (!task.CanLockMemory && task.RlimitMemlock == 0) return Errno.EPERM;
         var range = Round(start, length);
-        if (range.End < range.Start) return Errno.EINVAL;
-        var added = range.Length;
+        // The limit comes before the range is looked at, and counts its pages without their sum in bytes.
         if (!task.CanLockMemory)
         {
-            var locked = space.LockedPages << PageGeometry.PageShift;
-            foreach (var vma in space.Vmas.Overlapping(range))
-                if (vma.Has(VmFlags.Locked)) added -= vma.Range.Intersect(range).Length;
-            if (locked + added > task.RlimitMemlock) return Errno.ENOMEM;
+            var pages = space.LockedPages + range.Pages;
+            var counted = range.End < range.Start ? range with { End = ulong.MaxValue } : range;
+            foreach (var vma in space.Vmas.Overlapping(counted))
+                if (vma.Has(VmFlags.Locked)) pages -= vma.Range.Intersect(counted).Pages;
+            if (pages > task.RlimitMemlock >> PageGeometry.PageShift) return Errno.ENOMEM;
         }
 
+        if (range.End < range.Start) return Errno.EINVAL;
         var onFault = (flags & MlockOnFault) != 0 ? VmFlags.LockOnFault : 0;
         var error = Apply(kernel, space, range, VmFlags.Locked | onFault, out var isPartial);
         if (error != Errno.None) return SyscallResult.Fail(error, isPartial);

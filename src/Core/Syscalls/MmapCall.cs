@@ -34,6 +34,13 @@ internal sealed record MmapRequest
     public int Opening { get; init; }
 
     public ulong Offset { get; init; }
+
+    /// <summary>Offset in pages; remap_file_pages names pages that no offset in bytes reaches.</summary>
+    public ulong PageOffset
+    {
+        get => field | (Offset >> PageGeometry.PageShift);
+        init;
+    }
 }
 
 /// <summary>
@@ -64,10 +71,21 @@ public readonly partial record struct MmapCall(
     {
         var kernel = turn.Kernel;
         if (kernel.Space(Space) is not { Exited: false } space) return Errno.ESRCH;
-        var (file, device) = (kernel.File(File), kernel.Device(Device));
-        if ((file is null && File != FileId.None) || (device is null && Device != DeviceId.None)) return Errno.EBADF;
+        if (!PageGeometry.IsAligned(Offset, PageGeometry.PageSize)) return Errno.EINVAL;
+        var (file, device) = Mapped(kernel);
+        if ((file is null && NamesFile) || (device is null && NamesDevice)) return Errno.EBADF;
         return Run(kernel, space, RequestOf(file, device));
     }
+
+    /// <summary>MAP_ANONYMOUS: the descriptor is not looked at.</summary>
+    private bool IsAnonymous => (Flags & MapFlags.Anonymous) != 0;
+
+    private bool NamesFile => !IsAnonymous && File != FileId.None;
+
+    private bool NamesDevice => !IsAnonymous && Device != DeviceId.None;
+
+    private (MemoryFile? File, Device? Device) Mapped(KernelState kernel) =>
+        IsAnonymous ? default : (kernel.File(File), kernel.Device(Device));
 
     private MmapRequest RequestOf(MemoryFile? file, Device? device) => new()
     {
@@ -99,28 +117,32 @@ public readonly partial record struct MmapCall(
 
     internal static SyscallResult Run(KernelState kernel, AddressSpace space, MmapRequest request)
     {
-        if (!PageGeometry.IsAligned(request.Offset, PageGeometry.PageSize)) return Errno.EINVAL;
-        var hugeOrder = 0;
-        if ((request.Flags & MapFlags.HugeTlb) != 0)
-        {
-            var error = PrepareHuge(kernel, ref request, out hugeOrder);
-            if (error != Errno.None) return error;
-        }
-        else if (request.File is { Kind: FileKind.HugeTlb } file)
-        {
-            hugeOrder = file.Order;
-        }
+        var error = PrepareHuge(kernel, ref request, out var hugeOrder);
+        if (error != Errno.None) return error;
+        var result = Run(kernel, space, request, hugeOrder);
+        // The file that PrepareHuge made goes with a call that fails.
+        if (!result.IsOk) kernel.DropIfUnused(request.File);
+        return result;
+    }
 
+    /// <summary>do_mmap.</summary>
+    private static SyscallResult Run(KernelState kernel, AddressSpace space, MmapRequest request, int hugeOrder)
+    {
         if (request.Length == 0) return Errno.EINVAL;
         var flags = request.Flags;
         if ((flags & MapFlags.FixedNoReplace) != 0) flags |= MapFlags.Fixed;
         var address = request.Address;
-        if ((flags & MapFlags.Fixed) == 0 && address != 0)
-            address = Math.Max(address & PageGeometry.PageMask, PageGeometry.MmapMinAddress);
-        var length = PageGeometry.AlignUp(request.Length, PageGeometry.PageSize << hugeOrder);
-        if (length == 0 || length < request.Length) return Errno.ENOMEM;
-        var pageOffset = request.Offset >> PageGeometry.PageShift;
-        if (request.Offset + length < request.Offset) return Errno.EOVERFLOW;
+        if ((flags & MapFlags.Fixed) == 0)
+        {
+            // round_hint_to_min: a hint inside page 0 is none.
+            address &= PageGeometry.PageMask;
+            if (address != 0) address = Math.Max(address, PageGeometry.MmapMinAddress);
+        }
+
+        var length = PageGeometry.AlignUp(request.Length, PageGeometry.PageSize);
+        if (length == 0) return Errno.ENOMEM;
+        var pageOffset = request.PageOffset;
+        if (pageOffset + (length >> PageGeometry.PageShift) < pageOffset) return Errno.EOVERFLOW;
         if (space.MapCount > PageGeometry.MaxMapCount) return Errno.ENOMEM;
 
         var vmFlags = FlagsOf(kernel, space, request.Prot, flags);
@@ -132,12 +154,14 @@ public readonly partial record struct MmapCall(
         var lockError = MlockCalls.CheckNewMapping(space, vmFlags, length, (flags & MapFlags.Locked) != 0);
         if (lockError != Errno.None) return lockError;
 
-        var kindError = request.File is not null || request.Device is not null
-            ? ApplyFile(request, flags, ref vmFlags)
+        var kindError = HasFile(request)
+            ? ApplyFile(kernel, request, length, flags, ref vmFlags)
             : ApplyAnonymous(kernel, flags, ref vmFlags);
         if (kindError != Errno.None) return kindError;
         return MapRegion(kernel, space, request, range, flags, vmFlags, pageOffset, hugeOrder);
     }
+
+    private static bool HasFile(MmapRequest request) => request.File is not null || request.Device is not null;
 
     /// <summary>calc_vm_prot_bits and calc_vm_flag_bits.</summary>
     private static VmFlags FlagsOf(KernelState kernel, AddressSpace space, Prot prot, MapFlags flags)
@@ -145,6 +169,7 @@ public readonly partial record struct MmapCall(
         var result = (VmFlags)(prot & Prot.AccessMask) | VmFlags.MayRead | VmFlags.MayWrite | VmFlags.MayExec;
         if ((flags & MapFlags.GrowsDown) != 0) result |= VmFlags.GrowsDown;
         if ((flags & MapFlags.Locked) != 0) result |= VmFlags.Locked;
+        if ((flags & MapFlags.Sync) != 0) result |= VmFlags.Sync;
         if ((flags & MapFlags.Stack) != 0 && kernel.Profile.StacksRefuseHugePages) result |= VmFlags.NoHugePage;
         if (space.LocksFuture) result |= VmFlags.Locked;
         if (space.LocksFuture && space.LocksFutureOnFault) result |= VmFlags.LockOnFault;
@@ -159,26 +184,58 @@ public readonly partial record struct MmapCall(
         if ((flags & MapFlags.Fixed) == 0)
         {
             var file = request.File is { Kind: FileKind.HugeTlb } ? null : request.File;
-            return Placement.Choose(
-                space, kernel.Profile, address, length, file, request.Offset, hugeOrder,
-                isMove: request.Device is not null || (hugeOrder == 0 && IsSharedAnonymous(request)));
+            return Placement.Choose(space, kernel.Profile, new PlacementRequest(address, length)
+            {
+                File = file,
+                PageOffset = request.PageOffset,
+                HugeOrder = hugeOrder,
+                IsMove = request.Device is not null || (hugeOrder == 0 && IsSharedAnonymous(request)),
+                Flags = flags,
+            });
         }
 
+        if (!PageGeometry.IsAligned(address, PageGeometry.PageSize << hugeOrder) && hugeOrder > 0) return Errno.EINVAL;
+        // get_unmapped_area answers by a pointer: an address among the last 4095 reads as the errno of its distance.
+        if (address > LastPage) return (Errno)(0 - address);
         if (address > PageGeometry.TaskSize - length) return Errno.ENOMEM;
-        if (!PageGeometry.IsAligned(address, PageGeometry.PageSize << hugeOrder)) return Errno.EINVAL;
+        if (!PageGeometry.IsAligned(address, PageGeometry.PageSize)) return Errno.EINVAL;
         if (address < PageGeometry.MmapMinAddress && !space.Task.CanMapLow) return Errno.EPERM;
         return SyscallResult.Ok(address);
     }
 
+    private const ulong LastPage = ulong.MaxValue & PageGeometry.PageMask;
+
     private static bool IsSharedAnonymous(MmapRequest request) =>
         request.File is null && (request.Flags & MapFlags.TypeMask) == MapFlags.Shared;
 
-    private static Errno ApplyFile(MmapRequest request, MapFlags flags, ref VmFlags vmFlags)
+    /// <summary>
+    /// file_mmap_ok: offset and length together stay below 2^63 bytes for a file, below 2^64 for a device.
+    /// </summary>
+    private static bool Reaches(MmapRequest request, ulong length)
     {
+        var most = request.File is null ? ulong.MaxValue : long.MaxValue;
+        return length <= most && request.PageOffset <= (most - length) >> PageGeometry.PageShift;
+    }
+
+    /// <summary>
+    /// What MAP_SHARED_VALIDATE accepts: MAP_SYNC only where the file system knows it (FOP_MMAP_SYNC).
+    /// MAP_FIXED_NOREPLACE is not among it.
+    /// </summary>
+    private static MapFlags ValidFlags(KernelState kernel, MmapRequest request)
+    {
+        var valid = MapFlags.LegacyMask;
+        if (!kernel.Profile.HasMapAbove4G) valid &= ~MapFlags.Above4G;
+        return request.File is { Kind: FileKind.Disk or FileKind.FsDax } ? valid | MapFlags.Sync : valid;
+    }
+
+    private static Errno ApplyFile(
+        KernelState kernel, MmapRequest request, ulong length, MapFlags flags, ref VmFlags vmFlags)
+    {
+        if (!Reaches(request, length)) return Errno.EOVERFLOW;
         var type = flags & MapFlags.TypeMask;
         if (type is MapFlags.Shared or MapFlags.SharedValidate)
         {
-            if (type == MapFlags.SharedValidate && (flags & ~(MapFlags.LegacyMask | MapFlags.FixedNoReplace)) != 0)
+            if (type == MapFlags.SharedValidate && (flags & ~ValidFlags(kernel, request)) != 0)
                 return Errno.EOPNOTSUPP;
             var wantsWrite = (request.Prot & Prot.Write) != 0;
             if (wantsWrite && !request.OpenedForWrite) return Errno.EACCES;
@@ -248,24 +305,11 @@ public readonly partial record struct MmapCall(
         {
             isPartial = true;
             var unmapped = MunmapCall.Unmap(kernel, space, range);
-            if (unmapped != Errno.None) return Dropped(kernel, file, unmapped);
+            if (unmapped != Errno.None) return unmapped;
         }
 
-        if (hugeOrder > 0)
-        {
-            // The former mapping of the range has given its huge pages back by now.
-            var reserve = ReserveHuge(kernel, file!, range, pageOffset, vmFlags);
-            if (reserve != Errno.None) return SyscallResult.Fail(Dropped(kernel, file, reserve), isPartial);
-        }
-
-        // secretmem_mmap refuses when the old areas are gone already.
-        if (file is { Kind: FileKind.Secret })
-        {
-            var secret = (vmFlags & VmFlags.MayShare) == 0
-                ? Errno.EINVAL
-                : MlockCalls.CheckNewMapping(space, vmFlags | VmFlags.Locked, range.Length, isAsked: false);
-            if (secret != Errno.None) return SyscallResult.Fail(secret, isPartial);
-        }
+        var error = AskFile(kernel, space, request, range, vmFlags, pageOffset);
+        if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
 
         var isSharedAnonymous = file is null && request.Device is null && (vmFlags & VmFlags.Shared) != 0;
         if (isSharedAnonymous)
@@ -315,72 +359,26 @@ public readonly partial record struct MmapCall(
         return SyscallResult.Ok(range.Start);
     }
 
-    private static Errno Dropped(KernelState kernel, MemoryFile? file, Errno error)
+    /// <summary>The refusals of a file's own mmap method, which is asked when the old areas are gone.</summary>
+    private static Errno AskFile(
+        KernelState kernel, AddressSpace space, MmapRequest request, AddressRange range, VmFlags vmFlags,
+        ulong pageOffset)
     {
-        kernel.DropIfUnused(file);
-        return error;
-    }
-
-    /// <summary>
-    /// MAP_HUGETLB: an anonymous mapping gets a hugetlb file of its own, of the size that the flags name.
-    /// </summary>
-    private static Errno PrepareHuge(KernelState kernel, ref MmapRequest request, out int order)
-    {
-        order = 0;
-        if (request.Device is not null) return Errno.EINVAL;
-        if (request.File is { } given)
+        switch (request.File)
         {
-            order = given.Order;
-            return given.Kind == FileKind.HugeTlb ? Errno.None : Errno.EINVAL;
+            case { Kind: FileKind.HugeTlb } file:
+                // The former mapping of the range has given its huge pages back by now.
+                return MapHuge(kernel, file, range, pageOffset, vmFlags);
+            case { Kind: FileKind.Secret }:
+                // secretmem_mmap
+                return (vmFlags & VmFlags.MayShare) == 0
+                    ? Errno.EINVAL
+                    : MlockCalls.CheckNewMapping(space, vmFlags | VmFlags.Locked, range.Length, isAsked: false);
+            case { Kind: FileKind.Disk } when (vmFlags & VmFlags.Sync) != 0:
+                // daxdev_mapping_supported: the file system knows MAP_SYNC, and has no direct access to its storage.
+                return Errno.EOPNOTSUPP;
+            default:
+                return Errno.None;
         }
-
-        var log = (int)(((uint)request.Flags >> MapHuge.Shift) & MapHuge.Mask);
-        order = log == 0 ? PageGeometry.PmdOrder : log - PageGeometry.PageShift;
-        if (order is not (PageGeometry.PmdOrder or PageGeometry.PudOrder)) return Errno.EINVAL;
-        // A size that the processor has, with no page of it in the pool.
-        if (!kernel.HugePools.ContainsKey(order)) return Errno.ENOMEM;
-        var length = PageGeometry.AlignUp(request.Length, PageGeometry.PageSize << order);
-        if (length == 0) return request.Length == 0 ? Errno.EINVAL : Errno.ENOMEM;
-        if (kernel.CreateFile("/anon_hugepage (deleted)", FileKind.HugeTlb, length, order) is not { } file)
-            return Errno.ENOMEM;
-        file.Unlinked = true;
-        request = request with { File = file, Offset = 0 };
-        return Errno.None;
-    }
-
-    /// <summary>hugetlb_reserve_pages: what may be faulted in later must be there now.</summary>
-    private static Errno ReserveHuge(
-        KernelState kernel, MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
-    {
-        if ((vmFlags & VmFlags.NoReserve) != 0)
-        {
-            Extend(file, range, pageOffset, vmFlags);
-            return Errno.None;
-        }
-
-        var pool = kernel.HugePools[file.Order];
-        var wanted = range.Length >> (PageGeometry.PageShift + file.Order);
-        if ((vmFlags & VmFlags.MayShare) != 0)
-        {
-            var held = file.ReservedHugePages;
-            foreach (var (index, _) in file.CachedFolios())
-                if (index >= pageOffset) held++;
-            wanted = wanted > held ? wanted - held : 0;
-        }
-
-        if ((ulong)pool.Free.Count < pool.Reserved + wanted) return Errno.ENOMEM;
-        Extend(file, range, pageOffset, vmFlags);
-        pool.Reserved += wanted;
-        file.ReservedHugePages += wanted;
-        return Errno.None;
-    }
-
-    /// <summary>
-    /// hugetlbfs_file_mmap: a writable mapping, private ones too, makes the file as long as it reaches.
-    /// </summary>
-    private static void Extend(MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
-    {
-        if ((vmFlags & VmFlags.Write) != 0)
-            file.Size = Math.Max(file.Size, (pageOffset << PageGeometry.PageShift) + range.Length);
     }
 }

@@ -179,12 +179,19 @@ public readonly partial record struct MremapCall(
         }
 
         if (!request.MayMove) return Errno.ENOMEM;
-        var placed = Placement.Choose(
-            space, kernel.Profile, 0, request.NewLength, vma.File, vma.IndexOf(
-                request.Address) << PageGeometry.PageShift,
-            vma.HugeOrder, isMove: vma.Device is not null);
+        var placed = Place(kernel, space, vma, request, hint: 0);
         return placed.IsOk ? Move(kernel, space, vma, request, placed.Value) : placed;
     }
+
+    private static SyscallResult Place(
+        KernelState kernel, AddressSpace space, Vma vma, Request request, ulong hint) =>
+        Placement.Choose(space, kernel.Profile, new PlacementRequest(hint, request.NewLength)
+        {
+            File = vma.File,
+            PageOffset = vma.IndexOf(request.Address),
+            HugeOrder = vma.HugeOrder,
+            IsMove = vma.Device is not null,
+        });
 
     /// <summary>
     /// vma_expandable: the bytes behind the area are free and below the end of user space; a stack's guard gap does not
@@ -225,9 +232,7 @@ public readonly partial record struct MremapCall(
             return SyscallResult.Fail(Errno.ENOMEM, isPartial);
         if (!request.IsFixed)
         {
-            var placed = Placement.Choose(
-                space, kernel.Profile, request.NewAddress, request.NewLength, vma.File,
-                vma.IndexOf(request.Address) << PageGeometry.PageShift, vma.HugeOrder, isMove: vma.Device is not null);
+            var placed = Place(kernel, space, vma, request, request.NewAddress);
             if (!placed.IsOk) return SyscallResult.Fail(placed.Error, isPartial);
             target = placed.Value;
         }

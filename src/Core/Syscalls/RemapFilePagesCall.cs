@@ -41,7 +41,7 @@ public readonly record struct RemapFilePagesCall(
             File = vma.File,
             Device = vma.Device,
             Opening = vma.Opening,
-            Offset = PageOffset << PageGeometry.PageShift,
+            PageOffset = PageOffset,
         });
         return result.IsOk ? SyscallResult.Ok() : result;
     }

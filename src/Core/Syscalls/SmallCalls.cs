@@ -33,20 +33,21 @@ public readonly partial record struct BrkCall(SpaceId Space, ulong Wanted) : ISy
             return old;
         var from = PageGeometry.AlignUp(old, PageGeometry.PageSize);
         var to = PageGeometry.AlignUp(wanted, PageGeometry.PageSize);
-        if (from != to && !Move(kernel, space, from, to)) return old;
+        if (from != to && !(wanted <= old ? Shrink(kernel, space, from, to) : Grow(kernel, space, from, to))) return old;
         space.Brk = wanted;
         return wanted;
     }
 
-    private static bool Move(KernelState kernel, AddressSpace space, ulong from, ulong to)
+    private static bool Shrink(KernelState kernel, AddressSpace space, ulong from, ulong to)
     {
-        if (to < from)
-        {
-            var range = new AddressRange(to, from);
-            return space.Vmas.Intersects(range) && MunmapCall.Unmap(kernel, space, range) == Errno.None;
-        }
+        var range = new AddressRange(to, from);
+        return space.Vmas.Intersects(range) && MunmapCall.Unmap(kernel, space, range) == Errno.None;
+    }
 
-        if (to > PageGeometry.TaskSize) return false;
+    private static bool Grow(KernelState kernel, AddressSpace space, ulong from, ulong to)
+    {
+        // check_brk_limits. A break on one of the last 4095 addresses is rounded to 0, and to - from is past any limit.
+        if (to - from > PageGeometry.TaskSize || to > PageGeometry.TaskSize) return false;
         var next = space.Vmas.FindFrom(from);
         if (next is not null && to + PageGeometry.PageSize > Placement.GuardedStart(next)) return false;
         const VmFlags flags = VmFlags.Read | VmFlags.Write | VmFlags.MayRead | VmFlags.MayWrite | VmFlags.MayExec
@@ -113,7 +114,7 @@ public readonly record struct MsyncCall(SpaceId Space, ulong Start, ulong Length
     /// <summary>Write-back takes the write right of the file's pages in every shared mapping.</summary>
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
-        var range = TakenRanges.Aligned(Start, Length);
+        var range = TakenRanges.Reachable(Start, Length);
         if ((Flags & MsyncFlags.Sync) == 0 || turn.Kernel.Space(Space) is not { Exited: false } space) return;
         foreach (var vma in space.Vmas.Overlapping(range))
         {
@@ -202,11 +203,14 @@ public readonly ref struct MincoreQuery(SpaceId space, ulong start, ulong length
     {
         if (!PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
         if (start > PageGeometry.TaskSize || length > PageGeometry.TaskSize - start) return Errno.ENOMEM;
-        var pages = (int)PageGeometry.PagesOf(length);
-        for (var i = 0; i < pages; i++)
+        var pages = PageGeometry.PagesOf(length);
+        for (var page = 0UL; page < pages; page++)
         {
-            var address = start + ((ulong)i << PageGeometry.PageShift);
+            var address = start + (page << PageGeometry.PageShift);
             if (space.Vmas.Find(address) is not { } vma) return Errno.ENOMEM;
+            // access_ok of the vector: the buffer is the caller's word.
+            if (page >= (ulong)residency.Length) return Errno.EFAULT;
+            var i = (int)page;
             if (vma.SpecialName is not null || vma.Has(VmFlags.PfnMap))
             {
                 // can_do_mincore: the kernel's own pages count as there. Frames without pages are not looked at.

@@ -109,6 +109,17 @@ internal static class TakenRanges
         if (length > PageGeometry.TaskSize - start) return default;
         return new AddressRange(start, start + PageGeometry.AlignUp(length, PageGeometry.PageSize));
     }
+
+    /// <summary>
+    /// A page-aligned range of a call that does what it can before it meets a hole; empty where the kernel refuses it
+    /// at once. Nothing is mapped above the user address space.
+    /// </summary>
+    public static AddressRange Reachable(ulong start, ulong length)
+    {
+        if (!PageGeometry.IsAligned(start, PageGeometry.PageSize) || start >= PageGeometry.TaskSize) return default;
+        var end = start + PageGeometry.AlignUp(length, PageGeometry.PageSize);
+        return end <= start ? default : new AddressRange(start, Math.Min(end, PageGeometry.TaskSize));
+    }
 }
 
 public readonly partial record struct MunmapCall : IInvalidating
@@ -128,7 +139,6 @@ public readonly partial record struct MmapCall : IInvalidating, IMemoryMapping
         var kernel = turn.Kernel;
         if (kernel.Space(Space) is not { Exited: false } space || IsRefused(kernel, space)) return;
         var size = PageGeometry.PageSize << HugeOrder(kernel);
-        if (PageGeometry.AlignUp(Length, size) < Length) return;
         var range = TakenRanges.Aligned(Address, PageGeometry.AlignUp(Length, size));
         TakenRanges.AddMapped(space, range, TakeCause.Mmap, taken);
     }
@@ -136,26 +146,25 @@ public readonly partial record struct MmapCall : IInvalidating, IMemoryMapping
     /// <summary>log2 of the frames of a page of the mapping.</summary>
     private int HugeOrder(KernelState kernel)
     {
-        if (kernel.File(File) is { } file) return file.Order;
-        if ((Flags & MapFlags.HugeTlb) == 0) return 0;
-        var log = (int)(((uint)Flags >> MapHuge.Shift) & MapHuge.Mask);
-        return log == 0 ? PageGeometry.PmdOrder : log - PageGeometry.PageShift;
+        if (Mapped(kernel).File is { } file) return file.Order;
+        return (Flags & MapFlags.HugeTlb) == 0 ? 0 : Abi.MapHuge.OrderOf(Flags);
     }
 
     /// <summary>The checks that come before the old areas go, but for the limits of the process.</summary>
     private bool IsRefused(KernelState kernel, AddressSpace space)
     {
-        var (file, device) = (kernel.File(File), kernel.Device(Device));
-        if ((file is null && File != FileId.None) || (device is null && Device != DeviceId.None)) return true;
+        var (file, device) = Mapped(kernel);
+        if ((file is null && NamesFile) || (device is null && NamesDevice)) return true;
         var order = HugeOrder(kernel);
-        if (order != 0 && !kernel.HugePools.ContainsKey(order)) return true;
+        if (order is not (0 or PageGeometry.PmdOrder or PageGeometry.PudOrder)) return true;
         if (Length == 0 || !PageGeometry.IsAligned(Offset, PageGeometry.PageSize)) return true;
         if (!PageGeometry.IsAligned(Address, PageGeometry.PageSize << order)) return true;
         if (Address < PageGeometry.MmapMinAddress && !space.Task.CanMapLow) return true;
         var vmFlags = FlagsOf(kernel, space, Prot, Flags);
-        var error = file is null && device is null
+        var length = PageGeometry.AlignUp(Length, PageGeometry.PageSize << order);
+        var error = file is null && device is null && order == 0
             ? ApplyAnonymous(kernel, Flags, ref vmFlags)
-            : ApplyFile(RequestOf(file, device), Flags, ref vmFlags);
+            : ApplyFile(kernel, RequestOf(file, device), length, Flags, ref vmFlags);
         return error != Errno.None || space.DeniesWriteExec(vmFlags, vmFlags);
     }
 }
@@ -166,7 +175,7 @@ public readonly partial record struct MprotectCall : IInvalidating
     {
         var space = turn.Kernel.Space(Space);
         if ((Prot & ~(Prot.AccessMask | Prot.Sem | Prot.GrowsDown)) != 0) return;
-        var range = TakenRanges.Aligned(Start, Length);
+        var range = TakenRanges.Reachable(Start, Length);
         if ((Prot & Prot.GrowsDown) != 0)
         {
             if (space.Vmas.FindFrom(Start) is not { } stack || !stack.Has(VmFlags.GrowsDown)) return;
@@ -196,15 +205,15 @@ public readonly partial record struct MadviseCall : IInvalidating
         if (!IsKnown(kernel, Advice) || (Advice == Advice.HwPoison && !space.Task.IsAdmin)) return;
         if (Advice == Advice.PopulateWrite)
         {
-            var pages = (long)TakenRanges.Aligned(Start, Length).Pages;
+            var pages = (long)TakenRanges.Reachable(Start, Length).Pages;
             TakenRanges.AddStores(kernel, Space, Start, pages, taken);
             return;
         }
 
-        foreach (var vma in space.Vmas.Overlapping(TakenRanges.Aligned(Start, Length)))
+        foreach (var vma in space.Vmas.Overlapping(TakenRanges.Reachable(Start, Length)))
         {
             // The call stops at the first area that refuses; the areas before it have changed.
-            var part = vma.Range.Intersect(TakenRanges.Aligned(Start, Length));
+            var part = vma.Range.Intersect(TakenRanges.Reachable(Start, Length));
             if (IsRefusedBySeal(vma, Advice) || !TryAdd(kernel, space, vma, part, taken)) return;
         }
     }

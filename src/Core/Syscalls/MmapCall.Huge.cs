@@ -1,0 +1,74 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Kernel;
+
+namespace FramePin.Core.Syscalls;
+
+/// <summary>Mappings of huge pages of hugetlbfs (mm/mmap.c: ksys_mmap_pgoff; fs/hugetlbfs/inode.c).</summary>
+public readonly partial record struct MmapCall
+{
+    /// <summary>The top bits of a page offset that no file of 2^63 bytes reaches (PGOFF_LOFFT_MAX).</summary>
+    private const ulong OffsetsBeyondFiles = ~(ulong.MaxValue >> (PageGeometry.PageShift + 1));
+
+    /// <summary>
+    /// ksys_mmap_pgoff: the length becomes whole huge pages, and 0 when that wraps. MAP_HUGETLB without a file makes
+    /// one, of the size that the flags name.
+    /// </summary>
+    private static Errno PrepareHuge(KernelState kernel, ref MmapRequest request, out int order)
+    {
+        order = request.File?.Order ?? 0;
+        if (order == 0 && (request.Flags & MapFlags.HugeTlb) == 0) return Errno.None;
+        if (order == 0)
+        {
+            if (HasFile(request)) return Errno.EINVAL;
+            order = Abi.MapHuge.OrderOf(request.Flags);
+            if (order is not (PageGeometry.PmdOrder or PageGeometry.PudOrder)) return Errno.EINVAL;
+        }
+
+        var length = PageGeometry.AlignUp(request.Length, PageGeometry.PageSize << order);
+        request = request with { Length = length };
+        if (request.File is not null) return Errno.None;
+        if (kernel.CreateFile("/anon_hugepage (deleted)", FileKind.HugeTlb, length, order) is not { } file)
+            return Errno.ENOMEM;
+        file.Unlinked = true;
+        request = request with { File = file };
+        return Errno.None;
+    }
+
+    /// <summary>hugetlbfs_file_mmap: the offset must be whole huge pages below 2^63 bytes.</summary>
+    private static Errno MapHuge(
+        KernelState kernel, MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
+    {
+        if ((pageOffset & OffsetsBeyondFiles) != 0) return Errno.EINVAL;
+        if (!PageGeometry.IsAligned(pageOffset, 1UL << file.Order)) return Errno.EINVAL;
+        var end = (pageOffset << PageGeometry.PageShift) + range.Length;
+        if (end > long.MaxValue) return Errno.EINVAL;
+        var error = ReserveHuge(kernel, file, range, pageOffset, vmFlags);
+        // A writable mapping, private ones too, makes the file as long as it reaches.
+        if (error == Errno.None && (vmFlags & VmFlags.Write) != 0) file.Size = Math.Max(file.Size, end);
+        return error;
+    }
+
+    /// <summary>hugetlb_reserve_pages: what may be faulted in later must be there now.</summary>
+    private static Errno ReserveHuge(
+        KernelState kernel, MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
+    {
+        if ((vmFlags & VmFlags.NoReserve) != 0) return Errno.None;
+        // A size that the processor has, with no page of it in the pool.
+        if (!kernel.HugePools.TryGetValue(file.Order, out var pool)) return Errno.ENOMEM;
+        var wanted = range.Length >> (PageGeometry.PageShift + file.Order);
+        if ((vmFlags & VmFlags.MayShare) != 0)
+        {
+            var held = file.ReservedHugePages;
+            foreach (var (index, _) in file.CachedFolios())
+                if (index >= pageOffset) held++;
+            wanted = wanted > held ? wanted - held : 0;
+        }
+
+        if ((ulong)pool.Free.Count < pool.Reserved + wanted) return Errno.ENOMEM;
+        pool.Reserved += wanted;
+        file.ReservedHugePages += wanted;
+        return Errno.None;
+    }
+}
