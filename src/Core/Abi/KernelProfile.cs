@@ -60,6 +60,14 @@ public sealed record KernelProfile
     /// <summary>LONGTERM write pins of shared dirty-tracked file mappings are refused (about 6.5).</summary>
     public required bool RefusesDirtyTrackedLongTerm { get; init; }
 
+    /// <summary>
+    /// FOLL_FORCE with FOLL_WRITE copies a private huge page that may not be written (not from 6.1.2 to 6.12).
+    /// </summary>
+    public required bool ForcesHugeTlbWrites { get; init; }
+
+    /// <summary>memfd_secret exists (5.14).</summary>
+    public required bool HasSecretMemory { get; init; }
+
     /// <summary>pin_user_pages_remote accepts LONGTERM (6.1: -EINVAL).</summary>
     public required bool RemoteLongTerm { get; init; }
 
@@ -161,6 +169,8 @@ public sealed record KernelProfile
         LongTermUnsharesFilePages = false,
         FastWrapIsOverflow = false,
         RefusesDirtyTrackedLongTerm = false,
+        ForcesHugeTlbWrites = false,
+        HasSecretMemory = true,
         RemoteLongTerm = false,
         MappinglessIsSlow = false,
         FastOnlyMayFail = false,
@@ -186,6 +196,13 @@ public sealed record KernelProfile
         HasMdwe = false,
         Vb2RemovesBuffers = false,
         Vb2SharesAttachments = false,
+    };
+
+    /// <summary>The rules of 6.1 for the kernels before, but for what is known to have come between.</summary>
+    private static readonly KernelProfile MmBefore514 = Mm61 with
+    {
+        ForcesHugeTlbWrites = true,
+        HasSecretMemory = false,
     };
 
     private static readonly KernelProfile Mm612 = Mm61 with
@@ -218,6 +235,7 @@ public sealed record KernelProfile
     private static readonly KernelProfile Mm618 = Mm612 with
     {
         Name = "6.18",
+        ForcesHugeTlbWrites = true,
         HasGuardRegions = true,
         MovesSeveralAreas = true,
         ExecReadsForward = true,
@@ -231,11 +249,11 @@ public sealed record KernelProfile
     /// <summary>Every profile. The eras before 6.1 run over the mm rules of 6.1: a written deviation.</summary>
     public static IReadOnlyList<KernelProfile> All { get; } =
     [
-        Mm61 with { Name = "4.3", Era = HelperEra.A0 },
-        Mm61 with { Name = "4.9", Era = HelperEra.A1 },
-        Mm61 with { Name = "5.8", Era = HelperEra.A2 },
-        Mm61 with { Name = "5.12", Era = HelperEra.B, PfnErrorHidesPinError = true },
-        Mm61 with { Name = "5.17", Era = HelperEra.B },
+        MmBefore514 with { Name = "4.3", Era = HelperEra.A0 },
+        MmBefore514 with { Name = "4.9", Era = HelperEra.A1 },
+        MmBefore514 with { Name = "5.8", Era = HelperEra.A2 },
+        MmBefore514 with { Name = "5.12", Era = HelperEra.B, PfnErrorHidesPinError = true },
+        MmBefore514 with { Name = "5.17", Era = HelperEra.B, HasSecretMemory = true },
         Mm61,
         Mm612,
         Mm618,

@@ -69,6 +69,10 @@ internal sealed class Device
     /// </summary>
     public bool RemapsInParts { get; init; }
 
+    /// <summary>The mapping has a ->fault method: an empty entry is filled at a touch.</summary>
+    public bool HasFault => Mapping is DeviceMapping.PfnMapLazy or DeviceMapping.FaultPages
+        or DeviceMapping.ServedPfns or DeviceMapping.ServedPages;
+
     public int MappingCount { get; internal set; }
 
     /// <summary>Destroyed by its owner: its memory goes with the last mapping. Guarded by the turn.</summary>

@@ -94,6 +94,9 @@ internal sealed class MemoryFile
 
     public bool TracksDirty => Kind == FileKind.Disk;
 
+    /// <summary>fsync is there, if only to do nothing (noop_fsync); secret memory has none.</summary>
+    public bool HasFsync => Kind != FileKind.Secret;
+
     /// <summary>
     /// The file system asks for huge-page placement of its mappings (ext4 and its like; Semantics 0.1).
     /// </summary>

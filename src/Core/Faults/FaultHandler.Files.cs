@@ -159,6 +159,8 @@ internal static partial class FaultHandler
     private static VmFault PrivateCopy(KernelState kernel, in FaultRequest request, ulong address, Pfn source)
     {
         var (space, vma) = (request.Space, request.Vma);
+        // A fault method answers with a page; MMIO has none.
+        if (!kernel.Memory.Frames.IsValid(source)) return VmFault.SigBus;
         PrepareAnonVma(kernel, space, vma);
         if (kernel.AllocatePage(space, address, request.Context, FrameFlags.Anon) is not { } pfn) return VmFault.Oom;
         kernel.Memory.Bytes.Of(source).CopyTo(kernel.Memory.Bytes.Of(pfn));
@@ -251,7 +253,7 @@ internal static partial class FaultHandler
             case DeviceMapping.FaultPages when isPrivateCopy:
                 return PrivateCopy(kernel, request, address, pfn);
             case DeviceMapping.FaultPages:
-                return InsertPage(kernel, space, vma, address, pfn) == Errno.None ? VmFault.NoPage : VmFault.Oom;
+                return Inserted(InsertPage(kernel, space, vma, address, pfn));
             case DeviceMapping.ServedPfns or DeviceMapping.ServedPages:
                 return ServedDeviceFault(kernel, request, device, index, isPrivateCopy);
             default:
@@ -259,6 +261,14 @@ internal static partial class FaultHandler
                 return VmFault.SigBus;
         }
     }
+
+    /// <summary>vmf_insert_page: an entry that is there already is no error.</summary>
+    private static VmFault Inserted(Errno error) => error switch
+    {
+        Errno.None or Errno.EBUSY => VmFault.NoPage,
+        Errno.ENOMEM => VmFault.Oom,
+        _ => VmFault.SigBus,
+    };
 
     /// <summary>->fault of a device whose driver is a process outside.</summary>
     private static VmFault ServedDeviceFault(
@@ -277,7 +287,7 @@ internal static partial class FaultHandler
             case FaultReply.Page when isPrivateCopy:
                 return PrivateCopy(kernel, request, address, pfn);
             case FaultReply.Page:
-                return InsertPage(kernel, space, vma, address, pfn) == Errno.None ? VmFault.NoPage : VmFault.Oom;
+                return Inserted(InsertPage(kernel, space, vma, address, pfn));
             case FaultReply.Oom: return VmFault.Oom;
             case FaultReply.HwPoison: return VmFault.HwPoison;
             case FaultReply.Retry: return VmFault.Retry;

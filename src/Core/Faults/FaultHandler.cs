@@ -264,11 +264,13 @@ internal static partial class FaultHandler
         var address = request.Address & PageGeometry.PageMask;
         var old = space.PageTable[slot];
         var source = Pte.PfnOf(old);
-        if ((old & Pte.RawPfn) != 0 && !kernel.Memory.Frames.IsValid(source)) return VmFault.SigBus;
         PrepareAnonVma(kernel, space, vma);
         var page = kernel.AllocatePage(space, address, request.Context, FrameFlags.Anon);
         if (page is not { } pfn) return VmFault.Oom;
-        if (source != kernel.Memory.ZeroPage) kernel.Memory.Bytes.Of(source).CopyTo(kernel.Memory.Bytes.Of(pfn));
+        // __wp_page_copy_user: what has no page is read as the program would read it, and MMIO reads as ones.
+        if (!kernel.Memory.Frames.IsValid(source)) kernel.Memory.Bytes.Of(pfn).Fill(0xff);
+        else if (source != kernel.Memory.ZeroPage)
+            kernel.Memory.Bytes.Of(source).CopyTo(kernel.Memory.Bytes.Of(pfn));
         space.PageTable[slot] = Pte.Leaf(
             pfn, AnonBits(kernel, vma, !request.IsUnshare)
                 | (request.IsUnshare ? old & (Pte.UffdWp | Pte.SoftDirty) : kernel.SoftDirty));

@@ -8,7 +8,8 @@ namespace FramePin.Core.Inspection;
 
 /// <summary>
 /// /proc/PID/pagemap: bit 63 present, 62 swapped, 61 file or shared, 58 guard region, 57 write-protected by a
-/// userfaultfd, 56 exclusively mapped, 55 soft-dirty; the PFN below, or the slot of swap from bit 5 on.
+/// userfaultfd, 56 exclusively mapped, 55 soft-dirty; the PFN below, or the slot of swap from bit 5 on. Areas of
+/// VM_PFNMAP read as holes.
 /// </summary>
 /// <param name="Space">The address space.</param>
 /// <param name="Start">Address in bytes.</param>
@@ -32,8 +33,13 @@ public readonly record struct PagemapQuery(SpaceId Space, ulong Start, int Count
         for (var i = 0; i < Count; i++)
         {
             var address = Start + ((ulong)i << PageGeometry.PageShift);
-            if (kernel.SoftDirty != 0 && space.Vmas.Find(address) is { } vma && vma.Has(VmFlags.SoftDirty))
-                result[i] = softDirty;
+            if (space.Vmas.Find(address) is { } vma)
+            {
+                if (kernel.SoftDirty != 0 && vma.Has(VmFlags.SoftDirty)) result[i] = softDirty;
+                // walk_page_test: areas without pages are passed over as a hole.
+                if (vma.Has(VmFlags.PfnMap)) continue;
+            }
+
             var slot = space.PageTable.Find(address);
             var entry = slot.Exists ? space.PageTable[slot] : 0;
             if ((entry & Pte.Marker) != 0)

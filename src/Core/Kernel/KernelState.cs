@@ -115,6 +115,10 @@ internal sealed partial class KernelState : IDisposable
             ? null
             : Memory.Allocate(order, context, flags);
 
+    /// <summary>The pool of a size has a page that is promised to nobody.</summary>
+    public bool HasHuge(int order) =>
+        HugePools.TryGetValue(order, out var pool) && (ulong)pool.Free.Count > pool.Reserved;
+
     /// <summary>Takes a huge page off its pool, zeroed and with one reference; null when none may be taken.</summary>
     public Pfn? TakeHuge(int order, bool fromReserve)
     {

@@ -30,7 +30,7 @@ public enum StopReason
     /// <summary>A long-term write pin of a file with dirty tracking.</summary>
     DirtyTrackedFile,
     Secret,
-    /// <summary>The fault ended in SIGBUS, SIGSEGV or poison.</summary>
+    /// <summary>The fault ended in SIGBUS or SIGSEGV, for a cause that has no reason of its own here.</summary>
     FaultFailed,
     OutOfMemory,
     Signal,
@@ -48,4 +48,18 @@ public enum StopReason
     /// Era A and B: the mapping's class changed or the last page was not wholly inside (Semantics 2.4).
     /// </summary>
     MappingClass,
+    /// <summary>A guard region (MADV_GUARD_INSTALL).</summary>
+    GuardRegion,
+    /// <summary>The page lies behind the end of the file.</summary>
+    FileEnd,
+    /// <summary>The memory is broken (MADV_HWPOISON, UFFDIO_POISON).</summary>
+    Poisoned,
+    /// <summary>No huge page was to be had from the pool.</summary>
+    HugePoolEmpty,
+    /// <summary>A long-term pin of a file with direct access to its storage (fsdax).</summary>
+    DirectAccess,
+    /// <summary>Peer-to-peer memory of a device, and the call does not say FOLL_PCI_P2PDMA.</summary>
+    PeerToPeer,
+    /// <summary>FOLL_ANON, and the mapping is not anonymous.</summary>
+    NotAnonymous,
 }

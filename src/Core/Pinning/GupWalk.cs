@@ -34,7 +34,10 @@ internal static class GupWalk
 
     private readonly record struct LookUp(Found Kind, Errno Error, Pfn Pfn, ulong Pages, bool IsLarge)
     {
-        public static LookUp Fail(Errno error) => new(Found.Error, error, default, 0, false);
+        public StopReason Reason { get; private init; }
+
+        public static LookUp Fail(Errno error, StopReason reason) =>
+            new(Found.Error, error, default, 0, false) { Reason = reason };
 
         public static LookUp Missing(Found kind) => new(kind, Errno.None, default, 0, false);
     }
@@ -106,7 +109,7 @@ internal static class GupWalk
                     count -= (long)found.Pages;
                     continue;
                 case Found.Error:
-                    reason = ReasonOf(found.Error);
+                    reason = found.Reason;
                     return new WalkEnd(0, found.Error, false, false);
             }
 
@@ -139,13 +142,14 @@ internal static class GupWalk
         var entry = slot.Exists ? space.PageTable[slot] : 0;
         if (!Pte.IsMapped(entry))
         {
-            var dumpsHole = (flags & GupFlags.Dump) != 0 && (vma.IsAnonymous || vma.Device is not null) && entry == 0;
-            return dumpsHole ? LookUp.Fail(Errno.EFAULT) : LookUp.Missing(Found.Absent);
+            return (flags & GupFlags.Dump) != 0 && entry == 0 && IsHoleOfDump(vma, address)
+                ? LookUp.Fail(Errno.EFAULT, StopReason.NotPresent)
+                : LookUp.Missing(Found.Absent);
         }
 
         if ((flags & GupFlags.SplitPmd) != 0 && slot.Order > 0)
         {
-            if (!Mapping.SplitLeaf(kernel, space, address, slot)) return LookUp.Fail(Errno.ENOMEM);
+            if (!Mapping.SplitLeaf(kernel, space, address, slot)) return LookUp.Fail(Errno.ENOMEM, StopReason.OutOfMemory);
             return Follow(kernel, space, vma, address, wanted, flags);
         }
 
@@ -154,10 +158,10 @@ internal static class GupWalk
         var pfn = Pte.PfnOf(entry);
         if ((entry & Pte.Special) != 0)
         {
-            if ((flags & GupFlags.Dump) != 0) return LookUp.Fail(Errno.EFAULT);
+            if ((flags & GupFlags.Dump) != 0) return LookUp.Fail(Errno.EFAULT, StopReason.NotPresent);
             if (pfn != kernel.Memory.ZeroPage && pfn != kernel.HugeZero)
                 return (flags & TakingFlags) != 0
-                    ? LookUp.Fail(Errno.EEXIST)
+                    ? LookUp.Fail(Errno.EEXIST, StopReason.NoStructPage)
                     : new LookUp(Found.Page, Errno.None, pfn, 1, false);
         }
 
@@ -165,6 +169,16 @@ internal static class GupWalk
             return LookUp.Missing(Found.MustUnshare);
         return Grab(
             kernel, space, slot, address, Math.Min(wanted, (vma.End - address) >> PageGeometry.PageShift), flags);
+    }
+
+    /// <summary>
+    /// no_page_table: a core dump leaves a hole where a fault could only give zeroes. A page in the cache of a hugetlb
+    /// file, and what a ->fault method gives, are dumped.
+    /// </summary>
+    private static bool IsHoleOfDump(Vma vma, ulong address)
+    {
+        if (vma.IsHugeTlb) return vma.File!.Lookup(vma.IndexOf(address)) is null;
+        return vma.IsAnonymous || vma.Device is { HasFault: false };
     }
 
     /// <summary>can_follow_write_pte: FORCE reads through to a page that a write fault has already copied.</summary>
@@ -198,10 +212,11 @@ internal static class GupWalk
         var head = frames.HeadOf(pfn);
         var isPin = (flags & GupFlags.Pin) != 0;
         if ((frames[head].Flags & FrameFlags.P2PDma) != 0 && (flags & GupFlags.PciP2PDma) == 0)
-            return LookUp.Fail(Errno.EREMOTEIO);
+            return LookUp.Fail(Errno.EREMOTEIO, StopReason.PeerToPeer);
         if ((frames[pfn].Flags & FrameFlags.HwPoison) != 0)
-            return LookUp.Fail((flags & GupFlags.HwPoison) != 0 ? Errno.EHWPOISON : Errno.EFAULT);
-        if (frames.RefCount(head) <= 0) return LookUp.Fail(Errno.ENOMEM);
+            return LookUp.Fail(
+                (flags & GupFlags.HwPoison) != 0 ? Errno.EHWPOISON : Errno.EFAULT, StopReason.Poisoned);
+        if (frames.RefCount(head) <= 0) return LookUp.Fail(Errno.ENOMEM, StopReason.OutOfMemory);
         var order = frames.OrderOf(head);
         if ((flags & GupFlags.Touch) != 0)
         {
@@ -247,7 +262,7 @@ internal static class GupWalk
         if ((result & VmFault.ErrorMask) != 0)
         {
             var error = ErrnoOf(result, flags);
-            reason = error == Errno.ENOMEM ? StopReason.OutOfMemory : StopReason.FaultFailed;
+            reason = ReasonOf(kernel, vma, address, result);
             end = new WalkEnd(0, error, false, false);
             return false;
         }
@@ -285,11 +300,16 @@ internal static class GupWalk
         return Errno.EFAULT;
     }
 
-    private static StopReason ReasonOf(Errno error) => error switch
+    /// <summary>Why a fault failed: its result, and what lies at the address.</summary>
+    private static StopReason ReasonOf(KernelState kernel, Vma vma, ulong address, VmFault fault)
     {
-        Errno.ENOMEM => StopReason.OutOfMemory,
-        Errno.EEXIST => StopReason.NoStructPage,
-        Errno.EREMOTEIO => StopReason.Permission,
-        _ => StopReason.FaultFailed,
-    };
+        if ((fault & VmFault.Oom) != 0) return StopReason.OutOfMemory;
+        if ((fault & (VmFault.HwPoison | VmFault.HwPoisonLarge)) != 0) return StopReason.Poisoned;
+        if (vma.Space.PageTable.Read(address) == Pte.GuardMarker) return StopReason.GuardRegion;
+        if ((fault & VmFault.SigBus) == 0 || vma.File is not { } file) return StopReason.FaultFailed;
+        if (vma.IndexOf(address) >= PageGeometry.PagesOf(file.Size)) return StopReason.FileEnd;
+        return vma.IsHugeTlb && (vma.LostHugePage || !kernel.HasHuge(vma.HugeOrder))
+            ? StopReason.HugePoolEmpty
+            : StopReason.FaultFailed;
+    }
 }

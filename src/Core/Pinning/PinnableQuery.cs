@@ -37,9 +37,10 @@ public readonly record struct PinnableQuery(SpaceId Space, ulong Start, long Cou
             isFast = isFast && GupFast.Takes(kernel, entry, full);
             if (isFast) continue;
             if (VmaCheck.Check(kernel, vma, full, out var reason) != Errno.None) return (page, reason);
-            if ((entry & Pte.Marker) != 0) return (page, StopReason.FaultFailed);
+            if ((entry & Pte.Marker) != 0)
+                return (page, entry == Pte.GuardMarker ? StopReason.GuardRegion : StopReason.Poisoned);
             var isBehindEnd = vma.File is { } file && vma.IndexOf(address) >= PageGeometry.PagesOf(file.Size);
-            if (isBehindEnd && !Pte.IsMapped(entry)) return (page, StopReason.FaultFailed);
+            if (isBehindEnd && !Pte.IsMapped(entry)) return (page, StopReason.FileEnd);
         }
 
         return (Count, StopReason.None);

@@ -31,7 +31,8 @@ internal static class VaddrFrames
         KernelState kernel, AddressSpace space, ulong start, long count, GupFlags asked, FrameVector vector)
     {
         if (space.Vmas.Find(start) is not { } vma) return GupPlan.Done(Errno.EFAULT, StopReason.Hole);
-        if (vma.File is { Kind: Backing.FileKind.FsDax }) return GupPlan.Done(Errno.EOPNOTSUPP, StopReason.Permission);
+        if (vma.File is { Kind: Backing.FileKind.FsDax })
+            return GupPlan.Done(Errno.EOPNOTSUPP, StopReason.DirectAccess);
         if (vma.HasAny(VmFlags.Io | VmFlags.PfnMap))
         {
             vector.GotRef = false;
@@ -103,8 +104,8 @@ internal static class VaddrFrames
     {
         var writer = new RunWriter(vector);
         var error = Errno.None;
-        reason = StopReason.None;
         var vma = space.Vmas.Find(start);
+        reason = vma is null ? StopReason.Hole : StopReason.None;
         while (vma is not null)
         {
             while (writer.Frames < count && start + PageGeometry.PageSize <= vma.End)

@@ -21,8 +21,11 @@ internal static class VmaCheck
         reason = StopReason.Permission;
         // arch_vma_access_permitted: another process's keys are not asked.
         if (kernel.HasProtectionKeys && (flags & GupFlags.Remote) == 0 && vma.IsExecuteOnly) return Errno.EFAULT;
+        reason = StopReason.NotAnonymous;
         if ((flags & GupFlags.Anon) != 0 && !vma.IsAnonymous) return Errno.EFAULT;
+        reason = StopReason.DirectAccess;
         if (isLongTerm && vma.File is { Kind: FileKind.FsDax }) return Errno.EOPNOTSUPP;
+        reason = StopReason.BadArguments;
         if ((flags & GupFlags.SplitPmd) != 0 && vma.IsHugeTlb) return Errno.EOPNOTSUPP;
         reason = StopReason.Secret;
         if (vma.File is { Kind: FileKind.Secret }) return Errno.EFAULT;
@@ -34,10 +37,12 @@ internal static class VmaCheck
                 && NeedsDirtyTracking(vma))
                 return Errno.EFAULT;
             reason = StopReason.Permission;
-            if (!vma.Has(VmFlags.Write) && !(isForced && vma.IsCow)) return Errno.EFAULT;
-            return Errno.None;
+            if (vma.Has(VmFlags.Write)) return Errno.None;
+            if (!isForced || !vma.IsCow) return Errno.EFAULT;
+            return vma.IsHugeTlb && !kernel.Profile.ForcesHugeTlbWrites ? Errno.EFAULT : Errno.None;
         }
 
+        reason = StopReason.Permission;
         if (vma.Has(VmFlags.Read)) return Errno.None;
         return isForced && vma.Has(VmFlags.MayRead) ? Errno.None : Errno.EFAULT;
     }

@@ -13,7 +13,8 @@ namespace FramePin.Core.Syscalls;
 /// <param name="HugeOrder">log2 of the frames of a page for hugetlbfs (9 or 18), 0 for the other kinds.</param>
 /// <param name="DeviceNumber">"major:minor" in hex, as maps shows it; null for the default of the kind.</param>
 /// <param name="Inode">Inode number, as maps shows it; 0 for the number of the file.</param>
-/// <returns>The file's number; -EINVAL for a hugetlb size without a pool, -ENOMEM when no table is left.</returns>
+/// <returns>The file's number; -EINVAL for a hugetlb size without a pool, -ENOSYS for secret memory before
+/// 5.14, -ENOMEM when no table is left.</returns>
 public readonly record struct CreateFileCall(
     string Name, FileKind Kind, ulong Size, int HugeOrder = 0, string? DeviceNumber = null, ulong Inode = 0)
     : ISyscall<CreateFileCall>
@@ -25,6 +26,7 @@ public readonly record struct CreateFileCall(
     {
         if (Size > FileCalls.MaxBytes) return Errno.EFBIG;
         var order = Kind == FileKind.HugeTlb ? HugeOrder : 0;
+        if (Kind == FileKind.Secret && !turn.Kernel.Profile.HasSecretMemory) return Errno.ENOSYS;
         if (Kind == FileKind.HugeTlb && !turn.Kernel.HugePools.ContainsKey(order)) return Errno.EINVAL;
         if (turn.Kernel.CreateFile(Name, Kind, Size, order) is not { } file) return Errno.ENOMEM;
         if (DeviceNumber is not null) file.DeviceNumber = DeviceNumber;
@@ -39,7 +41,10 @@ public readonly record struct CreateFileCall(
         reader.Name(), (FileKind)reader.I32(), reader.U64(), reader.I32(), reader.Text(), reader.U64());
 }
 
-/// <summary>fsync: dirty pages are written back and, in shared mappings, write-protected.</summary>
+/// <summary>
+/// fsync: dirty pages are written back and, in shared mappings, write-protected. -EINVAL for secret memory, which has
+/// no fsync.
+/// </summary>
 public readonly record struct FsyncCall(FileId File) : ISyscall<FsyncCall>, IInvalidating
 {
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
@@ -51,6 +56,7 @@ public readonly record struct FsyncCall(FileId File) : ISyscall<FsyncCall>, IInv
     public SyscallResult Run(in Turn turn)
     {
         if (turn.Kernel.File(File) is not { } file) return Errno.EBADF;
+        if (!file.HasFsync) return Errno.EINVAL;
         if (file.TracksDirty) MsyncCall.Clean(turn.Kernel, file, 0, PageGeometry.PagesOf(file.Size));
         return SyscallResult.Ok();
     }
@@ -93,7 +99,10 @@ public readonly record struct UnlinkCall(FileId File) : ISyscall<UnlinkCall>
     public static UnlinkCall Read(ref CommandReader reader) => new(reader.File());
 }
 
-/// <summary>ftruncate to a size in bytes. -EINVAL for a part of a huge page.</summary>
+/// <summary>
+/// ftruncate to a size in bytes. -EINVAL for a part of a huge page, and for secret memory that has a size already
+/// (mm/secretmem.c: secretmem_setattr).
+/// </summary>
 public readonly partial record struct TruncateCall(FileId File, ulong Size) : ISyscall<TruncateCall>
 {
     public SyscallResult Run(in Turn turn)
@@ -101,6 +110,7 @@ public readonly partial record struct TruncateCall(FileId File, ulong Size) : IS
         if (turn.Kernel.File(File) is not { } file) return Errno.EBADF;
         var isWhole = PageGeometry.IsAligned(Size, PageGeometry.PageSize << file.Order);
         if (file.Kind == FileKind.HugeTlb && !isWhole) return Errno.EINVAL;
+        if (file is { Kind: FileKind.Secret, Size: > 0 }) return Errno.EINVAL;
         if (Size > FileCalls.MaxBytes) return Errno.EFBIG;
         FileCalls.Truncate(turn.Kernel, file, Size);
         return SyscallResult.Ok();
@@ -132,13 +142,14 @@ public readonly partial record struct PunchHoleCall(FileId File, ulong Offset, u
 
 /// <summary>
 /// F_SEAL_WRITE: -EBUSY while a shared writable mapping exists, or while a page has a reference that neither a mapping
-/// nor the cache accounts for (mm/memfd.c: memfd_wait_for_pins).
+/// nor the cache accounts for (mm/memfd.c: memfd_wait_for_pins). -EINVAL for a kind of file that has no seals.
 /// </summary>
 public readonly record struct SealWriteCall(FileId File) : ISyscall<SealWriteCall>
 {
     public SyscallResult Run(in Turn turn)
     {
         if (turn.Kernel.File(File) is not { } file) return Errno.EBADF;
+        if (file.Kind is FileKind.Disk or FileKind.FsDax or FileKind.Secret) return Errno.EINVAL;
         if (file.WriteSealed) return SyscallResult.Ok();
         foreach (var vma in file.Mappings.Over<Vma>(0, ulong.MaxValue))
             if (vma.Has(VmFlags.Shared | VmFlags.MayWrite)) return Errno.EBUSY;

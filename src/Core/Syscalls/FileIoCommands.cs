@@ -13,6 +13,7 @@ namespace FramePin.Core.Syscalls;
 /// <param name="file">The file.</param>
 /// <param name="offset">First byte.</param>
 /// <param name="buffer">Receives the bytes.</param>
+/// <remarks>-ESPIPE for secret memory, which has no read.</remarks>
 public readonly ref struct ReadFileCall(FileId file, ulong offset, Span<byte> buffer) : ISyscall<ReadFileCall>
 {
     private readonly Span<byte> _buffer = buffer;
@@ -21,6 +22,8 @@ public readonly ref struct ReadFileCall(FileId file, ulong offset, Span<byte> bu
     {
         var kernel = turn.Kernel;
         if (kernel.File(file) is not { } read) return Errno.EBADF;
+        // alloc_file_pseudo without a read method: no FMODE_PREAD.
+        if (read.Kind == FileKind.Secret) return Errno.ESPIPE;
         var done = 0;
         while (done < _buffer.Length && offset + (ulong)done < read.Size)
         {

@@ -143,19 +143,26 @@ public readonly record struct MsyncCall(SpaceId Space, ulong Start, ulong Length
         if (range.End < start) return Errno.ENOMEM;
         if (range.IsEmpty) return SyscallResult.Ok();
         var mapped = 0UL;
+        var isPartial = false;
         foreach (var vma in space.Vmas.Overlapping(range))
         {
-            if ((flags & MsyncFlags.Invalidate) != 0 && vma.Has(VmFlags.Locked)) return Errno.EBUSY;
+            if ((flags & MsyncFlags.Invalidate) != 0 && vma.Has(VmFlags.Locked))
+                return SyscallResult.Fail(Errno.EBUSY, isPartial);
             var part = vma.Range.Intersect(range);
             mapped += part.Length;
-            if ((flags & MsyncFlags.Sync) != 0 && vma.Has(VmFlags.Shared) && vma.File is { Kind: FileKind.Secret })
-                return Errno.EINVAL;
-            if ((flags & MsyncFlags.Sync) != 0 && vma.Has(VmFlags.Shared) && vma.File is { TracksDirty: true } file)
-                Clean(kernel, file, vma.IndexOf(part.Start), part.Length >> PageGeometry.PageShift);
+            if ((flags & MsyncFlags.Sync) == 0 || !vma.Has(VmFlags.Shared)) continue;
+            if (!HasFsync(vma)) return SyscallResult.Fail(Errno.EINVAL, isPartial);
+            if (vma.File is not { TracksDirty: true } file) continue;
+            Clean(kernel, file, vma.IndexOf(part.Start), part.Length >> PageGeometry.PageShift);
+            isPartial = true;
         }
 
-        return mapped == range.Length ? SyscallResult.Ok() : Errno.ENOMEM;
+        return mapped == range.Length ? SyscallResult.Ok() : SyscallResult.Fail(Errno.ENOMEM, isPartial);
     }
+
+    /// <summary>vfs_fsync_range: the file behind the area has an fsync method. Devices and secret memory have none.
+    /// </summary>
+    private static bool HasFsync(Vma vma) => vma.Device is null && vma.File is not { HasFsync: false };
 
     /// <summary>
     /// Write-back of a part of a file: its dirty pages become clean and, in every shared mapping, write-protected, so

@@ -321,7 +321,7 @@ public readonly partial record struct TruncateCall : IInvalidating
     {
         if (turn.Kernel.File(File) is not { } file || Size >= file.Size) return;
         var isWhole = PageGeometry.IsAligned(Size, PageGeometry.PageSize << file.Order);
-        if (file.Kind == FileKind.HugeTlb && !isWhole) return;
+        if ((file.Kind == FileKind.HugeTlb && !isWhole) || file.Kind == FileKind.Secret) return;
         var first = PageGeometry.PagesOf(Size);
         TakenRanges.AddMappings(file, first, PageGeometry.PagesOf(file.Size), TakeCause.Truncate, taken);
     }

@@ -127,6 +127,13 @@ internal static class WireEnums
         StopReason.MigrationFailed => V1.StopReason.MigrationFailed,
         StopReason.BadArguments => V1.StopReason.BadArguments,
         StopReason.MappingClass => V1.StopReason.MappingClass,
+        StopReason.GuardRegion => V1.StopReason.GuardRegion,
+        StopReason.FileEnd => V1.StopReason.FileEnd,
+        StopReason.Poisoned => V1.StopReason.Poisoned,
+        StopReason.HugePoolEmpty => V1.StopReason.HugePoolEmpty,
+        StopReason.DirectAccess => V1.StopReason.DirectAccess,
+        StopReason.PeerToPeer => V1.StopReason.PeerToPeer,
+        StopReason.NotAnonymous => V1.StopReason.NotAnonymous,
         _ => throw new UnreachableException($"{reason}"),
     };
 

@@ -289,9 +289,7 @@ public sealed partial class FramePinSystem : IMemorySystem
     private static bool IsWritable(ulong file) => FileSpec.All[(int)file].IsWritable;
 
     private Errno Truncate(FileId file, ulong index, ulong size) =>
-        !IsWritable(index) || FileSpec.All[(int)index].Kind == FileKind.Secret
-            ? Errno.EINVAL
-            : _machine.Call(new TruncateCall(file, size)).Error;
+        IsWritable(index) ? _machine.Call(new TruncateCall(file, size)).Error : Errno.EINVAL;
 
     private string Mincore(SpaceId space, ulong address, ulong length)
     {
@@ -311,7 +309,8 @@ public sealed partial class FramePinSystem : IMemorySystem
     {
         if (File(step.A) is not { } file) return "-EBADF";
         var one = new byte[1];
-        return _machine.Call(new ReadFileCall(file, step.B, one)).Value == 1 ? Byte(one[0]) : "end";
+        var read = _machine.Call(new ReadFileCall(file, step.B, one));
+        return !read.IsOk ? Text(read) : read.Value == 1 ? Byte(one[0]) : "end";
     }
 
     private Span<byte> Buffer(ulong length) => _buffer.AsSpan(0, (int)Math.Min(length, (ulong)_buffer.Length));

@@ -90,7 +90,10 @@ public sealed class OmapVoutDriver : DriverModule
         buffer.Frames = frames;
         // The place within the page is lost.
         buffer.Physical = frames.Runs[0].First << 12;
-        if (!await IsContiguousAsync(space, address).ConfigureAwait(false)) ScatteredBuffers++;
+        var isContiguous = frames.IsPfns
+            ? await ArePfnsContiguousAsync(space, address).ConfigureAwait(false)
+            : await IsContiguousAsync(space, address).ConfigureAwait(false);
+        if (!isContiguous) ScatteredBuffers++;
         return Errno.None;
     }
 
@@ -101,13 +104,30 @@ public sealed class OmapVoutDriver : DriverModule
     {
         const ulong pfnMask = (1UL << 55) - 1;
         const ulong present = 1UL << 63;
-        var pages = ((address & 4095) + _size + 4095) >> 12;
+        var pages = PagesFrom(address);
         var request = new GetPagemapRequest { AddressSpace = space, Start = address & ~4095UL, Pages = (uint)pages };
         var pagemap = await _kernel.Client.AddressSpaces.GetPagemapAsync(request).ConfigureAwait(false);
         var first = pagemap.Entries[0] & pfnMask;
         return !pagemap.Entries.Where(
             (entry, i) => (entry & present) == 0 || (entry & pfnMask) != first + (ulong)i).Any();
     }
+
+    /// <summary>
+    /// The same for a device's memory, of which pagemap says nothing: the helper follows its PFNs, and neither faults
+    /// them in nor holds them.
+    /// </summary>
+    private async Task<bool> ArePfnsContiguousAsync(string space, ulong address)
+    {
+        var pages = PagesFrom(address);
+        var (_, frames) = await _kernel.GetVaddrFramesAsync(
+            space, address & ~4095UL, pages, isWrite: true, isForce: false).ConfigureAwait(false);
+        if (frames is null) return false;
+        var isContiguous = frames.Runs.Count == 1 && frames.Runs[0].Count == pages;
+        await _kernel.PutAsync(frames, isDirty: false).ConfigureAwait(false);
+        return isContiguous;
+    }
+
+    private ulong PagesFrom(ulong address) => ((address & 4095) + _size + 4095) >> 12;
 
     /// <summary>omap_vout_buffer_release: put, destroy, forget.</summary>
     private async Task ReleaseAsync(Buffer buffer)

@@ -107,8 +107,8 @@ internal sealed partial class MemoryService
         {
             if (!isWrite)
             {
-                var read = (int)machine.Call(new ReadFileCall(file, position, buffer.Span)).Value;
-                return ValueTask.FromResult((read, (RpcException?)null));
+                var read = machine.Call(new ReadFileCall(file, position, buffer.Span));
+                return ValueTask.FromResult(((int)read.Value, read.IsOk ? null : Refusals.Errno("pread", read.Error)));
             }
 
             var (done, error) = machine.Execute<WriteFileCall, WriteFileResult>(new(file, position, buffer.Span));
