@@ -18,6 +18,19 @@ internal static class FileCalls
     /// </summary>
     public const ulong MaxBytes = 1UL << 46;
 
+    /// <summary>The same for ext4 and its like with blocks of 4 KiB: 2^32 - 1 blocks.</summary>
+    private const ulong MaxDiskBytes = (1UL << 44) - PageGeometry.PageSize;
+
+    /// <summary>Bytes that a file of a kind may have.</summary>
+    public static ulong LimitOf(FileKind kind) =>
+        kind is FileKind.Disk or FileKind.FsDax ? MaxDiskBytes : MaxBytes;
+
+    /// <summary>
+    /// ksys_pread64 and rw_verify_area: offsets are signed, and so is the end. -EINVAL for what is negative.
+    /// </summary>
+    public static bool IsInOffsets(ulong offset, ulong length) =>
+        offset <= long.MaxValue && length <= long.MaxValue && offset + length <= long.MaxValue;
+
     /// <summary>ftruncate: pages behind the new end leave the file and every mapping, private copies too.</summary>
     public static void Truncate(KernelState kernel, MemoryFile file, ulong size)
     {

@@ -24,7 +24,7 @@ public readonly record struct CreateFileCall(
 
     public SyscallResult Run(in Turn turn)
     {
-        if (Size > FileCalls.MaxBytes) return Errno.EFBIG;
+        if (Size > FileCalls.LimitOf(Kind)) return Errno.EFBIG;
         var order = Kind == FileKind.HugeTlb ? HugeOrder : 0;
         if (Kind == FileKind.Secret && !turn.Kernel.Profile.HasSecretMemory) return Errno.ENOSYS;
         if (Kind == FileKind.HugeTlb && !turn.Kernel.HugePools.ContainsKey(order)) return Errno.EINVAL;
@@ -100,7 +100,8 @@ public readonly record struct UnlinkCall(FileId File) : ISyscall<UnlinkCall>
 }
 
 /// <summary>
-/// ftruncate to a size in bytes. -EINVAL for a part of a huge page, and for secret memory that has a size already
+/// ftruncate to a size in bytes. -EFBIG for more than a file may have, -EINVAL for a negative size, for a part of a huge
+/// page, and for secret memory that has a size already
 /// (mm/secretmem.c: secretmem_setattr).
 /// </summary>
 public readonly partial record struct TruncateCall(FileId File, ulong Size) : ISyscall<TruncateCall>
@@ -108,10 +109,11 @@ public readonly partial record struct TruncateCall(FileId File, ulong Size) : IS
     public SyscallResult Run(in Turn turn)
     {
         if (turn.Kernel.File(File) is not { } file) return Errno.EBADF;
+        if (Size > long.MaxValue) return Errno.EINVAL;
         var isWhole = PageGeometry.IsAligned(Size, PageGeometry.PageSize << file.Order);
         if (file.Kind == FileKind.HugeTlb && !isWhole) return Errno.EINVAL;
         if (file is { Kind: FileKind.Secret, Size: > 0 }) return Errno.EINVAL;
-        if (Size > FileCalls.MaxBytes) return Errno.EFBIG;
+        if (Size > FileCalls.LimitOf(file.Kind)) return Errno.EFBIG;
         FileCalls.Truncate(turn.Kernel, file, Size);
         return SyscallResult.Ok();
     }
@@ -122,13 +124,20 @@ public readonly partial record struct TruncateCall(FileId File, ulong Size) : IS
 }
 
 /// <summary>fallocate(PUNCH_HOLE | KEEP_SIZE) of a range in bytes.</summary>
-/// <remarks>-EINVAL for an empty or wrapping range, -EOPNOTSUPP for secret memory, -EPERM for a sealed file.</remarks>
+/// <remarks>
+/// -EINVAL for an empty range and negative numbers, -EFBIG for one that ends behind what a file may have, -EOPNOTSUPP
+/// for secret memory, -EPERM for a sealed file.
+/// </remarks>
 public readonly partial record struct PunchHoleCall(FileId File, ulong Offset, ulong Length) : ISyscall<PunchHoleCall>
 {
     public SyscallResult Run(in Turn turn)
     {
-        if (Length == 0 || Offset + Length < Offset) return Errno.EINVAL;
+        // vfs_fallocate
+        if (Length == 0 || Length > long.MaxValue || Offset > long.MaxValue) return Errno.EINVAL;
         if (turn.Kernel.File(File) is not { } file) return Errno.EBADF;
+        // A hole needs no room: but for ext4, whose blocks end, the range may reach as far as offsets do.
+        var isOnDisk = file.Kind is Backing.FileKind.Disk or Backing.FileKind.FsDax;
+        if (Offset + Length > (isOnDisk ? FileCalls.LimitOf(file.Kind) : long.MaxValue)) return Errno.EFBIG;
         if (file.Kind == FileKind.Secret) return Errno.EOPNOTSUPP;
         if (file.WriteSealed) return Errno.EPERM;
         FileCalls.PunchHole(turn.Kernel, file, Offset, Length);

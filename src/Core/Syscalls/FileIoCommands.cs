@@ -13,7 +13,7 @@ namespace FramePin.Core.Syscalls;
 /// <param name="file">The file.</param>
 /// <param name="offset">First byte.</param>
 /// <param name="buffer">Receives the bytes.</param>
-/// <remarks>-ESPIPE for secret memory, which has no read.</remarks>
+/// <remarks>-ESPIPE for secret memory, which has no read; -EINVAL for an end at or behind 2^63.</remarks>
 public readonly ref struct ReadFileCall(FileId file, ulong offset, Span<byte> buffer) : ISyscall<ReadFileCall>
 {
     private readonly Span<byte> _buffer = buffer;
@@ -22,8 +22,10 @@ public readonly ref struct ReadFileCall(FileId file, ulong offset, Span<byte> bu
     {
         var kernel = turn.Kernel;
         if (kernel.File(file) is not { } read) return Errno.EBADF;
+        if (offset > long.MaxValue) return Errno.EINVAL;
         // alloc_file_pseudo without a read method: no FMODE_PREAD.
         if (read.Kind == FileKind.Secret) return Errno.ESPIPE;
+        if (!FileCalls.IsInOffsets(offset, (ulong)_buffer.Length)) return Errno.EINVAL;
         var done = 0;
         while (done < _buffer.Length && offset + (ulong)done < read.Size)
         {
@@ -63,8 +65,8 @@ public readonly ref struct ReadFileCall(FileId file, ulong offset, Span<byte> bu
 /// <param name="offset">First byte.</param>
 /// <param name="bytes">The bytes.</param>
 /// <remarks>
-/// -EPERM for a sealed file, -ESPIPE for secret memory, -EINVAL for hugetlbfs: those have no write. -EFBIG at and
-/// behind the end of what a file may have.
+/// -EPERM for a sealed file, -ESPIPE for secret memory, -EINVAL for hugetlbfs: those have no write. -EINVAL for an end
+/// at or behind 2^63, -EFBIG at and behind the end of what a file may have.
 /// </remarks>
 public readonly ref struct WriteFileCall(FileId file, ulong offset, ReadOnlySpan<byte> bytes)
     : ICommand<WriteFileCall, WriteFileResult>
@@ -75,16 +77,11 @@ public readonly ref struct WriteFileCall(FileId file, ulong offset, ReadOnlySpan
     {
         var kernel = turn.Kernel;
         if (kernel.File(file) is not { } written) return new(0, Errno.EBADF);
-        var error = written.Kind switch
-        {
-            FileKind.Secret => Errno.ESPIPE,
-            FileKind.HugeTlb => Errno.EINVAL,
-            _ => written.WriteSealed ? Errno.EPERM : Errno.None,
-        };
-        if (error == Errno.None && _bytes.Length > 0 && offset >= FileCalls.MaxBytes) error = Errno.EFBIG;
+        var limit = FileCalls.LimitOf(written.Kind);
+        var error = Check(written, limit);
         if (error != Errno.None) return new(0, error);
         // generic_write_checks: a write that reaches over the end of what a file may have is cut there.
-        var length = (int)Math.Min((ulong)_bytes.Length, FileCalls.MaxBytes - Math.Min(offset, FileCalls.MaxBytes));
+        var length = (int)Math.Min((ulong)_bytes.Length, limit - Math.Min(offset, limit));
         var done = 0;
         while (done < length)
         {
@@ -102,6 +99,17 @@ public readonly ref struct WriteFileCall(FileId file, ulong offset, ReadOnlySpan
         }
 
         return new(done, Errno.None);
+    }
+
+    /// <summary>The refusals, in the kernel's order: offsets and methods in vfs_write, then the file system's.</summary>
+    private Errno Check(MemoryFile written, ulong limit)
+    {
+        if (offset > long.MaxValue) return Errno.EINVAL;
+        if (written.Kind == FileKind.Secret) return Errno.ESPIPE;
+        if (written.Kind == FileKind.HugeTlb) return Errno.EINVAL;
+        if (!FileCalls.IsInOffsets(offset, (ulong)_bytes.Length)) return Errno.EINVAL;
+        if (_bytes.Length > 0 && offset >= limit) return Errno.EFBIG;
+        return written.WriteSealed ? Errno.EPERM : Errno.None;
     }
 
     public void Write(CommandWriter writer) => writer.Add(file).Add(offset).Add(_bytes);

@@ -46,7 +46,8 @@ public readonly partial record struct MmapCall
         if (end > long.MaxValue) return Errno.EINVAL;
         var error = ReserveHuge(kernel, file, range, pageOffset, vmFlags);
         // A writable mapping, private ones too, makes the file as long as it reaches.
-        if (error == Errno.None && (vmFlags & VmFlags.Write) != 0) file.Size = Math.Max(file.Size, end);
+        if (error == Errno.None && (vmFlags & VmFlags.Write) != 0)
+            file.Size = Math.Max(file.Size, Math.Min(end, FileCalls.MaxBytes));
         return error;
     }
 

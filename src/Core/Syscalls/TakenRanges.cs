@@ -331,7 +331,7 @@ public readonly partial record struct PunchHoleCall : IInvalidating
 {
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
-        if (Length == 0 || Offset + Length < Offset) return;
+        if (Length == 0 || !FileCalls.IsInOffsets(Offset, Length)) return;
         if (turn.Kernel.File(File) is not { WriteSealed: false } file || file.Kind == FileKind.Secret) return;
         // Parts of pages are zeroed in place.
         var (first, end) = (PageGeometry.PagesOf(Offset), (Offset + Length) >> PageGeometry.PageShift);

@@ -203,6 +203,37 @@ public sealed class EdgeTests
         Assert.Equal(expected, lab.Machine.Call(call).Error);
     }
 
+    /// <summary>E6: offsets and sizes of files are signed, and end with what the file system can hold.</summary>
+    [Theory]
+    [InlineData(FileKind.Shmem, 1UL << 63, "EINVAL EINVAL EINVAL EINVAL EINVAL")]
+    [InlineData(FileKind.Shmem, ulong.MaxValue, "EINVAL EINVAL EINVAL EINVAL EINVAL")]
+    [InlineData(FileKind.Shmem, (1UL << 63) - 1, "EFBIG EINVAL EINVAL EFBIG None")]
+    [InlineData(FileKind.Shmem, (1UL << 63) - 2, "EFBIG None EINVAL None None")]
+    [InlineData(FileKind.Disk, ulong.MaxValue, "EINVAL EINVAL EINVAL EINVAL EINVAL")]
+    [InlineData(FileKind.Disk, (1UL << 63) - 1, "EFBIG EINVAL EINVAL EFBIG EFBIG")]
+    [InlineData(FileKind.Disk, 1UL << 48, "EFBIG None EFBIG EFBIG EFBIG")]
+    [InlineData(FileKind.Disk, (1UL << 44) - 4095, "EFBIG None EFBIG EFBIG EFBIG")]
+    [InlineData(FileKind.Disk, (1UL << 44) - 4096, "None None EFBIG EFBIG None")]
+    [InlineData(FileKind.HugeTlb, 1UL << 63, "EINVAL EINVAL EINVAL EINVAL EINVAL")]
+    [InlineData(FileKind.HugeTlb, (1UL << 44) - 4096, "EINVAL None EINVAL None None")]
+    [InlineData(FileKind.Secret, ulong.MaxValue, "EINVAL EINVAL EINVAL EINVAL EINVAL")]
+    [InlineData(FileKind.Secret, (1UL << 63) - 1, "EINVAL ESPIPE ESPIPE EFBIG EOPNOTSUPP")]
+    public void E6_sizes_and_offsets_of_files(FileKind kind, ulong value, string expected)
+    {
+        using var lab = WithPool(2);
+        var order = kind == FileKind.HugeTlb ? PageGeometry.PmdOrder : 0;
+        var file = new FileId(lab.Machine.CreateFile("/file", kind, Page << order, order)!.Id);
+        Errno[] answers =
+        [
+            lab.Machine.Call(new TruncateCall(file, value)).Error,
+            lab.Machine.Call(new ReadFileCall(file, value, new byte[1])).Error,
+            lab.Machine.Execute<WriteFileCall, WriteFileResult>(new(file, value, new byte[2])).Error,
+            lab.Machine.Call(new PunchHoleCall(file, value, 1)).Error,
+            lab.Machine.Call(new PunchHoleCall(file, 0, value)).Error,
+        ];
+        Assert.Equal(expected, string.Join(' ', answers));
+    }
+
     private static SyscallResult MapRead(Lab lab, MemoryFile file, ulong offset) => lab.Machine.Mmap(
         lab.Space, new MmapRequest
         {
