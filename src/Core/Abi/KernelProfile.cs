@@ -65,6 +65,12 @@ public sealed record KernelProfile
     /// </summary>
     public required bool ForcesHugeTlbWrites { get; init; }
 
+    /// <summary>
+    /// A private huge page that its owner unmaps is promised to the owner again (6.10; mm/hugetlb.c:
+    /// __unmap_hugepage_range).
+    /// </summary>
+    public required bool RestoresHugePromises { get; init; }
+
     /// <summary>memfd_secret exists (5.14).</summary>
     public required bool HasSecretMemory { get; init; }
 
@@ -171,6 +177,7 @@ public sealed record KernelProfile
         RefusesDirtyTrackedLongTerm = false,
         ForcesHugeTlbWrites = false,
         HasSecretMemory = true,
+        RestoresHugePromises = false,
         RemoteLongTerm = false,
         MappinglessIsSlow = false,
         FastOnlyMayFail = false,
@@ -208,6 +215,7 @@ public sealed record KernelProfile
     private static readonly KernelProfile Mm612 = Mm61 with
     {
         Name = "6.12",
+        RestoresHugePromises = true,
         Era = HelperEra.D,
         LongTermUnsharesFilePages = true,
         FastWrapIsOverflow = true,

@@ -24,7 +24,7 @@ public enum FileKind
 /// each of its folios.
 /// </summary>
 /// <remarks>Guarded by the turn. Owned by the machine; it lives while it has a name or a VMA maps it.</remarks>
-internal sealed class MemoryFile
+internal sealed partial class MemoryFile
 {
     /// <summary>
     /// Bytes that the cache reaches: those of a page table of four levels. Linux's reaches every offset of a file.
@@ -88,9 +88,6 @@ internal sealed class MemoryFile
     public string DeviceNumber { get; internal set; } = "00:01";
 
     public ulong Inode { get; internal set; }
-
-    /// <summary>Huge pages reserved in the pool for this file's mappings and not yet taken.</summary>
-    public ulong ReservedHugePages { get; internal set; }
 
     public bool TracksDirty => Kind == FileKind.Disk;
 
@@ -242,6 +239,8 @@ internal sealed class MemoryFile
             info.Flags &= ~(FrameFlags.InCache | FrameFlags.Dirty | FrameFlags.DirtyTracked);
             info.FileId = 0;
             CachedFrames -= 1UL << Order;
+            // A page that is punched out takes its entry along (region_del).
+            if (Pool is not null) _promised.Remove(leaf.Address >> (PageGeometry.PageShift + Order));
             _memory.Put(head);
         }
 
@@ -270,7 +269,7 @@ internal sealed class MemoryFile
     /// <summary>Drops the whole cache and its tables. The file must not be mapped.</summary>
     internal void Destroy()
     {
-        Remove(0, ulong.MaxValue >> PageGeometry.PageShift);
+        Truncate(0);
         _cache.Destroy();
     }
 }

@@ -137,16 +137,6 @@ internal static partial class FaultHandler
         KernelState kernel, AddressSpace? space, MemoryFile file, ulong index, ulong address, AllocationContext context)
     {
         if (file.Lookup(index) is { } cached) return cached;
-        if (file.Kind == FileKind.HugeTlb)
-        {
-            var huge = index & ~((1UL << file.Order) - 1);
-            if (kernel.TakeHuge(file.Order, file.ReservedHugePages > 0) is not { } taken) return null;
-            if (file.ReservedHugePages > 0) file.ReservedHugePages--;
-            if (file.Insert(huge, taken)) return file.Lookup(index);
-            kernel.Memory.Put(taken);
-            return null;
-        }
-
         // secretmem pages are unmovable; everything else follows the request.
         var where = file.Kind == FileKind.Secret ? AllocationContext.Unmovable : context;
         if (kernel.AllocatePage(space, address, where, FrameFlags.None) is not { } pfn) return null;

@@ -37,10 +37,10 @@ internal static class HugeTlb
         var isShared = vma.Has(VmFlags.MayShare);
         var head = file.Lookup(index);
         if (head is null && vma.Has(VmFlags.UffdMissing)) return VmFault.SigBus;
-        if (head is null && !isShared) return NewAnon(kernel, request, slot, null);
+        if (head is null && !isShared) return NewAnon(kernel, request, slot, null, isOwnersCopy: false);
         if (head is null)
         {
-            head = Take(kernel, vma, file.ReservedHugePages > 0, () => file.ReservedHugePages--);
+            head = Allocate(kernel, vma, address, isOwnersCopy: false);
             if (head is null) return VmFault.SigBus;
             if (!file.Insert(index, head.Value))
             {
@@ -49,7 +49,7 @@ internal static class HugeTlb
             }
         }
 
-        if (!isShared && request.IsWrite) return NewAnon(kernel, request, slot, head);
+        if (!isShared && request.IsWrite) return NewAnon(kernel, request, slot, head, isOwnersCopy: false);
         kernel.Memory.Frames.AddRefs(head.Value, 1);
         kernel.Memory.Frames[head.Value].MapCount++;
         var bits = Pte.Huge | Pte.Accessed | Mapping.AccessBits(vma, isShared);
@@ -57,13 +57,11 @@ internal static class HugeTlb
         return VmFault.NoPage;
     }
 
-    private static VmFault NewAnon(KernelState kernel, in FaultRequest request, LeafSlot slot, Pfn? source)
+    private static VmFault NewAnon(
+        KernelState kernel, in FaultRequest request, LeafSlot slot, Pfn? source, bool isOwnersCopy)
     {
         var vma = request.Vma;
-        var file = vma.File!;
-        var fresh = Take(
-            kernel, vma, file.ReservedHugePages > 0 && vma.OwnsHugeReserve, () => file.ReservedHugePages--);
-        if (fresh is not { } head) return VmFault.SigBus;
+        if (Allocate(kernel, vma, request.Address, isOwnersCopy) is not { } head) return VmFault.SigBus;
         if (source is { } from) CopyHuge(kernel, from, head, vma.HugeOrder);
         FaultHandler.PrepareAnonVma(kernel, request.Space, vma);
         var info = kernel.Memory.Frames[head];
@@ -98,13 +96,15 @@ internal static class HugeTlb
             return VmFault.NoPage;
         }
 
+        // The owner's promise was used up by the page that it shares now.
+        var isOwnersCopy = isAnon && vma.Reserve is not null;
         var old = entry;
-        var result = NewAnon(kernel, request, slot, head);
+        var result = NewAnon(kernel, request, slot, head, isOwnersCopy);
         if ((result & VmFault.ErrorMask) == 0)
         {
             Mapping.Release(kernel, request.Space, vma, old);
         }
-        else if (isAnon && vma.OwnsHugeReserve)
+        else if (isOwnersCopy)
         {
             TakeFromForks(kernel, request.Space, vma, address, head);
             if (kernel.Memory.Frames[head].MapCount == 1) return WriteProtected(kernel, request, address, slot);
@@ -138,7 +138,7 @@ internal static class HugeTlb
         foreach (var other in vma.File!.Mappings.Over<Vma>(index, index + 1))
         {
             var space = other.Space;
-            if (space == owner || other.Has(VmFlags.MayShare) || other.OwnsHugeReserve) continue;
+            if (space == owner || other.Has(VmFlags.MayShare) || other.Reserve is not null) continue;
             var at = other.AddressesOf(index, index + 1).Start;
             var entry = space.PageTable.Read(at);
             if (Pte.IsMapped(entry) && Pte.PfnOf(entry) == head) found.Add((space, at));
@@ -147,11 +147,36 @@ internal static class HugeTlb
         return found;
     }
 
-    private static Pfn? Take(KernelState kernel, Vma vma, bool fromReserve, Action taken)
+    /// <summary>
+    /// alloc_hugetlb_folio: by the promise that the mapping has for the page, or from what the pool has promised to
+    /// nobody. Null: there is none, and Linux's answer is SIGBUS.
+    /// </summary>
+    /// <param name="kernel">The machine's memory.</param>
+    /// <param name="vma">The area.</param>
+    /// <param name="address">An address in the page.</param>
+    /// <param name="isOwnersCopy">A copy of a page that has used the promise already (cow_from_owner).</param>
+    private static Pfn? Allocate(KernelState kernel, Vma vma, ulong address, bool isOwnersCopy)
     {
-        var head = kernel.TakeHuge(vma.HugeOrder, fromReserve);
-        if (head is not null && fromReserve) taken();
+        var page = vma.HugePageOf(address);
+        var isShared = vma.Has(VmFlags.MayShare);
+        var isPromised = !isOwnersCopy && (isShared ? vma.File!.Promises(page) : vma.Reserve?.Promises(page) == true);
+        var head = kernel.TakeHuge(vma.HugeOrder, isPromised);
+        if (head is null || isOwnersCopy) return head;
+        if (isShared) vma.File!.Promise(page);
+        else vma.Reserve?.Take(page);
         return head;
+    }
+
+    /// <summary>
+    /// __unmap_hugepage_range: the owner of a promise that unmaps its page has it again, so that nobody takes the page
+    /// meanwhile (6.10).
+    /// </summary>
+    public static void RestorePromise(KernelState kernel, Vma vma, ulong address, ulong entry)
+    {
+        if (!kernel.Profile.RestoresHugePromises || vma.Reserve is not { } reserve) return;
+        if (!Pte.IsMapped(entry) || (entry & Pte.Anon) == 0) return;
+        kernel.Memory.Frames[Pte.PfnOf(entry)].Flags |= FrameFlags.RestoreReserve;
+        reserve.Restore(vma.HugePageOf(address));
     }
 
     /// <summary>Copies a whole huge page, 2 MiB at a time.</summary>

@@ -133,6 +133,7 @@ internal static class Mapping
             var old = leaf.Entry;
             if ((keepMarkers && old == Pte.GuardMarker) || (onlyFile && (old & Pte.Anon) != 0)) continue;
             leaf.Entry = 0;
+            if (vma.IsHugeTlb) HugeTlb.RestorePromise(kernel, vma, leaf.Address, old);
             Release(kernel, space, vma, old);
         }
 

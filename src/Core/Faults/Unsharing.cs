@@ -24,7 +24,7 @@ internal static class Unsharing
         public static readonly Access Store = new(true, false, false, false);
 
         /// <summary>
-        /// The program's own store: it copies a raw frame of RAM, and it ends at a guard and at broken memory.
+        /// The program's own store: it copies a raw frame too, and it ends at a guard and at broken memory.
         /// </summary>
         public bool IsStore => this == Store;
     }
@@ -34,16 +34,17 @@ internal static class Unsharing
         KernelState kernel, AddressSpace space, AddressRange range, Access access, ICollection<TakenRange> taken)
     {
         var leaves = space.PageTable.Leaves(range);
-        var stolen = 0;
         while (leaves.MoveNext())
         {
             var entry = leaves.Entry;
             if (access.IsStore && (entry & Pte.Marker) != 0) return;
             if (!Pte.IsMapped(entry) || (entry & Pte.Write) != 0) continue;
             var isZero = Pte.PfnOf(entry) == kernel.Memory.ZeroPage || Pte.PfnOf(entry) == kernel.HugeZero;
-            var isRaw = access.IsStore && (entry & Pte.RawPfn) != 0 && kernel.Memory.Frames.IsValid(Pte.PfnOf(entry));
-            if ((entry & Pte.Special) != 0 && !isZero && !isRaw) continue;
             if (space.Vmas.Find(leaves.Address) is not { IsCow: true } vma) continue;
+            // A raw frame is copied by a store, and by a pin for writing where get_user_pages takes the area.
+            var isRaw = (entry & Pte.RawPfn) != 0 && access.IsWrite
+                && (access.IsStore || !vma.HasAny(VmFlags.Io | VmFlags.PfnMap));
+            if ((entry & Pte.Special) != 0 && !isZero && !isRaw) continue;
             var mayWrite = vma.Has(VmFlags.Write) || (access.IsForced && vma.Has(VmFlags.MayWrite));
             var unshares = (entry & Pte.Anon) != 0 ? access.UnsharesAnon : access.UnsharesFile;
             if (access.IsWrite ? !mayWrite : !unshares) continue;
@@ -52,23 +53,21 @@ internal static class Unsharing
             var start = PageGeometry.AlignDown(leaves.Address, leaves.Slot.Size);
             var page = new AddressRange(start, leaves.End);
             taken.Add(new TakenRange(space.Id, page, TakeCause.Unshare));
-            if (vma.IsHugeTlb && !isZero) AddThefts(kernel, space, vma, start, Pte.PfnOf(entry), stolen++, taken);
+            if (vma.IsHugeTlb && !isZero) AddThefts(kernel, space, vma, range, start, Pte.PfnOf(entry), taken);
         }
     }
 
     /// <summary>unmap_ref_private: forks lose the page when the pool has none for the owner's copy.</summary>
     private static void AddThefts(
-        KernelState kernel, AddressSpace owner, Vma vma, ulong address, Pfn head, int before,
+        KernelState kernel, AddressSpace owner, Vma vma, AddressRange range, ulong address, Pfn head,
         ICollection<TakenRange> taken)
     {
-        if (!vma.OwnsHugeReserve || (kernel.Memory.Frames[head].Flags & FrameFlags.Anon) == 0) return;
+        if (vma.Reserve is null || (kernel.Memory.Frames[head].Flags & FrameFlags.Anon) == 0) return;
         if (kernel.Memory.Frames[head].MapCount <= 1) return;
-        var pool = kernel.HugePools[vma.HugeOrder];
-        var hasReserve = vma.File is { ReservedHugePages: > 0 };
-        // The copies of the pages before this one have used the pool.
-        var free = pool.Free.Count - before;
-        if (free > 0 && (hasReserve || (ulong)free > pool.Reserved)) return;
+        // The pages before this one may have used the pool.
         var size = PageGeometry.PageSize << vma.HugeOrder;
+        var before = address > range.Start ? (address - range.Start + size - 1) / size : 0;
+        if (kernel.HugePools[vma.HugeOrder].Available > (long)before) return;
         foreach (var (space, at) in HugeTlb.ForksWith(kernel, owner, vma, address, head))
             taken.Add(new TakenRange(space.Id, new AddressRange(at, at + size), TakeCause.HugeTheft));
     }

@@ -52,6 +52,10 @@ public enum FrameFlags : uint
     SwapCache = 1u << 20,
     /// <summary>More than one address space maps the large folio, or did (FOLIO_MM_IDS_SHARED).</summary>
     MappedShared = 1u << 21,
+    /// <summary>
+    /// A huge page that its owner unmapped: the pool promises it again when it comes back (HPageRestoreReserve).
+    /// </summary>
+    RestoreReserve = 1u << 22,
 }
 
 /// <summary>

@@ -117,13 +117,13 @@ internal sealed partial class KernelState : IDisposable
 
     /// <summary>The pool of a size has a page that is promised to nobody.</summary>
     public bool HasHuge(int order) =>
-        HugePools.TryGetValue(order, out var pool) && (ulong)pool.Free.Count > pool.Reserved;
+        HugePools.TryGetValue(order, out var pool) && pool.Available > 0;
 
     /// <summary>Takes a huge page off its pool, zeroed and with one reference; null when none may be taken.</summary>
     public Pfn? TakeHuge(int order, bool fromReserve)
     {
         if (!HugePools.TryGetValue(order, out var pool)) return null;
-        if (!fromReserve && (ulong)pool.Free.Count <= pool.Reserved) return null;
+        if (!fromReserve && pool.Available <= 0) return null;
         if (!pool.Free.TryPop(out var head)) return null;
         if (fromReserve) pool.Reserved--;
         var size = 1UL << order;
@@ -136,7 +136,8 @@ internal sealed partial class KernelState : IDisposable
     private void ReturnHuge(Pfn head)
     {
         var info = Memory.Frames[head];
-        info.Flags &= ~(FrameFlags.Anon | FrameFlags.InCache | FrameFlags.Dirty | FrameFlags.Referenced
+        if ((info.Flags & FrameFlags.RestoreReserve) != 0) HugePools[info.Order].Reserved++;
+        info.Flags &= ~(FrameFlags.RestoreReserve | FrameFlags.Anon | FrameFlags.InCache | FrameFlags.Dirty | FrameFlags.Referenced
             | FrameFlags.PendingFree);
         info.MapCount = 0;
         info.FileId = 0;
@@ -149,18 +150,21 @@ internal sealed partial class KernelState : IDisposable
     public MemoryFile? CreateFile(string name, FileKind kind, ulong size, int hugeOrder = 0)
     {
         if (PageTable.Create(Tables) is not { } cache) return null;
-        var file = new MemoryFile(++_files, name, kind, hugeOrder, Memory, cache, Swap) { Size = size };
+        var file = new MemoryFile(++_files, name, kind, hugeOrder, Memory, cache, Swap)
+        {
+            Size = size,
+            Pool = kind == FileKind.HugeTlb ? HugePools.GetValueOrDefault(hugeOrder) : null,
+        };
         Files.Add(file.Id, file);
         return file;
     }
 
     /// <summary>
-    /// Destroys a file that has neither a name nor a mapping any more, and gives its reservation back.
+    /// Destroys a file that has neither a name nor a mapping any more, and gives back what it was promised.
     /// </summary>
     public void DropIfUnused(MemoryFile? file)
     {
         if (file is not { Unlinked: true, MappingCount: 0 } || !Files.Remove(file.Id)) return;
-        if (file.ReservedHugePages > 0) HugePools[file.Order].Reserved -= file.ReservedHugePages;
         file.Destroy();
     }
 

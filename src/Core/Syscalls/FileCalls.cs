@@ -44,7 +44,7 @@ internal static class FileCalls
 
         var first = PageGeometry.PagesOf(size);
         UnmapPages(kernel, file, first, ulong.MaxValue, alsoCopies: true);
-        file.Remove(first, ulong.MaxValue >> PageGeometry.PageShift);
+        file.Truncate(first);
         NoteZeroed(kernel, file, size);
         var within = size & (PageGeometry.PageSize - 1);
         if (within != 0 && file.Lookup(size >> PageGeometry.PageShift) is { } last)
@@ -105,7 +105,8 @@ internal static class FileCalls
         if (last < first) return;
         ZeroPart(kernel, file, last << PageGeometry.PageShift, end);
         if (last == first) return;
-        UnmapPages(kernel, file, first, last, alsoCopies: false);
+        // hugetlbfs unmaps private copies too (hugetlb_vmdelete_list).
+        UnmapPages(kernel, file, first, last, alsoCopies: file.Kind == FileKind.HugeTlb);
         file.Remove(first, last - first);
     }
 

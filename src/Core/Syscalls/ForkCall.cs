@@ -45,7 +45,7 @@ public readonly partial record struct ForkCall(SpaceId Space, string ChildName) 
             if (vma.Has(VmFlags.DontCopy)) continue;
             var copy = vma.Slice(vma.Start, vma.End);
             copy.Flags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
-            copy.OwnsHugeReserve = false;
+            copy.Reserve = null;
             // Nobody asked to hear of forks (UFFD_FEATURE_EVENT_FORK).
             copy.Flags &= ~(VmFlags.UffdMissing | VmFlags.UffdWp);
             copy.Uffd = null;

@@ -38,38 +38,34 @@ public readonly partial record struct MmapCall
 
     /// <summary>hugetlbfs_file_mmap: the offset must be whole huge pages below 2^63 bytes.</summary>
     private static Errno MapHuge(
-        KernelState kernel, MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
+        MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags, out HugeReservation? reserve)
     {
+        reserve = null;
         if ((pageOffset & OffsetsBeyondFiles) != 0) return Errno.EINVAL;
         if (!PageGeometry.IsAligned(pageOffset, 1UL << file.Order)) return Errno.EINVAL;
         var end = (pageOffset << PageGeometry.PageShift) + range.Length;
         if (end > long.MaxValue) return Errno.EINVAL;
-        var error = ReserveHuge(kernel, file, range, pageOffset, vmFlags);
+        var first = pageOffset >> file.Order;
+        if (!TryReserve(file, first, first + (range.Pages >> file.Order), vmFlags, out reserve)) return Errno.ENOMEM;
         // A writable mapping, private ones too, makes the file as long as it reaches.
-        if (error == Errno.None && (vmFlags & VmFlags.Write) != 0)
-            file.Size = Math.Max(file.Size, Math.Min(end, FileCalls.MaxBytes));
-        return error;
+        if ((vmFlags & VmFlags.Write) != 0) file.Size = Math.Max(file.Size, Math.Min(end, FileCalls.MaxBytes));
+        return Errno.None;
     }
 
-    /// <summary>hugetlb_reserve_pages: what may be faulted in later must be there now.</summary>
-    private static Errno ReserveHuge(
-        KernelState kernel, MemoryFile file, AddressRange range, ulong pageOffset, VmFlags vmFlags)
+    /// <summary>
+    /// hugetlb_reserve_pages: what may be faulted in later must be there now. A shared mapping shares the promises of
+    /// its file, page by page; a private one has its own, for all of its pages.
+    /// </summary>
+    private static bool TryReserve(
+        MemoryFile file, ulong first, ulong end, VmFlags vmFlags, out HugeReservation? reserve)
     {
-        if ((vmFlags & VmFlags.NoReserve) != 0) return Errno.None;
-        // A size that the processor has, with no page of it in the pool.
-        if (!kernel.HugePools.TryGetValue(file.Order, out var pool)) return Errno.ENOMEM;
-        var wanted = range.Length >> (PageGeometry.PageShift + file.Order);
-        if ((vmFlags & VmFlags.MayShare) != 0)
-        {
-            var held = file.ReservedHugePages;
-            foreach (var (index, _) in file.CachedFolios())
-                if (index >= pageOffset) held++;
-            wanted = wanted > held ? wanted - held : 0;
-        }
-
-        if ((ulong)pool.Free.Count < pool.Reserved + wanted) return Errno.ENOMEM;
-        pool.Reserved += wanted;
-        file.ReservedHugePages += wanted;
-        return Errno.None;
+        reserve = null;
+        if ((vmFlags & VmFlags.NoReserve) != 0) return true;
+        if ((vmFlags & VmFlags.MayShare) != 0) return file.TryPromise(first, end);
+        var pool = file.Pool!;
+        if (end - first > (ulong)Math.Max(0, pool.Available)) return false;
+        pool.Reserved += (long)(end - first);
+        reserve = new HugeReservation(pool);
+        return true;
     }
 }

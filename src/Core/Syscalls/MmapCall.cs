@@ -308,7 +308,7 @@ public readonly partial record struct MmapCall(
             if (unmapped != Errno.None) return unmapped;
         }
 
-        var error = AskFile(kernel, space, request, range, vmFlags, pageOffset);
+        var error = AskFile(kernel, space, request, range, vmFlags, pageOffset, out var reserve);
         if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
 
         var isSharedAnonymous = file is null && request.Device is null && (vmFlags & VmFlags.Shared) != 0;
@@ -339,7 +339,7 @@ public readonly partial record struct MmapCall(
             Device = request.Device,
             Opening = request.Opening,
             HugeOrder = hugeOrder,
-            OwnsHugeReserve = hugeOrder > 0 && (vmFlags & (VmFlags.MayShare | VmFlags.NoReserve)) == 0,
+            Reserve = reserve,
         };
         if (request.Device is not null)
         {
@@ -362,13 +362,14 @@ public readonly partial record struct MmapCall(
     /// <summary>The refusals of a file's own mmap method, which is asked when the old areas are gone.</summary>
     private static Errno AskFile(
         KernelState kernel, AddressSpace space, MmapRequest request, AddressRange range, VmFlags vmFlags,
-        ulong pageOffset)
+        ulong pageOffset, out HugeReservation? reserve)
     {
+        reserve = null;
         switch (request.File)
         {
             case { Kind: FileKind.HugeTlb } file:
                 // The former mapping of the range has given its huge pages back by now.
-                return MapHuge(kernel, file, range, pageOffset, vmFlags);
+                return MapHuge(file, range, pageOffset, vmFlags, out reserve);
             case { Kind: FileKind.Secret }:
                 // secretmem_mmap
                 return (vmFlags & VmFlags.MayShare) == 0

@@ -260,7 +260,7 @@ public readonly partial record struct MremapCall(
             File = vma.File,
             Device = vma.Device,
             Opening = vma.Opening,
-            OwnsHugeReserve = vma.OwnsHugeReserve,
+            Reserve = vma.Reserve,
             LostHugePage = vma.LostHugePage,
             SpecialName = vma.SpecialName,
             HugeOrder = vma.HugeOrder,
@@ -276,6 +276,13 @@ public readonly partial record struct MremapCall(
             Mapping.Zap(kernel, space, copy, copy.Start, copy.End);
             MunmapCall.Unmap(kernel, space, new AddressRange(target, target + request.NewLength));
             return Errno.ENOMEM;
+        }
+
+        if (vma.Reserve is not null)
+        {
+            // clear_vma_resv_huge_pages: the promise has gone along. Only the part that moved lets it go.
+            MunmapCall.Gather(space, request.Old);
+            foreach (var old in space.Vmas.Overlapping(request.Old)) old.Reserve = null;
         }
 
         if (vma.Uffd is null)

@@ -52,9 +52,9 @@ internal sealed class Vma : IMapping
     public int HugeOrder { get; init; }
 
     /// <summary>
-    /// A private hugetlb area that made its reservation itself; one that came by fork did not (HPAGE_RESV_OWNER).
+    /// What a private hugetlb area was promised when it was mapped; null for one that came by fork (HPAGE_RESV_OWNER).
     /// </summary>
-    public bool OwnsHugeReserve { get; set; }
+    public HugeReservation? Reserve { get; set; }
 
     /// <summary>The owner of the reservation took a page away from this area (HPAGE_RESV_UNMAPPED).</summary>
     public bool LostHugePage { get; set; }
@@ -119,8 +119,12 @@ internal sealed class Vma : IMapping
         File?.Mappings.Remove(this);
         if (Device is { } device) device.MappingCount--;
         for (var link = AnonChain; link is not null; link = link.Older) link.AnonVma.Remove(this);
+        Reserve?.Release(PageOffset >> HugeOrder, (PageOffset + Pages) >> HugeOrder);
         _space = null;
     }
+
+    /// <summary>Number of the huge page at an address, in the file (vma_hugecache_offset).</summary>
+    public ulong HugePageOf(ulong address) => IndexOf(address) >> HugeOrder;
 
     /// <summary>Takes over another area's anon_vmas (anon_vma_clone).</summary>
     public void TakeAnon(Vma from) => TakeAnon(from.AnonVma, from.AnonChain);
@@ -151,7 +155,7 @@ internal sealed class Vma : IMapping
         Uffd = Uffd,
         AnonVma = AnonVma,
         AnonChain = AnonChain,
-        OwnsHugeReserve = OwnsHugeReserve,
+        Reserve = Reserve,
         LostHugePage = LostHugePage,
         SpecialName = SpecialName,
         HugeOrder = HugeOrder,

@@ -159,7 +159,7 @@ public sealed class StopReasonTests
     [InlineData(MapFlags.Shared)]
     public void A3_a_dump_allocates_no_huge_page(MapFlags type)
     {
-        using var lab = new Lab(configure: options => options with { HugePages2M = 2 });
+        using var lab = new Lab(configure: options => options with { HugePages2M = 4 });
         var file = lab.Machine.CreateFile("/huge", FileKind.HugeTlb, 2 * Huge, PageGeometry.PmdOrder)!;
         lab.MapFile(At, 1024, file, type, Rw);
         Assert.Equal((Errno.EFAULT, StopReason.NotPresent), Slow(lab, GupFlags.Dump));
