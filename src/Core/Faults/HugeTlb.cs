@@ -49,6 +49,7 @@ internal static class HugeTlb
             }
         }
 
+        if ((kernel.Memory.Frames[head.Value].Flags & FrameFlags.HwPoison) != 0) return VmFault.HwPoisonLarge;
         if (!isShared && request.IsWrite) return NewAnon(kernel, request, slot, head, isOwnersCopy: false);
         kernel.Memory.Frames.AddRefs(head.Value, 1);
         kernel.Memory.Frames[head.Value].MapCount++;

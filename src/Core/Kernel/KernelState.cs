@@ -143,7 +143,10 @@ internal sealed partial class KernelState : IDisposable
         info.FileId = 0;
         info.Index = 0;
         Memory.Frames.ClearCount(head);
-        HugePools[info.Order].Free.Push(head);
+        var pool = HugePools[info.Order];
+        // A broken page leaves the pool (dissolve_free_hugetlb_folio).
+        if ((info.Flags & FrameFlags.HwPoison) != 0) pool.Total--;
+        else pool.Free.Push(head);
     }
 
     /// <summary>A new memory file of <paramref name="size"/> bytes; null when no table is left.</summary>

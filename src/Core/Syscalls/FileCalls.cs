@@ -31,6 +31,12 @@ internal static class FileCalls
     public static bool IsInOffsets(ulong offset, ulong length) =>
         offset <= long.MaxValue && length <= long.MaxValue && offset + length <= long.MaxValue;
 
+    /// <summary>The page is cached and poisoned: reads and writes of the file answer -EIO.</summary>
+    public static bool IsBroken(KernelState kernel, MemoryFile file, ulong index) =>
+        file.Lookup(index) is { } pfn
+            && ((kernel.Memory.Frames[pfn].Flags | kernel.Memory.Frames[kernel.Memory.Frames.HeadOf(pfn)].Flags)
+                & FrameFlags.HwPoison) != 0;
+
     /// <summary>ftruncate: pages behind the new end leave the file and every mapping, private copies too.</summary>
     public static void Truncate(KernelState kernel, MemoryFile file, ulong size)
     {

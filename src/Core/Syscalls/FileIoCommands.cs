@@ -13,7 +13,9 @@ namespace FramePin.Core.Syscalls;
 /// <param name="file">The file.</param>
 /// <param name="offset">First byte.</param>
 /// <param name="buffer">Receives the bytes.</param>
-/// <remarks>-ESPIPE for secret memory, which has no read; -EINVAL for an end at or behind 2^63.</remarks>
+/// <remarks>
+/// -ESPIPE for secret memory, which has no read; -EINVAL for an end at or behind 2^63; -EIO for a broken page.
+/// </remarks>
 public readonly ref struct ReadFileCall(FileId file, ulong offset, Span<byte> buffer) : ISyscall<ReadFileCall>
 {
     private readonly Span<byte> _buffer = buffer;
@@ -33,7 +35,9 @@ public readonly ref struct ReadFileCall(FileId file, ulong offset, Span<byte> bu
             var within = (int)(at & ~PageGeometry.PageMask);
             var inPage = Math.Min(_buffer.Length - done, (int)PageGeometry.PageSize - within);
             var part = _buffer.Slice(done, (int)Math.Min((ulong)inPage, read.Size - at));
-            if (!ReadPart(kernel, read, at >> PageGeometry.PageShift, within, part)) break;
+            var index = at >> PageGeometry.PageShift;
+            if (FileCalls.IsBroken(kernel, read, index)) return done > 0 ? SyscallResult.Ok((ulong)done) : Errno.EIO;
+            if (!ReadPart(kernel, read, index, within, part)) break;
             done += part.Length;
         }
 
@@ -66,7 +70,7 @@ public readonly ref struct ReadFileCall(FileId file, ulong offset, Span<byte> bu
 /// <param name="bytes">The bytes.</param>
 /// <remarks>
 /// -EPERM for a sealed file, -ESPIPE for secret memory, -EINVAL for hugetlbfs: those have no write. -EINVAL for an end
-/// at or behind 2^63, -EFBIG at and behind the end of what a file may have.
+/// at or behind 2^63, -EFBIG at and behind the end of what a file may have, -EIO for a broken page.
 /// </remarks>
 public readonly ref struct WriteFileCall(FileId file, ulong offset, ReadOnlySpan<byte> bytes)
     : ICommand<WriteFileCall, WriteFileResult>
@@ -89,6 +93,7 @@ public readonly ref struct WriteFileCall(FileId file, ulong offset, ReadOnlySpan
             var within = (int)(at & ~PageGeometry.PageMask);
             var part = _bytes.Slice(done, Math.Min(length - done, (int)PageGeometry.PageSize - within));
             var index = at >> PageGeometry.PageShift;
+            if (FileCalls.IsBroken(kernel, written, index)) return new(done, Errno.EIO);
             if (FaultHandler.FindOrAddPage(kernel, null, written, index, 0, AllocationContext.Movable) is not { } pfn)
                 return new(done, Errno.ENOSPC);
             if (at > written.Size) FileCalls.ZeroTail(kernel, written, written.Size, at);

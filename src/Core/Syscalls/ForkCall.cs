@@ -89,7 +89,6 @@ public readonly partial record struct ForkCall(SpaceId Space, string ChildName) 
     {
         again = false;
         ref var entry = ref parent.PageTable[slot];
-        if (entry == Pte.PoisonMarker || Pte.IsMapped(entry) && IsPoisoned(kernel, entry)) return Errno.EHWPOISON;
         var isOwnPinned = Pte.IsMapped(entry)
             && (entry & Pte.Exclusive) != 0 && parent.HasPinned
             && kernel.Memory.Frames.MaybeDmaPinned(Pte.PfnOf(entry));
@@ -119,9 +118,6 @@ public readonly partial record struct ForkCall(SpaceId Space, string ChildName) 
         return Errno.None;
     }
 
-    private static bool IsPoisoned(KernelState kernel, ulong entry) =>
-        (entry & Pte.Special) == 0 && (kernel.Memory.Frames[Pte.PfnOf(entry)].Flags & FrameFlags.HwPoison) != 0;
-
     /// <summary>copy_present_page: the child gets its own page at once, the parent keeps the pinned one.</summary>
     private static Errno CopyPinned(
         KernelState kernel, AddressSpace child, Vma copy, ulong address, ulong entry, int order, LeafSlot into)
@@ -130,6 +126,13 @@ public readonly partial record struct ForkCall(SpaceId Space, string ChildName) 
             ? kernel.TakeHuge(order, fromReserve: false)
             : kernel.AllocatePage(child, address, AllocationContext.Movable, FrameFlags.Anon);
         if (fresh is not { } pfn) return Errno.ENOMEM;
+        // copy_mc_user_highpage: a copy that meets broken memory fails the fork.
+        if ((kernel.Memory.Frames[Pte.PfnOf(entry)].Flags & FrameFlags.HwPoison) != 0)
+        {
+            kernel.Memory.Put(pfn);
+            return Errno.ENOMEM;
+        }
+
         if (order > 0) HugeTlb.CopyHuge(kernel, Pte.PfnOf(entry), pfn, order);
         else kernel.Memory.Bytes.Of(Pte.PfnOf(entry)).CopyTo(kernel.Memory.Bytes.Of(pfn));
         kernel.Memory.Frames[pfn].Flags |= FrameFlags.Anon;

@@ -225,24 +225,23 @@ public readonly partial record struct MadviseCall(SpaceId Space, ulong Start, ul
     }
 
     /// <summary>
-    /// MADV_HWPOISON: faults each page in and declares it broken; its mappings become poison markers.
+    /// MADV_HWPOISON (madvise_inject_error): faults each page in and declares it broken. A huge page counts as one.
     /// </summary>
     private static SyscallResult Poison(KernelState kernel, AddressSpace space, ulong start, ulong end)
     {
         if (!space.Task.IsAdmin) return Errno.EPERM;
-        for (var address = start; address < end; address += PageGeometry.PageSize)
+        for (var address = start; address < end;)
         {
             var walked = GupWalk.Populate(kernel, space, address, 1, GupFlags.Touch);
             if (walked.Error != Errno.None) return SyscallResult.Fail(walked.Error, address > start);
-            if (!Mapping.SplitAt(kernel, space, address)) return Errno.ENOMEM;
             var slot = space.PageTable.Find(address);
-            if (slot.Order > 0 && !Mapping.SplitLeaf(kernel, space, address, slot)) return Errno.ENOMEM;
-            slot = space.PageTable.Find(address);
             var entry = space.PageTable[slot];
             if ((entry & Pte.Special) != 0) return SyscallResult.Fail(Errno.EBUSY, isPartial: true);
-            kernel.Memory.Frames[Pte.PfnOf(entry)].Flags |= FrameFlags.HwPoison;
-            space.PageTable[slot] = Pte.PoisonMarker;
-            Mapping.Release(kernel, space, space.Vmas.Find(address)!, entry);
+            var pfn = Pte.PfnOf(entry) + ((address >> PageGeometry.PageShift) & ((1UL << slot.Order) - 1));
+            var folio = PageGeometry.PageSize << kernel.Memory.Frames.OrderOf(kernel.Memory.Frames.HeadOf(pfn));
+            var error = MemoryFailure.Run(kernel, pfn);
+            if (error != Errno.None) return SyscallResult.Fail(error, isPartial: true);
+            address += folio;
         }
 
         return SyscallResult.Ok();
