@@ -51,16 +51,6 @@ public static class MapHuge
 {
     public const int Shift = 26;
     public const uint Mask = 0x3f;
-
-    /// <summary>
-    /// log2 of the frames of the page that the flags name: that of 2 MiB without a size, negative for a size below a
-    /// page.
-    /// </summary>
-    internal static int OrderOf(MapFlags flags)
-    {
-        var log = (int)(((uint)flags >> Shift) & Mask);
-        return log == 0 ? Addressing.PageGeometry.PmdOrder : log - Addressing.PageGeometry.PageShift;
-    }
 }
 
 /// <summary>PR_MDWE_* flags.</summary>

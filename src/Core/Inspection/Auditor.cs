@@ -79,7 +79,8 @@ internal sealed class Auditor(KernelState kernel)
         }
 
         if (promised != pool.Reserved)
-            findings.Add($"hugetlb pool of order {pool.Order}: {pool.Reserved} promised by its count, {promised} by areas");
+            findings.Add(
+                $"hugetlb pool of order {pool.Order}: {pool.Reserved} promised by its count, {promised} by areas");
     }
 
     private void AuditSpace(AddressSpace space, Dictionary<ulong, Expected> expected, List<string> findings)

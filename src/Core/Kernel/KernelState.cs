@@ -137,8 +137,8 @@ internal sealed partial class KernelState : IDisposable
     {
         var info = Memory.Frames[head];
         if ((info.Flags & FrameFlags.RestoreReserve) != 0) HugePools[info.Order].Reserved++;
-        info.Flags &= ~(FrameFlags.RestoreReserve | FrameFlags.Anon | FrameFlags.InCache | FrameFlags.Dirty | FrameFlags.Referenced
-            | FrameFlags.PendingFree);
+        info.Flags &= ~(FrameFlags.RestoreReserve | FrameFlags.Anon | FrameFlags.InCache | FrameFlags.Dirty
+            | FrameFlags.Referenced | FrameFlags.PendingFree);
         info.MapCount = 0;
         info.FileId = 0;
         info.Index = 0;

@@ -149,7 +149,8 @@ internal static class GupWalk
 
         if ((flags & GupFlags.SplitPmd) != 0 && slot.Order > 0)
         {
-            if (!Mapping.SplitLeaf(kernel, space, address, slot)) return LookUp.Fail(Errno.ENOMEM, StopReason.OutOfMemory);
+            if (!Mapping.SplitLeaf(kernel, space, address, slot))
+                return LookUp.Fail(Errno.ENOMEM, StopReason.OutOfMemory);
             return Follow(kernel, space, vma, address, wanted, flags);
         }
 

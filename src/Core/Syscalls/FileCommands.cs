@@ -100,9 +100,8 @@ public readonly record struct UnlinkCall(FileId File) : ISyscall<UnlinkCall>
 }
 
 /// <summary>
-/// ftruncate to a size in bytes. -EFBIG for more than a file may have, -EINVAL for a negative size, for a part of a huge
-/// page, and for secret memory that has a size already
-/// (mm/secretmem.c: secretmem_setattr).
+/// ftruncate to a size in bytes. -EFBIG for more than a file may have, -EINVAL for a negative size, for a part of a
+/// huge page, and for secret memory that has a size already (mm/secretmem.c: secretmem_setattr).
 /// </summary>
 public readonly partial record struct TruncateCall(FileId File, ulong Size) : ISyscall<TruncateCall>
 {

@@ -106,7 +106,7 @@ public readonly ref struct WriteFileCall(FileId file, ulong offset, ReadOnlySpan
         return new(done, Errno.None);
     }
 
-    /// <summary>The refusals, in the kernel's order: offsets and methods in vfs_write, then the file system's.</summary>
+    /// <summary>Refusals in the kernel's order: offsets and methods in vfs_write, then the file system's.</summary>
     private Errno Check(MemoryFile written, ulong limit)
     {
         if (offset > long.MaxValue) return Errno.EINVAL;

@@ -22,7 +22,7 @@ public readonly partial record struct MmapCall
         if (order == 0)
         {
             if (HasFile(request)) return Errno.EINVAL;
-            order = Abi.MapHuge.OrderOf(request.Flags);
+            order = OrderOf(request.Flags);
             if (order is not (PageGeometry.PmdOrder or PageGeometry.PudOrder)) return Errno.EINVAL;
         }
 
@@ -34,6 +34,16 @@ public readonly partial record struct MmapCall
         file.Unlinked = true;
         request = request with { File = file };
         return Errno.None;
+    }
+
+    /// <summary>
+    /// log2 of the frames of the page that the flags name: that of 2 MiB without a size, negative for a size below a
+    /// page.
+    /// </summary>
+    private static int OrderOf(MapFlags flags)
+    {
+        var log = (int)(((uint)flags >> Abi.MapHuge.Shift) & Abi.MapHuge.Mask);
+        return log == 0 ? PageGeometry.PmdOrder : log - PageGeometry.PageShift;
     }
 
     /// <summary>hugetlbfs_file_mmap: the offset must be whole huge pages below 2^63 bytes.</summary>

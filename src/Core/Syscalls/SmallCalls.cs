@@ -33,7 +33,8 @@ public readonly partial record struct BrkCall(SpaceId Space, ulong Wanted) : ISy
             return old;
         var from = PageGeometry.AlignUp(old, PageGeometry.PageSize);
         var to = PageGeometry.AlignUp(wanted, PageGeometry.PageSize);
-        if (from != to && !(wanted <= old ? Shrink(kernel, space, from, to) : Grow(kernel, space, from, to))) return old;
+        if (from != to && !(wanted <= old ? Shrink(kernel, space, from, to) : Grow(kernel, space, from, to)))
+            return old;
         space.Brk = wanted;
         return wanted;
     }

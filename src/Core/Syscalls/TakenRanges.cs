@@ -147,7 +147,7 @@ public readonly partial record struct MmapCall : IInvalidating, IMemoryMapping
     private int HugeOrder(KernelState kernel)
     {
         if (Mapped(kernel).File is { } file) return file.Order;
-        return (Flags & MapFlags.HugeTlb) == 0 ? 0 : Abi.MapHuge.OrderOf(Flags);
+        return (Flags & MapFlags.HugeTlb) == 0 ? 0 : OrderOf(Flags);
     }
 
     /// <summary>The checks that come before the old areas go, but for the limits of the process.</summary>

@@ -146,7 +146,7 @@ public sealed class EdgeTests
         Assert.Equal(Errno.EINVAL, Map(lab, 0, Page, PrivateAnon, offset: 0x800).Error);
     }
 
-    /// <summary>E6: a file reaches 2^63 - 1 bytes (file_mmap_ok), and what is mapped behind its end is SIGBUS.</summary>
+    /// <summary>E6: a file reaches 2^63 - 1 bytes (file_mmap_ok); what is mapped behind its end is SIGBUS.</summary>
     [Theory]
     [InlineData(FileKind.Shmem)]
     [InlineData(FileKind.Disk)]

@@ -9,7 +9,9 @@ using Xunit;
 
 namespace FramePin.Tests.Unit.Syscalls;
 
-/// <summary>Poison belongs to the frame (Semantics 3.7, 3.10): fault A6 of the list of faults found from outside.</summary>
+/// <summary>
+/// Poison belongs to the frame (Semantics 3.7, 3.10): fault A6 of the list of faults found from outside.
+/// </summary>
 public sealed class MemoryFailureTests
 {
     private const ulong At = 0x4000_0000;

@@ -196,9 +196,7 @@ public sealed partial class FramePinSystem : IMemorySystem
                 _machine.ExitProcess(space);
                 return freed ? "ok, unregistered" : "ok";
             case StepKind.Truncate: return Text(File(a) is { } t ? Truncate(t, a, b) : Errno.EBADF);
-            case StepKind.PunchHole:
-                return Text(
-                File(a) is { } p && IsWritable(a) ? _machine.Call(new PunchHoleCall(p, b, c)) : Errno.EBADF);
+            case StepKind.PunchHole: return PunchHole(a, b, c);
             case StepKind.FileWrite: return FileWrite(step);
             case StepKind.FileRead: return FileRead(step);
             case StepKind.Seal: return Text(File(a) is { } s ? _machine.Call(new SealWriteCall(s)) : Errno.EBADF);
@@ -298,9 +296,20 @@ public sealed partial class FramePinSystem : IMemorySystem
         return result.IsOk ? string.Concat(residency.Select(page => page & 1)) : Text(result);
     }
 
+    private string PunchHole(ulong index, ulong offset, ulong length)
+    {
+        if (File(index) is not { } file) return "-EBADF";
+        // A descriptor for reading is refused behind the numbers, and before the file system is asked.
+        var isNegative = length is 0 or > long.MaxValue || offset > long.MaxValue;
+        if (!IsWritable(index)) return isNegative ? "-EINVAL" : "-EBADF";
+        return Text(_machine.Call(new PunchHoleCall(file, offset, length)));
+    }
+
     private string FileWrite(Step step)
     {
-        if (File(step.A) is not { } file || !IsWritable(step.A)) return "-EBADF";
+        if (File(step.A) is not { } file) return "-EBADF";
+        // A negative offset is refused before the descriptor is looked at.
+        if (!IsWritable(step.A)) return step.B > long.MaxValue ? "-EINVAL" : "-EBADF";
         var (done, error) = _machine.Execute<WriteFileCall, WriteFileResult>(new(file, step.B, [(byte)step.C]));
         return done == 1 ? "0x1" : $"-{error}";
     }
