@@ -12,8 +12,8 @@ namespace FramePin.Tests.Integration.Drivers;
 
 /// <summary>
 /// Random calls on a vivid node, by two files that are closed and opened again: ioctls, read, write, poll, and DQBUF
-/// with little time. Each is answered with an errno that V4L2 knows, the driver finds no bug of its own, and at the end
-/// nothing is left pinned. Without the check of D1 in REMOVE_BUFS it fails, by a bug in read().
+/// with little time. Each is answered with an errno that V4L2 knows, no call ends by a bug of the driver (D1), and at the
+/// end nothing is left pinned.
 /// </summary>
 public sealed class QueueFuzzTests(DaemonFixture daemon, ITestOutputHelper output) : IClassFixture<DaemonFixture>
 {
