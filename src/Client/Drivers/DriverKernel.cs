@@ -207,7 +207,7 @@ public sealed partial class DriverKernel : IAsyncDisposable
     {
         try
         {
-            var import = await Client.Devices.ImportDmaBufAsync(
+            var import = await Client.Pinning.ImportDmaBufAsync(
                 new ImportDmaBufRequest { Name = name, Lease = Lease }, cancellationToken: cancellationToken)
                 .TypedAsync(cancellationToken).ConfigureAwait(false);
             return new PinnedFrames(import.FrameVector, import.Frames, isPfns: false, import.Runs);

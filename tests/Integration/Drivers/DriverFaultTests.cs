@@ -72,7 +72,7 @@ public sealed class DriverFaultTests(DaemonFixture daemon, ITestOutputHelper out
             new PinRequest { AddressSpace = rig.SpaceName, Start = At, Pages = Pages, Write = true });
         await rig.Device.RequestBuffersAsync(2, DmaBuf);
         Assert.Equal(Errno.EINVAL, (await rig.Device.QueueAsync(Import(0, pin.FrameVector))).Errno);
-        var refused = await Assert.ThrowsAsync<RpcException>(() => daemon.Client.Devices.ImportDmaBufAsync(
+        var refused = await Assert.ThrowsAsync<RpcException>(() => daemon.Client.Pinning.ImportDmaBufAsync(
             new ImportDmaBufRequest { Name = pin.FrameVector }).ResponseAsync);
         var refusal = FramePinException.From(refused);
         Assert.Equal((StatusCode.FailedPrecondition, "NOT_A_DMA_BUF"), (refusal.StatusCode, refusal.Reason));

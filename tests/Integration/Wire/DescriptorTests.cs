@@ -16,8 +16,6 @@ public sealed partial class DescriptorTests
         ["AuditMachine"] = "counts and compares, and changes nothing",
         ["ReadMemory"] = "a repeat reads again",
         ["WriteMemory"] = "a repeat stores the same bytes at the same place",
-        ["InterruptDriverCall"] = "a repeat is one more signal",
-        ["PollDriverFile"] = "a repeat looks again",
         ["KeepAlive"] = "a repeat is one more sign of life",
         ["PinStream"] = "the session and the sequence of a batch identify it",
         ["ServeDriver"] = "a stream stands for its node and ends with it",

@@ -8,8 +8,11 @@ internal sealed partial class DriverService
     public override Task<InterruptDriverCallResponse> InterruptDriverCall(
         InterruptDriverCallRequest request, ServerCallContext context)
     {
-        var (_, file) = Find(context, request.File);
-        file?.Tagged.Signal(request.Tag);
-        return Task.FromResult(new InterruptDriverCallResponse());
+        var (host, file) = Find(context, request.File);
+        return host.Requests.Run(context, request.RequestId, request, () =>
+        {
+            file?.Tagged.Signal(request.Tag);
+            return Task.FromResult(new InterruptDriverCallResponse());
+        });
     }
 }

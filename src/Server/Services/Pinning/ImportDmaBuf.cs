@@ -6,18 +6,18 @@ using Grpc.Core;
 
 namespace FramePin.Server.Services;
 
-internal sealed partial class DeviceService
+internal sealed partial class PinningService
 {
     /// <summary>
     /// A frame vector of its own over the pages of a dma-buf, as dma_buf_get takes a reference (drivers/dma-buf).
     /// </summary>
     public override Task<ImportDmaBufResponse> ImportDmaBuf(ImportDmaBufRequest request, ServerCallContext context)
     {
-        var (host, number) = machines.Resolve(context, request.Name, Names.FrameVectors, Right.Use, "name");
+        var (host, number) = ResolveVector(context, request.Name, Right.Use, "name");
         return host.Requests.Run(context, request.RequestId, request, () =>
         {
             using var pin = pins.Begin(Activity.Current);
-            var source = host.Vectors.Get(Names.Number(number, "name"));
+            var source = host.Vectors.Get(number);
             pin.Import(new PinScope(host, host.Leases.Find(request.Lease), null), source);
             var response = new ImportDmaBufResponse
             {
