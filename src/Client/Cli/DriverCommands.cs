@@ -59,8 +59,10 @@ internal static class DriverCommands
                     page => page.NextPageToken,
                     (all, page) => all.Drivers.AddRange(page.Drivers));
                 output.WriteTable(all, ["node", "driver", "open files", "calls"],
-                    all.Drivers.Select(
-                        driver => new[] { Output.Name(driver.Name), driver.Driver_, $"{driver.OpenFiles}", $"{driver.Calls}" }));
+                    all.Drivers.Select(driver => new[]
+                    {
+                        Output.Name(driver.Name), driver.Driver_, $"{driver.OpenFiles}", $"{driver.Calls}",
+                    }));
             });
     }
 

@@ -57,9 +57,10 @@ internal sealed class Failures(bool isJson, string endpoint, Signals signals)
     {
         switch (refusal.StatusCode)
         {
-            case StatusCode.Unavailable when refusal.Reason == "PERMISSION_DENIED":
+            case var _ when refusal.Reason == "PERMISSION_DENIED":
                 return Tell(CommandLine.Unreachable, refusal.Message, refusal.Reason);
             case StatusCode.Unavailable:
+            case var _ when refusal.Reason == "UNREACHABLE":
                 return Tell(
                     CommandLine.Unreachable,
                     $"no daemon at {endpoint}: start one with 'framepind', or name another with --endpoint",

@@ -31,7 +31,8 @@ internal static class FaultCommands
             "serve-faults",
             "Fills missing pages of a range when somebody faults on them, as a userfaultfd handler does, until it is "
             + "ended (Ctrl-C, SIGTERM).",
-            "map as1 1M --at 0x10000000\n  framepin serve-faults as1 0x10000000 1M --from snapshot.bin", [space, address, length, from],
+            "map as1 1M --at 0x10000000\n  framepin serve-faults as1 0x10000000 1M --from snapshot.bin",
+            [space, address, length, from],
             async (parsed, client, _, cancelled) =>
             {
                 var start = parsed.GetValue(address);
@@ -58,7 +59,8 @@ internal static class FaultCommands
                 {
                     var refused = fault.Errno == 0 ? "" : $", not taken: {(Errno)fault.Errno}";
                     var access = fault.Write ? "write" : "read";
-                    Console.WriteLine($"{Output.Name(fault.AddressSpace)} {Values.Hex(fault.Address)} {access}{refused}");
+                    Console.WriteLine(
+                        $"{Output.Name(fault.AddressSpace)} {Values.Hex(fault.Address)} {access}{refused}");
                     // Somebody else has filled it meanwhile, or the range ends here: whoever waits looks again.
                     if (fault.Errno != 0) return ValueTask.FromResult(new FaultAnswer { Kind = FaultAnswerKind.Wake });
                     var bytes = new byte[Page];

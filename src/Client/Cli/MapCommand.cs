@@ -107,7 +107,8 @@ internal sealed class MapCommand(CommandLine line, Argument<string> space, Argum
 
         uint Refuse()
         {
-            result.AddError($"--prot: '{text}' is no protection: write some of r, w and x, such as rw, or '-' for none");
+            result.AddError(
+                $"--prot: '{text}' is no protection: write some of r, w and x, such as rw, or '-' for none");
             return 0;
         }
     }

@@ -21,7 +21,8 @@ internal static class Numbers
         };
 
     /// <summary>An option with a number in a range, or none.</summary>
-    public static Option<T?> Optional<T>(string name, string description, T least, T most) where T : struct, INumber<T> =>
+    public static Option<T?> Optional<T>(string name, string description, T least, T most)
+        where T : struct, INumber<T> =>
         new(name)
         {
             Description = Text($"{description} {least} to {most}."),

@@ -121,7 +121,8 @@ internal static class PinCommands
                 var left = parsed.GetValue(length);
                 var position = parsed.GetValue(Address);
                 if (left > 0 && position + (left - 1) < position)
-                    throw new FormatException($"{left} bytes from {Values.Hex(position)} on end behind the last address");
+                    throw new FormatException(
+                        $"{left} bytes from {Values.Hex(position)} on end behind the last address");
                 var buffer = new byte[Math.Min(left, Chunk)];
                 await using var stdout = Console.OpenStandardOutput();
                 while (left > 0)

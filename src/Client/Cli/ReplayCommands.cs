@@ -69,7 +69,8 @@ internal static class ReplayCommands
                 var process = parsed.GetValue(pid);
                 if (!Directory.Exists($"/proc/{process}")) throw new IOException($"there is no process {process}");
                 if (System.IO.File.ReadAllText($"/proc/{process}/maps").Length == 0)
-                    throw new IOException($"process {process} has no memory of its own: it is the kernel's, or a zombie");
+                    throw new IOException(
+                        $"process {process} has no memory of its own: it is the kernel's, or a zombie");
                 var space = await Importer.RunAsync(
                     client, Values.Machine(parsed.GetValue(line.Machine)!), process, cancelled);
                 output.Write(space, ("address space", space.Name),
@@ -184,8 +185,8 @@ internal static class ReplayCommands
             Row(
                 "not emulated",
                 string.Join(", ", report.CallsLacking.Select(pair => $"{pair.Key} {pair.Value.Count}"))
-                    + $", first in line {report.CallsLacking.Values.Min(lines => lines[0])}: what differs behind it may "
-                    + "come from that");
+                    + $", first in line {report.CallsLacking.Values.Min(lines => lines[0])}: what differs behind it "
+                    + "may come from that");
         if (report.LinesUnread.Count > 0)
             Row("not understood", $"{report.LinesUnread.Count} lines, passed over; they stand below");
         Row("calls", string.Join(", ", report.Calls.Select(pair => $"{pair.Key} {pair.Value}")));

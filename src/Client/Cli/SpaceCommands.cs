@@ -60,7 +60,8 @@ internal static class SpaceCommands
                     SwapBytes = parsed.GetValue(swap)
                 };
                 var request = new CreateMachineRequest { Spec = spec };
-                if (CommandLine.IsGiven(parsed, line.Machine)) request.MachineId = parent[(parent.LastIndexOf('/') + 1)..];
+                if (CommandLine.IsGiven(parsed, line.Machine))
+                    request.MachineId = parent[(parent.LastIndexOf('/') + 1)..];
                 parent = (await client.Machines.CreateMachineAsync(request, cancellationToken: cancelled)).Name;
             }
 
@@ -147,7 +148,8 @@ internal static class SpaceCommands
             output.WriteTable(list, ["name", "profile", "free frames", "spaces", "vectors", "pinned", "quarantined"],
                 list.Machines.Select(machine => new[]
             {
-                Output.Name(machine.Name), machine.Spec.Profile, $"{machine.Statistics.FreeFrames}/{machine.Statistics.Frames}",
+                Output.Name(machine.Name), machine.Spec.Profile,
+                $"{machine.Statistics.FreeFrames}/{machine.Statistics.Frames}",
                 $"{machine.Statistics.AddressSpaces}", $"{machine.Statistics.FrameVectors}",
                 $"{machine.Statistics.PinsAcquired - machine.Statistics.PinsReleased}",
                 $"{machine.Statistics.QuarantinedFrames}",

@@ -32,7 +32,8 @@ internal static class V4l2Commands
         new("length") { Description = "Bytes, or with K, M.", CustomParser = Values.Size };
 
     private static readonly Option<uint> BufferType = Numbers.Option(
-        "--type", "V4L2_BUF_TYPE_*: 1 capture, 2 output, 9 and 10 the same with planes;", V4l2.BufferType.Capture, 1u, 14u);
+        "--type", "V4L2_BUF_TYPE_*: 1 capture, 2 output, 9 and 10 the same with planes;", V4l2.BufferType.Capture, 1u,
+        14u);
 
     public static IEnumerable<Command> Create(CommandLine line)
     {
@@ -168,5 +169,7 @@ internal static class V4l2Commands
     }
 
     private static DriverHandle File(CommandLine line, ParseResult parsed, FramePinClient client) =>
-        new(client, Values.Number(parsed.GetValue(OpenFile)!, parsed.GetValue(line.Machine)!, "driverFiles", "open file"));
+        new(
+            client,
+            Values.Number(parsed.GetValue(OpenFile)!, parsed.GetValue(line.Machine)!, "driverFiles", "open file"));
 }

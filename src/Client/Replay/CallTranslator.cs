@@ -52,7 +52,9 @@ internal sealed class CallTranslator(
         _pending.Clear();
     }
 
-    /// <summary>A store that its thread has waited with, when the call is no further preparation of the range.</summary>
+    /// <summary>
+    /// A store that its thread has waited with, when the call is no further preparation of the range.
+    /// </summary>
     public List<MemoryCall> Due(StraceCall call)
     {
         var due = new List<MemoryCall>();

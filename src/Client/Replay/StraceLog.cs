@@ -135,7 +135,8 @@ public static partial class StraceLog
             if (c == '"' && (i == 0 || text[i - 1] != '\\')) quoted = !quoted;
             if (quoted) continue;
             // 3</path> opens a bracket, 21<<MAP_HUGE_SHIFT does not.
-            var opens = c == '<' && i > 0 && char.IsAsciiDigit(text[i - 1]) && (i + 1 == text.Length || text[i + 1] != '<');
+            var opens = c == '<' && i > 0 && char.IsAsciiDigit(text[i - 1])
+                && (i + 1 == text.Length || text[i + 1] != '<');
             if (c is '(' or '[' or '{' || opens) depth++;
             else if (c is ')' or ']' or '}' || (c == '>' && depth > 0 && text[i - 1] != '=')) depth--;
             else if (c == ',' && depth == 0)

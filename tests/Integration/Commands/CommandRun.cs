@@ -53,7 +53,8 @@ internal sealed record CommandRun(int ExitCode, string Out, string Error)
     /// <summary>Ends a command by a signal, such as "TERM". Returns how it ended.</summary>
     public static async Task<CommandRun> EndAsync(Process process, string signal, CancellationToken cancelled)
     {
-        using (var kill = Process.Start("kill", [$"-{signal}", $"{process.Id}"])) await kill.WaitForExitAsync(cancelled);
+        using (var kill = Process.Start("kill", [$"-{signal}", $"{process.Id}"]))
+            await kill.WaitForExitAsync(cancelled);
         var said = process.StandardOutput.ReadToEndAsync(cancelled);
         var complained = process.StandardError.ReadToEndAsync(cancelled);
         await process.WaitForExitAsync(cancelled);

@@ -242,7 +242,9 @@ public sealed class CommandTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         Assert.Equal((3, 3), (run.ExitCode, (int?)JsonNode.Parse(run.Error)!["error"]!["exit_code"]));
     }
 
-    /// <summary>Every option that is a number has a range, but for addresses and sizes, which have their own form.</summary>
+    /// <summary>
+    /// Every option that is a number has a range, but for addresses and sizes, which have their own form.
+    /// </summary>
     [Fact]
     public void Every_number_has_a_range()
     {

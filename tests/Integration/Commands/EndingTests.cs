@@ -6,7 +6,9 @@ using File = System.IO.File;
 
 namespace FramePin.Tests.Integration.Commands;
 
-/// <summary>How commands end: by signals, beside a daemon that is stopped, over files that are there (part 4).</summary>
+/// <summary>
+/// How commands end: by signals, beside a daemon that is stopped, over files that are there (part 4).
+/// </summary>
 public sealed class EndingTests
 {
     private static CancellationToken Cancelled => TestContext.Current.CancellationToken;
@@ -28,7 +30,9 @@ public sealed class EndingTests
         Assert.Equal((exitCode, "", ""), (run.ExitCode, run.Out, run.Error));
     }
 
-    /// <summary>A stopped daemon takes connections and never answers: the command ends before its calls' deadline.</summary>
+    /// <summary>
+    /// A stopped daemon takes connections and never answers: the command ends before its calls' deadline.
+    /// </summary>
     [Fact]
     public async Task A_daemon_that_is_stopped_ends_a_command_with_a_sentence()
     {

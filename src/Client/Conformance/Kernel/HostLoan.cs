@@ -86,7 +86,9 @@ internal sealed class HostLoan : IDisposable
         lock (_lock) Note(Swap, settings, device);
     }
 
-    /// <summary>Gives everything back, the last item first. What cannot be given back stays in the state file.</summary>
+    /// <summary>
+    /// Gives everything back, the last item first. What cannot be given back stays in the state file.
+    /// </summary>
     public void Dispose()
     {
         lock (_lock)
