@@ -26,7 +26,7 @@ public enum ScriptFocus
 /// <param name="seed">Where the script begins.</param>
 /// <param name="initial">The process that it runs in.</param>
 /// <param name="focus">What it is about; null leaves that to the seed.</param>
-public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? focus = null)
+public sealed partial class Generator(int seed, InitialProcess initial, ScriptFocus? focus = null)
 {
     private const ulong Page = PageGeometry.PageSize;
     private const ulong Huge = PageGeometry.PmdSize;
@@ -391,21 +391,4 @@ public sealed class Generator(int seed, InitialProcess initial, ScriptFocus? foc
     private bool Chance(int oneIn) => _random.Next(oneIn) == 0;
 
     private T Pick<T>(ReadOnlySpan<T> from) => from[_random.Next(from.Length)];
-
-    /// <summary>
-    /// True for a step that would reach the executor's own code and stack, or the kernel's pages (vvar counts time).
-    /// </summary>
-    private bool Endangers(Step step)
-    {
-        if (step.Kind is StepKind.MlockAll or StepKind.Brk or StepKind.Truncate or StepKind.PunchHole
-            or StepKind.FileWrite
-            or StepKind.FileRead or StepKind.Seal or StepKind.Limit or StepKind.Mdwe or StepKind.RegisteredRead
-                or StepKind.RegisteredWrite)
-            return false;
-        return Hits(step.A, Math.Max(step.B, Page))
-            || (step.Kind == StepKind.Mremap && Hits(step.E, Math.Max(step.C, Page)));
-    }
-
-    private bool Hits(ulong address, ulong length) =>
-        address != 0 && initial.Mappings.Any(mapping => address < mapping.End && mapping.Start < address + length);
 }
