@@ -65,7 +65,7 @@ public sealed partial class Vb2Queue
     /// <summary>What does not depend on the done list; null where that decides. Under the lock of the queue.</summary>
     private async Task<PollEvents?> LookAsync(PollEvents events)
     {
-        // Who asks for the other direction alone is never woken.
+        // The queue has no events of the other direction.
         if ((events & (Options.IsOutput ? Writable : Readable)) == 0) return PollEvents.None;
         if (_buffers.Count == 0 && _fileIo is null
             && (Options.IoModes & (Options.IsOutput ? Vb2IoModes.Write : Vb2IoModes.Read)) != 0)

@@ -33,7 +33,7 @@ public sealed partial class Vb2Queue : IDisposable
     private bool _hasStarted;
     private bool _hasError;
 
-    /// <summary>Who waits in DQBUF (waiting_in_dqbuf), by the signal that wakes him; null for nobody.</summary>
+    /// <summary>The signal of the call that waits in DQBUF (waiting_in_dqbuf); null when no call waits.</summary>
     private StrongBox<CancellationToken>? _waiter;
     private bool _isLastTaken;
     private bool _usesRequests;
@@ -234,8 +234,8 @@ public sealed partial class Vb2Queue : IDisposable
     }
 
     /// <summary>
-    /// Somebody waits in DQBUF. Who was signalled has left, as in Linux, where his next call comes behind this one's
-    /// end.
+    /// A call waits in DQBUF. A call that was signalled counts as ended: in Linux the next call of its caller comes
+    /// after its end.
     /// </summary>
     private bool IsWaiting => _waiter is { Value.IsCancellationRequested: false };
 
