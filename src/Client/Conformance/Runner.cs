@@ -110,6 +110,8 @@ public static class Runner
 
     private static T OnOwnThread<T>(Func<KernelHost, T> work, int? asUser = null, bool withSwap = false)
     {
+        // The caller's thread gives back what it took; the other one may be another user by then.
+        using var lent = new LentHost(withSwap, asUser);
         var result = default(T);
         Exception? failure = null;
         var thread = new Thread(() =>
@@ -117,7 +119,7 @@ public static class Runner
             try
             {
                 if (asUser is { } user) Native.LibC.BecomeUser(user);
-                using var host = new KernelHost(withSwap);
+                using var host = new KernelHost(lent);
                 result = work(host);
             }
             catch (Exception exception)

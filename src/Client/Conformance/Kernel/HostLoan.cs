@@ -61,6 +61,30 @@ internal sealed class HostLoan : IDisposable
         }
     }
 
+    /// <summary>
+    /// Keeps runs of root from the loan, for a run of an ordinary user, whose answers would change with the settings.
+    /// Null where no run of root has been on this boot: then there is nothing that keeps one from beginning. Throws
+    /// <see cref="HostUnsuitableException"/> while a process has the loan.
+    /// </summary>
+    /// <param name="folder">The folder of the lock.</param>
+    public static FileStream? KeepOthersFrom(string folder)
+    {
+        var path = Path.Combine(folder, "lock");
+        try
+        {
+            // FileShare.Read is flock(LOCK_SH | LOCK_NB).
+            return new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read, 1);
+        }
+        catch (IOException exception) when (exception is FileNotFoundException or DirectoryNotFoundException)
+        {
+            return null;
+        }
+        catch (IOException) when (File.Exists(path + ".owner"))
+        {
+            throw InUse(path + ".owner");
+        }
+    }
+
     /// <summary>Changes a setting of the host until the loan ends.</summary>
     public void Set(string path, string value)
     {
@@ -115,11 +139,13 @@ internal sealed class HostLoan : IDisposable
         }
         catch (IOException) when (File.Exists(owner))
         {
-            throw new HostUnsuitableException(
-                $"another run (process {File.ReadAllText(owner)}) has the host's settings on loan: run this one when "
-                + "that one has ended");
+            throw InUse(owner);
         }
     }
+
+    private static HostUnsuitableException InUse(string owner) =>
+        new($"another run (process {File.ReadAllText(owner)}) has the host's settings on loan: run this one when "
+            + "that one has ended");
 
     /// <summary>Gives back what a run of the same boot left, in the order in which it would have done so.</summary>
     private void MakeGood()

@@ -7,70 +7,43 @@ using FramePin.Core.Kernel;
 namespace FramePin.Conformance.Kernel;
 
 /// <summary>
-/// The state that all scripts on the running kernel share: the executor and its template process, the folders of the
-/// test files, huge pages borrowed from the host, and the counters of pins. One thread creates, uses and disposes it.
+/// The state that all scripts on the running kernel share: the executor and its template process, and the counters of
+/// pins. One thread creates, uses and disposes it; scripts run as that thread's user.
 /// </summary>
 public sealed class KernelHost : IDisposable
 {
-    private const int WantedHugePages = 8;
-    private const string HugePagesFolder = "/sys/kernel/mm/hugepages/hugepages-2048kB/";
-    private const string CollapsePauseFile = "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs";
-
+    private readonly LentHost _lent;
     private readonly string _executor;
     private readonly int _processor = Native.LibC.sched_getcpu();
     private readonly Tracee _template;
-    private readonly HostLoan? _loan;
-    private readonly bool _hasSwap;
     private ulong _nextUser = 0x5f00_0000;
     private readonly byte[] _statistics = new byte[64 << 10];
 
-    /// <param name="withSwap">Also borrows swap; throws <see cref="SwapUnavailableException"/> where it is not to be
-    /// had.</param>
-    /// <exception cref="HostUnsuitableException">Another run has the host, or the host has swap of its own.</exception>
-    public KernelHost(bool withSwap = false)
+    /// <param name="lent">What the run has of the host; the caller's, for longer than this object lives.</param>
+    public KernelHost(LentHost lent)
     {
+        _lent = lent;
         IsRoot = Native.LibC.geteuid() == 0;
-        _loan = IsRoot ? HostLoan.Take(HostLoan.UsualFolder) : null;
+        _executor = Path.Combine(DiskFolder, "exe");
+        Executor.Write(_executor);
+        Release = File.ReadAllText("/proc/sys/kernel/osrelease").Trim();
+        // Tracer and tracees on one processor: the kernel drains only its own batches of fresh pages, and a page
+        // in another processor's batch has one more reference, which makes a write copy it.
+        Native.LibC.KeepOn(0, _processor);
+        _template = Tracee.Start(_executor);
         try
         {
-            if (withSwap) SwapSpace.Borrow(_loan);
-            else if (HostSettings.SwapAreas() is { Count: > 0 } areas)
-                throw new HostUnsuitableException(
-                    $"the host has swap of its own ({string.Join(", ", areas)}), to which MADV_PAGEOUT would page out "
-                    + "as no machine here does: 'swapoff -a' first, and --swap lends a device that is modelled");
-            _hasSwap = withSwap;
-            DiskFolder = Directory.CreateTempSubdirectory("framepin-conformance-").FullName;
-            TmpfsFolder = $"/dev/shm/{Path.GetFileName(DiskFolder)}";
-            _loan?.AddFolder(DiskFolder);
-            _loan?.AddFolder(TmpfsFolder);
-            Directory.CreateDirectory(TmpfsFolder);
-            NotModelled = HostSettings.NotModelled(DiskFolder);
-            _executor = Path.Combine(DiskFolder, "exe");
-            Executor.Write(_executor);
-            Release = File.ReadAllText("/proc/sys/kernel/osrelease").Trim();
-            HugePages = BorrowHugePages();
-            Thp = ReadThp();
-            // khugepaged is kept from joining small pages at a moment of its own.
-            if (File.Exists(CollapsePauseFile))
-                _loan?.Set(CollapsePauseFile, uint.MaxValue.ToString(CultureInfo.InvariantCulture));
-            AppDomain.CurrentDomain.ProcessExit += OnExit;
-            // Tracer and tracees on one processor: the kernel drains only its own batches of fresh pages, and a page
-            // in another processor's batch has one more reference, which makes a write copy it.
-            Native.LibC.KeepOn(0, _processor);
-            _template = Tracee.Start(_executor);
             CachesZeroedHoles = ProbeZeroedHoles();
         }
         catch
         {
-            AppDomain.CurrentDomain.ProcessExit -= OnExit;
-            _template?.Dispose();
-            GiveBack();
+            _template.Dispose();
             throw;
         }
     }
 
     /// <summary>Settings of the host that FramePin does not model, a sentence each.</summary>
-    public IReadOnlyList<string> NotModelled { get; }
+    public IReadOnlyList<string> NotModelled => _lent.NotModelled;
 
     /// <summary>Release of the running kernel, as uname -r prints it.</summary>
     public string Release { get; }
@@ -79,12 +52,12 @@ public sealed class KernelHost : IDisposable
     public bool IsRoot { get; }
 
     /// <summary>Huge pages of 2 MiB that scripts may use.</summary>
-    public int HugePages { get; }
+    public int HugePages => _lent.HugePages;
 
-    public ThpMode Thp { get; }
+    public ThpMode Thp => _lent.Thp;
 
     /// <summary>Bytes of swap that scripts may use; 0 for none.</summary>
-    public ulong Swap => _hasSwap ? SwapSpace.Size : 0;
+    public ulong Swap => _lent.Swap;
 
     /// <summary>The disk file system keeps a page of a hole of which it zeroed a part, without contents.</summary>
     internal bool CachesZeroedHoles { get; }
@@ -122,9 +95,9 @@ public sealed class KernelHost : IDisposable
     /// <summary>The number of a user whom no script of this run has had; nobody on the host should be.</summary>
     internal ulong TakeUser() => _nextUser++;
 
-    internal string DiskFolder { get; }
+    internal string DiskFolder => _lent.DiskFolder;
 
-    internal string TmpfsFolder { get; }
+    internal string TmpfsFolder => _lent.TmpfsFolder;
 
     /// <summary>
     /// The profile whose rules the running kernel should follow: the newest that is not newer than it, the oldest
@@ -181,63 +154,13 @@ public sealed class KernelHost : IDisposable
         return BitConverter.ToUInt64(entry) & pfnMask;
     }
 
-    public void Dispose()
-    {
-        AppDomain.CurrentDomain.ProcessExit -= OnExit;
-        _template.Dispose();
-        GiveBack();
-    }
-
-    /// <summary>A run that is interrupted leaves the host as it was, too.</summary>
-    private void OnExit(object? sender, EventArgs arguments) => GiveBack();
-
-    private void GiveBack()
-    {
-        if (_loan is not null)
-        {
-            _loan.Dispose();
-            return;
-        }
-
-        foreach (var folder in (string?[])[DiskFolder, TmpfsFolder])
-            if (Directory.Exists(folder)) Directory.Delete(folder, recursive: true);
-    }
+    public void Dispose() => _template.Dispose();
 
     private static int Version(string major, string minor) =>
         (int.Parse(major, CultureInfo.InvariantCulture) * 1000) + int.Parse(minor, CultureInfo.InvariantCulture);
 
     private static int Version(KernelProfile profile) =>
         profile.Name.Split('.') is [var major, var minor] ? Version(major, minor) : 0;
-
-    /// <summary>
-    /// Makes the host's pool larger, never smaller: others may use its pages. The scripts have what is free of it, and
-    /// the pool does not grow by itself meanwhile.
-    /// </summary>
-    private int BorrowHugePages()
-    {
-        if (_loan is null || !Directory.Exists(HugePagesFolder)) return 0;
-        var free = FreeHugePages();
-        if (free < WantedHugePages)
-            _loan.Set(
-                HugePagesFolder + "nr_hugepages",
-                (Number("nr_hugepages") + WantedHugePages - free).ToString(CultureInfo.InvariantCulture));
-        if (Number("nr_overcommit_hugepages") != 0) _loan.Set(HugePagesFolder + "nr_overcommit_hugepages", "0");
-        return FreeHugePages();
-    }
-
-    private static int FreeHugePages() => Math.Max(0, Number("free_hugepages") - Number("resv_hugepages"));
-
-    private static int Number(string setting) =>
-        int.Parse(File.ReadAllText(HugePagesFolder + setting), CultureInfo.InvariantCulture);
-
-    private static ThpMode ReadThp()
-    {
-        const string file = "/sys/kernel/mm/transparent_hugepage/enabled";
-        if (!File.Exists(file)) return ThpMode.Never;
-        var text = File.ReadAllText(file);
-        return text.Contains("[always]", StringComparison.Ordinal) ? ThpMode.Always
-            : text.Contains("[madvise]", StringComparison.Ordinal) ? ThpMode.MAdvise : ThpMode.Never;
-    }
 
     private static long Counter(string text, string name)
     {

@@ -90,6 +90,16 @@ internal static unsafe partial class LibC
         _ = prctl(setDumpable, 1, 0, 0, 0);
     }
 
+    /// <summary>Makes a user and the group of the same number the owners of a file.</summary>
+    internal static void GiveTo(string path, int user)
+    {
+        if (chown(path, user, user) < 0)
+            throw new System.ComponentModel.Win32Exception(Marshal.GetLastPInvokeError(), $"chown {user} {path}");
+    }
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int chown(string path, int user, int group);
+
     [LibraryImport("libc", SetLastError = true)]
     private static partial int sched_setaffinity(int pid, nuint size, ref ulong mask);
 

@@ -180,6 +180,7 @@ public sealed partial class Generator(int seed, InitialProcess initial, ScriptFo
     private Step? Make(int process, StepKind kind, IReadOnlyList<Area> areas)
     {
         var (address, length) = PickRange(areas);
+        if (Chance(60)) length = PickWrappingLength();
         switch (kind)
         {
             case StepKind.Mmap: return Mmap(process, address, length);
@@ -194,7 +195,7 @@ public sealed partial class Generator(int seed, InitialProcess initial, ScriptFo
             case StepKind.Mlock: return new Step(process, kind, address, length, Chance(3) ? 1UL : 0);
             case StepKind.MlockAll: return new Step(process, kind, Pick<ulong>([1, 2, 3, 5, 6, 7]));
             case StepKind.MunlockAll or StepKind.Unregister or StepKind.Drain: return new Step(process, kind);
-            case StepKind.Brk: return new Step(process, kind, (ulong)_random.Next(0, 12) * (Page / 2));
+            case StepKind.Brk: return new Step(process, kind, PickBreak());
             case StepKind.Msync: return new Step(process, kind, address, length, Pick<ulong>([0, 1, 2, 4, 6, 5]));
             case StepKind.Mseal: return new Step(process, kind, address, length);
             case StepKind.Load: return new Step(process, kind, address + PickOffset());
@@ -204,16 +205,10 @@ public sealed partial class Generator(int seed, InitialProcess initial, ScriptFo
                 ? MaxProcesses
                 : MaxProcesses + 1) ? new Step(process, kind) : null;
             case StepKind.Exit: return process > 0 ? new Step(process, kind) : null;
-            case StepKind.Truncate: return new Step(process, kind, PickFile(), PickSize());
-            case StepKind.PunchHole:
-                return new Step(
-                    process, kind, PickFile(), (ulong)_random.Next(0, 16) * Page, (ulong)_random.Next(1, 5) * Page);
-            case StepKind.FileWrite:
-                return new Step(
-                process, kind, PickFile(), (ulong)_random.Next(0, 18) * Page, PickByte());
-            case StepKind.FileRead:
-                return new Step(
-                process, kind, Pick<ulong>([0, 1, 6]), (ulong)_random.Next(0, 18) * Page);
+            case StepKind.Truncate: return Truncate(process);
+            case StepKind.PunchHole: return PunchHole(process);
+            case StepKind.FileWrite: return new Step(process, kind, PickFile(), PickOffsetInFile(), PickByte());
+            case StepKind.FileRead: return new Step(process, kind, Pick<ulong>([0, 1, 5, 6]), PickOffsetInFile());
             case StepKind.Seal: return new Step(process, kind, 0);
             case StepKind.RegisteredRead: return new Step(process, kind, (ulong)_random.Next(0, 4) * Page);
             case StepKind.RegisteredWrite: return new Step(process, kind, (ulong)_random.Next(0, 4) * Page, PickByte());
@@ -243,60 +238,6 @@ public sealed partial class Generator(int seed, InitialProcess initial, ScriptFo
             case StepKind.Munmap or StepKind.Munlock: return new Step(process, kind, address, length);
             default: return new Step(process, kind, address, Math.Clamp(length, Page, 16 * Page));
         }
-    }
-
-    private Step Mmap(int process, ulong address, ulong length)
-    {
-        var prot = PickProt();
-        var type = _random.Next(10);
-        var extra = (ulong)(Chance(12) ? MapFlags.NoReserve : 0) | (ulong)(Chance(10) ? MapFlags.Populate : 0)
-            | (ulong)(Chance(20) ? MapFlags.Locked : 0) | (ulong)(Chance(25) ? MapFlags.Stack : 0);
-        var placed = _random.Next(10) switch
-        {
-            < 6 => (ulong)MapFlags.Fixed,
-            6 => (ulong)MapFlags.FixedNoReplace,
-            7 => 0UL,
-            _ => ulong.MaxValue,
-        };
-        if (placed == ulong.MaxValue) (address, placed) = (0, 0);
-        ulong file = 0, offset = 0;
-        var flags = extra | placed;
-        switch (type)
-        {
-            case < 4:
-                flags |= (ulong)(MapFlags.Private | MapFlags.Anonymous);
-                if (Chance(15)) flags |= (ulong)MapFlags.GrowsDown;
-                break;
-            case 4 or 5: flags |= (ulong)(MapFlags.Shared | MapFlags.Anonymous); break;
-            case 6 or 7 or 8:
-                file = PickFile() + 1;
-                offset = (ulong)_random.Next(0, 10) * Page;
-                if (FileSpec.All[(int)file - 1].Kind == Core.Backing.FileKind.HugeTlb)
-                {
-                    offset = (ulong)_random.Next(0, 2) * Huge;
-                    if (!Chance(6)) (address, length) = (PageGeometry.AlignDown(address, Huge), Huge);
-                }
-
-                flags |= (ulong)(Chance(2) ? MapFlags.Shared : MapFlags.Private);
-                break;
-            default:
-                if (Chance(3)) flags |= (ulong)(MapFlags.Droppable | MapFlags.Anonymous);
-                else if (Chance(2))
-                {
-                    flags |= (ulong)(MapFlags.Private | MapFlags.Anonymous | MapFlags.HugeTlb);
-                    if (!Chance(6)) (address, length) = (PageGeometry.AlignDown(address, Huge), Huge);
-                }
-                else
-                {
-                    flags |= (ulong)(MapFlags.Private | MapFlags.Anonymous);
-                    prot = 3;
-                    extra = 0;
-                }
-
-                break;
-        }
-
-        return new Step(process, StepKind.Mmap, address, length, prot, flags, file, offset);
     }
 
     /// <summary>
