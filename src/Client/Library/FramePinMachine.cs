@@ -181,6 +181,8 @@ public sealed class FramePinMachine
             HasClose = options?.HasClose ?? false,
             ReadOnly = options?.IsReadOnly ?? false,
             RemapsInParts = options?.RemapsInParts ?? false,
+            NoExec = options?.IsNoExec ?? false,
+            NoAccess = options?.HasNoAccess ?? false,
             Lease = options?.Lease ?? "",
             RequestId = FramePinCalls.NewRequestId(),
         };

@@ -60,6 +60,12 @@ public sealed record DeviceOptions
     /// <summary>Its mmap method remaps page by page, which private writable mappings refuse with EINVAL.</summary>
     public bool RemapsInParts { get; init; }
 
+    /// <summary>Its file lies on a mount with noexec: PROT_EXEC is refused with EPERM.</summary>
+    public bool IsNoExec { get; init; }
+
+    /// <summary>Its mappings have no access method: /proc/PID/mem does not reach memory without pages (EIO).</summary>
+    public bool HasNoAccess { get; init; }
+
     /// <summary>Lease that it is deleted with; null: it lives until it is deleted.</summary>
     public LeaseName? Lease { get; init; }
 }

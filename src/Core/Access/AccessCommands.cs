@@ -111,7 +111,8 @@ public readonly ref struct AccessRawCall(SpaceId space, ulong address, Span<byte
     public SyscallResult Run(in Turn turn)
     {
         var living = turn.Kernel.Space(space);
-        if (living.Vmas.Find(address) is not { Device: not null } vma || !vma.Has(VmFlags.PfnMap)) return Errno.EFAULT;
+        if (living.Vmas.Find(address) is not { Device.HasAccess: true } vma || !vma.Has(VmFlags.PfnMap))
+            return Errno.EFAULT;
         var entry = living.PageTable.Read(address);
         if ((entry & Pte.RawPfn) == 0 || (isWrite && (entry & Pte.Write) == 0)) return Errno.EFAULT;
         var pfn = Pte.PfnOf(entry);

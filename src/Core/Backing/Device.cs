@@ -69,6 +69,14 @@ internal sealed class Device
     /// </summary>
     public bool RemapsInParts { get; init; }
 
+    /// <summary>Its file lies on a mount with noexec, as those of anonymous inodes do.</summary>
+    public bool IsNoExec { get; init; }
+
+    /// <summary>
+    /// Its mappings have an access method (generic_access_phys), by which /proc/PID/mem reaches memory without pages.
+    /// </summary>
+    public bool HasAccess { get; init; } = true;
+
     /// <summary>The mapping has a ->fault method: an empty entry is filled at a touch.</summary>
     public bool HasFault => Mapping is DeviceMapping.PfnMapLazy or DeviceMapping.FaultPages
         or DeviceMapping.ServedPfns or DeviceMapping.ServedPages;

@@ -26,13 +26,8 @@ public enum FileKind
 /// <remarks>Guarded by the turn. Owned by the machine; it lives while it has a name or a VMA maps it.</remarks>
 internal sealed partial class MemoryFile
 {
-    /// <summary>
-    /// Bytes that the cache reaches: those of a page table of four levels. Linux's reaches every offset of a file.
-    /// </summary>
-    private const ulong CacheReach = 1UL << 48;
-
     private readonly PhysicalMemory _memory;
-    private readonly PageTable _cache;
+    private readonly FileCache _cache;
     private readonly HashSet<ulong> _unread = [];
 
     /// <summary>
@@ -54,7 +49,7 @@ internal sealed partial class MemoryFile
         Kind = kind;
         Order = hugeOrder;
         _memory = memory;
-        _cache = cache;
+        _cache = new FileCache(cache);
         _swap = swap;
     }
 
@@ -166,8 +161,7 @@ internal sealed partial class MemoryFile
     /// <summary>The cached frame at page <paramref name="index"/>; null when the page is not cached.</summary>
     internal Pfn? Lookup(ulong index)
     {
-        if (index >= CacheReach >> PageGeometry.PageShift) return null;
-        var entry = _cache.Read(index << PageGeometry.PageShift);
+        var entry = _cache.Read(index);
         if (entry == 0) return null;
         var within = Order == 0 ? 0 : index & ((1UL << Order) - 1);
         return Pte.PfnOf(entry) + within;
@@ -175,12 +169,11 @@ internal sealed partial class MemoryFile
 
     /// <summary>
     /// Puts a fresh folio at <paramref name="index"/>; the file takes over the caller's reference. False: no table
-    /// left, or a page that the cache does not reach.
+    /// left.
     /// </summary>
     internal bool Insert(ulong index, Pfn head)
     {
-        if (index >= CacheReach >> PageGeometry.PageShift) return false;
-        var slot = _cache.Ensure(index << PageGeometry.PageShift, Order);
+        var slot = _cache.Ensure(index, Order);
         if (!slot.Exists) return false;
         _cache[slot] = Pte.Leaf(head, Order == 0 ? Pte.Present : Pte.Present | Pte.Huge);
         _unread.Remove(index);
@@ -205,7 +198,7 @@ internal sealed partial class MemoryFile
     /// </summary>
     internal void Replace(ulong index, Pfn fresh)
     {
-        var slot = _cache.Find(index << PageGeometry.PageShift);
+        var slot = _cache.Find(index);
         var old = Pte.PfnOf(_cache[slot]);
         var from = _memory.Frames[old];
         var to = _memory.Frames[fresh];
@@ -227,42 +220,25 @@ internal sealed partial class MemoryFile
         if (_unread.Count > 0) _unread.RemoveWhere(index => index >= first && index - first < count);
         foreach (var index in _stored.Keys)
             if (index >= first && index - first < count) Unstore(index);
-        const ulong reach = CacheReach >> PageGeometry.PageShift;
-        if (first >= reach) return;
-        var end = Math.Min(count, reach - first) + first << PageGeometry.PageShift;
-        var leaf = _cache.Leaves(first << PageGeometry.PageShift, end);
-        while (leaf.MoveNext())
+        var folios = _cache.Folios(first, count);
+        while (folios.MoveNext())
         {
-            var head = Pte.PfnOf(leaf.Entry);
-            leaf.Entry = 0;
+            var (index, head) = folios.Current;
+            folios.Entry = 0;
             var info = _memory.Frames[head];
             info.Flags &= ~(FrameFlags.InCache | FrameFlags.Dirty | FrameFlags.DirtyTracked);
             info.FileId = 0;
             CachedFrames -= 1UL << Order;
             // A page that is punched out takes its entry along (region_del).
-            if (Pool is not null) _promised.Remove(leaf.Address >> (PageGeometry.PageShift + Order));
+            if (Pool is not null) _promised.Remove(index >> Order);
             _memory.Put(head);
         }
 
-        _cache.Prune(first << PageGeometry.PageShift, end);
+        _cache.Prune(first, count);
     }
 
     /// <summary>Every cached folio with its page index, ascending, for <c>foreach</c>.</summary>
-    internal FolioCursor CachedFolios() => new(_cache.Leaves(0, CacheReach));
-
-    /// <summary>A walk over the cache of a file: a <see cref="LeafCursor"/>, and its protocol.</summary>
-    internal ref struct FolioCursor(LeafCursor leaf)
-    {
-        private LeafCursor _leaf = leaf;
-
-        /// <summary>Page index of the folio in the file, and its first frame.</summary>
-        public readonly (ulong Index, Pfn Head) Current =>
-            (_leaf.Address >> PageGeometry.PageShift, Pte.PfnOf(_leaf.Entry));
-
-        public readonly FolioCursor GetEnumerator() => this;
-
-        public bool MoveNext() => _leaf.MoveNext();
-    }
+    internal FileCache.FolioCursor CachedFolios() => _cache.Folios(0, ulong.MaxValue);
 
     internal int TableCount => _cache.CountTables();
 

@@ -57,6 +57,9 @@ internal sealed class PageTable
     public static PageTable? Create(TablePool pool) =>
         pool.Allocate() is var root and not 0 ? new PageTable(pool, root) : null;
 
+    /// <summary>An empty table of the same pool; null when it is used up.</summary>
+    public PageTable? CreateSibling() => Create(_pool);
+
     /// <summary>The table of an address space that has exited: every look-up finds nothing.</summary>
     public static PageTable Destroyed(TablePool pool) => new(pool, 0);
 

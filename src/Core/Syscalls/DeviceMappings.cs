@@ -30,6 +30,8 @@ internal static class DeviceMappings
         if (device is { Mapping: DeviceMapping.PfnMap, RemapsInParts: false } && kernel.Profile.MarksRemapped)
             vma.Flags |= VmFlags.Arch;
         vma.Flags &= ~VmFlags.Account;
+        // vma_supports_mlock: what MAP_LOCKED or MCL_FUTURE asks for is passed over.
+        if (vma.HasAny(VmFlags.Special)) vma.Flags &= ~(VmFlags.Locked | VmFlags.LockOnFault);
         var tracked = VmaMerge.InsertOrMerge(space, vma);
         for (var address = vma.Start; address < vma.End; address += PageGeometry.PageSize)
         {

@@ -183,8 +183,10 @@ public readonly partial record struct MadviseCall(SpaceId Space, ulong Start, ul
     /// <summary>MADV_REMOVE: a hole in the file under a shared mapping that may be written.</summary>
     private static Errno Remove(KernelState kernel, Vma vma, AddressRange part)
     {
-        if (vma.Has(VmFlags.Locked) || vma.File is not { } file) return Errno.EINVAL;
+        if (vma.Has(VmFlags.Locked) || (vma.File is null && vma.Device is null)) return Errno.EINVAL;
         if (!vma.Has(VmFlags.Shared | VmFlags.MayWrite)) return Errno.EACCES;
+        // vfs_fallocate: a device is no regular file.
+        if (vma.File is not { } file) return Errno.ENODEV;
         if (file.Kind == FileKind.Secret) return Errno.EOPNOTSUPP;
         FileCalls.PunchHole(kernel, file, vma.IndexOf(part.Start) << PageGeometry.PageShift, part.Length);
         return Errno.None;

@@ -58,7 +58,7 @@ public readonly partial record struct MmapCall
         var first = pageOffset >> file.Order;
         if (!TryReserve(file, first, first + (range.Pages >> file.Order), vmFlags, out reserve)) return Errno.ENOMEM;
         // A writable mapping, private ones too, makes the file as long as it reaches.
-        if ((vmFlags & VmFlags.Write) != 0) file.Size = Math.Max(file.Size, Math.Min(end, FileCalls.MaxBytes));
+        if ((vmFlags & VmFlags.Write) != 0) file.Size = Math.Max(file.Size, end);
         return Errno.None;
     }
 

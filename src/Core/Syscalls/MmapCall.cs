@@ -248,9 +248,9 @@ public readonly partial record struct MmapCall(
         }
 
         if (!request.OpenedForRead) return Errno.EACCES;
-        if (request.File is { Kind: FileKind.Secret })
+        if (request.File is { Kind: FileKind.Secret } || request.Device is { IsNoExec: true })
         {
-            // Its mount is noexec; its own mmap takes shared mappings only and locks them.
+            // path_noexec. A secret file's own mmap takes shared mappings only and locks them.
             if ((vmFlags & VmFlags.Exec) != 0) return Errno.EPERM;
             vmFlags &= ~VmFlags.MayExec;
         }

@@ -71,7 +71,8 @@ public readonly partial record struct MremapCall(
             var address = Math.Max(vma.Start, request.Address);
             if (isFirst && address > request.Address) return Errno.EFAULT;
             from = vma.End;
-            if ((vma.Device is not null || vma.Uffd is not null) && (!isFirst || vma.End < end))
+            // vma_multi_allowed. No device here has a get_unmapped_area of its own.
+            if (vma.Uffd is not null && (!isFirst || vma.End < end))
                 return SyscallResult.Fail(Errno.EFAULT, !isFirst);
             var length = Math.Min(end, vma.End) - address;
             var moved = RunOn(kernel, space, vma, request with
@@ -156,11 +157,16 @@ public readonly partial record struct MremapCall(
 
     private static SyscallResult ShrinkInPlace(KernelState kernel, AddressSpace space, Request request)
     {
-        // By the checks of munmap itself: the old length is the caller's word and may run past the end of user space.
-        var unmapped = MunmapCall.Run(
-            kernel, space, request.Address + request.NewLength, request.OldLength - request.NewLength);
-        return unmapped.IsOk ? SyscallResult.Ok(request.Address) : unmapped;
+        var cut = CutTail(kernel, space, request);
+        return cut.IsOk ? SyscallResult.Ok(request.Address) : cut;
     }
+
+    /// <summary>
+    /// shrink_vma, by the checks of munmap itself: the old length is the caller's word and may run past the end of user
+    /// space, or wrap.
+    /// </summary>
+    private static SyscallResult CutTail(KernelState kernel, AddressSpace space, Request request) => MunmapCall.Run(
+        kernel, space, request.Address + request.NewLength, request.OldLength - request.NewLength);
 
     private static SyscallResult Expand(KernelState kernel, AddressSpace space, Vma vma, Request request)
     {
@@ -217,9 +223,8 @@ public readonly partial record struct MremapCall(
 
         if (request.NewLength < request.OldLength)
         {
-            var tail = new AddressRange(request.Address + request.NewLength, request.Address + request.OldLength);
-            var error = MunmapCall.Unmap(kernel, space, tail);
-            if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
+            var cut = CutTail(kernel, space, request);
+            if (!cut.IsOk) return SyscallResult.Fail(cut.Error, isPartial || cut.IsPartial);
             isPartial = true;
             request = request with { OldLength = request.NewLength };
             vma = space.Vmas.Find(request.Address)!;

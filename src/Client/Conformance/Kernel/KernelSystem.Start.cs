@@ -40,6 +40,8 @@ public sealed partial class KernelSystem
         {
             case FileKind.Shmem when spec.IsZeroDevice || spec.IsRomDevice:
                 return TryOpen(tracee, spec.Name, OpenReadWrite);
+            case FileKind.Shmem when spec.IsCounterPage:
+                return OpenCounter(tracee);
             case FileKind.Shmem when spec.Name == "memfd":
                 var memfd = MemFile(tracee, spec.Name, allowSealing);
                 if (memfd >= 0) Fill($"/proc/{tracee.Pid}/fd/{memfd}", spec.Pages, FileSpec.FirstByte);
@@ -58,6 +60,26 @@ public sealed partial class KernelSystem
                 if (spec.SameAs < 0) Fill(path, spec.Pages, FileSpec.FirstByte);
                 return (long)Open(tracee, path, spec.IsWritable ? OpenReadWrite : 0UL);
         }
+    }
+
+    /// <summary>A counter of PERF_COUNT_SW_DUMMY in user mode, not started, with its page mapped for good.</summary>
+    private static long OpenCounter(Tracee tracee)
+    {
+        const int attributes = 128;
+        const uint software = 1, dummy = 9;
+        const ulong disabled = 1, excludeKernel = 1 << 5, excludeHypervisor = 1 << 6;
+        const ulong sharedFixed = 0x11, readWrite = 3, allCpus = ulong.MaxValue, noGroup = ulong.MaxValue;
+        Span<byte> attribute = stackalloc byte[attributes];
+        attribute.Clear();
+        BinaryPrimitives.WriteUInt32LittleEndian(attribute, software);
+        BinaryPrimitives.WriteInt32LittleEndian(attribute[4..], attributes);
+        BinaryPrimitives.WriteUInt64LittleEndian(attribute[8..], dummy);
+        BinaryPrimitives.WriteUInt64LittleEndian(attribute[40..], disabled | excludeKernel | excludeHypervisor);
+        tracee.WriteScratch(attribute, 0);
+        var fd = tracee.Call(SystemCall.PerfEventOpen, tracee.Scratch, 0, allCpus, noGroup, 0);
+        if (fd < 0) return fd;
+        var at = tracee.Call(SystemCall.Mmap, FileSpec.CounterPageAt, Page, readWrite, sharedFixed, (ulong)fd, 0);
+        return at < 0 ? at : fd;
     }
 
     private static void Fill(string path, int pages, Func<int, byte> firstByte)

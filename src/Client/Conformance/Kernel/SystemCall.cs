@@ -29,6 +29,7 @@ internal static class SystemCall
     public const ulong MovePages = 279;
     public const ulong Fallocate = 285;
     public const ulong Pipe2 = 293;
+    public const ulong PerfEventOpen = 298;
     public const ulong Prlimit = 302;
     public const ulong MemfdCreate = 319;
     public const ulong Mlock2 = 325;

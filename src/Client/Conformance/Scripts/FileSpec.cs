@@ -20,6 +20,21 @@ public sealed record FileSpec(string Name, FileKind Kind, int Pages, bool IsWrit
     public bool IsRomDevice => Name == "/dev/mem";
 
     /// <summary>
+    /// The control page of a performance counter that counts nothing: VM_PFNMAP over RAM, mapped whole. A child does
+    /// not inherit its mappings.
+    /// </summary>
+    public bool IsCounterPage => Name == CounterPage;
+
+    /// <summary>The name that maps shows for a performance counter.</summary>
+    public const string CounterPage = "anon_inode:[perf_event]";
+
+    /// <summary>
+    /// Where every process that has one maps the counter's page for good, below all that scripts map: the kernel makes
+    /// a fresh page when the last mapping has gone.
+    /// </summary>
+    public const ulong CounterPageAt = 0x0f00_0000;
+
+    /// <summary>
     /// The files of every script, in order of their index; random scripts use those before the devices.
     /// </summary>
     public static IReadOnlyList<FileSpec> All { get; } =
@@ -33,6 +48,7 @@ public sealed record FileSpec(string Name, FileKind Kind, int Pages, bool IsWrit
         new("huge", FileKind.HugeTlb, 2),
         new("/dev/zero", FileKind.Shmem, 0),
         new("/dev/mem", FileKind.Shmem, 0),
+        new(CounterPage, FileKind.Shmem, 0),
     ];
 
     /// <summary>First byte of page <paramref name="page"/> at the start.</summary>

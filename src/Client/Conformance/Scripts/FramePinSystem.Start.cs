@@ -14,6 +14,15 @@ public sealed partial class FramePinSystem
 {
     private void Install(SpaceId space, InitialMapping mapping)
     {
+        if (mapping.Name == FileSpec.CounterPage)
+        {
+            var mapped = MmapCounter(space, new Step(
+                0, StepKind.Mmap, mapping.Start, mapping.End - mapping.Start, (ulong)(Prot.Read | Prot.Write),
+                (ulong)(MapFlags.Shared | MapFlags.Fixed)));
+            if (!mapped.IsOk) throw new InvalidOperationException($"installing {mapping}: {mapped.Error}");
+            return;
+        }
+
         var kind = mapping.Name switch
         {
             "[stack]" => InstalledKind.Stack,
@@ -41,7 +50,7 @@ public sealed partial class FramePinSystem
 
     private FileId CreateFile(FileSpec spec)
     {
-        if (spec.SameAs >= 0 || spec.IsZeroDevice || spec.IsRomDevice) return FileId.None;
+        if (spec.SameAs >= 0 || spec.IsZeroDevice || spec.IsRomDevice || spec.IsCounterPage) return FileId.None;
         var order = spec.Kind == FileKind.HugeTlb ? PageGeometry.PmdOrder : 0;
         var made = _machine.Call(
             new CreateFileCall(spec.Name, spec.Kind, (ulong)spec.Pages * spec.PageSize, order));

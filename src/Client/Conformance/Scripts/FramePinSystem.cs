@@ -28,6 +28,7 @@ public sealed partial class FramePinSystem : IMemorySystem
     private readonly List<FrameVector> _pipe = [];
     private readonly bool _countsPins;
     private readonly TaskState _tracer;
+    private DeviceId? _counter;
     private int _dropped;
     private readonly byte[] _buffer = new byte[1 << 20];
 
@@ -93,7 +94,8 @@ public sealed partial class FramePinSystem : IMemorySystem
             .Where(entry => entry.Name != "exe" && entry.Name is not ['[', 's' or 'v', ..]).Select(entry => new Area(
                 entry.Range,
                 IsAnonymous: entry.Name is "" or "[heap]" && (entry.Flags & (VmFlags.HugeTlb | VmFlags.Droppable)) == 0,
-                IsRegistered: (entry.Flags & (VmFlags.UffdMissing | VmFlags.UffdWp)) != 0))];
+                IsRegistered: (entry.Flags & (VmFlags.UffdMissing | VmFlags.UffdWp)) != 0,
+                IsCounterPage: entry.Name == FileSpec.CounterPage))];
 
     public InitialProcess Initial { get; }
 
@@ -251,6 +253,8 @@ public sealed partial class FramePinSystem : IMemorySystem
         if (spec is { IsZeroDevice: true })
             return Mmap(space, step with { D = step.D | (ulong)MapFlags.Anonymous, E = 0 });
         if (spec is { IsRomDevice: true }) return MmapRom(space, step);
+        if (spec is { IsCounterPage: true })
+            return Initial.MissingFiles.Contains((int)step.E - 1) ? "-EBADF" : Text(MmapCounter(space, step));
         FileId? file = step.E == 0 ? null : File(step.E - 1);
         if (step.E != 0 && file is null) return "-EBADF";
         return Text(_machine.Call(new MmapCall(space, step.A, step.B, (Prot)step.C, (MapFlags)step.D)
@@ -270,6 +274,20 @@ public sealed partial class FramePinSystem : IMemorySystem
         {
             Device = new DeviceId((int)rom.Value),
         }));
+    }
+
+    /// <summary>perf_mmap also sets VM_DONTCOPY.</summary>
+    private SyscallResult MmapCounter(SpaceId space, Step step)
+    {
+        _counter ??= new DeviceId((int)_machine.Call(new CreateDeviceCall(
+            FileSpec.CounterPage, DeviceMapping.PfnMap, Frames: 1, IsRam: true, HasClose: true, IsWritable: true,
+            IsNoExec: true, HasAccess: false)).Value);
+        var mapped = _machine.Call(new MmapCall(space, step.A, step.B, (Prot)step.C, (MapFlags)step.D)
+        {
+            Device = _counter.Value,
+        });
+        if (mapped.IsOk) _machine.Call(new MadviseCall(space, mapped.Value, step.B, Advice.DontFork));
+        return mapped;
     }
 
     /// <summary>

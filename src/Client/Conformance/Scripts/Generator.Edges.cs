@@ -9,6 +9,9 @@ public sealed partial class Generator
     /// <summary>Index of the hugetlb file among <see cref="FileSpec.All"/>.</summary>
     private const ulong HugeFile = 6;
 
+    /// <summary>Index of the counter's page among <see cref="FileSpec.All"/>.</summary>
+    private const int CounterFile = 9;
+
     private const ulong LastPage = ulong.MaxValue & PageGeometry.PageMask;
     private const ulong SignBit = 1UL << 63;
 
@@ -36,6 +39,23 @@ public sealed partial class Generator
     private ulong PickOffsetInFile() =>
         Chance(20) ? Pick<ulong>([SignBit - 1, SignBit, ulong.MaxValue]) : (ulong)_random.Next(0, 18) * Page;
 
+    /// <summary>The kernel writes into the first half of a counter's page; scripts use the second.</summary>
+    private ulong PickByteAt(IReadOnlyList<Area> areas, ulong address)
+    {
+        var offset = PickOffset();
+        return areas.Any(area => area.IsCounterPage && area.Range.Contains(address))
+            ? (address & ~(Page - 1)) + (Page / 2) + (offset / 2)
+            : address + offset;
+    }
+
+    /// <summary>The page of a counter, as perf_mmap takes it: shared, whole, from its beginning.</summary>
+    private Step MmapCounter(int process, ulong address)
+    {
+        var flags = MapFlags.Shared | (Chance(3) ? MapFlags.None : MapFlags.Fixed)
+            | (Chance(8) ? MapFlags.Populate : MapFlags.None) | (Chance(12) ? MapFlags.Locked : MapFlags.None);
+        return new Step(process, StepKind.Mmap, address, Page, PickProt(), (ulong)flags, CounterFile + 1, 0);
+    }
+
     private Step Truncate(int process)
     {
         var file = PickFile();
@@ -56,6 +76,7 @@ public sealed partial class Generator
 
     private Step Mmap(int process, ulong address, ulong length)
     {
+        if (Chance(15) && !initial.MissingFiles.Contains(CounterFile)) return MmapCounter(process, address);
         var prot = PickProt();
         var type = _random.Next(10);
         var extra = (ulong)(Chance(12) ? MapFlags.NoReserve : 0) | (ulong)(Chance(10) ? MapFlags.Populate : 0)

@@ -4,7 +4,7 @@ using FramePin.Core.Addressing;
 namespace FramePin.Conformance.Scripts;
 
 /// <summary>An area that a script may work on.</summary>
-public readonly record struct Area(AddressRange Range, bool IsAnonymous, bool IsRegistered);
+public readonly record struct Area(AddressRange Range, bool IsAnonymous, bool IsRegistered, bool IsCounterPage);
 
 /// <summary>What a script is mostly about.</summary>
 public enum ScriptFocus
@@ -198,8 +198,8 @@ public sealed partial class Generator(int seed, InitialProcess initial, ScriptFo
             case StepKind.Brk: return new Step(process, kind, PickBreak());
             case StepKind.Msync: return new Step(process, kind, address, length, Pick<ulong>([0, 1, 2, 4, 6, 5]));
             case StepKind.Mseal: return new Step(process, kind, address, length);
-            case StepKind.Load: return new Step(process, kind, address + PickOffset());
-            case StepKind.Store: return new Step(process, kind, address + PickOffset(), PickByte());
+            case StepKind.Load: return new Step(process, kind, PickByteAt(areas, address));
+            case StepKind.Store: return new Step(process, kind, PickByteAt(areas, address), PickByte());
             case StepKind.Fork:
                 return _processes < (_focus == ScriptFocus.Everything
                 ? MaxProcesses

@@ -1,0 +1,164 @@
+using FramePin.Core.Abi;
+using FramePin.Core.Access;
+using FramePin.Core.Addressing;
+using FramePin.Core.Backing;
+using FramePin.Core.Machines;
+using FramePin.Core.Syscalls;
+using FramePin.Core.Vmas;
+using FramePin.Tests.Support;
+using Xunit;
+
+namespace FramePin.Tests.Unit.Syscalls;
+
+/// <summary>
+/// Calls over the areas of devices, as 6.18 answered them over the control page of a performance counter: what the live
+/// comparison found when it learned to map one.
+/// </summary>
+public sealed class DeviceAreaTests
+{
+    private const ulong At = 0x2000_0000;
+    private const ulong Page = Lab.Page;
+    private const Prot Rw = Prot.Read | Prot.Write;
+
+    /// <summary>vma_supports_mlock: MAP_LOCKED, MCL_FUTURE and mlock pass over special areas alike.</summary>
+    [Theory]
+    [InlineData(DeviceMapping.PfnMap, true)]
+    [InlineData(DeviceMapping.PfnMapLazy, true)]
+    [InlineData(DeviceMapping.IoPages, true)]
+    [InlineData(DeviceMapping.MixedPages, true)]
+    [InlineData(DeviceMapping.MixedPfns, true)]
+    [InlineData(DeviceMapping.FaultPages, false)]
+    public void A_special_area_is_never_called_locked(DeviceMapping mapping, bool isSpecial)
+    {
+        using var lab = new Lab();
+        var asked = MapDevice(lab, At, mapping, MapFlags.Locked);
+        Assert.Equal(isSpecial, (FlagsAt(lab, At) & VmFlags.Locked) == 0);
+        Assert.True(asked.IsOk);
+        const uint future = 2;
+        Assert.True(lab.Machine.Call(new MlockAllCall(lab.Space.Id, future)).IsOk);
+        Assert.True(MapDevice(lab, At + (16 * Page), mapping).IsOk);
+        Assert.Equal(isSpecial, (FlagsAt(lab, At + (16 * Page)) & VmFlags.Locked) == 0);
+    }
+
+    /// <summary>vfs_fallocate: a device is no regular file. A mapping that may not be written is asked first.</summary>
+    [Theory]
+    [InlineData(DeviceMapping.PfnMap)]
+    [InlineData(DeviceMapping.MixedPages)]
+    [InlineData(DeviceMapping.FaultPages)]
+    public void MADV_REMOVE_over_a_device(DeviceMapping mapping)
+    {
+        using var lab = new Lab();
+        MapDevice(lab, At, mapping);
+        Assert.Equal(Errno.ENODEV, Remove(lab));
+        lab.Machine.Munmap(lab.Space, At, 4 * Page);
+        lab.Device(At, 4, mapping, isRam: true, isPrivate: true);
+        Assert.Equal(Errno.EACCES, Remove(lab));
+    }
+
+    /// <summary>path_noexec: PROT_EXEC is refused by mmap with EPERM and by mprotect with EACCES.</summary>
+    [Fact]
+    public void A_device_on_a_noexec_mount_is_not_executed()
+    {
+        using var lab = new Lab();
+        var device = Create(lab, DeviceMapping.PfnMap, isNoExec: true);
+        Assert.Equal(Errno.EPERM, MapDevice(lab, device, At, Rw | Prot.Exec).Error);
+        Assert.True(MapDevice(lab, device, At, Rw).IsOk);
+        Assert.Equal(Errno.EACCES, lab.Machine.Call(new MprotectCall(lab.Space.Id, At, Page, Prot.Exec)).Error);
+        Assert.True(MapDevice(lab, Create(lab, DeviceMapping.PfnMap), At, Rw | Prot.Exec).IsOk);
+    }
+
+    /// <summary>__access_remote_vm: memory without pages is reached by the area's access method, or not at all.</summary>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Proc_mem_reaches_raw_frames_by_the_access_method_alone(bool hasAccess)
+    {
+        using var lab = new Lab();
+        MapDevice(lab, Create(lab, DeviceMapping.PfnMap, hasAccess: hasAccess), At, Rw);
+        var bytes = new byte[16];
+        foreach (var isWrite in (bool[])[false, true])
+        {
+            var result = lab.Machine.ProcMem(lab.Space.Id, At, bytes, isWrite);
+            Assert.Equal(hasAccess ? Errno.None : Errno.EIO, result.Error);
+        }
+    }
+
+    /// <summary>vma_multi_allowed: a device's area moves though the range goes on behind it.</summary>
+    [Theory]
+    [InlineData("6.18", Errno.None)]
+    [InlineData("6.12", Errno.EFAULT)]
+    public void A_device_area_moves_with_the_gap_behind_it(string profile, Errno expected)
+    {
+        using var lab = new Lab(profile);
+        lab.Device(At, 1, DeviceMapping.PfnMap, isRam: true);
+        const MremapFlags move = MremapFlags.MayMove | MremapFlags.Fixed;
+        var moved = lab.Machine.Mremap(lab.Space, At, 8 * Page, 8 * Page, move, 2 * At);
+        Assert.Equal(expected, moved.Error);
+        // check_prep_vma comes first: what cannot stay behind is refused as such.
+        var left = lab.Machine.Mremap(
+            lab.Space, moved.IsOk ? 2 * At : At, Page, Page, move | MremapFlags.DontUnmap, 3 * At);
+        Assert.Equal(Errno.EINVAL, left.Error);
+    }
+
+    /// <summary>shrink_vma: the part that a shrinking move leaves behind is unmapped by the rules of munmap.</summary>
+    [Theory]
+    [InlineData(0xffff_ffff_ffff_efffUL)]
+    [InlineData(0xffff_ffff_ffff_f000UL)]
+    [InlineData(PageGeometry.TaskSize)]
+    public void E1_an_old_length_that_wraps_is_refused_by_a_move_too(ulong oldLength)
+    {
+        using var lab = new Lab();
+        lab.Anon(At, 8);
+        const MremapFlags move = MremapFlags.MayMove | MremapFlags.Fixed;
+        var moved = lab.Machine.Mremap(lab.Space, At, oldLength, 2 * Page, move, At / 2);
+        Assert.Equal(Errno.EINVAL, moved.Error);
+        Assert.Equal(8 * Page, lab.Space.Vmas.Find(At)!.Range.Length);
+    }
+
+    /// <summary>
+    /// E6: hugetlbfs_file_mmap makes a file as long as a writable mapping reaches, wherever that is; the cache reaches
+    /// there too.
+    /// </summary>
+    [Theory]
+    [InlineData(0x1_0000_0000_0000UL, MapFlags.Private)]
+    [InlineData(0x1_0000_0000_0000UL, MapFlags.Shared)]
+    [InlineData(0x7fff_ffff_ffc0_0000UL, MapFlags.Private)]
+    [InlineData(0x7fff_ffff_ffc0_0000UL, MapFlags.Shared)]
+    public void E6_a_huge_page_far_out_in_its_file(ulong offset, MapFlags type)
+    {
+        const ulong huge = PageGeometry.PmdSize;
+        using var lab = new Lab(configure: options => options with { HugePages2M = 2 });
+        var file = lab.Machine.CreateFile("/huge", FileKind.HugeTlb, huge, PageGeometry.PmdOrder)!;
+        var request = new MmapRequest
+        {
+            Address = At, Length = huge, Prot = Rw, Flags = type | MapFlags.Fixed, File = file, Offset = offset,
+        };
+        Assert.True(lab.Machine.Mmap(lab.Space, request).IsOk);
+        lab.Poke(At, 7);
+        Assert.Equal(7, lab.Peek(At));
+        Assert.Empty(lab.Machine.Audit());
+        lab.Machine.Munmap(lab.Space, At, huge);
+        Assert.True(lab.Machine.Mmap(lab.Space, request).IsOk);
+        Assert.Equal(type == MapFlags.Shared ? 7 : 0, lab.Peek(At));
+        Assert.True(lab.Machine.Call(new TruncateCall(new FileId(file.Id), huge)).IsOk);
+        Assert.Empty(lab.Machine.Audit());
+    }
+
+    private static Errno Remove(Lab lab) =>
+        lab.Machine.Call(new MadviseCall(lab.Space.Id, At, Page, Advice.Remove)).Error;
+
+    private static VmFlags FlagsAt(Lab lab, ulong address) => lab.Space.Vmas.Find(address)!.Flags;
+
+    private static DeviceId Create(
+        Lab lab, DeviceMapping mapping, bool isNoExec = false, bool hasAccess = true) =>
+        new((int)lab.Machine.Call(new CreateDeviceCall(
+            "/dev/area", mapping, 4, IsRam: true, HasClose: false, IsWritable: true, IsNoExec: isNoExec,
+            HasAccess: hasAccess)).Value);
+
+    private static SyscallResult MapDevice(Lab lab, DeviceId device, ulong at, Prot prot, MapFlags more = 0) =>
+        lab.Machine.Call(new MmapCall(
+            lab.Space.Id, at, 4 * Page, prot, MapFlags.Shared | MapFlags.Fixed | more) { Device = device });
+
+    private static SyscallResult MapDevice(Lab lab, ulong at, DeviceMapping mapping, MapFlags more = 0) =>
+        MapDevice(lab, Create(lab, mapping), at, Rw, more);
+}
