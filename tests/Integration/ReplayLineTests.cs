@@ -97,6 +97,91 @@ public sealed class ReplayLineTests(DaemonFixture daemon) : IClassFixture<Daemon
         Assert.Empty(report.AuditFindings);
     }
 
+    /// <summary>T1: sizes and addresses that no file or process has, and calls that never end.</summary>
+    [Theory]
+    [InlineData("ftruncate(3</memfd:x>(deleted), -1) = -1 EINVAL (Invalid argument)", 1, 0)]
+    [InlineData("fallocate(3</memfd:x>(deleted), 0, -1, 5) = -1 EINVAL (Invalid argument)", 1, 0)]
+    [InlineData("fallocate(3</memfd:x>(deleted), 0, 5, 0) = -1 EINVAL (Invalid argument)", 1, 0)]
+    [InlineData("fallocate(3</memfd:x>(deleted), 0, 9223372036854775807, 1) = -1 EFBIG (File too large)", 1, 0)]
+    [InlineData("ftruncate(3</memfd:x>(deleted), 1125899906842624) = 0", 0, 1)]
+    [InlineData("fallocate(3</memfd:x>(deleted), 0, 0, 9223372036854775807) = -1 ENOSPC (No space left)", 0, 1)]
+    [InlineData("brk(NULL) = 0x555555559010", 1, 0)]
+    [InlineData("brk(NULL) = 0xffffffffffff0000", 0, 1)]
+    [InlineData("munmap(0x7effffffe000, 4096 <unfinished ...>", 0, 0)]
+    [InlineData("munmap(0x7effffffe000 <unfinished ...>", 0, 1)]
+    public async Task Sizes_and_ends_that_are_not_everyday_end_no_replay(string line, int matched, int unread)
+    {
+        var report = await ReplayAsync(
+        [
+            "memfd_create(\"x\", 0) = 3</memfd:x>(deleted)",
+            "ftruncate(3</memfd:x>(deleted), 8192) = 0",
+            "mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_SHARED, 3</memfd:x>(deleted), 0) = 0x7effffffe000",
+            line,
+        ]);
+        Assert.Equal(2 + matched, report.ReturnsMatched);
+        Assert.Equal(unread, report.LinesUnread.Count);
+        if (line.EndsWith("4096 <unfinished ...>", StringComparison.Ordinal))
+            Assert.Equal(1, report.CallsOther["munmap (never finished)"]);
+    }
+
+    /// <summary>T6: two memory files of one name are two files, and a copied descriptor is the file's.</summary>
+    [Fact]
+    public async Task Memory_files_of_one_name_are_told_apart()
+    {
+        var report = await ReplayAsync(
+        [
+            "memfd_create(\"x\", 0) = 3</memfd:x>(deleted)",
+            "memfd_create(\"x\", 0) = 4</memfd:x>(deleted)",
+            "ftruncate(3</memfd:x>(deleted), 8192) = 0",
+            "ftruncate(4</memfd:x>(deleted), 4096) = 0",
+            "fcntl(3</memfd:x>(deleted), F_DUPFD, 9) = 9</memfd:x>(deleted)",
+            "mmap(NULL, 8192, PROT_READ|PROT_WRITE, MAP_SHARED, 9</memfd:x>(deleted), 0) = 0x7effffffe000",
+            "mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_SHARED, 4</memfd:x>(deleted), 0) = 0x7effffffd000",
+            "ftruncate(4</memfd:x>(deleted), 0) = 0",
+            "mlock(0x7effffffe000, 8192) = 0",
+            "mlock(0x7effffffd000, 4096) = -1 ENOMEM (Cannot allocate memory)",
+        ]);
+        Assert.True(report.ReturnsDifferent.Count == 0, string.Join('\n', report.ReturnsDifferent));
+        Assert.Empty(report.LinesUnread);
+        Assert.Equal(7, report.ReturnsExpected);
+    }
+
+    /// <summary>T1: lines of the other files of a recording are passed over and named like those of the log.</summary>
+    [Fact]
+    public async Task A_damaged_file_of_a_recording_is_read_as_far_as_it_goes()
+    {
+        var folder = Directory.CreateTempSubdirectory("framepin-log-").FullName;
+        try
+        {
+            Task Write(string name, params string[] lines) => File.WriteAllLinesAsync(
+                Path.Combine(folder, name), lines, TestContext.Current.CancellationToken);
+            await Write("strace.log", "mmap(NULL, 4096, PROT_READ, " + Anonymous + " = 0x7efffffff000");
+            await Write(
+                "maps.start",
+                [.. Start.Split('\n'), "7f00000", "7f0000001000-7f0000000000 rw-p 0 00:00 0",
+                    "7f0000080000-7f0000100000 rw-p 00000000 00:00 0", "7efffff00000-7f0000001000 rw-p 0000 00:00 0",
+                    "ffffffffffffffff0-ffffffffffffffff1 rw-p 00000000 00:00 0",
+                    "7e0000000001-7e0000001001 rw-p 00000000 00:00 0",
+                    "7d0000000000-7e0000000000 r--p ffffffffffff0000 08:01 77                         /a"]);
+            await Write("maps.end", Start.Split('\n')[0], "?");
+            await Write("smaps.end", Start.Split('\n')[0], "Anonymous:", "Anonymous:  many kB", "fffff");
+            await Write("files", "", "many /b", "12 /b");
+            var report = await new Replayer(daemon.Client).RunAsync(
+                Recording.Load(folder), pinAll: false, cancellationToken: TestContext.Current.CancellationToken);
+            foreach (var unread in report.LinesUnread) TestContext.Current.TestOutputHelper?.WriteLine($"{unread}");
+            Assert.Equal((1, 1), (report.ReturnsMatched, report.ReturnsExpected));
+            Assert.Equal(
+                7, report.LinesUnread.Count(line => line.Reason.Contains("maps.start", StringComparison.Ordinal)));
+            Assert.Single(report.LinesUnread, line => line.Reason.Contains("maps.end", StringComparison.Ordinal));
+            Assert.Equal(2, report.LinesUnread.Count(line => line.Reason.Contains("files:", StringComparison.Ordinal)));
+            Assert.Empty(report.AuditFindings);
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
     /// <summary>T6: seals, sizes and holes of mapped files are replayed, and mseal under its number.</summary>
     [Fact]
     public async Task Calls_on_files_and_seals_are_replayed()
@@ -135,9 +220,14 @@ public sealed class ReplayLineTests(DaemonFixture daemon) : IClassFixture<Daemon
             "userfaultfd(O_CLOEXEC) = 4<anon_inode:[userfaultfd]>",
             "fcntl(3</memfd:x>(deleted), F_ADD_SEALS, F_SEAL_GROW|F_SEAL_SHRINK) = 0",
             "fcntl(3</etc/passwd>, F_GETFD) = 0",
+            "memfd_create(\"h\", MFD_CLOEXEC|MFD_HUGETLB) = 5</memfd:h>(deleted)",
+            "personality(ADDR_NO_RANDOMIZE) = 0",
+            "personality(0x400000 /* READ_IMPLIES_EXEC */) = 0",
+            "prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) = 0",
         ]);
         Assert.Equal(
-            ["fcntl(F_ADD_SEALS, F_SEAL_GROW|F_SEAL_SHRINK)", "mbind", "remap_file_pages", "userfaultfd"],
+            ["fcntl(F_ADD_SEALS, F_SEAL_GROW|F_SEAL_SHRINK)", "mbind", "memfd_create(MFD_HUGETLB)",
+                "personality(READ_IMPLIES_EXEC)", "prctl(PR_SET_MDWE)", "remap_file_pages", "userfaultfd"],
             report.CallsLacking.Keys);
         Assert.Equal([2], report.CallsLacking["mbind"]);
         Assert.Equal(1, report.ReturnsMatched);
@@ -203,9 +293,18 @@ public sealed class ReplayLineTests(DaemonFixture daemon) : IClassFixture<Daemon
             "shmdt(0x7effffffe000) = 0",
             "mprotect(0x7effffffe000, 4096, PROT_NONE) = 0",
             "shmat(7, 0x7effffff0000, SHM_FROM_THE_FUTURE) = 0x7effffff0000",
+            // No segment has this number; a removed one is attached while it is attached somewhere.
+            "shmat(8, NULL, 0) = -1 EINVAL (Invalid argument)",
+            "shmget(IPC_PRIVATE, 4096, IPC_CREAT|0600) = 9",
+            "shmat(9, 0x7efffff00000, 0) = 0x7efffff00000",
+            "shmctl(9, IPC_RMID, NULL) = 0",
+            "shmat(9, 0x7efffff01000, 0) = 0x7efffff01000",
+            "shmdt(0x7efffff00000) = 0",
+            "shmdt(0x7efffff01000) = 0",
+            "shmat(9, 0x7efffff01000, 0) = -1 EINVAL (Invalid argument)",
         ]);
         Assert.True(report.ReturnsDifferent.Count == 0, string.Join('\n', report.ReturnsDifferent));
-        Assert.Equal(19, report.ReturnsExpected);
+        Assert.Equal(26, report.ReturnsExpected);
     }
 
     private Task<ReplayReport> ReplayAsync(string[] lines)

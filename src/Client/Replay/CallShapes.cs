@@ -34,7 +34,8 @@ internal static class CallShapes
     /// <summary>Why a call is not understood; null for one that is, or that a replay reads nothing of.</summary>
     public static string? Problem(StraceCall call)
     {
-        var result = call.Result.Split(' ')[0];
+        // A descriptor is followed by its path: 9</path>.
+        var result = call.Result.Split(' ', '<')[0];
         var isNumber = result.StartsWith('?') || StraceNumbers.TryParse(result, out _);
         if (call.Name is "clone" or "clone3" or "fork" or "vfork")
             return isNumber ? null : $"'{result}' is no number of a process";

@@ -42,21 +42,45 @@ public static partial class MapsFile
     /// <exception cref="FormatException">A line is none of /proc/PID/maps; the message names it.</exception>
     public static IReadOnlyList<MapsLine> Parse(IEnumerable<string> lines)
     {
+        var unread = new List<UnreadLine>();
+        var result = Parse(lines, "maps", unread);
+        return unread.Count == 0
+            ? result
+            : throw new FormatException(
+                $"line {unread[0].Line}: not a line of /proc/PID/maps: {unread[0].Text}");
+    }
+
+    /// <summary>Reads lines of /proc/PID/maps, and tells what it does not understand.</summary>
+    /// <param name="lines">The lines.</param>
+    /// <param name="file">Name of the file, for the reasons.</param>
+    /// <param name="unread">Gets the lines that are none of /proc/PID/maps. They are passed over.</param>
+    internal static IReadOnlyList<MapsLine> Parse(
+        IEnumerable<string> lines, string file, ICollection<UnreadLine> unread)
+    {
         var result = new List<MapsLine>();
         var number = 0;
         foreach (var line in lines)
         {
             number++;
             if (line.Length == 0) continue;
-            var match = Line().Match(line);
-            if (!match.Success) throw new FormatException($"line {number}: not a line of /proc/PID/maps: {line}");
-            ulong Hex(string group) =>
-                ulong.Parse(match.Groups[group].Value, NumberStyles.HexNumber, CultureInfo.InvariantCulture);
-            result.Add(new MapsLine(
-                Hex("start"), Hex("end"), match.Groups["perms"].Value, Hex("offset"), match.Groups["dev"].Value,
-                ulong.Parse(match.Groups["inode"].Value, CultureInfo.InvariantCulture), match.Groups["name"].Value));
+            if (Read(line) is { } read) result.Add(read);
+            else unread.Add(new UnreadLine(number, line, $"{file}: not a line of /proc/PID/maps"));
         }
 
         return result;
+    }
+
+    private static MapsLine? Read(string line)
+    {
+        var match = Line().Match(line);
+        if (!match.Success) return null;
+        bool Hex(string group, out ulong value) => ulong.TryParse(
+            match.Groups[group].Value, NumberStyles.HexNumber, CultureInfo.InvariantCulture, out value);
+        return Hex("start", out var start) && Hex("end", out var end) && Hex("offset", out var offset) && start < end
+            && ulong.TryParse(match.Groups["inode"].Value, CultureInfo.InvariantCulture, out var inode)
+            ? new MapsLine(
+                start, end, match.Groups["perms"].Value, offset, match.Groups["dev"].Value, inode,
+                match.Groups["name"].Value)
+            : null;
     }
 }

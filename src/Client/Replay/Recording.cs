@@ -25,7 +25,7 @@ public sealed record Recording
     /// <summary>Sizes in bytes by path, where they are known.</summary>
     public IReadOnlyDictionary<string, ulong> FileSizes { get; init; } = new Dictionary<string, ulong>();
 
-    /// <summary>Lines of the log that are not understood; a replay passes them over and counts them.</summary>
+    /// <summary>Lines that are not understood; a replay passes them over and counts them.</summary>
     public IReadOnlyList<UnreadLine> LinesUnread { get; init; } = [];
 
     /// <summary>
@@ -34,30 +34,30 @@ public sealed record Recording
     /// </summary>
     internal IReadOnlySet<int> OtherThreads { get; init; } = new HashSet<int>();
 
-    /// <summary>Reads the files of a recording. Lines of the log that are not understood are passed over.</summary>
+    /// <summary>Reads the files of a recording. Lines that are not understood are passed over.</summary>
     /// <param name="strace">Path of the log of "strace -f -y".</param>
     /// <param name="mapsStart">Path of the maps before the first call.</param>
     /// <param name="mapsEnd">Path of the maps at the end; null for none.</param>
-    /// <exception cref="FormatException">A line of maps is not as expected; the message names it.</exception>
     /// <exception cref="IOException">A file cannot be read.</exception>
     public static Recording Load(string strace, string mapsStart, string? mapsEnd)
     {
         var unread = new List<UnreadLine>();
         var (calls, others) = SinceLastExec(StraceLog.Parse(System.IO.File.ReadLines(strace), unread));
+        var start = MapsFile.Parse(System.IO.File.ReadLines(mapsStart), "maps.start", unread);
+        var end = mapsEnd is null ? null : MapsFile.Parse(System.IO.File.ReadLines(mapsEnd), "maps.end", unread);
         return new Recording
         {
             Calls = calls,
             LinesUnread = unread,
             OtherThreads = others,
-            MapsStart = MapsFile.Parse(System.IO.File.ReadLines(mapsStart)),
-            MapsEnd = mapsEnd is null ? null : MapsFile.Parse(System.IO.File.ReadLines(mapsEnd)),
+            MapsStart = start,
+            MapsEnd = end,
         };
     }
 
     /// <summary>Reads a folder as <see cref="Recorder"/> leaves it. maps.end, smaps.end and files may be
     /// missing.</summary>
     /// <param name="folder">Path of the folder.</param>
-    /// <exception cref="FormatException">A line is not as expected; the message names it.</exception>
     /// <exception cref="IOException">A file cannot be read.</exception>
     public static Recording Load(string folder)
     {
@@ -70,10 +70,16 @@ public sealed record Recording
         var files = At("files");
         if (!System.IO.File.Exists(files)) return recording;
         var sizes = new Dictionary<string, ulong>(StringComparer.Ordinal);
+        var (number, unread) = (0, recording.LinesUnread.ToList());
         foreach (var line in System.IO.File.ReadLines(files))
-            sizes[line[(line.IndexOf(' ', StringComparison.Ordinal) + 1)..]] =
-                StraceNumbers.Parse(line.Split(' ', 2)[0]);
-        return recording with { FileSizes = sizes };
+        {
+            number++;
+            var words = line.Split(' ', 2);
+            if (words.Length == 2 && StraceNumbers.TryParse(words[0], out var size)) sizes[words[1]] = size;
+            else unread.Add(new UnreadLine(number, line, "files: not a size and a path"));
+        }
+
+        return recording with { FileSizes = sizes, LinesUnread = unread };
     }
 
     /// <summary>
@@ -133,6 +139,16 @@ public sealed record Recording
         var number = StraceNumbers.TryParse(key, out var parsed) ? parsed : 0;
         return (string.Create(CultureInfo.InvariantCulture, $"/SYSV{number:x8}\n{id}"), size);
     }
+
+    /// <summary>
+    /// The program could attach the segment of a number: it made it, or was born with it and once attached it.
+    /// </summary>
+    internal bool HasSegment(string id) => Calls.Any(call => call.Errno.Length == 0 && call.Name switch
+    {
+        "shmget" => call.Result.Split(' ')[0] == id,
+        "shmat" => call.Arguments[0] == id,
+        _ => false,
+    });
 
     /// <summary>
     /// End of the highest mapping below the stack at the start, from which the kernel searches downwards.

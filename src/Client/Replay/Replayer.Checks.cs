@@ -128,7 +128,12 @@ public sealed partial class Replayer
     private static string ErrnoName(uint number) => number switch
     {
         1 => "EPERM",
+        2 => "ENOENT",
         3 => "ESRCH",
+        4 => "EINTR",
+        5 => "EIO",
+        6 => "ENXIO",
+        9 => "EBADF",
         11 => "EAGAIN",
         12 => "ENOMEM",
         13 => "EACCES",
@@ -137,10 +142,16 @@ public sealed partial class Replayer
         17 => "EEXIST",
         19 => "ENODEV",
         22 => "EINVAL",
+        26 => "ETXTBSY",
+        27 => "EFBIG",
+        28 => "ENOSPC",
+        29 => "ESPIPE",
+        34 => "ERANGE",
+        36 => "ENAMETOOLONG",
         38 => "ENOSYS",
         75 => "EOVERFLOW",
         95 => "EOPNOTSUPP",
-        9 => "EBADF",
+        133 => "EHWPOISON",
         _ => number.ToString(CultureInfo.InvariantCulture),
     };
 }

@@ -9,6 +9,7 @@ public sealed partial class Replayer
 {
     private const uint Eexist = 17;
     private const uint Einval = 22;
+    private const uint Efbig = 27;
     private const ulong PageMask = 4095;
 
     /// <summary>Calls that decide about memory and that the emulator has not.</summary>
@@ -20,6 +21,9 @@ public sealed partial class Replayer
 
     /// <summary>Files that the daemon refused to make, by path, with its reason.</summary>
     private readonly Dictionary<string, string> _refusedFiles = new(StringComparer.Ordinal);
+
+    /// <summary>Numbers of the segments that IPC_RMID has taken the name of.</summary>
+    private readonly HashSet<string> _removedSegments = new(StringComparer.Ordinal);
 
     /// <summary>System V segments by key, as maps shows them.</summary>
     private readonly Dictionary<string, (string Device, ulong Inode)> _segments = new(StringComparer.Ordinal);
@@ -34,6 +38,11 @@ public sealed partial class Replayer
             "fcntl" when call.Arguments[1] == "F_ADD_SEALS" && call.Arguments.Count > 2 =>
                 $"fcntl(F_ADD_SEALS, {call.Arguments[2]})",
             "fallocate" => $"fallocate({call.Arguments[1]})",
+            "memfd_create" when call.Arguments.Count > 1
+                && call.Arguments[1].Contains("MFD_HUGETLB", StringComparison.Ordinal) => "memfd_create(MFD_HUGETLB)",
+            "personality" when call.Arguments[0].Contains("READ_IMPLIES_EXEC", StringComparison.Ordinal) =>
+                "personality(READ_IMPLIES_EXEC)",
+            "prctl" when call.Arguments[0] is "PR_SET_MDWE" or "0x41 /* PR_??? */" => "prctl(PR_SET_MDWE)",
             "shmget" when call.Arguments[2].Contains("SHM_HUGETLB", StringComparison.Ordinal) => "shmget(SHM_HUGETLB)",
             _ => null,
         };
@@ -49,6 +58,7 @@ public sealed partial class Replayer
     private bool RunsApart(StraceCall call) => call.Name switch
     {
         "shmat" or "shmdt" => true,
+        "shmctl" => call.Arguments[1] == "IPC_RMID" && call.Errno.Length == 0,
         "ftruncate" or "truncate" => _files.ContainsKey(FileOf(call)),
         "fallocate" => _files.ContainsKey(FileOf(call)) && (call.Arguments[1] is "0" or "FALLOC_FL_KEEP_SIZE"
             || call.Arguments[1].Contains("FALLOC_FL_PUNCH_HOLE", StringComparison.Ordinal)),
@@ -64,9 +74,11 @@ public sealed partial class Replayer
     private async Task CreateFile(
         Recording recording, string machine, string key, ulong size, CancellationToken cancellationToken)
     {
-        var path = key.Split('\n')[0];
-        var line = recording.MapsStart.Concat(recording.MapsEnd ?? []).FirstOrDefault(
-            candidate => candidate.Name == path);
+        var path = FileInstances.PathOfKey(key);
+        var isSegment = path.StartsWith("/SYSV", StringComparison.Ordinal);
+        // A second file of the name has a line of its own, which nothing here tells from the first one's.
+        var line = key != path && !isSegment ? null : recording.MapsStart.Concat(recording.MapsEnd ?? [])
+            .FirstOrDefault(candidate => candidate.Name == path);
         try
         {
             var file = await client.Files.CreateFileAsync(
@@ -81,10 +93,9 @@ public sealed partial class Replayer
                 },
                 cancellationToken: cancellationToken).TypedAsync(cancellationToken).ConfigureAwait(false);
             _files[key] = file.Name;
-            if (key != path) _segments[key] = (file.Device, file.Inode);
+            if (isSegment) _segments[key] = (file.Device, file.Inode);
         }
-        catch (FramePinException refusal) when (refusal.StatusCode is StatusCode.InvalidArgument
-            or StatusCode.ResourceExhausted && recording.MapsStart.All(start => start.Name != path))
+        catch (FramePinException refusal) when (IsOfTheCall(refusal))
         {
             _refusedFiles[key] = $"{path}: {refusal.Message}";
         }
@@ -93,8 +104,15 @@ public sealed partial class Replayer
     private async Task<(uint Errno, ulong Value)> RunApart(
         Recording recording, StraceCall call, string space, CancellationToken cancellationToken)
     {
+        if (call.Name == "shmctl")
+        {
+            _removedSegments.Add(call.Arguments[0]);
+            return default;
+        }
+
         if (call.Name == "shmat") return await Attach(recording, call, space, cancellationToken).ConfigureAwait(false);
         if (call.Name == "shmdt") return await Detach(call, space, cancellationToken).ConfigureAwait(false);
+        if (RefusedNumbers(call) is { } refused) return (refused, 0);
         try
         {
             await ChangeFile(call, _files[FileOf(call)], cancellationToken).ConfigureAwait(false);
@@ -104,6 +122,20 @@ public sealed partial class Replayer
         {
             return ((uint)refusal.Errno, 0);
         }
+    }
+
+    /// <summary>
+    /// What the kernel says to offsets and lengths, which are signed, before it looks at the file (do_sys_ftruncate,
+    /// vfs_fallocate); null where it goes on.
+    /// </summary>
+    private static uint? RefusedNumbers(StraceCall call)
+    {
+        if (call.Name is "ftruncate" or "truncate")
+            return StraceNumbers.Parse(call.Arguments[1]) > long.MaxValue ? Einval : null;
+        if (call.Name != "fallocate") return null;
+        var (offset, length) = (StraceNumbers.Parse(call.Arguments[2]), StraceNumbers.Parse(call.Arguments[3]));
+        if (offset > long.MaxValue || length is 0 or > long.MaxValue) return Einval;
+        return offset + length > long.MaxValue ? Efbig : null;
     }
 
     private async Task ChangeFile(StraceCall call, string file, CancellationToken cancellationToken)
@@ -153,7 +185,12 @@ public sealed partial class Replayer
         const uint mapShared = 1, mapFixed = 0x10, mapFixedNoReplace = 0x10_0000;
         const uint read = 1, write = 2, execute = 4;
         var (key, size) = recording.SegmentOf(call);
-        if (!_files.TryGetValue(key, out var file)) return (Einval, 0);
+        if (!recording.HasSegment(call.Arguments[0]) || !_files.TryGetValue(key, out var file)) return (Einval, 0);
+        // A segment that was removed goes with its last attachment.
+        if (_removedSegments.Contains(call.Arguments[0])
+            && (await PartsOf(space, cancellationToken).ConfigureAwait(false)).All(
+                part => (part.Device, part.Inode) != _segments[key]))
+            return (Einval, 0);
         bool Has(string flag) => call.Arguments[2].Split('|').Contains(flag, StringComparer.Ordinal);
         var address = StraceNumbers.Parse(call.Arguments[1]);
         if (Has("SHM_RND")) address &= ~PageMask;
@@ -178,13 +215,9 @@ public sealed partial class Replayer
         StraceCall call, string space, CancellationToken cancellationToken)
     {
         var address = StraceNumbers.Parse(call.Arguments[0]);
-        var maps = await client.AddressSpaces.GetMapsAsync(
-            new GetMapsRequest { AddressSpace = space }, cancellationToken: cancellationToken)
-                .TypedAsync(cancellationToken).ConfigureAwait(false);
         // A part lies where an attachment at this address would have it.
-        var parts = MapsFile.Parse(maps.Entries.Select(entry => entry.Line)).Where(
-            line => line.Start >= address && line.Start - address == line.Offset
-                && _segments.ContainsValue((line.Device, line.Inode))).ToList();
+        var parts = (await PartsOf(space, cancellationToken).ConfigureAwait(false)).Where(
+            line => line.Start >= address && line.Start - address == line.Offset).ToList();
         if ((address & PageMask) != 0 || parts.Count == 0) return (Einval, 0);
         foreach (var part in parts.Where(part => part.Inode == parts[0].Inode && part.Device == parts[0].Device))
             await RunOne(
@@ -192,6 +225,19 @@ public sealed partial class Replayer
                 new MemoryCall { Munmap = new MunmapCall { Address = part.Start, Length = part.End - part.Start } },
                 cancellationToken).ConfigureAwait(false);
         return default;
+    }
+
+    /// <summary>What is mapped of the segments.</summary>
+    private async Task<List<MapsLine>> PartsOf(string space, CancellationToken cancellationToken) =>
+        [.. (await MapsOf(space, cancellationToken).ConfigureAwait(false)).Where(
+            line => _segments.ContainsValue((line.Device, line.Inode)))];
+
+    private async Task<IReadOnlyList<MapsLine>> MapsOf(string space, CancellationToken cancellationToken)
+    {
+        var maps = await client.AddressSpaces.GetMapsAsync(
+            new GetMapsRequest { AddressSpace = space }, cancellationToken: cancellationToken)
+            .TypedAsync(cancellationToken).ConfigureAwait(false);
+        return MapsFile.Parse(maps.Entries.Select(entry => entry.Line));
     }
 
     private async Task<CallResult> RunOne(string space, MemoryCall call, CancellationToken cancellationToken)

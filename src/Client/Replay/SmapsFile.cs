@@ -19,16 +19,18 @@ public sealed record SmapsArea(ulong Start, ulong End, bool HasOwnPages)
             if (line.Length == 0) continue;
             if (char.IsAsciiHexDigitLower(line[0]))
             {
-                var area = MapsFile.Parse([line])[0];
-                areas.Add(new SmapsArea(area.Start, area.End, HasOwnPages: false));
+                // What the size of an area that is not understood was, nobody knows: it has no lines of its own.
+                foreach (var area in MapsFile.Parse([line], "smaps.end", []))
+                    areas.Add(new SmapsArea(area.Start, area.End, HasOwnPages: false));
             }
             else if (areas.Count > 0
                 && (line.StartsWith("Anonymous:", StringComparison.Ordinal)
                 || line.StartsWith("Swap:", StringComparison.Ordinal)))
             {
-                var kilobytes = ulong.Parse(
-                    line.Split(' ', StringSplitOptions.RemoveEmptyEntries)[1], CultureInfo.InvariantCulture);
-                if (kilobytes > 0) areas[^1] = areas[^1] with { HasOwnPages = true };
+                var words = line.Split(' ', StringSplitOptions.RemoveEmptyEntries);
+                if (words.Length > 1 && ulong.TryParse(words[1], CultureInfo.InvariantCulture, out var kilobytes)
+                    && kilobytes > 0)
+                    areas[^1] = areas[^1] with { HasOwnPages = true };
             }
         }
 

@@ -90,6 +90,7 @@ public static partial class StraceLog
 
             if (text.EndsWith(unfinished, StringComparison.Ordinal))
             {
+                if (open.Remove(thread, out var before)) AddUnfinished(thread, before);
                 open[thread] = (text[..^unfinished.Length].TrimEnd(), number);
                 continue;
             }
@@ -111,7 +112,15 @@ public static partial class StraceLog
             else unread.Add(new UnreadLine(number, line, "not a call as strace writes it"));
         }
 
+        foreach (var (thread, last) in open.OrderBy(pair => pair.Value.Line)) AddUnfinished(thread, last);
         return calls;
+
+        // Its thread ended first, or the log did.
+        void AddUnfinished(int thread, (string Text, int Line) call)
+        {
+            if (Read(call.Text + ") = ?", call.Line, thread, call.Line) is { } begun) calls.Add(begun);
+            else unread.Add(new UnreadLine(call.Line, call.Text, "begins no call as strace writes it"));
+        }
     }
 
     private static StraceCall? Read(string text, int number, int thread, int began)

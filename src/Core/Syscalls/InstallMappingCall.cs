@@ -46,6 +46,11 @@ public readonly record struct InstallMappingCall(SpaceId Space, InstalledMapping
         if (mapping.Kind == InstalledKind.Stack) space.StackStart = range.End - PageGeometry.PageSize;
         var file = kernel.File(mapping.File);
         if (file is null && mapping.File != FileId.None) return Errno.EBADF;
+        // What mmap asks of a file's offset (file_mmap_ok) and of huge pages (hugetlbfs_file_mmap).
+        if (file is not null && mapping.Offset > long.MaxValue - range.Length) return Errno.EOVERFLOW;
+        if (file is { Order: > 0 } && ((range.Start | range.End | mapping.Offset)
+            & ((PageGeometry.PageSize << file.Order) - 1)) != 0)
+            return Errno.EINVAL;
         var offset = file is null ? range.Start : mapping.Offset;
         VmaMerge.InsertOrMerge(space, new Vma
         {

@@ -66,12 +66,14 @@ internal static class WireMapping
         if (layout is null) return result;
         const ulong top = Core.Addressing.PageGeometry.TaskSize;
         foreach (var (field, value) in new[]
-            { ("mmap_base", layout.MmapBase), ("start_brk", layout.StartBrk), ("stack_top", layout.StackTop) })
+            { ("mmap_base", layout.MmapBase), ("stack_top", layout.StackTop) })
         {
             if (value > top || (value & 0xfff) != 0)
                 throw Refusals.Bad($"layout.{field}", $"must be a multiple of 4096 up to 0x{top:x}");
         }
 
+        // PR_SET_MM_START_BRK takes any address, and old kernels began a heap behind the last byte of the data.
+        if (layout.StartBrk > top) throw Refusals.Bad("layout.start_brk", $"must be at most 0x{top:x}");
         if (layout.StackTop != 0 && (layout.StackBytes & 0xfff) != 0)
             throw Refusals.Bad("layout.stack_bytes", "must be a multiple of 4096");
         result = result with

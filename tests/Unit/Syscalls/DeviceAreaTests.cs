@@ -144,6 +144,59 @@ public sealed class DeviceAreaTests
         Assert.Empty(lab.Machine.Audit());
     }
 
+    /// <summary>E3, E6: what a recording's maps say of a file is held to the rules of mmap.</summary>
+    [Theory]
+    [InlineData(FileKind.Disk, At, Page, ulong.MaxValue - 4095, Errno.EOVERFLOW)]
+    [InlineData(FileKind.Disk, At, Page, (1UL << 63) - Page, Errno.EOVERFLOW)]
+    [InlineData(FileKind.Disk, At, Page, (1UL << 63) - (2 * Page), Errno.None)]
+    [InlineData(FileKind.HugeTlb, At + Page, PageGeometry.PmdSize, 0UL, Errno.EINVAL)]
+    [InlineData(FileKind.HugeTlb, At, Page, 0UL, Errno.EINVAL)]
+    [InlineData(FileKind.HugeTlb, At, PageGeometry.PmdSize, Page, Errno.EINVAL)]
+    [InlineData(FileKind.HugeTlb, At, PageGeometry.PmdSize, PageGeometry.PmdSize, Errno.None)]
+    public void An_installed_mapping_has_an_offset_that_mmap_takes(
+        FileKind kind, ulong start, ulong length, ulong offset, Errno expected)
+    {
+        using var lab = new Lab(configure: options => options with { HugePages2M = 2 });
+        var file = lab.Machine.CreateFile("/file", kind, 0, kind == FileKind.HugeTlb ? PageGeometry.PmdOrder : 0)!;
+        var error = lab.Machine.Call(new InstallMappingCall(lab.Space.Id, new InstalledMapping
+        {
+            Range = new AddressRange(start, start + length), Prot = Prot.Read, File = new FileId(file.Id),
+            Offset = offset,
+        })).Error;
+        Assert.Equal(expected, error);
+    }
+
+    /// <summary>E1: the length of a call is cut to what one call moves, since 6.4 before its range is checked.</summary>
+    [Theory]
+    [InlineData("6.18", 1UL << 47, Errno.None)]
+    [InlineData("6.18", (1UL << 63) - 1, Errno.None)]
+    [InlineData("6.18", 1UL << 63, Errno.EINVAL)]
+    [InlineData("6.1", 1UL << 47, Errno.EFAULT)]
+    [InlineData("6.1", 1UL << 63, Errno.EINVAL)]
+    public void A_vmsplice_of_a_length_that_no_range_has(string profile, ulong length, Errno expected)
+    {
+        using var lab = new Lab(profile);
+        lab.Anon(At, 4);
+        var pipe = new List<FramePin.Core.Pinning.FrameVector>();
+        var spliced = lab.Machine.Vmsplice(lab.Space.Id, At, length, 16, pipe);
+        Assert.Equal(expected, spliced.Error);
+        if (expected == Errno.None) Assert.Equal(4 * Page, spliced.Value);
+        foreach (var vector in pipe) lab.Drop(vector);
+    }
+
+    /// <summary>generic_write_checks: a write of no bytes ends before the seal and the limit are asked.</summary>
+    [Fact]
+    public void A_write_of_no_bytes_is_no_write()
+    {
+        using var lab = new Lab();
+        var file = lab.Machine.CreateFile("/file", FileKind.Shmem, Page)!;
+        var id = new FileId(file.Id);
+        Assert.True(lab.Machine.Call(new SealWriteCall(id)).IsOk);
+        Assert.Equal(Errno.None, lab.Machine.Execute<WriteFileCall, WriteFileResult>(new(id, 0, [])).Error);
+        Assert.Equal(Errno.EPERM, lab.Machine.Execute<WriteFileCall, WriteFileResult>(new(id, 0, [1])).Error);
+        Assert.Equal(Errno.EINVAL, lab.Machine.Execute<WriteFileCall, WriteFileResult>(new(id, 1UL << 63, [])).Error);
+    }
+
     private static Errno Remove(Lab lab) =>
         lab.Machine.Call(new MadviseCall(lab.Space.Id, At, Page, Advice.Remove)).Error;
 
