@@ -103,6 +103,18 @@ public sealed record KernelProfile
     /// <summary>MAP_ABOVE4G exists (6.6).</summary>
     public required bool HasMapAbove4G { get; init; }
 
+    /// <summary>
+    /// hugetlbfs places its mappings by the rules of all others (6.13). x86 rounded a hint down before, and knew no
+    /// MAP_32BIT and no MAP_ABOVE4G (arch/x86/mm/hugetlbpage.c: hugetlb_get_unmapped_area).
+    /// </summary>
+    public required bool HugeTlbIsPlacedAsOthers { get; init; }
+
+    /// <summary>
+    /// One segment of user memory is cut to MAX_RW_COUNT before its range is checked (lib/iov_iter.c:
+    /// __import_iovec_ubuf; 6.4).
+    /// </summary>
+    public required bool CutsSegmentBeforeCheck { get; init; }
+
     /// <summary>MAP_STACK keeps huge pages away and so thread stacks from merging (6.7).</summary>
     public required bool StacksRefuseHugePages { get; init; }
 
@@ -187,6 +199,8 @@ public sealed record KernelProfile
         MprotectUnaccounts = false,
         AlignsHugeAnonymous = false,
         HasMapAbove4G = false,
+        HugeTlbIsPlacedAsOthers = false,
+        CutsSegmentBeforeCheck = false,
         StacksRefuseHugePages = false,
         MovesSeveralAreas = false,
         ExecReadsForward = false,
@@ -237,6 +251,7 @@ public sealed record KernelProfile
         MprotectUnaccounts = true,
         AlignsHugeAnonymous = true,
         HasMapAbove4G = true,
+        CutsSegmentBeforeCheck = true,
         StacksRefuseHugePages = true,
     };
 
@@ -246,6 +261,7 @@ public sealed record KernelProfile
         ForcesHugeTlbWrites = true,
         HasGuardRegions = true,
         MovesSeveralAreas = true,
+        HugeTlbIsPlacedAsOthers = true,
         ExecReadsForward = true,
         HugeZeroIsReplacedWhole = true,
         LargeFolioReuse = LargeFolioReuse.WithinOneProcess,

@@ -14,6 +14,9 @@ namespace FramePin.Core.Access;
 /// <remarks>Each call is made of pins and commands of its own: between them other commands may run.</remarks>
 public static class AccessPaths
 {
+    /// <summary>Bytes that one call moves at most (MAX_RW_COUNT).</summary>
+    private const ulong MaxReadWrite = int.MaxValue & PageGeometry.PageMask;
+
     /// <summary>
     /// vmsplice into a pipe with room for <paramref name="room"/> pages: GET, read, again from where the last call
     /// stopped until nothing more can be had. Source: fs/splice.c: iter_to_pipe.
@@ -28,8 +31,9 @@ public static class AccessPaths
     public static SyscallResult Vmsplice(
         this IPinHost host, SpaceId space, ulong address, ulong length, int room, ICollection<FrameVector> buffers)
     {
-        // import_ubuf
+        // import_iovec
         if (length > long.MaxValue) return Errno.EINVAL;
+        if (host.Profile.CutsSegmentBeforeCheck) length = Math.Min(length, MaxReadWrite);
         if (length > PageGeometry.TaskSize || address > PageGeometry.TaskSize - length) return Errno.EFAULT;
         var done = 0UL;
         while (done < length && room > 0)

@@ -113,7 +113,9 @@ public readonly ref struct WriteFileCall(FileId file, ulong offset, ReadOnlySpan
         if (written.Kind == FileKind.Secret) return Errno.ESPIPE;
         if (written.Kind == FileKind.HugeTlb) return Errno.EINVAL;
         if (!FileCalls.IsInOffsets(offset, (ulong)_bytes.Length)) return Errno.EINVAL;
-        if (_bytes.Length > 0 && offset >= limit) return Errno.EFBIG;
+        // generic_write_checks ends for no bytes, before limit and seals are asked.
+        if (_bytes.Length == 0) return Errno.None;
+        if (offset >= limit) return Errno.EFBIG;
         return written.WriteSealed ? Errno.EPERM : Errno.None;
     }
 

@@ -34,10 +34,18 @@ internal static class Placement
     public static SyscallResult Choose(AddressSpace space, KernelProfile profile, in PlacementRequest request)
     {
         if (request.Length > PageGeometry.TaskSize) return Errno.ENOMEM;
-        var search = new Search(space, (request.Flags & MapFlags.Map32Bit) != 0,
-            (request.Flags & MapFlags.Above4G) != 0 && profile.HasMapAbove4G ? Above4G : 0);
         var (hint, length) = (request.Hint, request.Length);
         var alignment = PageGeometry.PageSize << request.HugeOrder;
+        if (request.HugeOrder > 0 && !profile.HugeTlbIsPlacedAsOthers)
+        {
+            var everywhere = new Search(space, IsLow: false, Floor: 0);
+            return everywhere.TakeHint(PageGeometry.AlignDown(hint, alignment), length) is { } near
+                ? SyscallResult.Ok(near)
+                : everywhere.Find(length, alignment);
+        }
+
+        var search = new Search(space, (request.Flags & MapFlags.Map32Bit) != 0,
+            (request.Flags & MapFlags.Above4G) != 0 && profile.HasMapAbove4G ? Above4G : 0);
         if (request.HugeOrder == 0 && !request.IsMove && WantsHugeAlignment(profile, request))
         {
             // __thp_get_unmapped_area asks for room to align first, with the hint too; a hint taken is left as it is.

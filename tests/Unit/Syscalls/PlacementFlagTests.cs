@@ -40,6 +40,21 @@ public sealed class PlacementFlagTests
         Assert.Equal(Errno.ENOMEM, Map(lab, 0, LowEnd + Page, LowAnon | MapFlags.NoReserve).Error);
     }
 
+    /// <summary>E2, E3: hugetlbfs placed its mappings by rules of its own before 6.13.</summary>
+    [Theory]
+    [InlineData("6.1", 0x5000_0000UL, 0UL)]
+    [InlineData("6.12", 0x5000_0000UL, 0UL)]
+    [InlineData("6.18", 0x5020_0000UL, Low)]
+    public void E2_a_hint_and_map_32bit_for_huge_pages(string profile, ulong hinted, ulong low)
+    {
+        using var lab = new Lab(profile, options => options with { HugePages2M = 4 });
+        const MapFlags huge = PrivateAnon | MapFlags.HugeTlb;
+        Assert.Equal(hinted, Map(lab, 0x5010_0000, Huge, huge).Value);
+        var placed = Map(lab, 0, Huge, huge | MapFlags.Map32Bit).Value;
+        if (low != 0) Assert.Equal(low, placed);
+        else Assert.InRange(placed, LowEnd, PageGeometry.TaskSize);
+    }
+
     [Fact]
     public void E2_map_32bit_means_nothing_beside_a_fixed_address()
     {

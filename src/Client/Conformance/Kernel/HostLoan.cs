@@ -49,10 +49,18 @@ internal sealed class HostLoan : IDisposable
         try
         {
             Directory.CreateDirectory(folder);
-            var path = Path.Combine(folder, "lock");
-            var loan = new HostLoan(Open(path), Path.Combine(folder, "state"));
-            loan.MakeGood();
-            return loan;
+            var locked = Open(Path.Combine(folder, "lock"));
+            try
+            {
+                var loan = new HostLoan(locked, Path.Combine(folder, "state"));
+                loan.MakeGood();
+                return loan;
+            }
+            catch
+            {
+                locked.Dispose();
+                throw;
+            }
         }
         catch
         {
@@ -79,9 +87,9 @@ internal sealed class HostLoan : IDisposable
         {
             return null;
         }
-        catch (IOException) when (File.Exists(path + ".owner"))
+        catch (IOException) when (File.Exists(path))
         {
-            throw InUse(path + ".owner");
+            throw InUse(path);
         }
     }
 
@@ -119,33 +127,52 @@ internal sealed class HostLoan : IDisposable
         {
             if (_isGivenBack) return;
             _isGivenBack = true;
-            GiveBack();
+            try
+            {
+                GiveBack();
+            }
+            finally
+            {
+                _locked.Dispose();
+                Turn.Release();
+            }
         }
-
-        _locked.Dispose();
-        Turn.Release();
     }
 
     private static FileStream Open(string path)
     {
-        // A file that is locked cannot be read: the process stands in one beside it.
-        var owner = path + ".owner";
         try
         {
             // FileShare.None is flock(LOCK_EX | LOCK_NB).
-            var locked = new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1);
-            File.WriteAllText(owner, Environment.ProcessId.ToString(CultureInfo.InvariantCulture));
-            return locked;
+            return new FileStream(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1);
         }
-        catch (IOException) when (File.Exists(owner))
+        catch (IOException) when (File.Exists(path))
         {
-            throw InUse(owner);
+            throw InUse(path);
         }
     }
 
-    private static HostUnsuitableException InUse(string owner) =>
-        new($"another run (process {File.ReadAllText(owner)}) has the host's settings on loan: run this one when "
-            + "that one has ended");
+    private static HostUnsuitableException InUse(string path)
+    {
+        var holders = HoldersOf(path);
+        var who = holders.Count == 0 ? "" : $" (process {string.Join(", ", holders)})";
+        return new($"another run{who} has the host's settings on loan: run this one when that one has ended");
+    }
+
+    /// <summary>
+    /// The processes that hold the lock of a file, by /proc/locks: "1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE ...".
+    /// Those of other PID namespaces stand there as 0 and are left out.
+    /// </summary>
+    private static List<string> HoldersOf(string path)
+    {
+        const string locks = "/proc/locks";
+        if (!File.Exists(locks) || Native.LibC.InodeOf(path) is not (var number and > 0)) return [];
+        var inode = string.Create(CultureInfo.InvariantCulture, $":{number}");
+        return [.. File.ReadLines(locks).Select(line => line.Split(' ', StringSplitOptions.RemoveEmptyEntries))
+            .Where(words => words.Length > 5 && words[1] == "FLOCK"
+                && words[5].EndsWith(inode, StringComparison.Ordinal))
+            .Select(words => words[4]).Where(process => process != "0").Distinct(StringComparer.Ordinal)];
+    }
 
     /// <summary>Gives back what a run of the same boot left, in the order in which it would have done so.</summary>
     private void MakeGood()
@@ -186,7 +213,8 @@ internal sealed class HostLoan : IDisposable
                 GiveBack(_items[i]);
                 _items.RemoveAt(i);
             }
-            catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+            catch (Exception exception) when (exception is IOException or UnauthorizedAccessException
+                or ArgumentException)
             {
                 // It stays in the state file, and the next run tries again.
                 Console.Error.WriteLine(string.Create(

@@ -26,24 +26,27 @@ internal static class HostSettings
 
     /// <summary>The settings that differ from what is modelled, a sentence each.</summary>
     /// <param name="folder">The folder of the disk files, whose device reads ahead.</param>
-    public static IReadOnlyList<string> NotModelled(string folder)
+    public static IReadOnlyList<string> NotModelled(string folder) => NotModelled(folder, Read);
+
+    /// <summary>The same, with the values of <paramref name="read"/>, which is given a file's path.</summary>
+    internal static IReadOnlyList<string> NotModelled(string folder, Func<string, string?> read)
     {
         var notes = new List<string>();
         foreach (var (file, expected, effect) in Files)
-            if (Read(file) is { } value && !expected.Contains(value)) notes.Add($"{file} is {value}: {effect}");
+            if (read(file) is { } value && !expected.Contains(value)) notes.Add($"{file} is {value}: {effect}");
         if (Directory.Exists(Thp))
             foreach (var size in Directory.EnumerateDirectories(Thp, "hugepages-*").Order(StringComparer.Ordinal))
                 foreach (var name in (string[])["enabled", "shmem_enabled"])
                 {
                     var file = Path.Combine(size, name);
                     var usual = Path.GetFileName(size) == HugePageSize ? "inherit" : "never";
-                    if (Read(file) is { } value && value != usual)
+                    if (read(file) is { } value && value != usual)
                         notes.Add($"{file} is {value}: folios of this size");
                 }
 
         // FramePin reads 32 pages of 4 KiB around a page that is not cached.
         const string usualReadAhead = "128";
-        if (ReadAheadOf(folder) is { } kilobytes && kilobytes != usualReadAhead)
+        if (ReadAheadOf(folder, read) is { } kilobytes && kilobytes != usualReadAhead)
             notes.Add($"read_ahead_kb of the disk of {folder} is {kilobytes}: other pages are cached");
         if (HasFiveLevels()) notes.Add("page tables have five levels: addresses above 2^47 are mapped on demand");
         return notes;
@@ -69,14 +72,14 @@ internal static class HostSettings
     }
 
     /// <summary>read_ahead_kb of the device of a folder, by the device's number in mountinfo.</summary>
-    private static string? ReadAheadOf(string folder)
+    private static string? ReadAheadOf(string folder, Func<string, string?> read)
     {
         var mount = File.ReadLines("/proc/self/mountinfo").Select(line => line.Split(' ')).Where(
             parts => parts.Length > 4 && (parts[4] == "/" || folder == parts[4]
                 || folder.StartsWith(parts[4] + "/", StringComparison.Ordinal))).MaxBy(parts => parts[4].Length);
         return mount is null
             ? null
-            : Read(string.Create(CultureInfo.InvariantCulture, $"/sys/class/bdi/{mount[2]}/read_ahead_kb"));
+            : read(string.Create(CultureInfo.InvariantCulture, $"/sys/class/bdi/{mount[2]}/read_ahead_kb"));
     }
 
     private static bool HasFiveLevels() => File.ReadLines("/proc/cpuinfo").FirstOrDefault(

@@ -27,6 +27,7 @@ public sealed class LentHost : IDisposable
     {
         if (Native.LibC.geteuid() == 0) _loan = HostLoan.Take(HostLoan.UsualFolder);
         else _guard = HostLoan.KeepOthersFrom(HostLoan.UsualFolder);
+        AppDomain.CurrentDomain.ProcessExit += OnExit;
         try
         {
             if (withSwap) SwapSpace.Borrow(_loan);
@@ -48,11 +49,10 @@ public sealed class LentHost : IDisposable
             // khugepaged is kept from joining small pages at a moment of its own.
             if (File.Exists(CollapsePauseFile))
                 _loan?.Set(CollapsePauseFile, uint.MaxValue.ToString(CultureInfo.InvariantCulture));
-            AppDomain.CurrentDomain.ProcessExit += OnExit;
         }
         catch
         {
-            GiveBack();
+            Dispose();
             throw;
         }
     }

@@ -90,6 +90,21 @@ internal static unsafe partial class LibC
         _ = prctl(setDumpable, 1, 0, 0, 0);
     }
 
+    /// <summary>Number of a file in its file system; 0 where it may not be looked at.</summary>
+    internal static ulong InodeOf(string path)
+    {
+        const int atCurrentFolder = -100, sizeOfStatx = 256, inodeAt = 32;
+        const uint inodeAsked = 0x100;
+        Span<byte> found = stackalloc byte[sizeOfStatx];
+        // SAFETY: the kernel writes one struct statx.
+        fixed (byte* into = found)
+            if (statx(atCurrentFolder, path, 0, inodeAsked, into) != 0) return 0;
+        return BitConverter.ToUInt64(found[inodeAt..]);
+    }
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int statx(int folder, string path, int flags, uint mask, byte* found);
+
     /// <summary>Makes a user and the group of the same number the owners of a file.</summary>
     internal static void GiveTo(string path, int user)
     {
