@@ -17,7 +17,8 @@ public sealed class OneDoorTests(DaemonFixture daemon) : IClassFixture<DaemonFix
     private const ulong FileBytesMax = 1UL << 46;
 
     public static TheoryData<string> Texts =>
-        ["a\nb", "a\rb", "\u001b[31mred", "a\u0000b", "bell\a", "\u009b1m", "\u202egnp", "a\u2028b"];
+        ["a\nb", "a\rb", "\u001b[31mred", "a\u0000b", "bell\a", "\u009b1m", "\u202egnp", "a\u2028b",
+            "\U000E0041", "a\U0001D173b"];
 
     [Theory]
     [InlineData(1UL << 46)]
@@ -82,11 +83,8 @@ public sealed class OneDoorTests(DaemonFixture daemon) : IClassFixture<DaemonFix
     {
         var (machine, _) = await daemon.CreateAsync();
         using var first = await LocalMachine.AttachAsync(daemon.Client, machine, isReadOnly: true);
-        var number = Directory.GetFiles("/proc/self/fd").Select(Path.GetFileName).First(
-            name => new FileInfo($"/proc/self/fd/{name}").LinkTarget?.Contains(
-                $"memfd:framepin-{machine["machines/".Length..]}", StringComparison.Ordinal) == true);
         // flock(1) locks its own copy of the open file, which is what an attached process has.
-        var start = new ProcessStartInfo("flock", ["-x", $"/proc/{Environment.ProcessId}/fd/{number}", "cat"])
+        var start = new ProcessStartInfo("flock", ["-x", MemoryOf(machine), "cat"])
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,
@@ -102,6 +100,69 @@ public sealed class OneDoorTests(DaemonFixture daemon) : IClassFixture<DaemonFix
 
         holder.StandardInput.Close();
         await holder.WaitForExitAsync(TestContext.Current.CancellationToken);
+    }
+
+    /// <summary>V9: a read lease on the memory and a change of its mode, which any holder may make, stop nobody.
+    /// </summary>
+    [Fact]
+    public async Task V9_a_lease_on_a_received_descriptor_and_a_change_of_mode_keep_nobody_from_attaching()
+    {
+        const string script = """
+            import fcntl, os, sys
+            memory = os.open(sys.argv[1], os.O_RDONLY)
+            try:
+                fcntl.fcntl(memory, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+                print("leased", end=", ")
+            except OSError as refusal:
+                print(refusal, end=", ")
+            os.fchmod(memory, 0)
+            print("mode 0", flush=True)
+            sys.stdin.read()
+            """;
+        var (machine, _) = await daemon.CreateAsync();
+        using var first = await LocalMachine.AttachAsync(daemon.Client, machine, isReadOnly: true);
+        var start = new ProcessStartInfo("/usr/bin/python3", ["-c", script, MemoryOf(machine)])
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+        };
+        using var holder = Process.Start(start)!;
+        var done = await holder.StandardOutput.ReadLineAsync(TestContext.Current.CancellationToken);
+        TestContext.Current.TestOutputHelper?.WriteLine(done ?? "");
+        Assert.EndsWith("mode 0", done, StringComparison.Ordinal);
+        using (await LocalMachine.AttachAsync(daemon.Client, machine))
+        using (await LocalMachine.AttachAsync(daemon.Client, machine, isReadOnly: true))
+        {
+        }
+
+        holder.StandardInput.Close();
+        await holder.WaitForExitAsync(TestContext.Current.CancellationToken);
+    }
+
+    /// <summary>A path by which another process of this user opens the memory of a machine.</summary>
+    private static string MemoryOf(string machine)
+    {
+        var number = Directory.GetFiles("/proc/self/fd").Select(Path.GetFileName).First(
+            name => new FileInfo($"/proc/self/fd/{name}").LinkTarget?.Contains(
+                $"memfd:framepin-{machine["machines/".Length..]}", StringComparison.Ordinal) == true);
+        return $"/proc/{Environment.ProcessId}/fd/{number}";
+    }
+
+    /// <summary>V12: the number of a device is two columns of maps, and no other text.</summary>
+    [Theory]
+    [InlineData("00:01 7 /etc/passwd", false)]
+    [InlineData(" ", false)]
+    [InlineData("-", false)]
+    [InlineData("0001", false)]
+    [InlineData("FE:01", false)]
+    [InlineData("fe:01", true)]
+    [InlineData("103:00005", true)]
+    public async Task V12_the_number_of_a_device_is_a_number(string text, bool isNumber)
+    {
+        var (machine, _) = await daemon.CreateAsync();
+        var request = new CreateFileRequest { Parent = machine, Kind = FileKind.Shmem, Device = text };
+        if (isNumber) Assert.Equal(text, (await daemon.Client.Files.CreateFileAsync(request)).Device);
+        else await RefusedAsync("device", async () => await daemon.Client.Files.CreateFileAsync(request));
     }
 
     private static async Task RefusedAsync<T>(string field, Func<Task<T>> call)

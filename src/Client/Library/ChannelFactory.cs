@@ -61,6 +61,8 @@ internal static class ChannelFactory
         var handler = new SocketsHttpHandler
         {
             ActivityHeadersPropagator = null,
+            // The connection is made below; a proxy of the environment would get requests that are not for it.
+            UseProxy = false,
             EnableMultipleHttp2Connections = true
         };
         handler.ConnectCallback = (context, cancellationToken) => ConnectAsync(

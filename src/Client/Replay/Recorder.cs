@@ -20,8 +20,8 @@ public sealed class Recorder(TimeProvider time)
     /// </summary>
     private const string Traced =
         "%memory,execve,clone,?clone3,fork,vfork,exit_group,prctl,personality,arch_prctl,shmget,shmctl,ftruncate,"
-        + "truncate,fallocate,fcntl,?dup,?dup2,dup3,memfd_create,?memfd_secret,userfaultfd,set_mempolicy,?set_mempolicy_home_node,move_pages,"
-        + "migrate_pages,?process_madvise,pkey_mprotect,?mseal,?map_shadow_stack";
+        + "truncate,fallocate,fcntl,?dup,?dup2,dup3,memfd_create,?memfd_secret,userfaultfd,set_mempolicy,"
+        + "?set_mempolicy_home_node,move_pages,migrate_pages,?process_madvise,pkey_mprotect,?mseal,?map_shadow_stack";
     private const string SysBrk = "12 ";
     private const string SysMmap = "9 ";
     private const string SysExitGroup = "231 ";

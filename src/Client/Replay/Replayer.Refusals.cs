@@ -20,6 +20,20 @@ public sealed partial class Replayer
     private static void PassOver(StraceCall call, FramePinException refusal, ReplayReport report) =>
         report.LinesUnread.Add(new UnreadLine(call.Line, Text(call), refusal.Message));
 
+    private async Task CompareApart(
+        Recording recording, StraceCall call, string space, ReplayReport report, CancellationToken cancellationToken)
+    {
+        try
+        {
+            var (errno, value) = await RunApart(recording, call, space, cancellationToken).ConfigureAwait(false);
+            Compare(call, errno, value, report);
+        }
+        catch (FramePinException refusal) when (IsOfTheCall(refusal))
+        {
+            PassOver(call, refusal, report);
+        }
+    }
+
     /// <summary>A store that counts from the call before it goes with that call.</summary>
     private async Task FlushOneByOne(
         CallBatchRequest batch, List<(StraceCall Call, int Index)> sent, ReplayReport report,

@@ -78,7 +78,11 @@ public sealed partial class Replayer(FramePinClient client, IProgress<ReplayProg
             else calls.Add(call);
         }
 
-        return recording with { Calls = FileInstances.Mark(calls), LinesUnread = [.. unread.OrderBy(line => line.Line)] };
+        return recording with
+        {
+            Calls = FileInstances.Mark(calls),
+            LinesUnread = [.. unread.OrderBy(line => line.Line)],
+        };
     }
 
     private static string Text(StraceCall call) =>
@@ -173,17 +177,7 @@ public sealed partial class Replayer(FramePinClient client, IProgress<ReplayProg
             {
                 batch.Calls.AddRange(translator.Due(call));
                 await Flush(batch, sent, report, cancellationToken).ConfigureAwait(false);
-                try
-                {
-                    var (errno, value) =
-                        await RunApart(recording, call, space, cancellationToken).ConfigureAwait(false);
-                    Compare(call, errno, value, report);
-                }
-                catch (FramePinException refusal) when (IsOfTheCall(refusal))
-                {
-                    PassOver(call, refusal, report);
-                }
-
+                await CompareApart(recording, call, space, report, cancellationToken).ConfigureAwait(false);
                 if (stopsAtDifference && report.ReturnsDifferent.Count > 0) return;
                 continue;
             }

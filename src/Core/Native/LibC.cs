@@ -39,6 +39,7 @@ internal static unsafe partial class LibC
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int madvise(void* address, nuint length, int advice);
 
+    internal const int DuplicateCloseOnExec = 1030;
     internal const int AddSeals = 1033;
     internal const int SealSeal = 1;
     internal const int SealShrink = 2;

@@ -13,6 +13,9 @@ namespace FramePin.Core.Native;
 internal sealed unsafe class PhysicalBytes : IDisposable
 {
     private readonly int _fd;
+
+    /// <summary>The same file, opened for reading alone.</summary>
+    private readonly int _readOnly;
     private readonly byte* _base;
     private bool _disposed;
 
@@ -26,12 +29,14 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         _fd = LibC.memfd_create(name, LibC.MfdCloexec | LibC.MfdAllowSealing);
         if (_fd < 0) throw new Win32Exception(Marshal.GetLastPInvokeError(), "memfd_create");
         // Handed to attached processes: its size stays, and nobody else can open it anew for more than they were given.
-        var isSized = LibC.ftruncate(_fd, length) == 0 && LibC.fchmod(_fd, LibC.OwnerReadsAndWrites) == 0
+        _readOnly = LibC.open($"/proc/self/fd/{_fd}", LibC.ReadOnly | LibC.CloseOnExec);
+        var isSized = _readOnly >= 0 && LibC.ftruncate(_fd, length) == 0
+            && LibC.fchmod(_fd, LibC.OwnerReadsAndWrites) == 0
             && LibC.fcntl(_fd, LibC.AddSeals, LibC.SealShrink | LibC.SealGrow | LibC.SealSeal) == 0;
         if (!isSized)
         {
             var error = Marshal.GetLastPInvokeError();
-            _ = LibC.close(_fd);
+            CloseBoth();
             throw new Win32Exception(error, "sizing the machine's memory");
         }
 
@@ -41,7 +46,7 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         if ((nint)address == -1)
         {
             var error = Marshal.GetLastPInvokeError();
-            _ = LibC.close(_fd);
+            CloseBoth();
             throw new Win32Exception(error, "mapping the machine's memory");
         }
 
@@ -76,12 +81,12 @@ internal sealed unsafe class PhysicalBytes : IDisposable
     public SafeFileHandle Open(bool isReadOnly)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
-        // By open(2), since File.OpenHandle asks for a lock, which whoever has a descriptor may hold.
-        var descriptor = LibC.open(
-            $"/proc/self/fd/{_fd}", (isReadOnly ? LibC.ReadOnly : LibC.ReadWrite) | LibC.CloseOnExec);
+        // Copied and not opened: whoever has a descriptor may hold a lock or a lease on the file, or change its mode,
+        // and open(2) would wait or be refused.
+        var descriptor = LibC.fcntl(isReadOnly ? _readOnly : _fd, LibC.DuplicateCloseOnExec, 0);
         return descriptor >= 0
             ? new SafeFileHandle(descriptor, ownsHandle: true)
-            : throw new Win32Exception(Marshal.GetLastPInvokeError(), "opening physical memory anew");
+            : throw new Win32Exception(Marshal.GetLastPInvokeError(), "copying the descriptor of physical memory");
     }
 
     public void Dispose()
@@ -90,6 +95,12 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         _disposed = true;
         // SAFETY: nobody may hold a span now; the machine that owns this object has ended its users.
         _ = LibC.munmap(_base, (nuint)(Frames * PageGeometry.PageSize));
+        CloseBoth();
+    }
+
+    private void CloseBoth()
+    {
         _ = LibC.close(_fd);
+        if (_readOnly >= 0) _ = LibC.close(_readOnly);
     }
 }

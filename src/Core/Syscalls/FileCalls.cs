@@ -13,8 +13,8 @@ namespace FramePin.Core.Syscalls;
 internal static class FileCalls
 {
     /// <summary>
-    /// Bytes to which truncate and write make a file (s_maxbytes). Linux allows 2^63 - 1, and so does a writable mapping
-    /// of a hugetlb file here.
+    /// Bytes to which truncate and write make a file (s_maxbytes). Linux allows 2^63 - 1, and so does a writable
+    /// mapping of a hugetlb file here.
     /// </summary>
     public const ulong MaxBytes = 1UL << 46;
 

@@ -63,8 +63,7 @@ internal sealed class AttachServer(
             attachments.Add(attachment);
             try
             {
-                using (var memory = attachment.Host.Machine.OpenMemory(attachment.IsReadOnly))
-                    DescriptorPassing.Send(socket, Granted, memory);
+                if (!await GrantAsync(socket, attachment, stopping).ConfigureAwait(false)) return;
                 await UntilEndAsync(socket, attachment, stopping).ConfigureAwait(false);
             }
             finally
@@ -82,6 +81,25 @@ internal sealed class AttachServer(
         {
             log.AttachmentEnded(exception.Message);
         }
+    }
+
+    /// <summary>Sends the memory; false when the host has no descriptor left, which the peer is told.</summary>
+    private static async Task<bool> GrantAsync(Socket socket, Attachment attachment, CancellationToken stopping)
+    {
+        string reason;
+        try
+        {
+            using var memory = attachment.Host.Machine.OpenMemory(attachment.IsReadOnly);
+            DescriptorPassing.Send(socket, Granted, memory);
+            return true;
+        }
+        catch (System.ComponentModel.Win32Exception exception)
+        {
+            reason = exception.Message;
+        }
+
+        await DenyAsync(socket, reason, stopping).ConfigureAwait(false);
+        return false;
     }
 
     /// <summary>Checks the peer's credentials and ticket; null when it was refused or is gone.</summary>

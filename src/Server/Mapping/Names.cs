@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Text;
 using FramePin.Server.Configuration;
 
 namespace FramePin.Server.Mapping;
@@ -73,10 +74,20 @@ internal static class Names
     public static void CheckText(string text, int most, string limit, string field)
     {
         if (text.Length > most) throw Refusals.Limit(limit, (ulong)most, (ulong)text.Length);
-        foreach (var c in text)
-            if (char.GetUnicodeCategory(c) is UnicodeCategory.Control or UnicodeCategory.Format
+        // Half a pair of surrogates is the replacement character of EnumerateRunes, and harmless.
+        foreach (var rune in text.EnumerateRunes())
+            if (Rune.GetUnicodeCategory(rune) is UnicodeCategory.Control or UnicodeCategory.Format
                 or UnicodeCategory.LineSeparator or UnicodeCategory.ParagraphSeparator)
                 throw Refusals.Bad(field, "must hold no line break, control or format character");
+    }
+
+    /// <summary>A device's number as maps shows it, major and minor in hexadecimal; empty for the usual one.</summary>
+    public static void CheckDeviceNumber(string text, string field)
+    {
+        if (text.Length == 0) return;
+        var isSound = text.Split(':') is [{ Length: >= 2 and <= 3 } major, { Length: >= 2 and <= 5 } minor]
+            && (major + minor).All(char.IsAsciiHexDigitLower);
+        if (!isSound) throw Refusals.Bad(field, "is two numbers in hexadecimal, such as 08:01");
     }
 
     private static string Short(string name) => name.Length <= 80 ? name : name[..80] + "…";

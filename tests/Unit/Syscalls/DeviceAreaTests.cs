@@ -67,7 +67,9 @@ public sealed class DeviceAreaTests
         Assert.True(MapDevice(lab, Create(lab, DeviceMapping.PfnMap), At, Rw | Prot.Exec).IsOk);
     }
 
-    /// <summary>__access_remote_vm: memory without pages is reached by the area's access method, or not at all.</summary>
+    /// <summary>
+    /// __access_remote_vm: memory without pages is reached by the area's access method, or not at all.
+    /// </summary>
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
@@ -166,7 +168,9 @@ public sealed class DeviceAreaTests
         Assert.Equal(expected, error);
     }
 
-    /// <summary>E1: the length of a call is cut to what one call moves, since 6.4 before its range is checked.</summary>
+    /// <summary>
+    /// E1: the length of a call is cut to what one call moves, since 6.4 before its range is checked.
+    /// </summary>
     [Theory]
     [InlineData("6.18", 1UL << 47, Errno.None)]
     [InlineData("6.18", (1UL << 63) - 1, Errno.None)]

@@ -13,14 +13,17 @@ internal sealed partial class AddressSpaceService
     public override Task<AddressSpace> ForkAddressSpace(ForkAddressSpaceRequest request, ServerCallContext context)
     {
         var (host, id) = machines.Resolve(context, request.Name, Names.AddressSpaces, Right.Use, "name");
-        return host.Requests.Run(context, request.RequestId, request, async () =>
+        return host.Requests.Run(context, request.RequestId, request, async cancelled =>
         {
             var parent = host.Spaces.Get(id);
             using var name = host.Spaces.Reserve(request.ChildId);
             var child = await host.Commands.CallAsync(new ForkCall(parent.Thing, name.Id)).ConfigureAwait(false);
-            return child.IsOk
-                ? Views.Of(host, name.Fill(new SpaceId((int)child.Value)))
-                : throw Refusals.Errno("fork", child.Error);
+            if (!child.IsOk) throw Refusals.Errno("fork", child.Error);
+            var made = name.Fill(new SpaceId((int)child.Value));
+            // A caller who has gone would never learn its name.
+            if (cancelled.IsCancellationRequested) await host.ExitSpaceAsync(made).ConfigureAwait(false);
+            cancelled.ThrowIfCancellationRequested();
+            return Views.Of(host, made);
         });
     }
 }

@@ -13,7 +13,7 @@ internal sealed partial class DeviceService
     public override Task<Device> CreateDevice(CreateDeviceRequest request, ServerCallContext context)
     {
         var host = machines.Resolve(context, request.Parent, Right.Use, "parent");
-        return host.Requests.Run(context, request.RequestId, request, () =>
+        return host.Requests.Run(context, request.RequestId, request, cancelled =>
         {
             var mapping = WireEnums.ToCore(request.Mapping, "mapping");
             Names.CheckText(request.Path, options.Limits.PathLengthMax, "path_length_max", "path");
@@ -32,6 +32,9 @@ internal sealed partial class DeviceService
                 !request.NoAccess));
             if (!created.IsOk) throw Refusals.Errno("create_device", created.Error);
             var device = name.Fill(new DeviceId((int)created.Value));
+            // A caller who has gone would never learn its name.
+            if (cancelled.IsCancellationRequested) host.RemoveDevice(device);
+            cancelled.ThrowIfCancellationRequested();
             host.HangOn(lease, device, () => host.RemoveDevice(device));
             return Task.FromResult(Views.Of(host, device));
         });

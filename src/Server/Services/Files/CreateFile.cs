@@ -18,7 +18,7 @@ internal sealed partial class FileService
             var kind = WireEnums.ToCore(request.Kind, "kind");
             CheckSize(request.SizeBytes);
             Names.CheckText(request.Path, options.Limits.PathLengthMax, "path_length_max", "path");
-            Names.CheckText(request.Device, options.Limits.NameLengthMax, "name_length_max", "device");
+            Names.CheckDeviceNumber(request.Device, "device");
             var order = request.HugePageBytes switch
             {
                 0 or PageGeometry.PmdSize => PageGeometry.PmdOrder,
