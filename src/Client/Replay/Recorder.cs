@@ -22,6 +22,9 @@ public sealed class Recorder(TimeProvider time)
         "%memory,execve,clone,?clone3,fork,vfork,exit_group,prctl,personality,arch_prctl,shmget,shmctl,ftruncate,"
         + "truncate,fallocate,fcntl,?dup,?dup2,dup3,memfd_create,?memfd_secret,userfaultfd,set_mempolicy,"
         + "?set_mempolicy_home_node,move_pages,migrate_pages,?process_madvise,pkey_mprotect,?mseal,?map_shadow_stack";
+    /// <summary>The files of a recording.</summary>
+    private static readonly string[] Files = ["strace.log", "maps.start", "maps.end", "smaps.end", "files"];
+
     private const string SysBrk = "12 ";
     private const string SysMmap = "9 ";
     private const string SysExitGroup = "231 ";
@@ -32,7 +35,10 @@ public sealed class Recorder(TimeProvider time)
     private const int HoldAtExecMilliseconds = 100;
     private static readonly TimeSpan Poll = TimeSpan.FromMilliseconds(2);
 
-    /// <summary>Runs a program and writes its recording. Returns the exit code of the program.</summary>
+    /// <summary>
+    /// Runs a program and writes its recording. Returns the exit code of the program. The files are written beside the
+    /// folder and come into it when they are whole: a recording that stood there stays until then.
+    /// </summary>
     /// <param name="command">The program and its arguments.</param>
     /// <param name="folder">Folder of the recording, which is made if it is missing.</param>
     /// <param name="cancellationToken">Gives the waiting up. The program goes on.</param>
@@ -40,9 +46,34 @@ public sealed class Recorder(TimeProvider time)
     public async Task<int> RunAsync(
         IReadOnlyList<string> command, string folder, CancellationToken cancellationToken = default)
     {
-        Directory.CreateDirectory(folder);
+        var target = Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder));
+        if (System.IO.File.Exists(target)) throw new IOException($"{folder} is a file, and a recording is a folder");
+        Directory.CreateDirectory(Path.GetDirectoryName(target) ?? target);
+        var work = Directory.CreateDirectory(
+            string.Create(CultureInfo.InvariantCulture, $"{target}.{Environment.ProcessId}.new")).FullName;
+        try
+        {
+            var exitCode = await RecordAsync(command, work, cancellationToken).ConfigureAwait(false);
+            Directory.CreateDirectory(target);
+            foreach (var name in Files)
+            {
+                var made = Path.Combine(work, name);
+                if (System.IO.File.Exists(made)) System.IO.File.Move(made, Path.Combine(target, name), overwrite: true);
+                else System.IO.File.Delete(Path.Combine(target, name));
+            }
+
+            return exitCode;
+        }
+        finally
+        {
+            Directory.Delete(work, recursive: true);
+        }
+    }
+
+    private async Task<int> RecordAsync(
+        IReadOnlyList<string> command, string folder, CancellationToken cancellationToken)
+    {
         var log = Path.Combine(folder, "strace.log");
-        System.IO.File.Delete(log);
         var start = new ProcessStartInfo("strace") { UseShellExecute = false };
         foreach (var argument in (string[])["-f", "-y", "-s", "0", "-o", log, "-e", $"trace={Traced}",
             "-e", $"inject=brk,mmap:delay_enter={HoldMilliseconds}ms:when=1", "-e",
@@ -72,10 +103,10 @@ public sealed class Recorder(TimeProvider time)
 
         await strace.WaitForExitAsync(cancellationToken).ConfigureAwait(false);
         if (!hasStart)
-            throw new IOException($"{command[0]}: ended before its first memory call could be seen; see {log}");
+            throw new IOException($"{command[0]}: ended before its first memory call could be seen");
         if (!hasEnd)
             throw new IOException(
-                $"{command[0]}: did not end by exit_group (a signal?): there is no maps.end in {folder}");
+                $"{command[0]}: did not end by exit_group (a signal?): its last maps are not known");
         return strace.ExitCode;
     }
 

@@ -85,6 +85,18 @@ public sealed class EndingTests
             Assert.Equal(log, await File.ReadAllTextAsync(Path.Combine(target, "strace.log"), Cancelled));
             Assert.Equal(0, (await RecordAsync("--force", "--to", target, "--", "true")).ExitCode);
             Assert.NotEqual(log, await File.ReadAllTextAsync(Path.Combine(target, "strace.log"), Cancelled));
+            // What fails leaves the old recording, whole, and nothing beside it.
+            log = await File.ReadAllTextAsync(Path.Combine(target, "strace.log"), Cancelled);
+            var maps = await File.ReadAllTextAsync(Path.Combine(target, "maps.end"), Cancelled);
+            foreach (var failing in (string[][])[["sh", "-c", "kill -9 $$"], ["/nonexistent/program"]])
+            {
+                run = await RecordAsync(["--force", "--to", target, "--", .. failing]);
+                Assert.Equal(2, run.ExitCode);
+                Assert.Equal(log, await File.ReadAllTextAsync(Path.Combine(target, "strace.log"), Cancelled));
+                Assert.Equal(maps, await File.ReadAllTextAsync(Path.Combine(target, "maps.end"), Cancelled));
+                Assert.Equal([target], Directory.EnumerateFileSystemEntries(folder));
+            }
+
             // A file in the folder's place is refused, too.
             run = await RecordAsync("--to", Path.Combine(target, "strace.log"), "--", "true");
             Assert.Equal(2, run.ExitCode);
