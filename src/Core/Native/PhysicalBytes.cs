@@ -24,7 +24,7 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         Frames = frames;
         var length = checked((long)(frames * PageGeometry.PageSize));
         _fd = LibC.memfd_create(name, LibC.MfdCloexec | LibC.MfdAllowSealing);
-        if (_fd < 0) throw new Win32Exception(Marshal.GetLastPInvokeError(), "memfd_create");
+        if (_fd < 0) throw LibC.Refused(Marshal.GetLastPInvokeError(), "memfd_create");
         // Handed to attached processes: its size stays, and nobody else can open it anew for more than they were given.
         var isSized = LibC.ftruncate(_fd, length) == 0 && LibC.fchmod(_fd, LibC.OwnerReadsAndWrites) == 0
             && LibC.fcntl(_fd, LibC.AddSeals, LibC.SealShrink | LibC.SealGrow | LibC.SealSeal) == 0;
@@ -32,7 +32,7 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         {
             var error = Marshal.GetLastPInvokeError();
             _ = LibC.close(_fd);
-            throw new Win32Exception(error, "sizing the machine's memory");
+            throw LibC.Refused(error, "sizing the machine's memory");
         }
 
         // SAFETY: a fresh shared mapping of the whole file, which only this object unmaps.
@@ -42,7 +42,7 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         {
             var error = Marshal.GetLastPInvokeError();
             _ = LibC.close(_fd);
-            throw new Win32Exception(error, "mapping the machine's memory");
+            throw LibC.Refused(error, "mapping the machine's memory");
         }
 
         _base = (byte*)address;
@@ -69,7 +69,7 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         // SAFETY: a range inside the mapping; MADV_REMOVE on a shared memfd mapping punches the hole.
         var result = LibC.madvise(
             _base + first.PhysicalAddress, (nuint)(count * PageGeometry.PageSize), LibC.MadvRemove);
-        if (result != 0) throw new Win32Exception(Marshal.GetLastPInvokeError(), "punching physical memory");
+        if (result != 0) throw LibC.Refused(Marshal.GetLastPInvokeError(), "punching physical memory");
     }
 
     /// <summary>The same memory by a descriptor of its own, for another process.</summary>
@@ -81,7 +81,7 @@ internal sealed unsafe class PhysicalBytes : IDisposable
             $"/proc/self/fd/{_fd}", (isReadOnly ? LibC.ReadOnly : LibC.ReadWrite) | LibC.CloseOnExec);
         return descriptor >= 0
             ? new SafeFileHandle(descriptor, ownsHandle: true)
-            : throw new Win32Exception(Marshal.GetLastPInvokeError(), "opening physical memory anew");
+            : throw LibC.Refused(Marshal.GetLastPInvokeError(), "opening physical memory anew");
     }
 
     public void Dispose()
