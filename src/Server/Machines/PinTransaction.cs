@@ -141,7 +141,7 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
             Call = range.Gup,
             Locked = range.Gup is null ? default : LockedArgument.Held,
         };
-        var filling = _scope.Host.Commands.PinAsync(request, Record.Vector, steps);
+        var filling = _scope.Host.Commands.PinAsync(request, Record.Vector, steps, cancelled);
         return filling.IsCompletedSuccessfully
             ? EndAsync(range, filling.Result, cancelled)
             : WatchedAsync(range, filling, cancelled);
