@@ -175,6 +175,20 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
         if (_isReused) EndReuse();
     }
 
+    /// <summary>
+    /// The caller of a committed pin whose answer does not go out learns of no vector: the pin is given back. A pin
+    /// with a request_id stays, since a repeat gets its answer.
+    /// </summary>
+    public void GiveBackWhenLost(ServerCallContext context, string requestId)
+    {
+        if (requestId.Length > 0) return;
+        context.WhenLost(() =>
+        {
+            if (_hold != 0) _scope.Holder!.Release(_hold);
+            if (((ILeased)Record).Release(out var pages)) owner.Telemetry.CountReleased(pages);
+        });
+    }
+
     /// <summary>Gives back what the pin has by now, unless it was committed.</summary>
     public void Dispose()
     {
