@@ -59,7 +59,7 @@ internal static class Daemon
         // Empty: configured by its command line alone. No variable of the environment and no file opens a listener.
         var builder = WebApplication.CreateEmptyBuilder(
             new WebApplicationOptions { ContentRootPath = AppContext.BaseDirectory });
-        builder.Configuration.AddInMemoryCollection(TelemetryExport.Variables());
+        builder.Configuration.AddInMemoryCollection(TelemetryVariables.All());
         builder.Logging.AddSimpleConsole().SetMinimumLevel(LogLevel.Information)
             .AddFilter("Microsoft", LogLevel.Warning).AddFilter("Grpc", LogLevel.Critical);
         builder.WebHost.UseKestrelCore().ConfigureKestrel(kestrel => Listen(kestrel, sockets));
@@ -73,6 +73,7 @@ internal static class Daemon
         replace?.Invoke(services);
         var app = builder.Build();
         _ = app.Services.GetRequiredService<DaemonSockets>();
+        TelemetryExport.Start(app.Services);
         app.Lifetime.ApplicationStopping.Register(() =>
         {
             foreach (var host in app.Services.GetRequiredService<MachineRegistry>().All) host.StopWaiting();

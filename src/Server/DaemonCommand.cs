@@ -54,7 +54,9 @@ internal static class DaemonCommand
         var root = new RootCommand(
             "framepind: owns emulated Linux address spaces and serves pin, unpin and convert.\n\n"
             + "Examples:\n  framepind --tcp 7461\n  framepind --socket /run/framepin.sock --default-profile 6.18\n\n"
-            + "Traces and metrics go where OTEL_EXPORTER_OTLP_ENDPOINT says; without it they stay here.\n"
+            + "Traces and metrics go where OTEL_EXPORTER_OTLP_ENDPOINT says, or for one of the two where\n"
+            + "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_METRICS_ENDPOINT says; without them\n"
+            + "they stay here.\n"
             + "Exit codes: 0 ended by a signal, 2 wrong usage or nowhere to listen, "
             + "3 the audit at the end found something.")
         {

@@ -19,12 +19,26 @@ internal sealed class DaemonRun : IDisposable
 
     public int Id => _process.Id;
 
+    private static string Program => Path.Combine(
+        AppContext.BaseDirectory.Replace(
+            "FramePin.Tests.Integration", "FramePin.Server", StringComparison.Ordinal), "framepind");
+
     public static DaemonRun Start(
-        string? folder, (string Name, string Value)[] environment, params string[] arguments)
+        string? folder, (string Name, string Value)[] environment, params string[] arguments) =>
+        Start(folder, environment, Program, arguments);
+
+    /// <summary>As another user. Takes root.</summary>
+    public static DaemonRun StartAs(int user, params string[] arguments) =>
+        StartUnder(["setpriv", $"--reuid={user}", $"--regid={user}", "--clear-groups"], [], arguments);
+
+    /// <summary>By a program that executes the words behind its own.</summary>
+    public static DaemonRun StartUnder(
+        string[] program, (string Name, string Value)[] environment, params string[] arguments) =>
+        Start(null, environment, program[0], [.. program[1..], Program, .. arguments]);
+
+    private static DaemonRun Start(
+        string? folder, (string Name, string Value)[] environment, string program, string[] arguments)
     {
-        var program = Path.Combine(
-            AppContext.BaseDirectory.Replace(
-                "FramePin.Tests.Integration", "FramePin.Server", StringComparison.Ordinal), "framepind");
         var start = new ProcessStartInfo(program, arguments)
         {
             RedirectStandardOutput = true,

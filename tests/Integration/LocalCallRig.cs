@@ -130,6 +130,13 @@ internal sealed class RawCaller : IDisposable
         }
     }
 
+    /// <summary>Sends bytes unless the other side reads none for a second.</summary>
+    public bool TrySendNow(byte[] bytes)
+    {
+        _socket.SendTimeout = 1000;
+        return TrySend(bytes);
+    }
+
     /// <summary>A unary call; the code it ended with.</summary>
     public int Ask(string method, IMessage request)
     {

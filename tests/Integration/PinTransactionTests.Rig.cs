@@ -246,11 +246,11 @@ public abstract partial class PinTransactionTests(string profile) : IAsyncLifeti
 
         public (PinStep Step, Action Run)? Before { get; set; }
 
+        public Action<PinPhase>? BeforePhase { get; set; }
+
         public IPinSteps Begin(Activity? span) => this;
 
-        public void Entered(PinPhase phase)
-        {
-        }
+        public void Entered(PinPhase phase) => BeforePhase?.Invoke(phase);
 
         public void Entered(PinStep step)
         {

@@ -222,14 +222,52 @@ public abstract partial class PinTransactionTests
             var space = host.Spaces.Get(_space.Split('/')[^1]);
             var range = new FramePin.Server.Machines.PinRange(space, At, Pages, GupFlags.Write, default);
             using var deadline = new CancellationTokenSource();
-            _script.Before = (PinStep.Fill, deadline.Cancel);
+            // Under the turn, when the walk begins.
+            _script.BeforePhase = phase =>
+            {
+                if (phase is PinPhase.Walk or PinPhase.Fault) deadline.Cancel();
+            };
             await Assert.ThrowsAnyAsync<OperationCanceledException>(
                 async () => await pin.FillAsync(range, deadline.Token));
-            _script.Before = null;
+            _script.BeforePhase = null;
             Assert.Equal(Pages, (ulong)pin.Record.Vector.Count);
         }
 
         Assert.Equal((0UL, 0UL), Counted);
+        await AssertNothingIsLeftAsync("Pin");
+    }
+
+    // V6: of a range that is not there yet, no more is faulted in than until the next look for the deadline.
+    [Fact]
+    public async Task V6_a_pin_whose_deadline_passes_stops_at_its_next_batch()
+    {
+        const ulong pages = 8192;
+        const ulong batch = 1024;
+        const ulong at = 0x4000_0000;
+        await Call(new MemoryCall { Mmap = new MmapCall { Address = at, Length = pages * 4096, Prot = 3, Flags = 0x32 } });
+        var services = _app!.Services;
+        var host = services.GetRequiredService<MachineRegistry>().All.Single();
+        var before = host.Machine.Statistics().FreeFrames;
+        using (var pin = services.GetRequiredService<PinTransactions>().Begin(null))
+        {
+            pin.Create(new PinScope(host, null, null), pages);
+            var space = host.Spaces.Get(_space.Split('/')[^1]);
+            var range = new FramePin.Server.Machines.PinRange(space, at, pages, GupFlags.Write, default);
+            using var deadline = new CancellationTokenSource();
+            _script.BeforePhase = phase =>
+            {
+                if (phase is PinPhase.Walk or PinPhase.Fault) deadline.Cancel();
+            };
+            await Assert.ThrowsAnyAsync<OperationCanceledException>(
+                async () => await pin.FillAsync(range, deadline.Token));
+            _script.BeforePhase = null;
+            Assert.Equal(batch, (ulong)pin.Record.Vector.Count);
+        }
+
+        // And its page tables.
+        Assert.InRange(before - host.Machine.Statistics().FreeFrames, batch, batch + 16);
+        Assert.Equal((0UL, 0UL), Counted);
+        await Call(new MemoryCall { Munmap = new MunmapCall { Address = at, Length = pages * 4096 } });
         await AssertNothingIsLeftAsync("Pin");
     }
 

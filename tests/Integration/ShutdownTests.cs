@@ -14,6 +14,9 @@ public sealed class ShutdownTests
     private const ulong At = 0x10_0000;
     private const ulong Length = 64UL << 20;
 
+    /// <summary>Far more than an end in order takes, and less than the grace of calls in flight.</summary>
+    private static readonly TimeSpan Bound = TimeSpan.FromSeconds(7);
+
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
@@ -60,7 +63,8 @@ public sealed class ShutdownTests
         await ToldAsync(() => alive.ResponseStream.MoveNext(cancelled));
         await ToldAsync(() => watch.ResponseStream.MoveNext(cancelled));
         // Its reader is not told: what it has not read stands in front of the end.
-        Assert.Equal(0, await daemon.ExitCodeAsync(cancelled));
+        // The grace of a call in flight is 10 s, which a stream does not get.
+        Assert.Equal(0, await daemon.ExitCodeAsync(cancelled).WaitAsync(Bound, cancelled));
         await Assert.ThrowsAsync<RpcException>(async () =>
         {
             while (await read.ResponseStream.MoveNext(cancelled))

@@ -12,8 +12,11 @@ internal sealed class CaptureCommand(CommandLine line)
     /// <summary>Pixels a side: as many as struct v4l2_frmsizeenum's drivers are asked for.</summary>
     private const int MostPixels = 65_535;
 
-    /// <summary>VIDEO_MAX_FRAME (linux/videodev2.h).</summary>
-    private const int MostBuffers = 32;
+    /// <summary>
+    /// The largest queue of any node: vivid's capture queue since 6.12 (vivid-core.h: MAX_VID_CAP_BUFFERS). Others take
+    /// fewer, and say how many.
+    /// </summary>
+    private const int MostBuffers = 64;
 
     private readonly Argument<string> _node = new("node") { Description = "Such as video0." };
     private readonly Option<int> _frames = Numbers.Option("--frames", "How many:", 10, 1, int.MaxValue, "-n");

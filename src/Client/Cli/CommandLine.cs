@@ -32,6 +32,9 @@ internal sealed class CommandLine
 
     public Option<string> OutputForm { get; } = CreateOutput();
 
+    /// <summary>The signals of the process that runs a command; null while none runs.</summary>
+    public Signals? Signals { get; set; }
+
     public Option<string> Machine { get; } = new("--machine", "-m")
     {
         Description = "Machine that short names belong to.",

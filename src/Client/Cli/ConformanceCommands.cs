@@ -11,9 +11,6 @@ namespace FramePin.Cli;
 /// <summary>The running kernel against FramePin.</summary>
 internal static class ConformanceCommands
 {
-    /// <summary>A shell's exit code of a command that SIGINT ended.</summary>
-    private const int Interrupted = 130;
-
     private static readonly Option<long> Steps = Numbers.Option(
         "--steps", "Steps to compare:", 20_000L, 1, long.MaxValue);
 
@@ -68,7 +65,7 @@ internal static class ConformanceCommands
         CommandLine.Refuse(
             command, "has no meaning here: no daemon takes part", line.Endpoint, line.Machine, line.OutputForm);
         command.Validators.Add(RefuseUnused);
-        command.SetAction((parsed, cancelled) => Task.Run(() => Run(parsed, cancelled), CancellationToken.None));
+        command.SetAction((parsed, cancelled) => Task.Run(() => Run(line, parsed, cancelled), CancellationToken.None));
         yield return command;
     }
 
@@ -85,11 +82,11 @@ internal static class ConformanceCommands
         if (IsGiven(Keep) && !IsGiven(Script)) result.AddError("--keep goes with --script");
     }
 
-    private static int Run(ParseResult parsed, CancellationToken cancelled)
+    private static int Run(CommandLine line, ParseResult parsed, CancellationToken cancelled)
     {
         try
         {
-            return Act(parsed, cancelled);
+            return Act(line, parsed, cancelled);
         }
         catch (Win32Exception exception)
         {
@@ -111,12 +108,12 @@ internal static class ConformanceCommands
         }
     }
 
-    private static int Act(ParseResult parsed, CancellationToken cancelled)
+    private static int Act(CommandLine line, ParseResult parsed, CancellationToken cancelled)
     {
         // A script or the matrix is one step to the signals: the exit gives the host's settings back.
         using var ends = parsed.GetValue(Script) is null && parsed.GetValue(Matrix) is null
             ? default
-            : cancelled.Register(() => Environment.Exit(Interrupted));
+            : cancelled.Register(() => Environment.Exit(line.Signals!.ExitCode));
         if (parsed.GetValue(Script) is { } file)
             return RunScript(file, parsed.GetValue(Keep), parsed.GetValue(Swap));
         if (parsed.GetValue(Matrix) is { } table) return MeasureMatrix(table);

@@ -63,7 +63,7 @@ internal sealed class Failures(bool isJson, string endpoint, Signals signals)
             case var _ when refusal.Reason == "UNREACHABLE":
                 return Tell(
                     CommandLine.Unreachable,
-                    $"no daemon at {endpoint}: start one with 'framepind', or name another with --endpoint",
+                    $"{WhyUnreached(refusal)}: start one with 'framepind', or name another with --endpoint",
                     "UNAVAILABLE");
             case StatusCode.DeadlineExceeded:
                 return Tell(
@@ -88,6 +88,16 @@ internal sealed class Failures(bool isJson, string endpoint, Signals signals)
             error["limit"] = new JsonObject { ["name"] = limit.Name, ["value"] = limit.Value, ["asked"] = limit.Asked };
         return Tell(error);
     }
+
+    /// <summary>The daemon as the user named it, and why it cannot be had.</summary>
+    private string WhyUnreached(FramePinException refusal) => refusal.Reason switch
+    {
+        // "no daemon at PLACE: REASON" of the library.
+        "UNREACHABLE" => $"no daemon at {endpoint}: {refusal.Message[(refusal.Message.LastIndexOf(": ",
+            StringComparison.Ordinal) + 2)..]}",
+        "SHUTTING_DOWN" => $"the daemon at {endpoint} is ending",
+        _ => $"no daemon at {endpoint} any more: the connection to it broke",
+    };
 
     private int Tell(int exitCode, string message, string code)
     {

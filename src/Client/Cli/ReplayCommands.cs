@@ -144,11 +144,40 @@ internal static class ReplayCommands
                 && Directory.EnumerateFileSystemEntries(folder).Any())
                 throw new IOException(
                     $"{folder} is there and is not empty: --force replaces the recording in it, --to names another");
-            var exit = await new Replay.Recorder(TimeProvider.System).RunAsync(words, folder, cancelled);
+            if (!IsProgram(words[0])) throw new IOException($"{words[0]}: there is no such program");
+            var exit = await RecordAsync(words, folder, cancelled);
             Console.Error.WriteLine($"recorded into {folder}; the program's exit code was {exit}");
             return CommandLine.Ok;
         });
         return command;
+    }
+
+    /// <summary>Records; a recording that did not begin leaves no folder that would refuse the next one.</summary>
+    private static async Task<int> RecordAsync(string[] words, string folder, CancellationToken cancelled)
+    {
+        var isNew = !Directory.Exists(folder);
+        try
+        {
+            return await new Replay.Recorder(TimeProvider.System).RunAsync(words, folder, cancelled);
+        }
+        catch (IOException) when (isNew && Directory.Exists(folder)
+            && Directory.EnumerateFiles(folder).All(file => new FileInfo(file).Length == 0))
+        {
+            Directory.Delete(folder, recursive: true);
+            throw;
+        }
+    }
+
+    /// <summary>A file that may be run: under its path, or in a folder of PATH.</summary>
+    private static bool IsProgram(string word)
+    {
+        const UnixFileMode run = UnixFileMode.UserExecute | UnixFileMode.GroupExecute | UnixFileMode.OtherExecute;
+        IEnumerable<string> places = word.Contains('/', StringComparison.Ordinal)
+            ? [word]
+            : (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':').Select(
+                folder => Path.Combine(folder.Length == 0 ? "." : folder, word));
+        return places.Any(file => System.IO.File.Exists(file)
+            && (!OperatingSystem.IsLinux() || (System.IO.File.GetUnixFileMode(file) & run) != 0));
     }
 
     private static async Task<T> WithProgress<T>(Output output, Func<IProgress<ReplayProgress>?, Task<T>> work)

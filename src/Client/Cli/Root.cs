@@ -37,6 +37,7 @@ internal static class Root
         var line = new CommandLine();
         var parsed = Create(line).Parse(arguments);
         using var signals = new Signals();
+        line.Signals = signals;
         var failures = new Failures(line.IsJson(parsed, arguments), line.EndpointOf(parsed), signals);
         if (parsed.Errors.Count > 0)
             return failures.TellUsage(parsed.Errors.Select(error => error.Message).ToList());

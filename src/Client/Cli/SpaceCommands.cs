@@ -71,6 +71,9 @@ internal static class SpaceCommands
         });
         command.Validators.Add(result =>
         {
+            // 0 of the wire means the usual size.
+            if (result.GetResult(memory) is { Implicit: false } && result.GetValue(memory) == 0)
+                result.AddError("--memory: a machine without memory cannot be");
             if (result.GetResult(profile) is { Implicit: false }) return;
             foreach (var option in new Option[] { memory, swap })
                 if (result.GetResult(option) is { Implicit: false })

@@ -12,9 +12,6 @@ namespace FramePin.Cli;
 /// </summary>
 internal static class V4l2Commands
 {
-    /// <summary>VIDEO_MAX_FRAME (linux/videodev2.h): a queue has no more buffers.</summary>
-    private const uint MostBuffers = 32;
-
     private const uint UserPtr = (uint)Vb2Memory.UserPtr;
 
     private static readonly Argument<string> Node = new("node") { Description = "Such as video0." };
@@ -78,7 +75,8 @@ internal static class V4l2Commands
 
     private static Command RequestBuffers(CommandLine line)
     {
-        var count = Numbers.Argument("count", "How many buffers; 0 frees them.", 0u, MostBuffers);
+        // The driver takes any number, and answers with as many as its queue has.
+        var count = Numbers.Argument("count", "How many buffers; 0 frees them.", 0u, uint.MaxValue);
         return line.Create("reqbufs", "VIDIOC_REQBUFS, USERPTR.", "v4l2 reqbufs 1 3", [OpenFile, count, BufferType],
             async (parsed, client, output, cancelled) =>
             {

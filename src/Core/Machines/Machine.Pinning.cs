@@ -50,10 +50,19 @@ public sealed partial class Machine
     /// announced (see <see cref="TryExecute"/>). A pin takes pages away when it makes shared pages the space's own, and
     /// when it moves pages out of ZONE_MOVABLE.
     /// </summary>
+    /// <param name="request">The arguments.</param>
+    /// <param name="vector">An empty vector, used by nothing else meanwhile.</param>
+    /// <param name="announced">Ranges whose watchers have agreed; null for none.</param>
+    /// <param name="phases">Told about the phases; may be null.</param>
+    /// <param name="outcome">The answer, if it ran.</param>
+    /// <param name="missing">Ranges that have to be announced first.</param>
+    /// <param name="cancelled">
+    /// A fatal signal for this pin alone: it stops with the pages that it has after 1024 pages more at most.
+    /// </param>
     /// <returns>False: nothing is held, and the vector is empty.</returns>
     public bool TryPin(
         in PinRequest request, FrameVector vector, AnnouncedRanges? announced, IPinObserver? phases,
-        out PinOutcome outcome, out IReadOnlyList<TakenRange> missing)
+        out PinOutcome outcome, out IReadOnlyList<TakenRange> missing, CancellationToken cancelled)
     {
         missing = [];
         var begun = Begin(request, vector, phases);
@@ -65,6 +74,8 @@ public sealed partial class Machine
         {
             phases?.Entered(PinPhase.TurnWait);
             var rest = Rest(request, vector, begun.Walk.Taken);
+            if (cancelled.CanBeCanceled && request.Count - begun.Walk.Taken > PinSignal.Batch)
+                rest = rest with { Signal = new PinSignal(cancelled) };
             if (!TryExecute(rest, announced, phases, TurnPhase(request), out outcome, out missing))
             {
                 Put(vector, isDirty: false);

@@ -24,7 +24,7 @@ public sealed class MachineLog : IMachineObserver
     /// Version of the format that this code writes and reads. It rises with each change of the header, of a record's
     /// frame, or of the fields of a command or a count. A new command with a new number does not raise it.
     /// </summary>
-    public const ushort Version = 2;
+    public const ushort Version = 3;
 
     /// <summary>"FPLG".</summary>
     internal const uint Magic = 0x474C_5046;

@@ -1,3 +1,4 @@
+using System.ComponentModel;
 using System.Runtime.InteropServices;
 
 namespace FramePin.Core.Native;
@@ -16,6 +17,12 @@ internal static unsafe partial class LibC
     internal const int MadvRemove = 9;
     internal const uint MfdCloexec = 1;
     internal const uint MfdAllowSealing = 2;
+
+    /// <summary>What the host refused, and why.</summary>
+    /// <param name="error">Its errno.</param>
+    /// <param name="what">What was asked of it.</param>
+    internal static Win32Exception Refused(int error, string what) =>
+        new(error, $"{what}: {Marshal.GetPInvokeErrorMessage(error)}");
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     internal static partial int memfd_create(string name, uint flags);

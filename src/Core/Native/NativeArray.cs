@@ -1,4 +1,3 @@
-using System.ComponentModel;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
@@ -32,7 +31,7 @@ internal readonly unsafe struct NativeArray<T> where T : unmanaged
         var flags = LibC.MapPrivate | LibC.MapAnonymous | LibC.MapNoReserve;
         // SAFETY: a fresh anonymous mapping; the kernel chooses the address.
         var address = LibC.mmap(null, Math.Max(bytes, 1), LibC.ProtRead | LibC.ProtWrite, flags, -1, 0);
-        if ((nint)address == -1) throw new Win32Exception(Marshal.GetLastPInvokeError(), "reserving native memory");
+        if ((nint)address == -1) throw LibC.Refused(Marshal.GetLastPInvokeError(), "reserving native memory");
         return new NativeArray<T>((T*)address, length);
     }
 

@@ -27,7 +27,7 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         Frames = frames;
         var length = checked((long)(frames * PageGeometry.PageSize));
         _fd = LibC.memfd_create(name, LibC.MfdCloexec | LibC.MfdAllowSealing);
-        if (_fd < 0) throw new Win32Exception(Marshal.GetLastPInvokeError(), "memfd_create");
+        if (_fd < 0) throw LibC.Refused(Marshal.GetLastPInvokeError(), "memfd_create");
         // Handed to attached processes: its size stays, and nobody else can open it anew for more than they were given.
         _readOnly = LibC.open($"/proc/self/fd/{_fd}", LibC.ReadOnly | LibC.CloseOnExec);
         var isSized = _readOnly >= 0 && LibC.ftruncate(_fd, length) == 0
@@ -37,7 +37,7 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         {
             var error = Marshal.GetLastPInvokeError();
             CloseBoth();
-            throw new Win32Exception(error, "sizing the machine's memory");
+            throw LibC.Refused(error, "sizing the machine's memory");
         }
 
         // SAFETY: a fresh shared mapping of the whole file, which only this object unmaps.
@@ -47,7 +47,7 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         {
             var error = Marshal.GetLastPInvokeError();
             CloseBoth();
-            throw new Win32Exception(error, "mapping the machine's memory");
+            throw LibC.Refused(error, "mapping the machine's memory");
         }
 
         _base = (byte*)address;
@@ -74,7 +74,7 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         // SAFETY: a range inside the mapping; MADV_REMOVE on a shared memfd mapping punches the hole.
         var result = LibC.madvise(
             _base + first.PhysicalAddress, (nuint)(count * PageGeometry.PageSize), LibC.MadvRemove);
-        if (result != 0) throw new Win32Exception(Marshal.GetLastPInvokeError(), "punching physical memory");
+        if (result != 0) throw LibC.Refused(Marshal.GetLastPInvokeError(), "punching physical memory");
     }
 
     /// <summary>The same memory by a descriptor of its own, for another process.</summary>
@@ -86,7 +86,7 @@ internal sealed unsafe class PhysicalBytes : IDisposable
         var descriptor = LibC.fcntl(isReadOnly ? _readOnly : _fd, LibC.DuplicateCloseOnExec, 0);
         return descriptor >= 0
             ? new SafeFileHandle(descriptor, ownsHandle: true)
-            : throw new Win32Exception(Marshal.GetLastPInvokeError(), "copying the descriptor of physical memory");
+            : throw LibC.Refused(Marshal.GetLastPInvokeError(), "copying the descriptor of physical memory");
     }
 
     public void Dispose()

@@ -76,6 +76,11 @@ internal sealed class GupOperation
     /// <summary>A fatal signal for this pin alone: its caller is gone. It ends at its next choice point.</summary>
     public bool IsKilled { get; set; }
 
+    /// <summary>
+    /// Its caller's signal, for which the walk looks between batches of pages; null: it looks for none.
+    /// </summary>
+    public PinSignal? Signal { get; set; }
+
     /// <summary>Goes on until the end (true) or until a fault has to wait (false).</summary>
     public bool Run(KernelState kernel)
     {
@@ -156,9 +161,17 @@ internal sealed class GupOperation
 
     private bool WalkRest(KernelState kernel)
     {
-        var walked = GupWalk.Walk(kernel, _space, _address, _left, _flags, _vector, out var reason);
+        var count = Signal is null ? _left : Math.Min(_left, PinSignal.Batch);
+        var walked = GupWalk.Walk(kernel, _space, _address, count, _flags, _vector, out var reason);
         Advance(walked.Pages);
         Reason = reason;
+        if (walked.Pages == count && _left > 0)
+        {
+            // The lock is held on, as between two pages of Linux's walk.
+            if (Signal!.IsPending()) Finish(Errno.EINTR, StopReason.Signal);
+            return true;
+        }
+
         if (_left == 0 || !walked.IsLockDropped)
         {
             // Done, failed, or NOWAIT: the lock is still held.
@@ -180,10 +193,10 @@ internal sealed class GupOperation
         {
             case FaultAction.Kill:
                 IsKilled = true;
-                Signal(PendingSignal.Fatal);
+                Deliver(PendingSignal.Fatal);
                 return false;
             case FaultAction.Signal:
-                Signal(PendingSignal.NonFatal);
+                Deliver(PendingSignal.NonFatal);
                 return false;
             case FaultAction.Park:
                 return true;
@@ -237,5 +250,5 @@ internal sealed class GupOperation
         if (_done == 0 && error == Errno.None && !(isNoWait && allowsZero)) _error = Errno.EFAULT;
     }
 
-    private void Signal(PendingSignal signal) => _space.Task = _space.Task with { Pending = signal };
+    private void Deliver(PendingSignal signal) => _space.Task = _space.Task with { Pending = signal };
 }

@@ -16,20 +16,28 @@ public readonly partial record struct PinCall(PinRequest Request, VectorId Vecto
     {
         var pins = PinTable.Of(turn.Kernel);
         var vector = InHand ?? pins.Vector(turn.Kernel, Vector, Slots);
-        return pins.Run(turn.Kernel, new PinOperation(turn.Kernel, Request, vector, Taken));
+        return pins.Run(turn.Kernel, new PinOperation(turn.Kernel, Request, vector, Taken, Signal));
     }
 
     /// <summary>The vector itself, which saves the caller a look-up. It is not written.</summary>
     internal FrameVector? InHand { get; init; }
 
+    /// <summary>The signal of a caller that may give up; null: the walk runs whole.</summary>
+    internal PinSignal? Signal { get; init; }
+
+    /// <summary>Called when it has run: whether and where the signal came is known by then.</summary>
     public void Write(CommandWriter writer)
     {
         Request.Write(writer);
-        writer.Add(Vector).Add(Slots).Add(Taken);
+        writer.Add(Vector).Add(Slots).Add(Taken).Add(Signal?.At ?? PinSignal.None);
     }
 
-    public static PinCall Read(ref CommandReader reader) =>
-        new(PinRequest.Read(ref reader), reader.Vector(), reader.I64(), reader.I64());
+    public static PinCall Read(ref CommandReader reader)
+    {
+        var call = new PinCall(PinRequest.Read(ref reader), reader.Vector(), reader.I64(), reader.I64());
+        var signal = reader.I64();
+        return signal == PinSignal.None ? call : call with { Signal = new PinSignal(signal) };
+    }
 }
 
 /// <summary>Takes a parked pin up again: the fault at which it waits may be tried anew. It may park again.</summary>

@@ -48,7 +48,9 @@ internal sealed class PinOperation
     /// <param name="request">The arguments.</param>
     /// <param name="vector">Receives the frames behind those that the fast walk put there.</param>
     /// <param name="taken">Pages that the fast walk took.</param>
-    public PinOperation(KernelState kernel, in PinRequest request, FrameVector vector, long taken)
+    /// <param name="signal">The signal of its caller; null for none.</param>
+    public PinOperation(
+        KernelState kernel, in PinRequest request, FrameVector vector, long taken, PinSignal? signal = null)
     {
         _request = request;
         _vector = vector;
@@ -59,7 +61,10 @@ internal sealed class PinOperation
         var start = _plan.Start + ((ulong)taken << PageGeometry.PageShift);
         var locksItself = _plan.Path != GupPath.Locked;
         var flags = _plan.Flags | (_plan.Path == GupPath.Fast ? GupFlags.Touch | GupFlags.Unlockable : 0);
-        _walk = new GupOperation(Space, start, _plan.Count - taken, flags, vector, locksItself);
+        _walk = new GupOperation(Space, start, _plan.Count - taken, flags, vector, locksItself)
+        {
+            Signal = signal,
+        };
     }
 
     public AddressSpace Space { get; }
@@ -75,6 +80,14 @@ internal sealed class PinOperation
         {
             if (_walk is not null) _walk.IsKilled = value;
         }
+    }
+
+    /// <summary>
+    /// The pin waits at a fault. Its caller's signal reaches it as <see cref="ResumePinCall"/> from now on.
+    /// </summary>
+    public void Park()
+    {
+        if (_walk is not null) _walk.Signal = null;
     }
 
     /// <summary>Times a fault dropped the lock.</summary>

@@ -105,6 +105,7 @@ internal sealed class PinTable
         }
 
         if (isDone) return operation.Finish(kernel);
+        operation.Park();
         var pin = new ParkedPin(new ParkedPinId(kernel.CommandNumber), operation);
         _parked.Add(pin);
         return new PinOutcome

@@ -68,18 +68,26 @@ internal sealed class ServedDriver(MachineHost host, string node, string driver,
         }
         catch (OperationCanceledException)
         {
-            _outgoing.Writer.TryWrite(
-                new DriverCall { File = call.File, Interrupt = call.Call, Abandoned = true });
+            Abandon(call.File, call.Call);
             throw;
         }
     }
 
+    /// <summary>Nobody takes the answer of a call: what it gives away comes back.</summary>
+    public void Abandon(ulong file, ulong call) =>
+        _outgoing.Writer.TryWrite(new DriverCall { File = file, Interrupt = call, Abandoned = true });
+
     /// <summary>
     /// Asks the driver and waits for its answer also when it is cancelled, which the driver is told by an interrupt.
     /// </summary>
-    public async Task<DriverAnswer> CallToEndAsync(DriverCall call, CancellationToken cancelled)
+    /// <param name="call">The call.</param>
+    /// <param name="cancelled">The caller gives up.</param>
+    /// <param name="sent">Told when the call is on its way; null for nobody.</param>
+    public async Task<DriverAnswer> CallToEndAsync(
+        DriverCall call, CancellationToken cancelled, Action<ulong>? sent = null)
     {
         if (Send(call) is not { } answer) return new DriverAnswer { Errno = (uint)Errno.ENODEV };
+        sent?.Invoke(call.Call);
         using var registration = cancelled.Register(
             () => _outgoing.Writer.TryWrite(new DriverCall { File = call.File, Interrupt = call.Call }));
         return await answer.Task.ConfigureAwait(false);
@@ -102,14 +110,19 @@ internal sealed class ServedDriver(MachineHost host, string node, string driver,
         return true;
     }
 
-    /// <summary>The driver is gone.</summary>
+    /// <summary>
+    /// The driver is gone. The calls that wait are answered on the pool: the thread of a lease's end has things to give
+    /// back, and no time for the clients of these calls.
+    /// </summary>
     public void End()
     {
         lock (_lock) _isGone = true;
         _outgoing.Writer.TryComplete();
         foreach (var (number, waiting) in _pending)
             if (_pending.TryRemove(number, out _))
-                waiting.TrySetResult(new DriverAnswer { Errno = (uint)Errno.ENODEV });
+                ThreadPool.UnsafeQueueUserWorkItem(
+                    static waiting => waiting.TrySetResult(new DriverAnswer { Errno = (uint)Errno.ENODEV }), waiting,
+                    preferLocal: false);
     }
 
     private TaskCompletionSource<DriverAnswer>? Send(DriverCall call)

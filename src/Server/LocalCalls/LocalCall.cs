@@ -13,6 +13,9 @@ internal abstract class LocalCall(LocalConnection connection)
 {
     protected LocalConnection Connection { get; } = connection;
 
+    /// <summary>Messages go both ways until one side ends the call.</summary>
+    public abstract bool IsStream { get; }
+
     /// <summary>The call packet was read.</summary>
     public abstract void Begin();
 
@@ -33,6 +36,8 @@ internal sealed class LocalUnaryCall<TRequest, TResponse>(
     where TResponse : class
 {
     private bool _isBegun;
+
+    public override bool IsStream => false;
 
     public override void Begin()
     {
@@ -78,6 +83,8 @@ internal sealed class LocalDuplexCall<TRequest, TResponse>(
     private CancellationTokenRegistration _cancellation;
     private int _unreadBytes;
     private bool _isEnded;
+
+    public override bool IsStream => true;
 
     public TRequest Current { get; private set; } = null!;
 
@@ -193,7 +200,11 @@ internal sealed class LocalDuplexCall<TRequest, TResponse>(
                     _reader = null;
                 }
 
-                reader.TrySetCanceled(token);
+                // On the pool: the handler goes on there and sends to its client, for which the thread that cancels
+                // has no time.
+                ThreadPool.UnsafeQueueUserWorkItem(
+                    static wait => wait.Reader.TrySetCanceled(wait.Token), (Reader: reader, Token: token),
+                    preferLocal: false);
             },
             null);
         lock (_lock)

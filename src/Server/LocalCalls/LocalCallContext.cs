@@ -1,3 +1,4 @@
+using FramePin.Server.Sessions;
 using Grpc.Core;
 
 namespace FramePin.Server.LocalCalls;
@@ -7,8 +8,23 @@ namespace FramePin.Server.LocalCalls;
 /// A local call has no deadline here. The client measures its own and closes the connection, which cancels
 /// <paramref name="cancelled"/>.
 /// </remarks>
-internal sealed class LocalCallContext(string method, Metadata headers, CancellationToken cancelled) : ServerCallContext
+internal sealed class LocalCallContext(string method, Metadata headers, CancellationToken cancelled)
+    : ServerCallContext, IHandover
 {
+    /// <summary>Takes back what the answer gives away; null for nothing. Written and read atomically.</summary>
+    private Action? _takeBack;
+
+    public void WhenLost(Action takeBack) => Volatile.Write(ref _takeBack, takeBack);
+
+    /// <summary>
+    /// The answer has not reached the client. On a thread of its own, since the connection's lock may be held.
+    /// </summary>
+    public void Lose()
+    {
+        if (Interlocked.Exchange(ref _takeBack, null) is { } takeBack)
+            ThreadPool.UnsafeQueueUserWorkItem(static takeBack => takeBack(), takeBack, preferLocal: false);
+    }
+
     protected override string MethodCore => method;
 
     protected override string HostCore => "localhost";

@@ -24,12 +24,18 @@ internal sealed class LocalCallServer(
 
     private readonly ConcurrentDictionary<LocalConnection, TaskCompletionSource> _connections = new();
 
-    /// <summary>Cancels the calls under way, and waits until each client has been told.</summary>
+    /// <summary>
+    /// Cancels the calls under way, all at once, and waits until each client has been told. A client that does not read
+    /// is not waited for longer than the limit <see cref="DaemonLimits.StreamGrace"/>.
+    /// </summary>
     public override async Task StopAsync(CancellationToken cancellationToken)
     {
         await base.StopAsync(cancellationToken).ConfigureAwait(false);
         foreach (var connection in _connections.Keys) connection.Stop();
         var ending = Task.WhenAll(_connections.Values.Select(ended => ended.Task));
+        await Task.WhenAny(ending, Task.Delay(options.Limits.StreamGrace, time, cancellationToken))
+            .ConfigureAwait(false);
+        foreach (var connection in _connections.Keys) connection.StopLate();
         await ending.WaitAsync(cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
     }
 

@@ -21,7 +21,10 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     /// <summary>Managed id of the thread that reads.</summary>
     private int _thread;
     private volatile CancellationTokenSource _cancelled = new();
-    private LocalCall? _call;
+    private volatile LocalCall? _call;
+
+    /// <summary>The call under way, or the last one.</summary>
+    private volatile LocalCallContext? _context;
     private bool _isBroken;
     private volatile bool _isStopping;
 
@@ -36,6 +39,12 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         {
             while (Receive())
                 while (_reader.TryTake(out var kind)) Take(kind);
+        }
+        catch (SocketException exception) when (exception.SocketErrorCode == SocketError.ConnectionReset)
+        {
+            // The client has closed the connection over bytes that it had not read (net/unix/af_unix.c:
+            // unix_release_sock): the last answer is lost.
+            _context?.Lose();
         }
         catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
         {
@@ -76,18 +85,35 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
 
     /// <summary>
     /// Cancels the call that is under way, and ends the connection when its status has been sent; ends it at once when
-    /// no call is under way.
+    /// no call is under way. Waits for nothing: a thread that sends looks for <see cref="_isStopping"/> behind its
+    /// lock.
     /// </summary>
     public void Stop()
     {
         _isStopping = true;
-        // The lock waits for a status that is being sent.
-        lock (_sending)
+        if (_sending.TryEnter())
         {
-            if (!_isBusy) Close();
+            try
+            {
+                if (!_isBusy) Close();
+            }
+            finally
+            {
+                _sending.Exit();
+            }
         }
 
         _cancelled.Cancel();
+    }
+
+    /// <summary>
+    /// Ends the connection of a stream that is open still, and of a client that leaves an answer unread.
+    /// </summary>
+    public void StopLate()
+    {
+        var isFree = _sending.TryEnter();
+        if (isFree) _sending.Exit();
+        if (!isFree || _call is { IsStream: true }) Close();
     }
 
     /// <summary>Runs nothing: answers the first call with a refusal.</summary>
@@ -100,12 +126,16 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     /// <summary>Sends a message. False: the client is gone, or does not read.</summary>
     public bool Send<T>(Marshaller<T> marshaller, T message)
     {
+        bool isSent;
         lock (_sending)
         {
             _writer.Clear();
             _writer.Append(marshaller, message);
-            return Flush();
+            isSent = Flush();
         }
+
+        CloseWhenStopped();
+        return isSent;
     }
 
     /// <summary>Sends the one answer of a call, and its status with it.</summary>
@@ -118,6 +148,8 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
             _writer.Append(PacketKind.Status, null);
             FlushLast();
         }
+
+        CloseWhenStopped();
     }
 
     /// <summary>Sends the status of a call; null means OK.</summary>
@@ -128,6 +160,8 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         {
             status = new LocalStatus { Code = (int)refusal.StatusCode, Message = refusal.Status.Detail };
             LocalHeaders.Add(status.Trailers, refusal.Trailers);
+            // The call's answer, if there was one, could not be sent.
+            if (_isBusy) _context?.Lose();
         }
 
         lock (_sending)
@@ -136,6 +170,8 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
             _writer.Append(PacketKind.Status, status);
             FlushLast();
         }
+
+        CloseWhenStopped();
     }
 
     /// <summary>Refuses a client that sends more than one message's bytes while its handler reads none.</summary>
@@ -223,6 +259,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
         // Without the lock: the thread that sent the last status may still hold it, and the client's next call may be
         // here before that thread has gone on.
         _cancelled = new CancellationTokenSource();
+        _context = null;
         _isBusy = true;
         if (_isStopping) throw Refusals.Unavailable("SHUTTING_DOWN", "the daemon is ending");
         Metadata headers;
@@ -235,7 +272,7 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
             throw Refusals.Bad("metadata", exception.Message);
         }
 
-        var context = new LocalCallContext(call.Method, headers, _cancelled.Token);
+        var context = _context = new LocalCallContext(call.Method, headers, _cancelled.Token);
         _call = methods.Make(call.Method, this, context)
             ?? throw Refusals.Explain(
                 StatusCode.Unimplemented, $"{call.Method} is no method of local calls").ToRpcException();
@@ -256,14 +293,25 @@ internal sealed class LocalConnection(Socket socket, LocalMethods methods, Daemo
     private void EndCallLater()
     {
         lock (_sending) EndCall();
+        CloseWhenStopped();
     }
 
     private void EndCall()
     {
         // Before the send: the client's next call may arrive before this thread returns from it.
+        var context = _context;
         _isBusy = false;
-        Flush();
+        if (!Flush()) context?.Lose();
         if (_isStopping) Close();
+    }
+
+    /// <summary>
+    /// Ends a connection without a call. <see cref="Stop"/> passes over one whose lock is held; its holder comes here
+    /// behind the lock.
+    /// </summary>
+    private void CloseWhenStopped()
+    {
+        if (_isStopping && !_isBusy) Close();
     }
 
     /// <summary>

@@ -52,17 +52,20 @@ internal sealed class MachineCommands(Machine machine, InvalidationWatches watch
     /// <param name="request">The arguments.</param>
     /// <param name="vector">The vector.</param>
     /// <param name="phases">Told about the phases; may be null.</param>
-    public ValueTask<PinOutcome> PinAsync(in PinRequest request, FrameVector vector, IPinObserver? phases) =>
-        machine.TryPin(request, vector, null, phases, out var outcome, out var missing)
+    /// <param name="cancelled">The caller gives up: the pin stops with the pages that it has.</param>
+    public ValueTask<PinOutcome> PinAsync(
+        in PinRequest request, FrameVector vector, IPinObserver? phases, CancellationToken cancelled) =>
+        machine.TryPin(request, vector, null, phases, out var outcome, out var missing, cancelled)
             ? new(outcome)
-            : Watched(request, vector, phases, missing);
+            : Watched(request, vector, phases, missing, cancelled);
 
     private ValueTask<PinOutcome> Watched(
-        PinRequest request, FrameVector vector, IPinObserver? phases, IReadOnlyList<TakenRange> missing) =>
+        PinRequest request, FrameVector vector, IPinObserver? phases, IReadOnlyList<TakenRange> missing,
+        CancellationToken cancelled) =>
         watches.RunAsync(
             missing,
             (AnnouncedRanges announced, out PinOutcome result, out IReadOnlyList<TakenRange> more) =>
-                machine.TryPin(request, vector, announced, phases, out result, out more));
+                machine.TryPin(request, vector, announced, phases, out result, out more, cancelled));
 
     private ValueTask<TResult> Watched<TCommand, TResult>(TCommand command, IReadOnlyList<TakenRange> missing)
         where TCommand : struct, ICommand<TCommand, TResult>, IInvalidating =>

@@ -141,7 +141,7 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
             Call = range.Gup,
             Locked = range.Gup is null ? default : LockedArgument.Held,
         };
-        var filling = _scope.Host.Commands.PinAsync(request, Record.Vector, steps);
+        var filling = _scope.Host.Commands.PinAsync(request, Record.Vector, steps, cancelled);
         return filling.IsCompletedSuccessfully
             ? EndAsync(range, filling.Result, cancelled)
             : WatchedAsync(range, filling, cancelled);
@@ -173,6 +173,20 @@ internal sealed class PinTransaction(PinTransactions owner, IPinSteps? steps, Ac
         _isOver = true;
         owner.Telemetry.CountPinned(pages);
         if (_isReused) EndReuse();
+    }
+
+    /// <summary>
+    /// The caller of a committed pin whose answer does not go out learns of no vector: the pin is given back. A pin
+    /// with a request_id stays, since a repeat gets its answer.
+    /// </summary>
+    public void GiveBackWhenLost(ServerCallContext context, string requestId)
+    {
+        if (requestId.Length > 0) return;
+        context.WhenLost(() =>
+        {
+            if (_hold != 0) _scope.Holder!.Release(_hold);
+            if (((ILeased)Record).Release(out var pages)) owner.Telemetry.CountReleased(pages);
+        });
     }
 
     /// <summary>Gives back what the pin has by now, unless it was committed.</summary>

@@ -142,6 +142,9 @@ internal static class Refusals
             Build(StatusCode.Cancelled, "CANCELLED", "the call was cancelled or its deadline passed", []),
         ObjectDisposedException =>
             Build(StatusCode.NotFound, "MACHINE_NOT_FOUND", "the machine was deleted meanwhile", []),
+        // What the machine's host has not: memory, descriptors. The message says which.
+        System.ComponentModel.Win32Exception host =>
+            Build(StatusCode.ResourceExhausted, "HOST_REFUSED", host.Message, []),
         _ => Build(StatusCode.Internal, "INTERNAL", "the daemon failed: please report it with the trace id", []),
     };
 

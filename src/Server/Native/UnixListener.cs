@@ -6,7 +6,8 @@ namespace FramePin.Server.Native;
 
 /// <summary>
 /// A listening Unix socket under a path. It takes the path of nobody: what is there stays, unless it is a socket that
-/// no process listens on. At its end it removes its own file and no other.
+/// no process listens on. At its end it removes its own file and no other. It holds that file until then, so that no
+/// other file gets the number of its inode.
 /// </summary>
 /// <remarks>
 /// The socket is bound and listens under a name of its own before it is renamed to the path, so that the path names a
@@ -22,13 +23,15 @@ internal sealed partial class UnixListener : IDisposable
     private const uint NoReplace = 1;
     private const int OpenPath = 0x20_0000 | 0x1_0000 | 0x8_0000; // O_PATH, O_DIRECTORY, O_CLOEXEC
     private const int ErrorNoEntry = 2;
+    private const int ErrorNoFolder = 20;
     private const int ErrorExists = 17;
     private const int ErrorInvalid = 22;
 
     private readonly string _path;
-    private readonly FileIdentity _own;
+    private readonly HeldFile _own;
+    private bool _isOver;
 
-    private UnixListener(Socket socket, string path, FileIdentity own) => (Socket, _path, _own) = (socket, path, own);
+    private UnixListener(Socket socket, string path, HeldFile own) => (Socket, _path, _own) = (socket, path, own);
 
     /// <summary>Bound and listening. Its user may close it; the file stays until this object is disposed.</summary>
     public Socket Socket { get; }
@@ -47,13 +50,14 @@ internal sealed partial class UnixListener : IDisposable
         var full = FullPath(path);
         var temporary = BesideOf(full);
         var socket = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
+        HeldFile? own = null;
         try
         {
             BindIn(socket, temporary, full);
             if (mode is { } rights && OperatingSystem.IsLinux()) File.SetUnixFileMode(temporary, rights);
             socket.Listen(Backlog);
-            var own = FileIdentity.Of(temporary) ?? throw new StartException($"{full}: the socket went at once");
-            for (var round = 0; !TryMove(temporary, full); round++)
+            own = HeldFile.Of(temporary) ?? throw new StartException($"{full}: the socket went at once");
+            for (var round = 0; !TryMove(temporary, full, full); round++)
             {
                 if (round == Rounds) throw new StartException($"{full}: others make sockets there all the time");
                 RemoveDead(full);
@@ -64,16 +68,22 @@ internal sealed partial class UnixListener : IDisposable
         catch (Exception exception)
         {
             socket.Dispose();
-            File.Delete(temporary);
+            own?.Dispose();
+            // Where the folder lets nothing be removed, nothing was made as a rule.
+            _ = unlink(temporary);
             if (exception is SocketException or UnauthorizedAccessException or IOException and not StartException)
-                throw new StartException($"{full}: {Reason(exception)}", exception);
+                throw Refused(full, Reason(exception).Replace(temporary, full, StringComparison.Ordinal), exception);
             throw;
         }
     }
 
-    /// <summary>Closes the socket, and removes its file if that is still the one that it made.</summary>
+    /// <summary>
+    /// Closes the socket, and removes its file if that is still the one that it made. Only the first call does
+    /// anything.
+    /// </summary>
     public void Dispose()
     {
+        if (Interlocked.Exchange(ref _isOver, true)) return;
         Socket.Dispose();
         try
         {
@@ -83,7 +93,15 @@ internal sealed partial class UnixListener : IDisposable
         {
             // The folder may no longer be written to. The next daemon finds a socket that nobody listens on.
         }
+        finally
+        {
+            _own.Dispose();
+        }
     }
+
+    /// <summary>What the host refuses, with the path and its folder, where the socket is made.</summary>
+    private static StartException Refused(string full, string reason, Exception? cause = null) =>
+        new($"{full}: no socket can be made in the folder {Path.GetDirectoryName(full)}: {reason}", cause);
 
     /// <summary>The reason without the name that the socket was bound under.</summary>
     private static string Reason(Exception exception) => exception is SocketException { NativeErrorCode: var error }
@@ -98,8 +116,6 @@ internal sealed partial class UnixListener : IDisposable
         if (Path.GetFileName(full).Length == 0) throw new StartException($"{full}: this is a folder");
         if (Encoding.UTF8.GetByteCount(full) > PathBytesMax)
             throw new StartException($"{full}: the path of a socket has at most {PathBytesMax} bytes");
-        var folder = Path.GetDirectoryName(full)!;
-        if (!Directory.Exists(folder)) throw new StartException($"{full}: there is no folder {folder}");
         return full;
     }
 
@@ -110,8 +126,11 @@ internal sealed partial class UnixListener : IDisposable
     /// <summary>Binds by a descriptor of the folder, since the longer name may not fit into an address.</summary>
     private static void BindIn(Socket socket, string temporary, string full)
     {
-        var folder = open(Path.GetDirectoryName(temporary)!, OpenPath);
-        if (folder < 0) throw new StartException($"{full}: {Marshal.GetLastPInvokeErrorMessage()}");
+        var folder = open(Path.GetDirectoryName(full)!, OpenPath);
+        if (folder < 0)
+            throw Marshal.GetLastPInvokeError() is ErrorNoEntry or ErrorNoFolder
+                ? new StartException($"{full}: there is no folder {Path.GetDirectoryName(full)}")
+                : Refused(full, Marshal.GetLastPInvokeErrorMessage());
         try
         {
             socket.Bind(new UnixDomainSocketEndPoint($"/proc/self/fd/{folder}/{Path.GetFileName(temporary)}"));
@@ -123,27 +142,31 @@ internal sealed partial class UnixListener : IDisposable
     }
 
     /// <summary>Renames unless something is there; false when there is.</summary>
-    private static bool TryMove(string from, string to)
+    /// <param name="from">Its name.</param>
+    /// <param name="to">Its name from now on.</param>
+    /// <param name="shown">The path of the user that a refusal names.</param>
+    private static bool TryMove(string from, string to, string shown)
     {
         if (renameat2(AtCurrentFolder, from, AtCurrentFolder, to, NoReplace) == 0) return true;
         var error = Marshal.GetLastPInvokeError();
         // A file system that renames over what is there only can still link.
         if (error == ErrorInvalid && link(from, to) == 0)
         {
-            File.Delete(from);
+            _ = unlink(from);
             return true;
         }
 
         if (error == ErrorInvalid) error = Marshal.GetLastPInvokeError();
         return error is ErrorExists or ErrorNoEntry
             ? false
-            : throw new StartException($"{to}: {Marshal.GetPInvokeErrorMessage(error)}");
+            : throw Refused(shown, Marshal.GetPInvokeErrorMessage(error));
     }
 
     /// <summary>Removes a socket that no process listens on. Refuses everything else.</summary>
     private static void RemoveDead(string path)
     {
-        if (FileIdentity.Of(path) is not { } found) return;
+        using var found = HeldFile.Of(path);
+        if (found is null) return;
         if (!found.IsSocket)
             throw new StartException($"{path}: a file is there that is no socket; it is left as it is");
         using var probe = new Socket(AddressFamily.Unix, SocketType.Stream, ProtocolType.Unspecified);
@@ -157,7 +180,7 @@ internal sealed partial class UnixListener : IDisposable
             Remove(path, found);
             return;
         }
-        catch (SocketException) when (FileIdentity.Of(path) is null)
+        catch (SocketException) when (!found.IsUnder(path))
         {
             return;
         }
@@ -175,13 +198,13 @@ internal sealed partial class UnixListener : IDisposable
     /// Removes one file: a name that has come to mean another file meanwhile is left to it. Throws
     /// <see cref="StartException"/> where the folder or its owner forbids it.
     /// </summary>
-    private static void Remove(string path, FileIdentity found)
+    private static void Remove(string path, HeldFile found)
     {
-        if (FileIdentity.Of(path) != found) return;
+        if (!found.IsUnder(path)) return;
         var aside = BesideOf(path);
-        if (!TryMove(path, aside)) return;
-        if (FileIdentity.Of(aside) == found) File.Delete(aside);
-        else _ = TryMove(aside, path);
+        if (!TryMove(path, aside, path)) return;
+        if (found.IsUnder(aside)) _ = unlink(aside);
+        else _ = TryMove(aside, path, path);
     }
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
@@ -189,6 +212,9 @@ internal sealed partial class UnixListener : IDisposable
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int close(int descriptor);
+
+    [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
+    private static partial int unlink(string path);
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int renameat2(int fromFolder, string from, int toFolder, string to, uint flags);

@@ -3,7 +3,10 @@ using System.Globalization;
 
 namespace FramePin.Server.Telemetry;
 
-/// <summary>Logs the first export of spans or metrics that fails. OpenTelemetry itself is silent.</summary>
+/// <summary>
+/// Logs the first export of spans or metrics that fails, and what the exporters say about their configuration.
+/// OpenTelemetry itself is silent.
+/// </summary>
 /// <remarks>Hears the exporters of the whole process.</remarks>
 internal sealed class ExportWatch(ILogger<ExportWatch> log) : EventListener, IHostedService
 {
@@ -23,10 +26,18 @@ internal sealed class ExportWatch(ILogger<ExportWatch> log) : EventListener, IHo
 
     protected override void OnEventWritten(EventWrittenEventArgs eventData)
     {
-        if (Interlocked.Increment(ref _failures) > 1) return;
+        // A word about the configuration is said once by itself, and takes the place of no failure.
+        var isFailure = !IsOfConfiguration(eventData.EventName);
+        if (isFailure && Interlocked.Increment(ref _failures) > 1) return;
         var said = string.Format(CultureInfo.InvariantCulture, eventData.Message ?? "", [.. eventData.Payload ?? []]);
-        log.ExportFailed(said.ReplaceLineEndings(" "));
+        if (isFailure) log.ExportFailed(said.ReplaceLineEndings(" "));
+        else log.ExportConfigured(said.ReplaceLineEndings(" "));
     }
+
+    private static bool IsOfConfiguration(string? name) =>
+        name is not null && (name.Contains("Invalid", StringComparison.Ordinal)
+            || name.Contains("Configuration", StringComparison.Ordinal)
+            || name.Contains("EnvironmentVariable", StringComparison.Ordinal));
 
     private void Hear(EventSource source)
     {

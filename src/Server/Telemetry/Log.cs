@@ -20,6 +20,11 @@ internal static partial class Log
     public static partial void ExportFailed(this ILogger log, string reason);
 
     [LoggerMessage(
+        EventId = 12, EventName = "ExportConfigured", Level = LogLevel.Warning,
+        Message = "the export of spans and metrics is not as its variables say: {Reason}")]
+    public static partial void ExportConfigured(this ILogger log, string reason);
+
+    [LoggerMessage(
         EventId = 20, EventName = "LeaseExpired", Level = LogLevel.Warning,
         Message = "lease {Lease} ({Owner}) ended: nothing was heard of it for {Seconds} s; "
             + "{Vectors} vectors with {Pages} pages released")]

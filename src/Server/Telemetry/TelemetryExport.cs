@@ -1,4 +1,3 @@
-using System.Collections;
 using System.Globalization;
 using FramePin.Server.Native;
 using OpenTelemetry.Exporter;
@@ -15,21 +14,16 @@ namespace FramePin.Server.Telemetry;
 /// </remarks>
 internal static class TelemetryExport
 {
-    private const string Prefix = "OTEL_";
     private const string Exporter = "OTEL_EXPORTER_OTLP_";
-
-    /// <summary>The variables that OpenTelemetry reads, for a configuration that has no others.</summary>
-    public static IEnumerable<KeyValuePair<string, string?>> Variables() =>
-        from DictionaryEntry entry in Environment.GetEnvironmentVariables()
-        where ((string)entry.Key).StartsWith(Prefix, StringComparison.Ordinal)
-        select new KeyValuePair<string, string?>((string)entry.Key, (string?)entry.Value);
 
     /// <summary>
     /// Adds the exporters. Throws <see cref="StartException"/> for a variable that cannot be meant so.
     /// </summary>
     public static void Add(IServiceCollection services)
     {
-        if (string.Equals(Variable("OTEL_SDK_DISABLED"), "true", StringComparison.OrdinalIgnoreCase)) return;
+        TelemetryVariables.Check();
+        if (string.Equals(
+            TelemetryVariables.Of("OTEL_SDK_DISABLED"), "true", StringComparison.OrdinalIgnoreCase)) return;
         var (traces, metrics) = (IsExported("TRACES"), IsExported("METRICS"));
         if (!traces && !metrics) return;
         services.AddHostedService<ExportWatch>();
@@ -44,45 +38,43 @@ internal static class TelemetryExport
                 exporter => Configure(exporter, "METRICS")));
     }
 
+    /// <summary>
+    /// Makes what sends, which the host would make later. Throws <see cref="StartException"/> for what the packages
+    /// refuse beside the variables that are known here.
+    /// </summary>
+    public static void Start(IServiceProvider services)
+    {
+        try
+        {
+            _ = services.GetService<TracerProvider>();
+            _ = services.GetService<MeterProvider>();
+        }
+        catch (Exception exception) when (exception is not (StartException or OutOfMemoryException))
+        {
+            var name = TelemetryVariables.NamedIn(exception.Message) ?? "the variables of OpenTelemetry (OTEL_...)";
+            throw new StartException($"{name}: {exception.Message}", exception);
+        }
+    }
+
     private static bool IsExported(string signal)
     {
-        var exporter = Variable($"OTEL_{signal}_EXPORTER") ?? "otlp";
-        if (exporter == "none") return false;
-        if (exporter != "otlp")
-            throw new StartException($"OTEL_{signal}_EXPORTER: '{exporter}' is not there: otlp or none");
-        // Both are looked at, so that a wrong one is told.
-        var (all, own) = (EndpointOf($"{Exporter}ENDPOINT"), EndpointOf($"{Exporter}{signal}_ENDPOINT"));
-        return (all ?? own) is not null;
+        var exporter = TelemetryVariables.Of($"OTEL_{signal}_EXPORTER");
+        if (string.Equals(exporter, "none", StringComparison.OrdinalIgnoreCase)) return false;
+        return (TelemetryVariables.EndpointOf($"{Exporter}ENDPOINT")
+            ?? TelemetryVariables.EndpointOf($"{Exporter}{signal}_ENDPOINT")) is not null;
     }
 
     /// <summary>The variables of one signal, which the exporter does not read by itself.</summary>
     private static void Configure(OtlpExporterOptions exporter, string signal)
     {
-        if (Variable($"{Exporter}{signal}_PROTOCOL") is { } protocol)
-            exporter.Protocol = protocol switch
-            {
-                "grpc" => OtlpExportProtocol.Grpc,
-                "http/protobuf" => OtlpExportProtocol.HttpProtobuf,
-                _ => throw new StartException($"{Exporter}{signal}_PROTOCOL: '{protocol}': grpc or http/protobuf"),
-            };
-        if (EndpointOf($"{Exporter}{signal}_ENDPOINT") is { } endpoint) exporter.Endpoint = endpoint;
-        if (Variable($"{Exporter}{signal}_HEADERS") is { } headers) exporter.Headers = headers;
-        if (Variable($"{Exporter}{signal}_TIMEOUT") is { } timeout)
-            exporter.TimeoutMilliseconds = int.TryParse(
-                timeout, NumberStyles.None, CultureInfo.InvariantCulture, out var milliseconds)
-                ? milliseconds
-                : throw new StartException($"{Exporter}{signal}_TIMEOUT: '{timeout}' is no number of milliseconds");
+        if (TelemetryVariables.Of($"{Exporter}{signal}_PROTOCOL") is { } protocol)
+            exporter.Protocol = protocol.Equals("grpc", StringComparison.OrdinalIgnoreCase)
+                ? OtlpExportProtocol.Grpc
+                : OtlpExportProtocol.HttpProtobuf;
+        if (TelemetryVariables.EndpointOf($"{Exporter}{signal}_ENDPOINT") is { } endpoint)
+            exporter.Endpoint = endpoint;
+        if (TelemetryVariables.Of($"{Exporter}{signal}_HEADERS") is { } headers) exporter.Headers = headers;
+        if (TelemetryVariables.Of($"{Exporter}{signal}_TIMEOUT") is { } timeout)
+            exporter.TimeoutMilliseconds = int.Parse(timeout, NumberStyles.None, CultureInfo.InvariantCulture);
     }
-
-    private static Uri? EndpointOf(string name)
-    {
-        if (Variable(name) is not { } value) return null;
-        return Uri.TryCreate(value, UriKind.Absolute, out var endpoint) && endpoint.Scheme is "http" or "https"
-            ? endpoint
-            : throw new StartException($"{name}: '{value}' is no URL with http or https");
-    }
-
-    /// <summary>A variable that is set and not empty; null otherwise.</summary>
-    private static string? Variable(string name) =>
-        Environment.GetEnvironmentVariable(name) is { Length: > 0 } value ? value : null;
 }

@@ -34,7 +34,7 @@ public sealed class CommandTests(DaemonFixture daemon) : IClassFixture<DaemonFix
     [InlineData("v4l2 capture video0 -n 0", "--frames")]
     [InlineData("v4l2 capture video0 --width 0", "--width: '0'")]
     [InlineData("v4l2 capture video0 --height -480", "--height: '-480'")]
-    [InlineData("v4l2 capture video0 --buffers 33", "--buffers: '33' is no whole number from 1 to 32")]
+    [InlineData("v4l2 capture video0 --buffers 65", "--buffers: '65' is no whole number from 1 to 64")]
     [InlineData("v4l2 capture video0 --fps -1", "--fps: '-1' is no number from 0")]
     [InlineData("v4l2 capture video0 --fps NaN", "--fps: 'NaN'")]
     [InlineData("v4l2 capture video0 --ttl 0", "--ttl: '0' is no number from 0.1")]
@@ -42,7 +42,8 @@ public sealed class CommandTests(DaemonFixture daemon) : IClassFixture<DaemonFix
     [InlineData("v4l2 capture video0 --pattern plaid", "plaid")]
     [InlineData("v4l2 capture video0 --save foo.bmp", "ends in neither .png nor .raw")]
     [InlineData("v4l2 capture video0 --save /no/such/folder/foo.png", "no folder")]
-    [InlineData("v4l2 reqbufs 1 999", "count: '999' is no whole number from 0 to 32")]
+    [InlineData("v4l2 reqbufs 1 4294967296", "count: '4294967296' is no whole number from 0 to 4294967295")]
+    [InlineData("create --profile 6.18 --memory 0", "--memory: a machine without memory cannot be")]
     [InlineData("v4l2 reqbufs 1 3 --type 0", "--type: '0'")]
     [InlineData("v4l2 qbuf 1 0 as1 0x1000 5G", "at most 4294967295 bytes")]
     [InlineData("drive vivid --fps -1", "--fps: '-1'")]
@@ -128,6 +129,43 @@ public sealed class CommandTests(DaemonFixture daemon) : IClassFixture<DaemonFix
             Assert.Equal(3, run.ExitCode);
             Assert.Contains($"no daemon at {endpoint}", run.Error, StringComparison.Ordinal);
             AssertSentence(run);
+        }
+    }
+
+    /// <summary>What is there in a daemon's place is said.</summary>
+    [Fact]
+    public async Task S11_what_is_no_daemon_is_3_and_the_reason_is_told()
+    {
+        var folder = Directory.CreateTempSubdirectory("framepin-none-").FullName;
+        using var http = new System.Net.Sockets.TcpListener(System.Net.IPAddress.Loopback, 0);
+        http.Start();
+        var answering = AnswerInHttp1Async(http);
+        try
+        {
+            var file = Path.Combine(folder, "file");
+            await System.IO.File.WriteAllTextAsync(file, "", Cancelled);
+            var pipe = Path.Combine(folder, "pipe");
+            using (var make = System.Diagnostics.Process.Start("mkfifo", [pipe])) await make.WaitForExitAsync(Cancelled);
+            (string Endpoint, string Reason)[] rows =
+            [
+                (file, "the file is no socket"), (pipe, "the file is no socket"),
+                ("no-such-host.invalid:7461", ""), ($"{http.LocalEndpoint}", "what listens speaks no HTTP/2"),
+                ("/nonexistent/daemon.sock", "there is no such file"), ("127.0.0.1:1", "nobody listens there"),
+            ];
+            foreach (var (endpoint, reason) in rows)
+            {
+                var run = await RunAsync("-e", endpoint, "machines");
+                Assert.Equal(3, run.ExitCode);
+                Assert.Contains($"no daemon at {endpoint}: {reason}", run.Error, StringComparison.Ordinal);
+                Assert.DoesNotContain($"no daemon at {endpoint}: start", run.Error, StringComparison.Ordinal);
+                AssertSentence(run);
+            }
+        }
+        finally
+        {
+            http.Stop();
+            await answering;
+            Directory.Delete(folder, recursive: true);
         }
     }
 
@@ -284,4 +322,22 @@ public sealed class CommandTests(DaemonFixture daemon) : IClassFixture<DaemonFix
 
     private Task<CommandRun> RunAsync(params string[] arguments) =>
         CommandRun.OfAsync(daemon.Endpoint, arguments, Cancelled);
+
+    private static async Task AnswerInHttp1Async(System.Net.Sockets.TcpListener listener)
+    {
+        try
+        {
+            while (true)
+            {
+                using var client = await listener.AcceptTcpClientAsync(Cancelled);
+                await client.GetStream().WriteAsync(
+                    "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"u8.ToArray(), Cancelled);
+            }
+        }
+        catch (Exception exception) when (exception is System.Net.Sockets.SocketException or IOException
+            or ObjectDisposedException)
+        {
+            // The listener was stopped.
+        }
+    }
 }

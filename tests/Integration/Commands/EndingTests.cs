@@ -108,6 +108,64 @@ public sealed class EndingTests
         }
     }
 
+    /// <summary>A recording that did not begin leaves nothing that refuses the next one.</summary>
+    [Theory]
+    [InlineData("/nonexistent/prog")]
+    [InlineData("no-such-program-of-anybody")]
+    [InlineData("/etc/passwd")]
+    public async Task S14_a_program_that_is_none_is_refused_and_leaves_no_recording(string program)
+    {
+        var folder = Directory.CreateTempSubdirectory("framepin-record-").FullName;
+        try
+        {
+            var run = await CommandRun.OfAsync(null, ["record", "--", program], Cancelled, folder);
+            Assert.Equal((2, $"{program}: there is no such program\n"), (run.ExitCode, run.Error));
+            Assert.Empty(Directory.GetFileSystemEntries(folder));
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    /// <summary>A script is one step to the signals. The command waits for its lines here, and has begun nothing.</summary>
+    [Theory]
+    [InlineData("INT", 130)]
+    [InlineData("TERM", 143)]
+    [InlineData("HUP", 129)]
+    public async Task S14_a_signal_ends_a_script_with_its_own_exit_code(string signal, int exitCode)
+    {
+        var folder = Directory.CreateTempSubdirectory("framepin-script-").FullName;
+        try
+        {
+            var pipe = Path.Combine(folder, "pipe");
+            using (var make = Process.Start("mkfifo", [pipe])) await make.WaitForExitAsync(Cancelled);
+            using var process = CommandRun.Start(null, ["conformance", "--script", pipe]);
+            // Opened when the command has opened it too.
+            using var writer = await Task.Run(
+                () => new FileStream(pipe, FileMode.Open, FileAccess.Write, FileShare.ReadWrite), Cancelled);
+            Assert.Equal(exitCode, (await CommandRun.EndAsync(process, signal, Cancelled)).ExitCode);
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    /// <summary>The driver's process says why it ends.</summary>
+    [Fact]
+    public async Task S11_a_driver_whose_daemon_is_told_to_end_says_so()
+    {
+        await using var daemon = await DaemonProcess.StartAsync();
+        using var process = daemon.StartCommand("drive", "vivid", "--node", "video0");
+        Assert.Contains("serves", await process.StandardOutput.ReadLineAsync(Cancelled), StringComparison.Ordinal);
+        daemon.Terminate();
+        var error = await process.StandardError.ReadToEndAsync(Cancelled);
+        await process.WaitForExitAsync(Cancelled);
+        Assert.Equal(3, process.ExitCode);
+        Assert.Contains($"the daemon at {daemon.Endpoint} is ending", error, StringComparison.Ordinal);
+    }
+
     /// <summary>The demo's trace is of a frame after the first ones, and its tree is not cut to a width.</summary>
     [Fact]
     public async Task The_demo_prints_the_trace_of_a_warm_frame()

@@ -18,6 +18,7 @@ internal sealed partial class DeviceService
             pin.Export(new PinScope(host, host.Leases.Find(request.Lease), null), host.Devices.Get(id));
             var response = new ExportDeviceResponse { FrameVector = pin.Record.Name };
             pin.Commit();
+            pin.GiveBackWhenLost(context, request.RequestId);
             return Task.FromResult(response);
         });
     }

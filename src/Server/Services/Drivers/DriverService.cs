@@ -28,26 +28,28 @@ internal sealed partial class DriverService(
     /// <summary>
     /// Asks the driver. A call that is remembered waits for the driver's answer also when its caller has left, which
     /// the driver learns as a signal: either the driver has done its work, and a repeat gets the answer, or it answers
-    /// that it stopped waiting, and a repeat asks anew.
+    /// that it stopped waiting, and a repeat asks anew. InterruptDriverCall finds a call by its tag, remembered or not.
     /// </summary>
     private static async Task<DriverAnswer> AskAsync(
         OpenDriverFile file, DriverCall call, string requestId, ulong tag, CancellationToken cancelled)
     {
-        if (requestId.Length == 0)
+        if (tag == 0) return await AskAsync(file, call, requestId, null, cancelled).ConfigureAwait(false);
+        try
         {
-            if (tag == 0) return await file.Driver.CallAsync(call, cancelled).ConfigureAwait(false);
-            try
-            {
-                return await file.Driver.CallAsync(call, cancelled, number => file.Tagged.Begin(tag, number))
-                    .ConfigureAwait(false);
-            }
-            finally
-            {
-                file.Tagged.End(tag);
-            }
+            return await AskAsync(file, call, requestId, number => file.Tagged.Begin(tag, number), cancelled)
+                .ConfigureAwait(false);
         }
+        finally
+        {
+            file.Tagged.End(tag);
+        }
+    }
 
-        var answer = await file.Driver.CallToEndAsync(call, cancelled).ConfigureAwait(false);
+    private static async Task<DriverAnswer> AskAsync(
+        OpenDriverFile file, DriverCall call, string requestId, Action<ulong>? sent, CancellationToken cancelled)
+    {
+        if (requestId.Length == 0) return await file.Driver.CallAsync(call, cancelled, sent).ConfigureAwait(false);
+        var answer = await file.Driver.CallToEndAsync(call, cancelled, sent).ConfigureAwait(false);
         if (answer.Errno is RestartSys or (uint)Errno.EINTR) cancelled.ThrowIfCancellationRequested();
         return answer;
     }

@@ -1,6 +1,7 @@
 using FramePin.Server.Drivers;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
 using FramePin.V1;
 using Grpc.Core;
 using Errno = FramePin.Core.Abi.Errno;
@@ -13,13 +14,19 @@ internal sealed partial class DriverService
     {
         var (host, file) = Find(context, request.File);
         return request.RequestId.Length == 0
-            ? IoctlOnce(host, file, request, context.CancellationToken)
+            ? IoctlOnce(host, file, request, context, context.CancellationToken)
             : host.Requests.Run(
-                context, request.RequestId, request, cancelled => IoctlOnce(host, file, request, cancelled));
+                context, request.RequestId, request, cancelled => IoctlOnce(host, file, request, null, cancelled));
     }
 
+    /// <param name="host">The machine.</param>
+    /// <param name="file">The file; null: it is closed.</param>
+    /// <param name="request">The arguments.</param>
+    /// <param name="context">The call that alone carries the answer; null: the answer is remembered.</param>
+    /// <param name="cancelled">The caller gives up.</param>
     private static async Task<IoctlResponse> IoctlOnce(
-        MachineHost host, OpenDriverFile? file, IoctlRequest request, CancellationToken cancelled)
+        MachineHost host, OpenDriverFile? file, IoctlRequest request, ServerCallContext? context,
+        CancellationToken cancelled)
     {
         if (file is null) return new IoctlResponse { Errno = (uint)Errno.ENODEV };
         if (request.Command.Length == 0 == (request.Request == 0))
@@ -34,9 +41,10 @@ internal sealed partial class DriverService
             Request = request.Request,
             Value = request.Value,
         };
-        var answer = await AskAsync(
-            file, new DriverCall { File = file.Number, Ioctl = ioctl }, request.RequestId, request.Tag, cancelled)
-            .ConfigureAwait(false);
+        var call = new DriverCall { File = file.Number, Ioctl = ioctl };
+        var answer = await AskAsync(file, call, request.RequestId, request.Tag, cancelled).ConfigureAwait(false);
+        // DQBUF, EXPBUF and their like give something away, and the driver knows what.
+        if (answer.Errno == 0) context?.WhenLost(() => file.Driver.Abandon(call.File, call.Call));
         return new IoctlResponse
         {
             Errno = Shown(answer.Errno, file.IsClosed),

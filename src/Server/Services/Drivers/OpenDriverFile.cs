@@ -1,6 +1,7 @@
 using FramePin.Server.Drivers;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
+using FramePin.Server.Sessions;
 using FramePin.V1;
 using Grpc.Core;
 
@@ -17,6 +18,7 @@ internal sealed partial class DriverService
             var (errno, file) = await drivers.OpenAsync(
                 drivers.Get(host, node), host.Leases.Find(request.Lease), request.NonBlocking, cancelled)
                 .ConfigureAwait(false);
+            if (file is not null && request.RequestId.Length == 0) context.WhenLost(() => _ = drivers.Close(file));
             return new OpenDriverFileResponse
             {
                 Errno = Shown(errno, isClosed: false),

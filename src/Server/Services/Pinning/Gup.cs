@@ -36,6 +36,7 @@ internal sealed partial class PinningService
                 Retries = (uint)outcome.Retries,
             };
             pin.Commit();
+            pin.GiveBackWhenLost(context, request.RequestId);
             return response;
         });
     }

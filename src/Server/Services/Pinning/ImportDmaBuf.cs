@@ -26,6 +26,7 @@ internal sealed partial class PinningService
                 Runs = WireFrames.ToRuns(pin.Record.Vector, options.Limits),
             };
             pin.Commit();
+            pin.GiveBackWhenLost(context, request.RequestId);
             return Task.FromResult(response);
         });
     }

@@ -20,12 +20,13 @@ internal sealed partial class PinningService
         var (host, id) = machines.Resolve(
             context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
         return host.Requests.Run(
-            context, request.RequestId, request, (Service: this, Host: host, Id: id, Request: request),
-            static (call, cancelled) => call.Service.PinOnce(call.Host, call.Id, call.Request, cancelled));
+            context, request.RequestId, request, (Service: this, Host: host, Id: id, Request: request, Context: context),
+            static (call, cancelled) => call.Service.PinOnce(
+                call.Host, call.Id, call.Request, call.Context, cancelled));
     }
 
     private async Task<PinResponse> PinOnce(
-        MachineHost host, string spaceId, PinRequest request, CancellationToken cancelled)
+        MachineHost host, string spaceId, PinRequest request, ServerCallContext context, CancellationToken cancelled)
     {
         using var pin = pins.Begin(Activity.Current);
         var range = new PinRange(
@@ -50,6 +51,7 @@ internal sealed partial class PinningService
             Hold = pin.Hold(),
         };
         pin.Commit();
+        pin.GiveBackWhenLost(context, request.RequestId);
         return response;
     }
 
