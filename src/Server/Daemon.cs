@@ -1,8 +1,10 @@
+using System.Runtime.InteropServices;
 using FramePin.Server.Configuration;
 using FramePin.Server.Drivers;
 using FramePin.Server.LocalCalls;
 using FramePin.Server.LocalMemory;
 using FramePin.Server.Machines;
+using FramePin.Server.Mapping;
 using FramePin.Server.Native;
 using FramePin.Server.Services;
 using FramePin.Server.Telemetry;
@@ -13,7 +15,7 @@ using Microsoft.AspNetCore.Server.Kestrel.Transport.Sockets;
 
 namespace FramePin.Server;
 
-/// <summary>Builds the daemon and runs it until SIGTERM or SIGINT.</summary>
+/// <summary>Builds the daemon and runs it until SIGTERM, SIGINT or SIGHUP.</summary>
 internal static class Daemon
 {
     /// <summary>Exit code when it cannot start as it was told to.</summary>
@@ -25,12 +27,34 @@ internal static class Daemon
     public static async Task<int> RunAsync(DaemonOptions options, CancellationToken cancelled)
     {
         await using var app = Build(options);
+        // The end of a terminal is an end in order, too.
+        using var hangup = PosixSignalRegistration.Create(PosixSignal.SIGHUP, context =>
+        {
+            context.Cancel = true;
+            app.Lifetime.StopApplication();
+        });
         await app.StartAsync(cancelled).ConfigureAwait(false);
         foreach (var address in app.Services.GetRequiredService<DaemonSockets>().Addresses)
-            Console.WriteLine($"framepind listening on {address}");
-        Console.WriteLine("framepind ready");
+            Tell(Console.Out, $"framepind listening on {address}");
+        Tell(Console.Out, "framepind ready");
         await app.WaitForShutdownAsync(cancelled).ConfigureAwait(false);
         return Audit(app);
+    }
+
+    /// <summary>
+    /// Writes a line for people. What a terminal would obey is shown as a question mark, and a stream that takes
+    /// nothing, such as a full disk, is no reason to end.
+    /// </summary>
+    internal static void Tell(TextWriter writer, string text)
+    {
+        try
+        {
+            writer.WriteLine(Names.Shown(text));
+        }
+        catch (Exception exception) when (exception is IOException or UnauthorizedAccessException)
+        {
+            // The log says the same, where there is one.
+        }
     }
 
     /// <param name="options">How it was started.</param>

@@ -72,8 +72,8 @@ internal static class DaemonCommand
     /// <returns>The exit code.</returns>
     public static int Wrong(string reason)
     {
-        Console.Error.WriteLine($"framepind: {reason}".ReplaceLineEndings(" "));
-        Console.Error.WriteLine("see framepind --help");
+        Daemon.Tell(Console.Error, $"framepind: {reason}".ReplaceLineEndings(" "));
+        Daemon.Tell(Console.Error, "see framepind --help");
         return Daemon.WrongUsage;
     }
 

@@ -34,6 +34,10 @@ internal sealed class Failures(bool isJson, string endpoint, Signals signals)
         return CommandLine.Usage;
     }
 
+    /// <summary>Tells that standard output takes nothing. Returns the exit code.</summary>
+    public int TellUnwritten(Exception exception) =>
+        Tell(CommandLine.Usage, $"standard output: {FirstSentence(exception)}", "OUTPUT");
+
     /// <summary>Tells with what a command ended. Returns the exit code.</summary>
     public int Tell(Exception exception)
     {

@@ -146,7 +146,9 @@ internal static class PinCommands
                 var buffer = new byte[Chunk];
                 var written = 0UL;
                 await using var stdin = Console.OpenStandardInput();
-                while (await stdin.ReadAtLeastAsync(buffer, (int)Chunk, false, cancelled) is var read && read > 0)
+                // A read of standard input hears of no cancellation: the wait for it does.
+                while (await stdin.ReadAtLeastAsync(buffer, (int)Chunk, false, cancelled).AsTask().WaitAsync(cancelled)
+                    is var read && read > 0)
                 {
                     await new RemoteFrameMemory(client).WriteAsync(
                         line.SpaceName(parsed, Target), parsed.GetValue(Address) + written, buffer.AsMemory(0, read),

@@ -32,11 +32,16 @@ internal static class Root
     /// </summary>
     public static async Task<int> RunAsync(string[] arguments)
     {
+        using var signals = new Signals();
+        var output = new StandardWriter(Console.Out, signals.Cancel);
+        Console.SetOut(output);
+        // Nobody is left to be told that standard error takes nothing.
+        Console.SetError(new StandardWriter(Console.Error, static () => { }));
+        AnsiConsole.Profile.Out = new AnsiConsoleOutput(output);
         // What goes to a program or a file is not fitted to a width.
         if (Console.IsOutputRedirected) AnsiConsole.Profile.Width = WidthOfFiles;
         var line = new CommandLine();
         var parsed = Create(line).Parse(arguments);
-        using var signals = new Signals();
         line.Signals = signals;
         var failures = new Failures(line.IsJson(parsed, arguments), line.EndpointOf(parsed), signals);
         if (parsed.Errors.Count > 0)
@@ -49,11 +54,12 @@ internal static class Root
                 EnableDefaultExceptionHandler = false,
                 ProcessTerminationTimeout = null,
             };
-            return await parsed.InvokeAsync(configuration, signals.Token);
+            var exitCode = await parsed.InvokeAsync(configuration, signals.Token);
+            return output.Failure is null ? exitCode : failures.TellUnwritten(output.Failure);
         }
         catch (Exception exception)
         {
-            return failures.Tell(exception);
+            return output.Failure is null ? failures.Tell(exception) : failures.TellUnwritten(output.Failure);
         }
     }
 }

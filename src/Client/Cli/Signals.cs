@@ -28,6 +28,19 @@ internal sealed class Signals : IDisposable
     /// <summary>Exit code of a command that a signal ended; 0 when none came.</summary>
     public int ExitCode => _received == 0 ? 0 : Ended + _received;
 
+    /// <summary>Cancels the command without a signal: what it writes goes nowhere.</summary>
+    public void Cancel()
+    {
+        try
+        {
+            _source.Cancel();
+        }
+        catch (ObjectDisposedException)
+        {
+            // The command has ended.
+        }
+    }
+
     public void Dispose()
     {
         foreach (var registration in _registrations) registration.Dispose();

@@ -76,10 +76,16 @@ internal static class Names
         if (text.Length > most) throw Refusals.Limit(limit, (ulong)most, (ulong)text.Length);
         // Half a pair of surrogates is the replacement character of EnumerateRunes, and harmless.
         foreach (var rune in text.EnumerateRunes())
-            if (Rune.GetUnicodeCategory(rune) is UnicodeCategory.Control or UnicodeCategory.Format
-                or UnicodeCategory.LineSeparator or UnicodeCategory.ParagraphSeparator)
+            if (IsObeyed(rune))
                 throw Refusals.Bad(field, "must hold no line break, control or format character");
     }
+
+    /// <summary>Text for a terminal, with a question mark for each character that one would obey.</summary>
+    public static string Shown(string text) => string.Concat(
+        text.EnumerateRunes().Select(rune => IsObeyed(rune) ? "?" : rune.ToString()));
+
+    private static bool IsObeyed(Rune rune) => Rune.GetUnicodeCategory(rune) is UnicodeCategory.Control
+        or UnicodeCategory.Format or UnicodeCategory.LineSeparator or UnicodeCategory.ParagraphSeparator;
 
     /// <summary>A device's number as maps shows it, major and minor in hexadecimal; empty for the usual one.</summary>
     public static void CheckDeviceNumber(string text, string field)

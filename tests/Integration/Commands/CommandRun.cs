@@ -32,13 +32,15 @@ internal sealed record CommandRun(int ExitCode, string Out, string Error)
         }
     }
 
+    /// <summary>Path of the command.</summary>
+    public static string Program => Path.Combine(
+        AppContext.BaseDirectory.Replace("FramePin.Tests.Integration", "FramePin.Cli", StringComparison.Ordinal),
+        "framepin");
+
     /// <summary>Starts a command; the caller ends it.</summary>
     public static Process Start(string? endpoint, string[] arguments, string? folder = null)
     {
-        var program = Path.Combine(
-            AppContext.BaseDirectory.Replace(
-                "FramePin.Tests.Integration", "FramePin.Cli", StringComparison.Ordinal), "framepin");
-        var start = new ProcessStartInfo(program, arguments)
+        var start = new ProcessStartInfo(Program, arguments)
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,

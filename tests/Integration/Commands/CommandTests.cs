@@ -74,6 +74,8 @@ public sealed class CommandTests(DaemonFixture daemon) : IClassFixture<DaemonFix
     [InlineData("-e http:// machines", "is no endpoint")]
     [InlineData("-e http://a:1/b machines", "is no endpoint")]
     [InlineData("machines -o xml", "'xml'")]
+    [InlineData("-e a machines -e b", "expects a single argument but 2")]
+    [InlineData("machines -e", "Required argument missing")]
     [InlineData("no-such-command", "no-such-command")]
     public async Task A_wrong_line_is_refused_with_a_sentence(string line, string said)
     {

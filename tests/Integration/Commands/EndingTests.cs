@@ -70,6 +70,46 @@ public sealed class EndingTests
         Assert.Equal(143, (await CommandRun.EndAsync(process, "TERM", Cancelled)).ExitCode);
     }
 
+    /// <summary>Part 4: a stream that takes nothing ends a command in order, and is told where that can be.</summary>
+    [Theory]
+    [InlineData("machines > /dev/full", 2, "standard output: ")]
+    [InlineData("machines >&-", 2, "standard output: ")]
+    [InlineData("-o json machines > /dev/full", 2, "\"OUTPUT\"")]
+    [InlineData("nope 2> /dev/full", 2, "")]
+    [InlineData("maps nope 2>&-", 1, "")]
+    [InlineData("-e a -e b --help > /dev/full", 2, "standard output: ")]
+    public async Task A_stream_that_takes_nothing_is_no_fault(string line, int exitCode, string said)
+    {
+        await using var daemon = await DaemonProcess.StartAsync();
+        var run = await ShellAsync(daemon, $"\"$FRAMEPIN\" {line}");
+        Assert.Equal(exitCode, run.ExitCode);
+        Assert.Contains(said, run.Error, StringComparison.Ordinal);
+        Assert.DoesNotContain(" at ", run.Error, StringComparison.Ordinal);
+    }
+
+    /// <summary>Part 4: the connection to a daemon goes by no proxy of the environment.</summary>
+    [Theory]
+    [InlineData("http_proxy")]
+    [InlineData("ALL_PROXY")]
+    public async Task A_proxy_of_the_environment_is_not_asked(string variable)
+    {
+        await using var daemon = await DaemonProcess.StartAsync();
+        var run = await ShellAsync(daemon, $"{variable}=http://127.0.0.1:1 \"$FRAMEPIN\" machines");
+        Assert.Equal((0, ""), (run.ExitCode, run.Error));
+    }
+
+    /// <summary>A command that waits for standard input ends by the first signal.</summary>
+    [Fact]
+    public async Task A_wait_for_standard_input_ends_by_a_signal()
+    {
+        await using var daemon = await DaemonProcess.StartAsync();
+        using var process = CommandRun.Start(daemon.Endpoint, ["write", await ParkingAsync(daemon), "0x100000"]);
+        // Its connection is there when the daemon knows what the first bytes are for.
+        await process.StandardInput.WriteAsync("x");
+        await process.StandardInput.FlushAsync(Cancelled);
+        Assert.Equal(143, (await CommandRun.EndAsync(process, "TERM", Cancelled)).ExitCode);
+    }
+
     [Fact]
     public async Task A_recording_is_not_overwritten_unless_that_is_wanted()
     {
@@ -203,6 +243,23 @@ public sealed class EndingTests
         await process.WaitForExitAsync(Cancelled);
         Assert.Contains("as1", shown, StringComparison.Ordinal);
         Assert.DoesNotContain("addressSpaces", shown, StringComparison.Ordinal);
+    }
+
+    /// <summary>A line of the shell at a daemon; $FRAMEPIN is the command.</summary>
+    private static async Task<CommandRun> ShellAsync(DaemonProcess daemon, string line)
+    {
+        var start = new ProcessStartInfo("/bin/sh", ["-c", line])
+        {
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+        };
+        start.Environment["FRAMEPIN"] = CommandRun.Program;
+        start.Environment["FRAMEPIN_ENDPOINT"] = daemon.Endpoint;
+        using var process = Process.Start(start)!;
+        var said = process.StandardOutput.ReadToEndAsync(Cancelled);
+        var complained = process.StandardError.ReadToEndAsync(Cancelled);
+        await process.WaitForExitAsync(Cancelled);
+        return new CommandRun(process.ExitCode, await said, await complained);
     }
 
     private static Task<CommandRun> RecordAsync(params string[] arguments) =>
