@@ -19,7 +19,7 @@ public readonly partial record struct FutexWakeOpCall(SpaceId Space, ulong Addre
     public SyscallResult Run(in Turn turn)
     {
         if ((Address & 3) != 0) return Errno.EINVAL;
-        if (Address >= PageGeometry.TaskSize) return Errno.EFAULT;
+        if (Address >= turn.Kernel.TaskSize) return Errno.EFAULT;
         if (turn.Kernel.Space(Space) is not { Exited: false } space) return Errno.ESRCH;
         while (!UserAccess.CanWriteWithoutFault(space, Address))
         {
@@ -75,7 +75,7 @@ public readonly record struct GrowStackCall(SpaceId Space, ulong Address, TaskSt
     public SyscallResult Run(in Turn turn)
     {
         var space = turn.Kernel.Space(Space);
-        if (space.Exited || Address >= PageGeometry.TaskSize) return Errno.EFAULT;
+        if (space.Exited || Address >= space.TaskSize) return Errno.EFAULT;
         if (space.Vmas.FindFrom(Address) is not { } vma) return Errno.EFAULT;
         var isInside = vma.Start <= Address || (vma.Has(VmFlags.GrowsDown)
             && StackGrowth.Expand(turn.Kernel, space, vma, Address, Actor));

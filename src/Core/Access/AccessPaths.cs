@@ -34,7 +34,7 @@ public static class AccessPaths
         // import_iovec
         if (length > long.MaxValue) return Errno.EINVAL;
         if (host.Profile.CutsSegmentBeforeCheck) length = Math.Min(length, MaxReadWrite);
-        if (length > PageGeometry.TaskSize || address > PageGeometry.TaskSize - length) return Errno.EFAULT;
+        if (length > host.TaskSize || address > host.TaskSize - length) return Errno.EFAULT;
         var done = 0UL;
         while (done < length && room > 0)
         {
@@ -142,7 +142,7 @@ public static class AccessPaths
     public static SyscallResult FutexWake(this IPinHost host, SpaceId space, ulong address)
     {
         if ((address & 3) != 0) return Errno.EINVAL;
-        if (address >= PageGeometry.TaskSize) return Errno.EFAULT;
+        if (address >= host.TaskSize) return Errno.EFAULT;
         using var held = new HeldVector(host, 1);
         var request = new PinRequest(space, address, 1, GupFlags.Write) { Call = GupCall.GetUserPagesFast };
         if (host.PinAtOnce(request, held.Vector).Error == Errno.None) return SyscallResult.Ok();

@@ -94,7 +94,7 @@ internal sealed class Auditor(KernelState kernel)
             last = vma;
         }
 
-        var leaves = space.PageTable.Leaves(0, PageGeometry.TaskSize);
+        var leaves = space.PageTable.Leaves(0, space.TaskSize);
         while (leaves.MoveNext())
         {
             var (address, slot, entry) = (leaves.Address, leaves.Slot, leaves.Entry);
@@ -170,7 +170,7 @@ internal sealed class Auditor(KernelState kernel)
         var named = new Dictionary<ulong, int>();
         foreach (var space in kernel.Spaces)
         {
-            var leaves = space.PageTable.Leaves(0, PageGeometry.TaskSize);
+            var leaves = space.PageTable.Leaves(0, space.TaskSize);
             while (leaves.MoveNext())
             {
                 var entry = leaves.Entry;

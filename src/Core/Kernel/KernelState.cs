@@ -70,6 +70,12 @@ internal sealed partial class KernelState : IDisposable
     /// <summary>The processor has protection keys: execute-only memory is just that.</summary>
     public bool HasProtectionKeys { get; init; }
 
+    /// <summary>Levels of the page tables of programs: 4, or 5 (the processor has LA57).</summary>
+    public int PageTableLevels { get; init; } = 4;
+
+    /// <summary>TASK_SIZE_MAX, in bytes.</summary>
+    public ulong TaskSize => PageGeometry.TaskSizeOf(PageTableLevels);
+
     /// <summary>CONFIG_MEMORY_FAILURE.</summary>
     public bool HandlesMemoryFailure { get; init; } = true;
 

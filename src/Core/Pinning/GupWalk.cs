@@ -128,7 +128,7 @@ internal static class GupWalk
     {
         var isPopulate = (flags & GupFlags.MadvPopulate) != 0;
         vma = space.Vmas.Find(address);
-        reason = address >= PageGeometry.TaskSize ? StopReason.AddressLimit : StopReason.Hole;
+        reason = address >= space.TaskSize ? StopReason.AddressLimit : StopReason.Hole;
         if (vma is null) return isPopulate ? Errno.ENOMEM : Errno.EFAULT;
         var error = VmaCheck.Check(kernel, vma, flags, out reason);
         return error == Errno.None || !isPopulate ? error : Errno.EINVAL;

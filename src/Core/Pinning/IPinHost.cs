@@ -12,6 +12,9 @@ public interface IPinHost
 {
     KernelProfile Profile { get; }
 
+    /// <summary>TASK_SIZE_MAX of the machine's processor, in bytes.</summary>
+    ulong TaskSize { get; }
+
     /// <summary>frame_vector_create: null for 0 slots and above 134,217,727. The caller destroys it.</summary>
     FrameVector? CreateVector(long slots);
 

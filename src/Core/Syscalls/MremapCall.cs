@@ -127,10 +127,10 @@ public readonly partial record struct MremapCall(
 
     private static Errno CheckArguments(AddressSpace space, Request request)
     {
-        if (request.NewLength is 0 or > PageGeometry.TaskSize) return Errno.EINVAL;
+        if (request.NewLength == 0 || request.NewLength > space.TaskSize) return Errno.EINVAL;
         if (!request.IsFixed && !request.KeepsOld) return Errno.None;
         if (!IsPageAligned(request.NewAddress)) return Errno.EINVAL;
-        if (request.NewAddress > PageGeometry.TaskSize - request.NewLength) return Errno.EINVAL;
+        if (request.NewAddress > space.TaskSize - request.NewLength) return Errno.EINVAL;
         if (!request.MayMove) return Errno.EINVAL;
         if (request.KeepsOld && request.OldLength != request.NewLength) return Errno.EINVAL;
         var target = new AddressRange(request.NewAddress, request.NewAddress + request.NewLength);
@@ -206,7 +206,7 @@ public readonly partial record struct MremapCall(
     private static bool CanGrow(AddressSpace space, Vma vma, ulong growth)
     {
         var end = vma.End + growth;
-        if (end < vma.End || end > PageGeometry.TaskSize) return false;
+        if (end < vma.End || end > space.TaskSize) return false;
         return space.Vmas.FindFrom(vma.End) is not { } next || end <= next.Start;
     }
 

@@ -48,7 +48,7 @@ public readonly partial record struct BrkCall(SpaceId Space, ulong Wanted) : ISy
     private static bool Grow(KernelState kernel, AddressSpace space, ulong from, ulong to)
     {
         // check_brk_limits. A break on one of the last 4095 addresses is rounded to 0, and to - from is past any limit.
-        if (to - from > PageGeometry.TaskSize || to > PageGeometry.TaskSize) return false;
+        if (to - from > space.TaskSize || to > space.TaskSize) return false;
         var next = space.Vmas.FindFrom(from);
         if (next is not null && to + PageGeometry.PageSize > Placement.GuardedStart(next)) return false;
         const VmFlags flags = VmFlags.Read | VmFlags.Write | VmFlags.MayRead | VmFlags.MayWrite | VmFlags.MayExec
@@ -115,7 +115,7 @@ public readonly record struct MsyncCall(SpaceId Space, ulong Start, ulong Length
     /// <summary>Write-back takes the write right of the file's pages in every shared mapping.</summary>
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
-        var range = TakenRanges.Reachable(Start, Length);
+        var range = TakenRanges.Reachable(turn.Kernel.TaskSize, Start, Length);
         if ((Flags & MsyncFlags.Sync) == 0 || turn.Kernel.Space(Space) is not { Exited: false } space) return;
         foreach (var vma in space.Vmas.Overlapping(range))
         {
@@ -210,7 +210,7 @@ public readonly ref struct MincoreQuery(SpaceId space, ulong start, ulong length
         KernelState kernel, AddressSpace space, ulong start, ulong length, Span<byte> residency)
     {
         if (!PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
-        if (start > PageGeometry.TaskSize || length > PageGeometry.TaskSize - start) return Errno.ENOMEM;
+        if (start > space.TaskSize || length > space.TaskSize - start) return Errno.ENOMEM;
         var pages = PageGeometry.PagesOf(length);
         for (var page = 0UL; page < pages; page++)
         {

@@ -22,8 +22,8 @@ internal static class UserAccess
     public static UserSignal Touch(KernelState kernel, AddressSpace space, ulong address, bool isWrite, out Pfn pfn)
     {
         pfn = Pfn.Invalid;
-        if (address >= PageGeometry.TaskSize)
-            return IsCanonical(address) ? UserSignal.SigSegvMapErr : UserSignal.SigSegvNonCanonical;
+        if (address >= space.TaskSize)
+            return PageGeometry.IsCanonical(address, kernel.PageTableLevels) ? UserSignal.SigSegvMapErr : UserSignal.SigSegvNonCanonical;
         var vma = space.Vmas.FindFrom(address);
         if (vma is null) return UserSignal.SigSegvMapErr;
         if (vma.Start > address && (!vma.Has(VmFlags.GrowsDown) || !StackGrowth.Expand(kernel, space, vma, address)))
@@ -121,9 +121,6 @@ internal static class UserAccess
             flags |= FaultFlags.Tried;
         }
     }
-
-    /// <summary>The upper bits of an address are all alike, from bit 56 on (five-level tables).</summary>
-    private static bool IsCanonical(ulong address) => (long)address >> 56 is 0 or -1;
 
     private static UserSignal SignalOf(KernelState kernel, VmFault fault)
     {
