@@ -23,8 +23,9 @@ public readonly partial record struct FutexWakeOpCall(SpaceId Space, ulong Addre
         if (turn.Kernel.Space(Space) is not { Exited: false } space) return Errno.ESRCH;
         while (!UserAccess.CanWriteWithoutFault(space, Address))
         {
-            var error = UserAccess.FixupFault(turn.Kernel, space, Address, isWrite: true, mayDropLock: false, out _);
-            if (error != Errno.None) return error;
+            // fault_in_user_writeable holds mmap_lock on: a handler outside is not asked.
+            var fixedUp = UserAccess.FixupFault(turn.Kernel, space, Address, isWrite: true, mayDropLock: false);
+            if (!fixedUp.IsOk) return fixedUp.Error;
         }
 
         UserAccess.Touch(turn.Kernel, space, Address, isWrite: true, out _);
@@ -51,11 +52,7 @@ public readonly partial record struct FixupUserFaultCall(SpaceId Space, ulong Ad
     public SyscallResult Run(in Turn turn)
     {
         if (turn.Kernel.Space(Space) is not { Exited: false } space) return Errno.EFAULT;
-        var error = UserAccess.FixupFault(
-            turn.Kernel, space, Address, IsWrite, mayDropLock: true, out var unlocked);
-        return error != Errno.None
-            ? SyscallResult.Fail(error, isPartial: unlocked)
-            : SyscallResult.Ok(unlocked ? 1UL : 0);
+        return UserAccess.FixupFault(turn.Kernel, space, Address, IsWrite);
     }
 
     public void Write(CommandWriter writer) => writer.Add(Space).Add(Address).Add(IsWrite);

@@ -121,7 +121,7 @@ public readonly partial record struct MmapCall(
         if (error != Errno.None) return error;
         var result = Run(kernel, space, request, hugeOrder);
         // The file that PrepareHuge made goes with a call that fails.
-        if (!result.IsOk) kernel.DropIfUnused(request.File);
+        if (!result.IsOk && result.Rest is null) kernel.DropIfUnused(request.File);
         return result;
     }
 
@@ -355,8 +355,9 @@ public readonly partial record struct MmapCall(
             space.Link(vma);
         }
 
-        if (populates) MlockCalls.Populate(kernel, space, range);
-        return SyscallResult.Ok(range.Start);
+        return populates
+            ? MlockCalls.Populate(kernel, space, range, CallRestKind.Populate, range.Start)
+            : SyscallResult.Ok(range.Start);
     }
 
     /// <summary>The refusals of a file's own mmap method, which is asked when the old areas are gone.</summary>

@@ -180,8 +180,10 @@ public readonly partial record struct MremapCall(
             (extension.Start, extension.End) = (end, end + growth);
             if (VmaMerge.CanJoin(vma, extension)) VmaMerge.InsertOrMerge(space, extension);
             else vma.End += growth;
-            if (vma.Has(VmFlags.Locked)) MlockCalls.Populate(kernel, space, new AddressRange(end, end + growth));
-            return SyscallResult.Ok(request.Address);
+            return vma.Has(VmFlags.Locked)
+                ? MlockCalls.Populate(
+                    kernel, space, new AddressRange(end, end + growth), CallRestKind.Populate, request.Address)
+                : SyscallResult.Ok(request.Address);
         }
 
         if (!request.MayMove) return Errno.ENOMEM;
@@ -296,10 +298,9 @@ public readonly partial record struct MremapCall(
         if (request.KeepsOld) LeaveOld(space, request);
         else if (request.OldLength > 0) MunmapCall.Unmap(kernel, space, request.Old);
         // Only what the move added is filled.
-        if (merged.Has(VmFlags.Locked) && request.NewLength > request.OldLength)
-            MlockCalls.Populate(
-                kernel, space, new AddressRange(target + request.OldLength, target + request.NewLength));
-        return SyscallResult.Ok(target);
+        if (!merged.Has(VmFlags.Locked) || request.NewLength <= request.OldLength) return SyscallResult.Ok(target);
+        var added = new AddressRange(target + request.OldLength, target + request.NewLength);
+        return MlockCalls.Populate(kernel, space, added, CallRestKind.Populate, target);
     }
 
     /// <summary>MREMAP_DONTUNMAP: the old area stays, empty, unlocked, and may be faulted anew.</summary>

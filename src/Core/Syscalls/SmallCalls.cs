@@ -15,7 +15,7 @@ namespace FramePin.Core.Syscalls;
 public readonly partial record struct BrkCall(SpaceId Space, ulong Wanted) : ISyscall<BrkCall>
 {
     public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
-        ? SyscallResult.Ok(Run(turn.Kernel, space, Wanted))
+        ? Run(turn.Kernel, space, Wanted)
         : Errno.ESRCH;
 
     public void Write(CommandWriter writer) => writer.Add(Space).Add(Wanted);
@@ -23,20 +23,22 @@ public readonly partial record struct BrkCall(SpaceId Space, ulong Wanted) : ISy
     public static BrkCall Read(ref CommandReader reader) =>
         new(reader.Space(), reader.U64());
 
-    internal static ulong Run(KernelState kernel, AddressSpace space, ulong wanted)
+    private static SyscallResult Run(KernelState kernel, AddressSpace space, ulong wanted)
     {
-        if (wanted < space.Layout.StartBrk) return space.Brk;
+        if (wanted < space.Layout.StartBrk) return SyscallResult.Ok(space.Brk);
         var old = space.Brk;
         var task = space.Task;
         if (task.RlimitData != TaskState.Unlimited
             && wanted - space.Layout.StartBrk + space.Layout.DataSize > task.RlimitData)
-            return old;
+            return SyscallResult.Ok(old);
         var from = PageGeometry.AlignUp(old, PageGeometry.PageSize);
         var to = PageGeometry.AlignUp(wanted, PageGeometry.PageSize);
         if (from != to && !(wanted <= old ? Shrink(kernel, space, from, to) : Grow(kernel, space, from, to)))
-            return old;
+            return SyscallResult.Ok(old);
         space.Brk = wanted;
-        return wanted;
+        return space.LocksFuture && to > from
+            ? MlockCalls.Populate(kernel, space, new AddressRange(from, to), CallRestKind.Populate, wanted)
+            : SyscallResult.Ok(wanted);
     }
 
     private static bool Shrink(KernelState kernel, AddressSpace space, ulong from, ulong to)
@@ -66,7 +68,6 @@ public readonly partial record struct BrkCall(SpaceId Space, ulong Wanted) : ISy
             Flags = flags | locked | kernel.NewArea,
             PageOffset = from >> PageGeometry.PageShift,
         });
-        if (locked != 0) MlockCalls.Populate(kernel, space, new AddressRange(from, to));
         return true;
     }
 }
