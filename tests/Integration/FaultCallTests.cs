@@ -12,8 +12,8 @@ namespace FramePin.Tests.Integration;
 /// </summary>
 public sealed class FaultCallTests(DaemonFixture daemon) : IClassFixture<DaemonFixture>
 {
-    private const uint PopulateRead = 22;
-    private const uint PopulateWrite = 23;
+    private const int PopulateRead = 22;
+    private const int PopulateWrite = 23;
 
     private static readonly Dictionary<string, MemoryCall> Calls = new()
     {
@@ -121,6 +121,6 @@ public sealed class FaultCallTests(DaemonFixture daemon) : IClassFixture<DaemonF
         },
     };
 
-    private static MemoryCall Advise(uint advice) =>
+    private static MemoryCall Advise(int advice) =>
         new() { Madvise = new MadviseCall { Address = At, Length = 2 * PageSize, Advice = advice } };
 }

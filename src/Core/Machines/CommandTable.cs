@@ -120,6 +120,7 @@ public static class CommandTable
         Add<RemapFilePagesCall, SyscallResult>(64, "remap_file_pages");
         Add<ShareVectorCall, SyscallResult>(65, "share_vector");
         Add<ResumeCall, SyscallResult>(66, "resume_call");
+        Add<CopyForkedCall, SyscallResult>(67, "copy_forked");
         return entries.ToFrozenDictionary();
 
         void Add<TCommand, TResult>(ushort number, string name)

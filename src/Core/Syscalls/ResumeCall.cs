@@ -31,15 +31,19 @@ public readonly record struct ResumeCall(SpaceId Space, CallRest Rest) : ISyscal
     {
         var kernel = turn.Kernel;
         if (kernel.Space(Space) is not { Exited: false } space) return Errno.ESRCH;
+        // A log of other bytes: no call leaves such a rest.
+        if (Rest.End < Rest.At || !Enum.IsDefined(Rest.Kind)) return Errno.EINVAL;
         if (AsAdvice is { } advice)
         {
             var rest = MadviseCall.Run(kernel, space, Rest.At, Rest.End - Rest.At, advice);
             return rest.IsOk || rest.Rest is not null ? rest : SyscallResult.Fail(rest.Error, isPartial: true);
         }
 
-        return Rest.Kind is CallRestKind.FixupRead or CallRestKind.FixupWrite
-            ? UserAccess.FixupFault(
-                kernel, space, Rest.At, Rest.Kind == CallRestKind.FixupWrite, wasUnlocked: true)
+        if (Rest.Kind is CallRestKind.FixupRead or CallRestKind.FixupWrite)
+            return UserAccess.FixupFault(
+                kernel, space, Rest.At, Rest.Kind == CallRestKind.FixupWrite, wasUnlocked: true);
+        return ((Rest.At | Rest.End) & ~PageGeometry.PageMask) != 0
+            ? Errno.EINVAL
             : MlockCalls.Populate(kernel, space, new AddressRange(Rest.At, Rest.End), Rest.Kind, Rest.Value);
     }
 
