@@ -27,8 +27,8 @@ public readonly record struct SyscallResult
     public bool IsPartial { get; }
 
     /// <summary>
-    /// The call waits at a fault of a handler outside, and this is what it has left to do; null when it is over. Who
-    /// does not go on with it leaves the call as if it was killed while it waited: -EINTR.
+    /// The call waits at a fault of a handler outside, and this is what it has left to do; null when it is over.
+    /// Without the rest the call has ended as if it was killed while it waited: -EINTR.
     /// </summary>
     public CallRest? Rest { get; private init; }
 

@@ -136,8 +136,8 @@ public static class RingCalls
 
     /// <summary>
     /// io_uring's REGISTER_BUFFERS of one buffer: PIN, WRITE, LONGTERM, all of it or -EFAULT. The pages stay in
-    /// <paramref name="vector"/> until it is put. It waits at a fault of a handler outside by <paramref name="wait"/>, and
-    /// is killed there without one. Source: io_uring/rsrc.c: io_sqe_buffer_register, io_pin_pages.
+    /// <paramref name="vector"/> until it is put. It waits at a fault of a handler outside by <paramref name="wait"/>,
+    /// and is killed there without one. Source: io_uring/rsrc.c: io_sqe_buffer_register, io_pin_pages.
     /// </summary>
     public static SyscallResult RegisterBuffer(
         this IPinHost host, SpaceId space, ulong address, ulong length, FrameVector vector, FaultWait? wait = null)

@@ -16,8 +16,8 @@ internal readonly record struct LeafSlot(int Table, int Index, int Order)
 }
 
 /// <summary>
-/// An x86-64 page table of four levels (48 bits of address) or five (57). Leaves may be 4 KiB, 2 MiB or 1 GiB. With four
-/// levels also the index of a memory file's page cache, with page indexes in place of page numbers.
+/// An x86-64 page table of four levels (48 bits of address) or five (57). Leaves may be 4 KiB, 2 MiB or 1 GiB. With
+/// four levels also the index of a memory file's page cache, with page indexes in place of page numbers.
 /// </summary>
 /// <remarks>
 /// Entries change under the turn; a pin reads them inside the gate, and changes only the table that is remembered.

@@ -41,8 +41,8 @@ public interface IPinHost
 }
 
 /// <summary>
-/// Waits, without a turn, at a fault of a handler outside or of the fault plan: true when the fault may be tried anew, false when the caller
-/// was killed.
+/// Waits, without a turn, at a fault of a handler outside or of the fault plan: true when the fault may be tried anew,
+/// false when the caller was killed.
 /// </summary>
 /// <param name="space">The address space of the fault.</param>
 /// <param name="address">Its address, in bytes.</param>

@@ -23,7 +23,12 @@ internal static class UserAccess
     {
         pfn = Pfn.Invalid;
         if (address >= space.TaskSize)
-            return PageGeometry.IsCanonical(address, kernel.PageTableLevels) ? UserSignal.SigSegvMapErr : UserSignal.SigSegvNonCanonical;
+        {
+            return PageGeometry.IsCanonical(address, kernel.PageTableLevels)
+                ? UserSignal.SigSegvMapErr
+                : UserSignal.SigSegvNonCanonical;
+        }
+
         var vma = space.Vmas.FindFrom(address);
         if (vma is null) return UserSignal.SigSegvMapErr;
         if (vma.Start > address && (!vma.Has(VmFlags.GrowsDown) || !StackGrowth.Expand(kernel, space, vma, address)))

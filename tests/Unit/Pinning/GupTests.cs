@@ -64,7 +64,7 @@ public sealed partial class GupTests
     [InlineData("6.12", 5, PageGeometry.MapWindow, Errno.None)]
     [InlineData("6.18", 5, PageGeometry.FiveLevelTaskSize - Page, Errno.None)]
     [InlineData("6.18", 5, PageGeometry.FiveLevelTaskSize, Errno.EFAULT)]
-    public void Row_37_fast_only_at_the_end_of_the_address_space(string profile, int levels, ulong start, Errno expected)
+    public void Row_37_fast_only_at_the_end_of_memory(string profile, int levels, ulong start, Errno expected)
     {
         using var lab = new Lab(profile, options => options with { PageTableLevels = levels });
         var outcome = lab.Gup(GupCall.GetUserPagesFastOnly, start, 1, GupFlags.None, out var vector);

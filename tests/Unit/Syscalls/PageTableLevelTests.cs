@@ -128,7 +128,7 @@ public sealed class PageTableLevelTests
         lab.Drop(vector);
     }
 
-    /// <summary>Pages above 2^47 are forked, pinned, moved and read like others. The audit and the replay agree.</summary>
+    /// <summary>Pages above 2^47 are forked, pinned and read like others. The audit and the replay agree.</summary>
     [Fact]
     public void A14_memory_above_the_window_lives()
     {

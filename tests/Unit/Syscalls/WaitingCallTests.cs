@@ -64,7 +64,7 @@ public sealed class WaitingCallTests : IDisposable
         for (var page = 0UL; page < Pages; page++) Assert.Equal(Filled, _lab.Peek(At + (page * Page)));
     }
 
-    /// <summary>A caller that is killed never goes on. Nothing is left behind, and the pages before are there.</summary>
+    /// <summary>A caller that is killed never goes on. The pages before are there.</summary>
     [Theory]
     [MemberData(nameof(CommandNames))]
     public void A13_a_command_that_is_killed_while_it_waits(string name)
@@ -138,7 +138,7 @@ public sealed class WaitingCallTests : IDisposable
         Assert.Equal([At + (4 * Page), At + (5 * Page)], _asked);
     }
 
-    /// <summary>mprotect populates under mmap_lock: a handler outside is not asked, and the call does not wait.</summary>
+    /// <summary>mprotect populates under mmap_lock: a handler outside is not asked, and nothing waits.</summary>
     [Fact]
     public void A13_mprotect_of_locked_memory_does_not_wait()
     {
@@ -256,7 +256,7 @@ public sealed class WaitingCallTests : IDisposable
         return result;
     }
 
-    /// <summary>The handler fills the page, if nobody has, and wakes who waits.</summary>
+    /// <summary>The handler fills the page, unless it is there, and wakes the call that waits.</summary>
     private bool Answer(SpaceId space, ulong address)
     {
         if (Machine.WaitingFault(Space, address) is not { } fault) return true;
