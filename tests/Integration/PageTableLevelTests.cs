@@ -65,7 +65,7 @@ public sealed class PageTableLevelTests(DaemonFixture daemon) : IClassFixture<Da
         Assert.Equal(1UL, Assert.Single(entries) >> 63);
     }
 
-    private async Task<Machine> CreateAsync(uint levels) => await daemon.Client.Machines.CreateMachineAsync(
+    private async Task<V1.Machine> CreateAsync(uint levels) => await daemon.Client.Machines.CreateMachineAsync(
         new CreateMachineRequest { Spec = new MachineSpec { MemoryBytes = 16UL << 20, PageTableLevels = levels } });
 
     private async Task<string> CreateSpaceAsync(uint levels)
