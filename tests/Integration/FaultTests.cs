@@ -197,19 +197,6 @@ public sealed class FaultTests(DaemonFixture daemon) : IClassFixture<DaemonFixtu
     }
 
     [Fact]
-    public async Task Calls_that_fault_in_passing_do_not_wait()
-    {
-        await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);
-        const int populateWrite = 23;
-        var refused = await Assert.ThrowsAsync<RpcException>(() => rig.CallAsync(
-            new MemoryCall { Madvise = new MadviseCall { Address = At, Length = PageSize, Advice = populateWrite } }));
-        Assert.Equal((int)Errno.EFAULT, FramePinException.From(refused).Errno);
-        // They did ask, and the answer is there for the next one.
-        await rig.AnswerAsync(await rig.NextAsync(), FaultAnswerKind.Page);
-        Assert.Equal(0U, (await rig.TouchAsync(At, 1).WaitAsync(Patience)).Signal);
-    }
-
-    [Fact]
     public async Task A_device_has_one_handler_and_only_the_served_kinds_have_any()
     {
         await using var rig = await FaultRig.CreateAsync(daemon, DeviceMapping.ServedPages);

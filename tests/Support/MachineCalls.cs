@@ -261,16 +261,18 @@ internal static class MachineCalls
 
     public static SyscallResult Vmsplice(
         this Machine machine, AddressSpace space, ulong address, ulong length, int room,
-        ICollection<FrameVector> buffers) =>
-        AccessPaths.Vmsplice(machine, space.Id, address, length, room, buffers);
+        ICollection<FrameVector> buffers, FaultWait? wait = null) =>
+        AccessPaths.Vmsplice(machine, space.Id, address, length, room, buffers, wait);
 
     public static SyscallResult ProcessVm(
-        this Machine machine, AddressSpace space, ulong address, Span<byte> buffer, bool isWrite) =>
-        AccessPaths.ProcessVm(machine, space.Id, address, buffer, isWrite);
+        this Machine machine, AddressSpace space, ulong address, Span<byte> buffer, bool isWrite,
+        FaultWait? wait = null) =>
+        AccessPaths.ProcessVm(machine, space.Id, address, buffer, isWrite, wait);
 
     public static SyscallResult DirectIo(
-        this Machine machine, AddressSpace space, ulong address, Span<byte> buffer, bool isRead) =>
-        AccessPaths.DirectIo(machine, space.Id, address, buffer, isRead);
+        this Machine machine, AddressSpace space, ulong address, Span<byte> buffer, bool isRead,
+        FaultWait? wait = null) =>
+        AccessPaths.DirectIo(machine, space.Id, address, buffer, isRead, wait);
 
     public static SyscallResult ProcMem(
         this Machine machine, AddressSpace space, ulong address, Span<byte> buffer, bool isWrite,
@@ -278,11 +280,13 @@ internal static class MachineCalls
         AccessPaths.ProcMem(machine, space.Id, address, buffer, isWrite, actor);
 
     public static SyscallResult CopyUser(
-        this Machine machine, AddressSpace space, ulong address, Span<byte> buffer, bool isWrite) =>
-        AccessPaths.CopyUser(machine, space.Id, address, buffer, isWrite);
+        this Machine machine, AddressSpace space, ulong address, Span<byte> buffer, bool isWrite,
+        FaultWait? wait = null) =>
+        AccessPaths.CopyUser(machine, space.Id, address, buffer, isWrite, wait);
 
-    public static SyscallResult FutexWake(this Machine machine, AddressSpace space, ulong address) =>
-        AccessPaths.FutexWake(machine, space.Id, address);
+    public static SyscallResult FutexWake(
+        this Machine machine, AddressSpace space, ulong address, FaultWait? wait = null) =>
+        AccessPaths.FutexWake(machine, space.Id, address, wait);
 
     public static SyscallResult FutexWakeOp(this Machine machine, AddressSpace space, ulong address) =>
         machine.Call(new FutexWakeOpCall(space.Id, address));

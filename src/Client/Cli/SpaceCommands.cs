@@ -47,8 +47,13 @@ internal static class SpaceCommands
             Description = "Swap of that machine, for MADV_PAGEOUT.",
             CustomParser = Values.Size
         };
+        var levels = new Option<uint>("--page-table-levels")
+        {
+            Description = "Levels of page tables of that machine: 4, or 5 for addresses up to 2^56."
+        };
+        levels.AcceptOnlyFromAmong("4", "5");
         var command = line.Create("create", "Makes an address space.", "create --profile 6.18 --swap 64M",
-            [profile, memory, swap], async (parsed, client, output, cancelled) =>
+            [profile, memory, swap, levels], async (parsed, client, output, cancelled) =>
         {
             var parent = Values.Machine(parsed.GetValue(line.Machine)!);
             if (parsed.GetValue(profile) is { } wanted)
@@ -57,7 +62,8 @@ internal static class SpaceCommands
                 {
                     Profile = wanted,
                     MemoryBytes = parsed.GetValue(memory),
-                    SwapBytes = parsed.GetValue(swap)
+                    SwapBytes = parsed.GetValue(swap),
+                    PageTableLevels = parsed.GetValue(levels)
                 };
                 var request = new CreateMachineRequest { Spec = spec };
                 if (CommandLine.IsGiven(parsed, line.Machine))
@@ -75,7 +81,7 @@ internal static class SpaceCommands
             if (result.GetResult(memory) is { Implicit: false } && result.GetValue(memory) == 0)
                 result.AddError("--memory: a machine without memory cannot be");
             if (result.GetResult(profile) is { Implicit: false }) return;
-            foreach (var option in new Option[] { memory, swap })
+            foreach (var option in new Option[] { memory, swap, levels })
                 if (result.GetResult(option) is { Implicit: false })
                     result.AddError($"{option.Name} is a property of a new machine: it goes with --profile");
         });

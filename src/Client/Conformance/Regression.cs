@@ -30,6 +30,8 @@ public sealed partial record Regression(
             text.Append(
                 CultureInfo.InvariantCulture, $"data=0x{Initial.DataSize:x} memlock=0x{Initial.RlimitMemlock:x} ");
         if (Initial.Swap != 0) text.Append(CultureInfo.InvariantCulture, $"swap=0x{Initial.Swap:x} ");
+        if (Initial.PageTableLevels != 4)
+            text.Append(CultureInfo.InvariantCulture, $"levels={Initial.PageTableLevels} ");
         if (Initial.CachesZeroedHoles) text.Append("zeroed-holes=cached ");
         text.Append(CultureInfo.InvariantCulture,
             $"thp={Initial.Thp} zero-page={Initial.UsesZeroPage} missing={string.Join(',', Initial.MissingFiles)}\n");
@@ -103,6 +105,9 @@ public sealed partial record Regression(
             [.. values["missing"].Split(',', StringSplitOptions.RemoveEmptyEntries).Select(int.Parse)])
         {
             Swap = values.TryGetValue("swap", out var swap) ? Hex(swap[2..]) : 0,
+            PageTableLevels = values.TryGetValue("levels", out var levels)
+                ? int.Parse(levels, CultureInfo.InvariantCulture)
+                : 4,
             CachesZeroedHoles = values.ContainsKey("zeroed-holes"),
             DataSize = values.TryGetValue("data", out var data) ? Hex(data[2..]) : 0,
             RlimitMemlock = values.TryGetValue("memlock", out var memlock) ? Hex(memlock[2..]) : 8UL << 20,

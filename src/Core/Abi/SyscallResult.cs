@@ -13,7 +13,9 @@ public readonly record struct SyscallResult
         IsPartial = isPartial;
     }
 
-    /// <summary>The value on success (an address in bytes, a count); 0 with an error.</summary>
+    /// <summary>
+    /// The value on success (an address in bytes, a count), also that of a call that waits; 0 with an error.
+    /// </summary>
     public ulong Value { get; }
 
     /// <summary><see cref="Errno.None"/> on success.</summary>
@@ -24,6 +26,12 @@ public readonly record struct SyscallResult
     /// </summary>
     public bool IsPartial { get; }
 
+    /// <summary>
+    /// The call waits at a fault of a handler outside, and this is what it has left to do; null when it is over.
+    /// Without the rest the call has ended as if it was killed while it waited: -EINTR.
+    /// </summary>
+    public CallRest? Rest { get; private init; }
+
     public bool IsOk => Error == Errno.None;
 
     /// <summary>The C return value: the value, or the errno negated.</summary>
@@ -33,6 +41,9 @@ public readonly record struct SyscallResult
 
     /// <summary>A failure; <paramref name="isPartial"/> when something was changed before it.</summary>
     public static SyscallResult Fail(Errno error, bool isPartial = false) => new(0, error, isPartial);
+
+    /// <summary>A call that waits at a fault of a handler outside.</summary>
+    public static SyscallResult Wait(CallRest rest) => new(rest.Value, Errno.EINTR, isPartial: true) { Rest = rest };
 
     public static implicit operator SyscallResult(Errno error) => new(0, error);
 

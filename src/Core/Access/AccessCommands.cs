@@ -19,12 +19,13 @@ public readonly partial record struct FutexWakeOpCall(SpaceId Space, ulong Addre
     public SyscallResult Run(in Turn turn)
     {
         if ((Address & 3) != 0) return Errno.EINVAL;
-        if (Address >= PageGeometry.TaskSize) return Errno.EFAULT;
+        if (Address >= turn.Kernel.TaskSize) return Errno.EFAULT;
         if (turn.Kernel.Space(Space) is not { Exited: false } space) return Errno.ESRCH;
         while (!UserAccess.CanWriteWithoutFault(space, Address))
         {
-            var error = UserAccess.FixupFault(turn.Kernel, space, Address, isWrite: true, mayDropLock: false, out _);
-            if (error != Errno.None) return error;
+            // fault_in_user_writeable holds mmap_lock on: a handler outside is not asked.
+            var fixedUp = UserAccess.FixupFault(turn.Kernel, space, Address, isWrite: true, mayDropLock: false);
+            if (!fixedUp.IsOk) return fixedUp.Error;
         }
 
         UserAccess.Touch(turn.Kernel, space, Address, isWrite: true, out _);
@@ -51,11 +52,7 @@ public readonly partial record struct FixupUserFaultCall(SpaceId Space, ulong Ad
     public SyscallResult Run(in Turn turn)
     {
         if (turn.Kernel.Space(Space) is not { Exited: false } space) return Errno.EFAULT;
-        var error = UserAccess.FixupFault(
-            turn.Kernel, space, Address, IsWrite, mayDropLock: true, out var unlocked);
-        return error != Errno.None
-            ? SyscallResult.Fail(error, isPartial: unlocked)
-            : SyscallResult.Ok(unlocked ? 1UL : 0);
+        return UserAccess.FixupFault(turn.Kernel, space, Address, IsWrite);
     }
 
     public void Write(CommandWriter writer) => writer.Add(Space).Add(Address).Add(IsWrite);
@@ -75,7 +72,7 @@ public readonly record struct GrowStackCall(SpaceId Space, ulong Address, TaskSt
     public SyscallResult Run(in Turn turn)
     {
         var space = turn.Kernel.Space(Space);
-        if (space.Exited || Address >= PageGeometry.TaskSize) return Errno.EFAULT;
+        if (space.Exited || Address >= space.TaskSize) return Errno.EFAULT;
         if (space.Vmas.FindFrom(Address) is not { } vma) return Errno.EFAULT;
         var isInside = vma.Start <= Address || (vma.Has(VmFlags.GrowsDown)
             && StackGrowth.Expand(turn.Kernel, space, vma, Address, Actor));

@@ -11,7 +11,10 @@ namespace FramePin.Core.Access;
 /// The paths by which other parts of the kernel reach a process's memory, each with the GUP call that it makes. A
 /// result is a count of bytes or an errno, as the system call answers it.
 /// </summary>
-/// <remarks>Each call is made of pins and commands of its own: between them other commands may run.</remarks>
+/// <remarks>
+/// Each call is made of pins and commands of its own: between them other commands may run. A call waits at a fault of a
+/// handler outside by its <see cref="FaultWait"/>; one without it is killed there.
+/// </remarks>
 public static class AccessPaths
 {
     /// <summary>Bytes that one call moves at most (MAX_RW_COUNT).</summary>
@@ -27,14 +30,16 @@ public static class AccessPaths
     /// <param name="length">Bytes.</param>
     /// <param name="room">Free buffers of the pipe, a page each.</param>
     /// <param name="buffers">Gets one vector for each GUP call, which the caller puts and destroys.</param>
+    /// <param name="wait">Waits at a fault.</param>
     /// <returns>Bytes that the pipe holds now, or the errno of the first page.</returns>
     public static SyscallResult Vmsplice(
-        this IPinHost host, SpaceId space, ulong address, ulong length, int room, ICollection<FrameVector> buffers)
+        this IPinHost host, SpaceId space, ulong address, ulong length, int room, ICollection<FrameVector> buffers,
+        FaultWait? wait = null)
     {
         // import_iovec
         if (length > long.MaxValue) return Errno.EINVAL;
         if (host.Profile.CutsSegmentBeforeCheck) length = Math.Min(length, MaxReadWrite);
-        if (length > PageGeometry.TaskSize || address > PageGeometry.TaskSize - length) return Errno.EFAULT;
+        if (length > host.TaskSize || address > host.TaskSize - length) return Errno.EFAULT;
         var done = 0UL;
         while (done < length && room > 0)
         {
@@ -42,7 +47,7 @@ public static class AccessPaths
             var pages = Math.Min(PagesBetween(at, length - done), room);
             if (host.CreateVector(pages) is not { } vector) return Errno.ENOMEM;
             var request = new PinRequest(space, at, pages, GupFlags.None) { Call = GupCall.GetUserPagesFast };
-            var result = host.PinAtOnce(request, vector);
+            var result = host.PinToEnd(request, vector, wait);
             if (result.Error != Errno.None || result.Pages == 0)
             {
                 host.DestroyVector(vector);
@@ -63,27 +68,27 @@ public static class AccessPaths
     /// had count. Source: mm/process_vm_access.c: process_vm_rw_single_vec.
     /// </summary>
     public static SyscallResult ProcessVm(
-        this IPinHost host, SpaceId space, ulong address, Span<byte> buffer, bool isWrite) =>
-        CopyPinned(host, space, GupCall.PinUserPagesRemote, address, buffer, isWrite);
+        this IPinHost host, SpaceId space, ulong address, Span<byte> buffer, bool isWrite, FaultWait? wait = null) =>
+        CopyPinned(host, space, GupCall.PinUserPagesRemote, address, buffer, isWrite, wait);
 
     /// <summary>
     /// A direct transfer between user memory and a disk file: PIN fast, all of it. <paramref name="isRead"/>: the file
     /// is read, user memory written. Source: block/bio.c: bio_iov_iter_get_pages.
     /// </summary>
     public static SyscallResult DirectIo(
-        this IPinHost host, SpaceId space, ulong address, Span<byte> buffer, bool isRead)
+        this IPinHost host, SpaceId space, ulong address, Span<byte> buffer, bool isRead, FaultWait? wait = null)
     {
         var call = host.Profile.DirectIoPins ? GupCall.PinUserPagesFast : GupCall.GetUserPagesFast;
         var done = 0;
         while (done < buffer.Length)
         {
             // The pages pinned so far take part in the transfer; the rest is pinned anew, until nothing can be had.
-            var part = CopyPinned(host, space, call, address + (ulong)done, buffer[done..], isRead);
+            var part = CopyPinned(host, space, call, address + (ulong)done, buffer[done..], isRead, wait);
             if (!part.IsOk)
             {
                 // With something to transfer the block layer tries twice more: in the next bio and the next mapping.
                 for (var again = 0; again < 2 && done > 0; again++)
-                    CopyPinned(host, space, call, address + (ulong)done, buffer[done..], isRead);
+                    CopyPinned(host, space, call, address + (ulong)done, buffer[done..], isRead, wait);
                 return SyscallResult.Fail(Errno.EFAULT, isPartial: done > 0);
             }
 
@@ -119,7 +124,8 @@ public static class AccessPaths
             var within = at & ~PageGeometry.PageMask;
             var part = buffer.Slice(done, Math.Min(buffer.Length - done, (int)(PageGeometry.PageSize - within)));
             var request = new PinRequest(space, at, 1, flags) { Call = GupCall.GetUserPagesRemote };
-            if (host.PinAtOnce(request, held.Vector).Pages != 1)
+            // __access_remote_vm holds mmap_lock on: a handler outside is not asked.
+            if (host.PinToEnd(request, held.Vector, wait: null).Pages != 1)
             {
                 if (!host.Call(new AccessRawCall(space, at, part, isWrite)).IsOk) break;
                 done += part.Length;
@@ -139,14 +145,14 @@ public static class AccessPaths
     /// FUTEX_WAKE of a shared futex on which nothing waits: finds the page for writing, else for reading
     /// (kernel/futex/core.c: get_futex_key).
     /// </summary>
-    public static SyscallResult FutexWake(this IPinHost host, SpaceId space, ulong address)
+    public static SyscallResult FutexWake(this IPinHost host, SpaceId space, ulong address, FaultWait? wait = null)
     {
         if ((address & 3) != 0) return Errno.EINVAL;
-        if (address >= PageGeometry.TaskSize) return Errno.EFAULT;
+        if (address >= host.TaskSize) return Errno.EFAULT;
         using var held = new HeldVector(host, 1);
         var request = new PinRequest(space, address, 1, GupFlags.Write) { Call = GupCall.GetUserPagesFast };
-        if (host.PinAtOnce(request, held.Vector).Error == Errno.None) return SyscallResult.Ok();
-        var result = host.PinAtOnce(request with { Flags = GupFlags.None }, held.Vector);
+        if (host.PinToEnd(request, held.Vector, wait).Error == Errno.None) return SyscallResult.Ok();
+        var result = host.PinToEnd(request with { Flags = GupFlags.None }, held.Vector, wait);
         if (result.Error != Errno.None) return result.Error;
         // A page that the first write may replace is no key: an anonymous page, or the zero page.
         var page = host.Query<VectorPagesQuery, IReadOnlyList<PageView>>(new(held.Vector, 0, 1))[0];
@@ -158,12 +164,21 @@ public static class AccessPaths
     /// when there are none.
     /// </summary>
     public static SyscallResult CopyUser(
-        this IPinHost host, SpaceId space, ulong address, Span<byte> buffer, bool isWrite)
+        this IPinHost host, SpaceId space, ulong address, Span<byte> buffer, bool isWrite, FaultWait? wait = null)
     {
-        var result = isWrite
-            ? host.Execute<StoreCall, AccessResult>(new(space, address, buffer))
-            : host.Execute<LoadCall, AccessResult>(new(space, address, buffer));
-        return result.Done > 0 || buffer.IsEmpty ? SyscallResult.Ok((ulong)result.Done) : Errno.EFAULT;
+        var done = 0;
+        while (true)
+        {
+            var at = address + (ulong)done;
+            var rest = buffer[done..];
+            var result = isWrite
+                ? host.Execute<StoreCall, AccessResult>(new(space, at, rest))
+                : host.Execute<LoadCall, AccessResult>(new(space, at, rest));
+            done += (int)result.Done;
+            if (result.Signal == UserSignal.WaitsForHandler && wait is not null
+                && wait(space, address + (ulong)done)) continue;
+            return done > 0 || buffer.IsEmpty ? SyscallResult.Ok((ulong)done) : Errno.EFAULT;
+        }
     }
 
     /// <summary>
@@ -195,14 +210,14 @@ public static class AccessPaths
 
     /// <summary>Pins, copies the pages that it got, unpins: dirty where the memory was written.</summary>
     private static SyscallResult CopyPinned(
-        IPinHost host, SpaceId space, GupCall call, ulong address, Span<byte> buffer, bool isWrite)
+        IPinHost host, SpaceId space, GupCall call, ulong address, Span<byte> buffer, bool isWrite, FaultWait? wait)
     {
         if (buffer.IsEmpty) return SyscallResult.Ok();
         var pages = PagesBetween(address, (ulong)buffer.Length);
         using var held = new HeldVector(host, pages);
         var flags = isWrite ? GupFlags.Write : GupFlags.None;
         var request = new PinRequest(space, address, pages, flags) { Call = call, Locked = LockedArgument.Held };
-        var result = host.PinAtOnce(request, held.Vector);
+        var result = host.PinToEnd(request, held.Vector, wait);
         if (result.Error != Errno.None || result.Pages == 0) return Errno.EFAULT;
         var within = address & ~PageGeometry.PageMask;
         var bytes = Math.Min((ulong)buffer.Length, ((ulong)result.Pages << PageGeometry.PageShift) - within);

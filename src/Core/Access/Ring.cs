@@ -64,7 +64,11 @@ public sealed class Ring
     /// -EINVAL above <see cref="MaxBuffers"/>, -EFAULT for none, -ENOMEM above the user's memory-lock limit.
     /// </summary>
     /// <param name="buffers">Address and length in bytes of each; 0 and 0 for a sparse entry.</param>
-    public SyscallResult Register(params IReadOnlyList<(ulong Address, ulong Length)> buffers)
+    public SyscallResult Register(params IReadOnlyList<(ulong Address, ulong Length)> buffers) =>
+        Register(buffers, wait: null);
+
+    /// <summary>The same, and waits at a fault of a handler outside by <paramref name="wait"/>.</summary>
+    public SyscallResult Register(IReadOnlyList<(ulong Address, ulong Length)> buffers, FaultWait? wait)
     {
         if (_buffers.Count > 0) return Errno.EBUSY;
         if (buffers.Count > MaxBuffers) return Errno.EINVAL;
@@ -72,7 +76,7 @@ public sealed class Ring
         var heads = new HashSet<Pfn>();
         foreach (var (address, length) in buffers)
         {
-            var error = Add(address, length, heads);
+            var error = Add(address, length, heads, wait);
             if (error == Errno.None) continue;
             Release();
             return error;
@@ -105,7 +109,7 @@ public sealed class Ring
         _charged = 0;
     }
 
-    private Errno Add(ulong address, ulong length, HashSet<Pfn> heads)
+    private Errno Add(ulong address, ulong length, HashSet<Pfn> heads, FaultWait? wait)
     {
         if (address == 0 && length == 0)
         {
@@ -116,7 +120,7 @@ public sealed class Ring
         var host = Host!;
         var bytes = (address & ~PageGeometry.PageMask) + Math.Min(length, MaxRegisteredBytes);
         if (host.CreateVector(Math.Max(1, (long)PageGeometry.PagesOf(bytes))) is not { } vector) return Errno.ENOMEM;
-        var error = host.RegisterBuffer(Owner.Id, address, length, vector).Error;
+        var error = host.RegisterBuffer(Owner.Id, address, length, vector, wait).Error;
         if (error == Errno.None)
         {
             var pages = PagesToCharge(host, vector, heads);

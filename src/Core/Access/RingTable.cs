@@ -136,17 +136,18 @@ public static class RingCalls
 
     /// <summary>
     /// io_uring's REGISTER_BUFFERS of one buffer: PIN, WRITE, LONGTERM, all of it or -EFAULT. The pages stay in
-    /// <paramref name="vector"/> until it is put. Source: io_uring/rsrc.c: io_sqe_buffer_register, io_pin_pages.
+    /// <paramref name="vector"/> until it is put. It waits at a fault of a handler outside by <paramref name="wait"/>,
+    /// and is killed there without one. Source: io_uring/rsrc.c: io_sqe_buffer_register, io_pin_pages.
     /// </summary>
     public static SyscallResult RegisterBuffer(
-        this IPinHost host, SpaceId space, ulong address, ulong length, FrameVector vector)
+        this IPinHost host, SpaceId space, ulong address, ulong length, FrameVector vector, FaultWait? wait = null)
     {
         if (length is 0 or > Ring.MaxRegisteredBytes || address == 0) return Errno.EFAULT;
         if (address + length < address) return Errno.EOVERFLOW;
         var pages = AccessPaths.PagesBetween(address, length);
         var call = host.Profile.RingPinsUnderLock ? GupCall.PinUserPages : GupCall.PinUserPagesFast;
         var request = new PinRequest(space, address, pages, GupFlags.Write | GupFlags.LongTerm) { Call = call };
-        var result = host.PinAtOnce(request, vector);
+        var result = host.PinToEnd(request, vector, wait);
         if (result.Error != Errno.None) return result.Error;
         if (result.Pages == pages) return SyscallResult.Ok();
         host.Put(vector, isDirty: false);

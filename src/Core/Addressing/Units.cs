@@ -19,10 +19,13 @@ public static class PageGeometry
     public const ulong PudSize = PageSize << PudOrder;
     public const int EntriesPerTable = 512;
 
-    /// <summary>TASK_SIZE_MAX with four-level page tables: one page below 2^47.</summary>
-    public const ulong TaskSize = 0x7FFF_FFFF_F000;
+    /// <summary>
+    /// One page below 2^47: TASK_SIZE_MAX with four levels of page tables, and with five what mmap uses unless a hint
+    /// asks for more (DEFAULT_MAP_WINDOW).
+    /// </summary>
+    public const ulong MapWindow = (1UL << 47) - PageSize;
 
-    /// <summary>TASK_SIZE_MAX with five-level page tables: one page below 2^56.</summary>
+    /// <summary>TASK_SIZE_MAX with five levels of page tables: one page below 2^56.</summary>
     public const ulong FiveLevelTaskSize = (1UL << 56) - PageSize;
 
     /// <summary>Bytes kept free below a VM_GROWSDOWN VMA (stack_guard_gap, 256 pages).</summary>
@@ -33,6 +36,15 @@ public static class PageGeometry
 
     /// <summary>Default of vm.max_map_count; max + 1 VMAs can exist.</summary>
     public const int MaxMapCount = 65530;
+
+    /// <summary>TASK_SIZE_MAX in bytes, with 4 or 5 levels of page tables (arch/x86: task_size_max).</summary>
+    public static ulong TaskSizeOf(int levels) => levels == 5 ? FiveLevelTaskSize : MapWindow;
+
+    /// <summary>
+    /// The processor translates the address: its bits from 47 on are all alike, with five levels those from 56 on.
+    /// </summary>
+    public static bool IsCanonical(ulong address, int levels) =>
+        (long)address >> (levels == 5 ? 56 : 47) is 0 or -1;
 
     public static ulong AlignDown(ulong value, ulong size) => value & ~(size - 1);
 

@@ -18,7 +18,7 @@ public readonly record struct CompactCall : ISyscall<CompactCall>, IInvalidating
     {
         foreach (var space in turn.Kernel.Spaces)
         {
-            var leaves = space.PageTable.Leaves(0, PageGeometry.TaskSize);
+            var leaves = space.PageTable.Leaves(0, space.TaskSize);
             while (leaves.MoveNext())
             {
                 var entry = leaves.Entry;

@@ -180,11 +180,7 @@ internal static class HugeTlb
         reserve.Restore(vma.HugePageOf(address));
     }
 
-    /// <summary>Copies a whole huge page, 2 MiB at a time.</summary>
-    public static void CopyHuge(KernelState kernel, Pfn from, Pfn to, int order)
-    {
-        const ulong step = 1UL << PageGeometry.PmdOrder;
-        for (var i = 0UL; i < 1UL << order; i += step)
-            kernel.Memory.Bytes.Of(from + i, step).CopyTo(kernel.Memory.Bytes.Of(to + i, step));
-    }
+    /// <summary>Copies a whole huge page.</summary>
+    public static void CopyHuge(KernelState kernel, Pfn from, Pfn to, int order) =>
+        kernel.Memory.Bytes.Copy(from, to, 1UL << order);
 }

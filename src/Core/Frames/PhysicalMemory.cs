@@ -20,7 +20,7 @@ public enum AllocationContext
 /// </summary>
 /// <remarks>
 /// Guarded by the turn, but for the counts (see <see cref="CountGate"/>) and <see cref="QueueFree"/>. Frames are zeroed
-/// when they are given out, and only those that were used before.
+/// when they are given out, and only those that were used before and are not going to be overwritten.
 /// </remarks>
 internal sealed class PhysicalMemory : IDisposable
 {
@@ -87,13 +87,15 @@ internal sealed class PhysicalMemory : IDisposable
     /// <summary>A folio in ZONE_MOVABLE may not be pinned long-term where it is (folio_is_longterm_pinnable).</summary>
     public bool IsLongTermPinnable(Pfn pfn) => pfn.Value < MovableStart;
 
-    /// <summary>Allocates a zeroed folio with one reference; null when memory is out.</summary>
-    public Pfn? Allocate(int order, AllocationContext context, FrameFlags flags)
+    /// <summary>
+    /// Allocates a folio with one reference, zeroed unless the caller overwrites all of it; null when memory is out.
+    /// </summary>
+    public Pfn? Allocate(int order, AllocationContext context, FrameFlags flags, bool isOverwritten = false)
     {
         var taken = context == AllocationContext.Movable
             ? Movable.Take(order) ?? Normal.Take(order)
             : Normal.Take(order);
-        return taken is { } head ? Prepare(head, order, flags) : null;
+        return taken is { } head ? Prepare(head, order, flags, isOverwritten) : null;
     }
 
     /// <summary>Allocates the free frame <paramref name="pfn"/> of <paramref name="zone"/>.</summary>
@@ -103,14 +105,14 @@ internal sealed class PhysicalMemory : IDisposable
         return Prepare(pfn, 0, FrameFlags.None);
     }
 
-    private Pfn Prepare(Pfn head, int order, FrameFlags flags)
+    private Pfn Prepare(Pfn head, int order, FrameFlags flags, bool isOverwritten = false)
     {
         var size = 1UL << order;
         for (var i = 0UL; i < size; i++)
         {
             var pfn = head + i;
             var info = Frames[pfn];
-            if ((info.Flags & FrameFlags.Touched) != 0) Bytes.Of(pfn).Clear();
+            if (!isOverwritten && (info.Flags & FrameFlags.Touched) != 0) Bytes.Of(pfn).Clear();
             info.Clear();
             info.Order = (byte)order;
             info.Flags = FrameFlags.Touched

@@ -4,6 +4,7 @@ using FramePin.Core.Frames;
 using FramePin.Core.Kernel;
 using FramePin.Core.PageTables;
 using FramePin.Core.Pinning;
+using FramePin.Core.Syscalls;
 using FramePin.Core.Vmas;
 
 namespace FramePin.Core.Inspection;
@@ -43,6 +44,7 @@ internal sealed class Auditor(KernelState kernel)
         foreach (var space in kernel.Spaces) AuditSpace(space, expected, findings);
         foreach (var file in kernel.Files.Values) AuditFile(file, expected, findings);
         foreach (var device in kernel.Devices) AuditDevice(device, expected);
+        AuditForks(expected);
         AuditSwap(expected, findings);
         ReverseMapAudit.Run(kernel, findings);
         if (kernel.HugeZero != Pfn.Invalid) AddWord(expected, kernel.HugeZero, 1);
@@ -94,7 +96,7 @@ internal sealed class Auditor(KernelState kernel)
             last = vma;
         }
 
-        var leaves = space.PageTable.Leaves(0, PageGeometry.TaskSize);
+        var leaves = space.PageTable.Leaves(0, space.TaskSize);
         while (leaves.MoveNext())
         {
             var (address, slot, entry) = (leaves.Address, leaves.Slot, leaves.Entry);
@@ -170,7 +172,7 @@ internal sealed class Auditor(KernelState kernel)
         var named = new Dictionary<ulong, int>();
         foreach (var space in kernel.Spaces)
         {
-            var leaves = space.PageTable.Leaves(0, PageGeometry.TaskSize);
+            var leaves = space.PageTable.Leaves(0, space.TaskSize);
             while (leaves.MoveNext())
             {
                 var entry = leaves.Entry;
@@ -196,6 +198,17 @@ internal sealed class Auditor(KernelState kernel)
 
         foreach (var (number, names) in named)
             findings.Add($"slot {number} of swap: free, but named by {names} entries");
+    }
+
+    /// <summary>Pages that a fork has still to copy have a reference more, the parent's and the child's.</summary>
+    private void AuditForks(Dictionary<ulong, Expected> expected)
+    {
+        foreach (var copy in kernel.Part<ForkCopies>().Open)
+            for (var i = 0UL; i < (copy.IsLarge ? 1 : copy.Frames); i++)
+            {
+                AddWord(expected, kernel.Memory.Frames.HeadOf(copy.From + i), 1);
+                AddWord(expected, copy.To + i, 1);
+            }
     }
 
     private static void AuditDevice(Device device, Dictionary<ulong, Expected> expected)

@@ -40,7 +40,7 @@ public readonly record struct DigestQuery : IQuery<string>
                 Add((ulong)(vma.AnonVma?.Id ?? 0), word);
             }
 
-            var leaves = space.PageTable.Leaves(0, PageGeometry.TaskSize);
+            var leaves = space.PageTable.Leaves(0, space.TaskSize);
             while (leaves.MoveNext())
             {
                 Add(leaves.Address, word);

@@ -86,7 +86,7 @@ public readonly record struct PagemapQuery(SpaceId Space, ulong Start, int Count
         var maps = new FolioMaps([], []);
         foreach (var space in kernel.Spaces)
         {
-            var leaves = space.PageTable.Leaves(0, PageGeometry.TaskSize);
+            var leaves = space.PageTable.Leaves(0, space.TaskSize);
             while (leaves.MoveNext())
             {
                 var entry = leaves.Entry;

@@ -73,7 +73,7 @@ internal sealed partial class KernelState
     /// <summary>A new address space without areas; null when no page table is left.</summary>
     public AddressSpace? AddSpace(string name, AddressSpaceLayout layout, TaskState task)
     {
-        if (PageTable.Create(Tables) is not { } table) return null;
+        if (PageTable.Create(Tables, PageTableLevels) is not { } table) return null;
         var space = new AddressSpace(new SpaceId(++_nextSpace), name, table, layout, task);
         if (_nextSpace >= _spaces.Length)
         {

@@ -70,6 +70,12 @@ internal sealed partial class KernelState : IDisposable
     /// <summary>The processor has protection keys: execute-only memory is just that.</summary>
     public bool HasProtectionKeys { get; init; }
 
+    /// <summary>Levels of the page tables of programs: 4, or 5 (the processor has LA57).</summary>
+    public int PageTableLevels { get; init; } = 4;
+
+    /// <summary>TASK_SIZE_MAX, in bytes.</summary>
+    public ulong TaskSize => PageGeometry.TaskSizeOf(PageTableLevels);
+
     /// <summary>CONFIG_MEMORY_FAILURE.</summary>
     public bool HandlesMemoryFailure { get; init; } = true;
 
@@ -108,26 +114,32 @@ internal sealed partial class KernelState : IDisposable
     /// <summary>The anon_vmas that areas refer to.</summary>
     public AnonVmas AnonVmas { get; } = new();
 
-    /// <summary>A zeroed user page, or null: memory is out or the plan says so.</summary>
+    /// <summary>
+    /// A user page, zeroed unless all of it is going to be overwritten; null when memory is out or the plan says so.
+    /// </summary>
     public Pfn? AllocatePage(
-        AddressSpace? space, ulong address, AllocationContext context, FrameFlags flags, int order = 0) =>
+        AddressSpace? space, ulong address, AllocationContext context, FrameFlags flags, int order = 0,
+        bool isOverwritten = false) =>
         space is not null && Plan.Decide(ChoicePoint.Allocation, space.Name, address) == FaultAction.Oom
             ? null
-            : Memory.Allocate(order, context, flags);
+            : Memory.Allocate(order, context, flags, isOverwritten);
 
     /// <summary>The pool of a size has a page that is promised to nobody.</summary>
     public bool HasHuge(int order) =>
         HugePools.TryGetValue(order, out var pool) && pool.Available > 0;
 
-    /// <summary>Takes a huge page off its pool, zeroed and with one reference; null when none may be taken.</summary>
-    public Pfn? TakeHuge(int order, bool fromReserve)
+    /// <summary>
+    /// Takes a huge page off its pool, with one reference and zeroed unless all of it is going to be overwritten; null
+    /// when none may be taken.
+    /// </summary>
+    public Pfn? TakeHuge(int order, bool fromReserve, bool isOverwritten = false)
     {
         if (!HugePools.TryGetValue(order, out var pool)) return null;
         if (!fromReserve && pool.Available <= 0) return null;
         if (!pool.Free.TryPop(out var head)) return null;
         if (fromReserve) pool.Reserved--;
         var size = 1UL << order;
-        Memory.Bytes.Punch(head, size);
+        if (!isOverwritten) Memory.Bytes.Punch(head, size);
         Memory.Frames.InitCount(head);
         return head;
     }

@@ -119,6 +119,8 @@ public static class CommandTable
         Add<CloseRingsCall, IReadOnlyList<Ring>>(63, "close_rings");
         Add<RemapFilePagesCall, SyscallResult>(64, "remap_file_pages");
         Add<ShareVectorCall, SyscallResult>(65, "share_vector");
+        Add<ResumeCall, SyscallResult>(66, "resume_call");
+        Add<CopyForkedCall, SyscallResult>(67, "copy_forked");
         return entries.ToFrozenDictionary();
 
         void Add<TCommand, TResult>(ushort number, string name)

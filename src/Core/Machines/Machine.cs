@@ -55,6 +55,7 @@ public sealed partial class Machine : IPinHost, IDisposable
             CachesZeroedHoles = options.CachesZeroedHoles,
             HasProtectionKeys = options.HasProtectionKeys,
             HandlesMemoryFailure = options.HandlesMemoryFailure,
+            PageTableLevels = options.PageTableLevels,
             Swap = options.Swap > 0 ? new SwapDevice(options.Swap, memory) : null,
             SoftDirty = options.TracksSoftDirty ? Pte.SoftDirty : 0,
         };
@@ -69,6 +70,9 @@ public sealed partial class Machine : IPinHost, IDisposable
     public MachineOptions Options { get; }
 
     public KernelProfile Profile => _kernel.Profile;
+
+    /// <inheritdoc/>
+    public ulong TaskSize => _kernel.TaskSize;
 
     /// <summary>Commands run so far: the epoch that a pin is stamped with.</summary>
     public long CommandNumber => _kernel.CommandNumber;

@@ -67,12 +67,19 @@ public sealed record MachineOptions
     /// </summary>
     public bool TracksSoftDirty { get; init; }
 
+    /// <summary>
+    /// Levels of page tables: 4, or 5 where the processor has LA57. With four a program has addresses below 2^47, with
+    /// five below 2^56.
+    /// </summary>
+    public int PageTableLevels { get; init; } = 4;
+
     /// <summary>Runs the whole-structure audit after each command and throws on a finding. For tests: slow.</summary>
     public bool AuditsEachCommand { get; init; }
 
     internal void Write(CommandWriter writer) => writer.Add(Profile.Name).Add(Memory).Add(MovableMemory)
         .Add(HugePages2M).Add(HugePages1G).Add((int)Thp).Add(UsesZeroPage).Add(CachesZeroedHoles)
-        .Add(HasProtectionKeys).Add(HandlesMemoryFailure).Add(Swap).Add(TracksSoftDirty);
+        .Add(HasProtectionKeys).Add(HandlesMemoryFailure).Add(Swap).Add(TracksSoftDirty)
+        .Add(PageTableLevels);
 
     internal static MachineOptions Read(ref CommandReader reader)
     {
@@ -92,6 +99,7 @@ public sealed record MachineOptions
             HandlesMemoryFailure = reader.Bool(),
             Swap = reader.U64(),
             TracksSoftDirty = reader.Bool(),
+            PageTableLevels = reader.I32(),
         };
     }
 
@@ -104,6 +112,7 @@ public sealed record MachineOptions
         if (MovableMemory > Memory - unit) return "ZONE_MOVABLE must leave at least 2 MiB of other memory";
         if (Swap % PageGeometry.PageSize != 0) return "swap must be whole pages of 4096 bytes";
         if (Swap > MaxMemory) return $"swap must be at most {MaxMemory} bytes";
+        if (PageTableLevels is not (4 or 5)) return "page tables must have 4 or 5 levels";
         if (HugePages2M < 0 || HugePages1G < 0) return "huge page counts must not be negative";
         var huge = ((UInt128)HugePages2M * unit) + ((UInt128)HugePages1G << 30);
         return huge > Memory - MovableMemory - unit ? "the hugetlb pools do not fit into the memory" : null;

@@ -59,6 +59,17 @@ internal static unsafe partial class LibC
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int fchmod(int fd, uint mode);
 
+    internal const int SeekData = 3;
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial long lseek(int fd, long offset, int whence);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int mincore(void* address, nuint length, byte* vector);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint pwrite(int fd, void* bytes, nuint length, long offset);
+
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int close(int fd);
 }

@@ -12,6 +12,9 @@ namespace FramePin.Core.Native;
 /// <remarks>Owned by the machine; disposing it invalidates every span handed out.</remarks>
 internal sealed unsafe class PhysicalBytes : IDisposable
 {
+    /// <summary>Frames below which a copy makes no system call.</summary>
+    private const ulong FewFrames = 8;
+
     private readonly int _fd;
 
     /// <summary>The same file, opened for reading alone.</summary>
@@ -69,12 +72,91 @@ internal sealed unsafe class PhysicalBytes : IDisposable
     }
 
     /// <summary>Makes frames read as zero again and returns their host memory (a hole in the memfd).</summary>
-    public void Punch(Pfn first, ulong count)
+    public void Punch(Pfn first, ulong count) =>
+        PunchBytes((long)first.PhysicalAddress, (long)(count * PageGeometry.PageSize));
+
+    private void PunchBytes(long offset, long length)
     {
         // SAFETY: a range inside the mapping; MADV_REMOVE on a shared memfd mapping punches the hole.
-        var result = LibC.madvise(
-            _base + first.PhysicalAddress, (nuint)(count * PageGeometry.PageSize), LibC.MadvRemove);
+        var result = LibC.madvise(_base + offset, (nuint)length, LibC.MadvRemove);
         if (result != 0) throw LibC.Refused(Marshal.GetLastPInvokeError(), "punching physical memory");
+    }
+
+    /// <summary>
+    /// Copies frames onto others. What nobody ever wrote reads as zero in the copy too, and costs no host memory on
+    /// either side. Under the turn.
+    /// </summary>
+    /// <remarks>
+    /// Long runs go by pwrite: a page of the file that is not there yet is then filled once, and not zeroed, mapped and
+    /// filled. A few frames are copied where they are mapped, without a system call.
+    /// </remarks>
+    public void Copy(Pfn from, Pfn to, ulong count)
+    {
+        if (count < FewFrames)
+        {
+            Of(from, count).CopyTo(Of(to, count));
+            return;
+        }
+
+        // The ends are checked as those of spans are, and the first frames lie before them.
+        _ = Of(from + (count - 1));
+        _ = Of(to + (count - 1));
+        const int most = PageGeometry.EntriesPerTable;
+        for (var done = 0UL; done < count; done += most)
+            CopyPart(from + done, to + done, (int)Math.Min(most, count - done));
+    }
+
+    /// <summary>
+    /// Copies what the host has in its cache. The rest is a hole, or was swapped out by the host: SEEK_DATA tells.
+    /// </summary>
+    private void CopyPart(Pfn from, Pfn to, int count)
+    {
+        const int page = (int)PageGeometry.PageSize;
+        Span<byte> isCached = stackalloc byte[PageGeometry.EntriesPerTable];
+        var (start, target) = ((long)from.PhysicalAddress, (long)to.PhysicalAddress);
+        // SAFETY: the pages of the range, which the caller checked, and a byte for each.
+        fixed (byte* vector = isCached)
+            if (LibC.mincore(_base + start, (nuint)count * page, vector) != 0)
+                throw LibC.Refused(Marshal.GetLastPInvokeError(), "looking at physical memory");
+        for (var at = 0; at < count;)
+        {
+            var cached = at;
+            while (cached < count && (isCached[cached] & 1) != 0) cached++;
+            if (cached > at)
+            {
+                CopyBytes(start + ((long)at * page), target + ((long)at * page), (long)(cached - at) * page);
+                at = cached;
+                continue;
+            }
+
+            var data = (int)Math.Min((FindData(start + ((long)at * page)) - start) / page, count);
+            if (data > at) PunchBytes(target + ((long)at * page), (long)(data - at) * page);
+            else CopyBytes(start + ((long)at * page), target + ((long)at * page), page);
+            at = Math.Max(data, at + 1);
+        }
+    }
+
+    private void CopyBytes(long from, long to, long length)
+    {
+        while (length > 0)
+        {
+            // SAFETY: bytes of the mapping, within the range that Copy checked.
+            var written = LibC.pwrite(_fd, _base + from, (nuint)length, to);
+            if (written <= 0) throw LibC.Refused(Marshal.GetLastPInvokeError(), "copying physical memory");
+            (from, to, length) = (from + written, to + written, length - written);
+        }
+    }
+
+    /// <summary>The first byte of data at or behind an offset of the file; its end when there is none.</summary>
+    private long FindData(long from)
+    {
+        const int noSuchAddress = 6;
+        var found = LibC.lseek(_fd, from, LibC.SeekData);
+        if (found >= 0) return found;
+        var error = Marshal.GetLastPInvokeError();
+        return error == noSuchAddress
+            ? (long)(Frames * PageGeometry.PageSize)
+            : throw LibC.Refused(error, "looking for holes in physical memory");
     }
 
     /// <summary>The same memory by a descriptor of its own, for another process.</summary>

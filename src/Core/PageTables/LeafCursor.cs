@@ -19,7 +19,7 @@ namespace FramePin.Core.PageTables;
 /// cursor stands in the range (<see cref="PageTable.Prune(ulong, ulong)"/> comes behind the walk), since
 /// <see cref="Slot"/> and <see cref="Entry"/> name a table. Nothing else is remembered between two steps: each step
 /// descends from the root, so entries that appear ahead of the cursor are seen.</para>
-/// <para><b>Cost.</b> No allocation. One descent of up to four levels a step; empty entries are skipped a table at a
+/// <para><b>Cost.</b> No allocation. One descent from the top table a step; empty entries are skipped a table at a
 /// time.</para>
 /// </remarks>
 internal ref struct LeafCursor

@@ -16,8 +16,8 @@ internal readonly record struct LeafSlot(int Table, int Index, int Order)
 }
 
 /// <summary>
-/// A four-level x86-64 page table (48 bits of address). Leaves may be 4 KiB, 2 MiB or 1 GiB. Also the index of a memory
-/// file's page cache, with page indexes in place of page numbers.
+/// An x86-64 page table of four levels (48 bits of address) or five (57). Leaves may be 4 KiB, 2 MiB or 1 GiB. With
+/// four levels also the index of a memory file's page cache, with page indexes in place of page numbers.
 /// </summary>
 /// <remarks>
 /// Entries change under the turn; a pin reads them inside the gate, and changes only the table that is remembered.
@@ -28,9 +28,11 @@ internal sealed class PageTable
     public const int PteLevel = 0;
     public const int PmdLevel = 1;
     public const int PudLevel = 2;
-    public const int PgdLevel = 3;
 
     private readonly TablePool _pool;
+
+    /// <summary>Level of the top table: 3 with four levels, 4 with five.</summary>
+    private readonly int _topLevel;
 
     /// <summary>The table that <see cref="FindNear"/> remembers; meaningless without a region.</summary>
     private int _nearTable;
@@ -44,24 +46,28 @@ internal sealed class PageTable
     /// </summary>
     private ulong _nearRegion = ulong.MaxValue;
 
-    private PageTable(TablePool pool, int root)
+    private PageTable(TablePool pool, int root, int levels)
     {
         _pool = pool;
+        _topLevel = levels - 1;
         Root = root;
     }
+
+    /// <summary>Levels of tables: 4 or 5.</summary>
+    public int Levels => _topLevel + 1;
 
     /// <summary>Number of the top table.</summary>
     public int Root { get; private set; }
 
-    /// <summary>An empty table; null when the pool is used up.</summary>
-    public static PageTable? Create(TablePool pool) =>
-        pool.Allocate() is var root and not 0 ? new PageTable(pool, root) : null;
+    /// <summary>An empty table of 4 or 5 levels; null when the pool is used up.</summary>
+    public static PageTable? Create(TablePool pool, int levels = 4) =>
+        pool.Allocate() is var root and not 0 ? new PageTable(pool, root, levels) : null;
 
     /// <summary>An empty table of the same pool; null when it is used up.</summary>
     public PageTable? CreateSibling() => Create(_pool);
 
     /// <summary>The table of an address space that has exited: every look-up finds nothing.</summary>
-    public static PageTable Destroyed(TablePool pool) => new(pool, 0);
+    public static PageTable Destroyed(TablePool pool) => new(pool, 0, 4);
 
     public static int ShiftOf(int level) => PageGeometry.PageShift + (9 * level);
 
@@ -78,7 +84,7 @@ internal sealed class PageTable
     public LeafSlot Find(ulong address)
     {
         var table = Root;
-        for (var level = PgdLevel; level > PteLevel; level--)
+        for (var level = _topLevel; level > PteLevel; level--)
         {
             var index = IndexOf(address, level);
             var entry = _pool.Entry(table, index);
@@ -141,7 +147,7 @@ internal sealed class PageTable
     {
         var bottom = order / 9;
         var table = Root;
-        for (var level = PgdLevel; level > bottom; level--)
+        for (var level = _topLevel; level > bottom; level--)
         {
             ref var entry = ref _pool.Entry(table, IndexOf(address, level));
             Debug.Assert((entry & Pte.Huge) == 0, "a huge leaf is in the way");
@@ -174,7 +180,7 @@ internal sealed class PageTable
         while (address < end)
         {
             var table = Root;
-            var level = PgdLevel;
+            var level = _topLevel;
             while (true)
             {
                 var index = IndexOf(address, level);
@@ -236,7 +242,7 @@ internal sealed class PageTable
     /// </summary>
     public void Prune(ulong start, ulong end, ulong floor, ulong ceiling)
     {
-        if (start < end) PruneTable(Root, PgdLevel, 0, new Pruned(start, end, floor, ceiling));
+        if (start < end) PruneTable(Root, _topLevel, 0, new Pruned(start, end, floor, ceiling));
     }
 
     /// <summary>Frees empty tables that lie wholly inside the range.</summary>
@@ -246,7 +252,7 @@ internal sealed class PageTable
     public bool HasPmdTable(ulong address)
     {
         var table = Root;
-        for (var level = PgdLevel; level > PmdLevel; level--)
+        for (var level = _topLevel; level > PmdLevel; level--)
         {
             var entry = _pool.Entry(table, IndexOf(address, level));
             if (entry == 0 || (entry & Pte.Huge) != 0) return false;
@@ -259,7 +265,7 @@ internal sealed class PageTable
     /// <summary>
     /// Makes the lower tables of a range that <paramref name="other"/> has. False: the pool is used up.
     /// </summary>
-    public bool MirrorTables(PageTable other, ulong start, ulong end) => Mirror(other.Root, PgdLevel, 0, start, end);
+    public bool MirrorTables(PageTable other, ulong start, ulong end) => Mirror(other.Root, _topLevel, 0, start, end);
 
     private bool Mirror(int table, int level, ulong tableBase, ulong start, ulong end)
     {
@@ -288,7 +294,7 @@ internal sealed class PageTable
     public void Destroy()
     {
         Forget();
-        FreeSubtree(Root, PgdLevel);
+        FreeSubtree(Root, _topLevel);
         Root = 0;
     }
 
@@ -299,7 +305,7 @@ internal sealed class PageTable
     }
 
     /// <summary>Tables of this page table, the top one included (for pgtables in statistics and the audit).</summary>
-    public int CountTables() => CountTables(Root, PgdLevel);
+    public int CountTables() => CountTables(Root, _topLevel);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static int TableOf(ulong entry) => (int)((entry & Pte.PfnMask) >> Pte.PfnShift);

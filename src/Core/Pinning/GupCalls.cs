@@ -1,5 +1,6 @@
 using FramePin.Core.Abi;
 using FramePin.Core.Addressing;
+using FramePin.Core.Kernel;
 
 namespace FramePin.Core.Pinning;
 
@@ -64,8 +65,9 @@ internal static class GupCalls
 {
     /// <summary>Checks a call. Pure: it looks at no memory.</summary>
     public static GupPlan Plan(
-        KernelProfile profile, GupCall call, ulong start, long count, GupFlags flags, LockedArgument locked)
+        KernelState kernel, GupCall call, ulong start, long count, GupFlags flags, LockedArgument locked)
     {
+        var profile = kernel.Profile;
         if (!IsValid(call, flags, locked)) return GupPlan.Done(Rejection(call));
         // __get_user_pages_remote of 6.1 refuses by itself: the arguments were fine.
         if (call == GupCall.PinUserPagesRemote && (flags & GupFlags.LongTerm) != 0 && !profile.RemoteLongTerm)
@@ -80,27 +82,25 @@ internal static class GupCalls
                 full | GupFlags.Touch | GupFlags.Remote | (locked == LockedArgument.Held ? GupFlags.Unlockable : 0)),
             GupCall.GetUserPagesUnlocked or GupCall.PinUserPagesUnlocked =>
                 Slow(GupPath.Unlocked, start, count, full | GupFlags.Touch | GupFlags.Unlockable),
-            _ => Fast(profile, start, count, full, isOnly: call == GupCall.GetUserPagesFastOnly),
+            _ => Fast(kernel, start, count, full, isOnly: call == GupCall.GetUserPagesFastOnly),
         };
     }
 
     /// <summary>gup_fast_fallback: the checks of a range at its entry.</summary>
-    public static GupPlan Fast(KernelProfile profile, ulong start, long count, GupFlags flags, bool isOnly)
+    public static GupPlan Fast(KernelState kernel, ulong start, long count, GupFlags flags, bool isOnly)
     {
         start &= PageGeometry.PageMask;
         if (count <= 0) return GupPlan.Done(GupResult.Of(0), StopReason.None);
         var length = (ulong)count << PageGeometry.PageShift;
         if (start + length < start)
         {
-            var wrapped = profile.FastWrapIsOverflow ? Errno.EOVERFLOW : GupResult.Of(0);
+            var wrapped = kernel.Profile.FastWrapIsOverflow ? Errno.EOVERFLOW : GupResult.Of(0);
             return GupPlan.Done(wrapped, StopReason.AddressLimit);
         }
 
-        if (start + length > PageGeometry.TaskSize)
+        if (start + length > kernel.TaskSize)
         {
-            // The kernels measured ran on processors with five-level tables: nothing is mapped up to 2^56 (row 37).
-            var isRefused = !isOnly
-                || (profile.FastOnlyMayFail && start + length > PageGeometry.FiveLevelTaskSize);
+            var isRefused = !isOnly || kernel.Profile.FastOnlyMayFail;
             return GupPlan.Done(isRefused ? Errno.EFAULT : GupResult.Of(0), StopReason.AddressLimit);
         }
 

@@ -65,20 +65,30 @@ internal static class GupWalk
 
     /// <summary>
     /// Faults the pages of a range in without taking them (pages == NULL): populate, mlock. A fault may drop the lock;
-    /// the walk then goes on from its page at once, since nothing else runs in between here.
+    /// the walk then goes on from its page at once, since nothing else runs in between here. A fault of a handler
+    /// outside ends the walk, which <see cref="WalkEnd.Parks"/> at the page behind those that it has.
     /// </summary>
-    public static WalkEnd Populate(KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags)
+    /// <param name="kernel">The machine's memory.</param>
+    /// <param name="space">Whose pages.</param>
+    /// <param name="start">First byte; its page is the first page.</param>
+    /// <param name="count">Pages.</param>
+    /// <param name="flags">GUP flags.</param>
+    /// <param name="mayUnlock">The caller can let mmap_lock go; if not, a handler outside is not asked.</param>
+    public static WalkEnd Populate(
+        KernelState kernel, AddressSpace space, ulong start, long count, GupFlags flags, bool mayUnlock = true)
     {
         const int retryLimit = 64;
         var nothing = default(RunWriter);
         var total = 0L;
         for (var attempt = 0; ; attempt++)
         {
-            var unlockable = attempt < retryLimit ? GupFlags.Unlockable : GupFlags.None;
+            var unlockable = mayUnlock && attempt < retryLimit ? GupFlags.Unlockable : GupFlags.None;
             var from = start + ((ulong)total << PageGeometry.PageShift);
             var end = Walk(kernel, space, from, ref count, flags | unlockable, ref nothing, out _, out var taken);
             total += taken;
             if (count == 0 || end.Error != Errno.None || !end.IsLockDropped) return end with { Pages = total };
+            var at = start + ((ulong)total << PageGeometry.PageShift);
+            if (end.Parks && kernel.Served.Open(space, at) is not null) return end with { Pages = total };
         }
     }
 
@@ -128,7 +138,7 @@ internal static class GupWalk
     {
         var isPopulate = (flags & GupFlags.MadvPopulate) != 0;
         vma = space.Vmas.Find(address);
-        reason = address >= PageGeometry.TaskSize ? StopReason.AddressLimit : StopReason.Hole;
+        reason = address >= space.TaskSize ? StopReason.AddressLimit : StopReason.Hole;
         if (vma is null) return isPopulate ? Errno.ENOMEM : Errno.EFAULT;
         var error = VmaCheck.Check(kernel, vma, flags, out reason);
         return error == Errno.None || !isPopulate ? error : Errno.EINVAL;

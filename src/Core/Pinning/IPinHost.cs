@@ -1,4 +1,5 @@
 using FramePin.Core.Abi;
+using FramePin.Core.Addressing;
 using FramePin.Core.Kernel;
 
 namespace FramePin.Core.Pinning;
@@ -11,6 +12,9 @@ namespace FramePin.Core.Pinning;
 public interface IPinHost
 {
     KernelProfile Profile { get; }
+
+    /// <summary>TASK_SIZE_MAX of the machine's processor, in bytes.</summary>
+    ulong TaskSize { get; }
 
     /// <summary>frame_vector_create: null for 0 slots and above 134,217,727. The caller destroys it.</summary>
     FrameVector? CreateVector(long slots);
@@ -36,18 +40,29 @@ public interface IPinHost
         where TQuery : IQuery<TResult>, allows ref struct;
 }
 
+/// <summary>
+/// Waits, without a turn, at a fault of a handler outside or of the fault plan: true when the fault may be tried anew,
+/// false when the caller was killed.
+/// </summary>
+/// <param name="space">The address space of the fault.</param>
+/// <param name="address">Its address, in bytes.</param>
+public delegate bool FaultWait(SpaceId space, ulong address);
+
 /// <summary>What calls made of several pins have in common.</summary>
 public static class PinHostExtensions
 {
     /// <summary>
-    /// A pin inside a call that answers at once: where it would have to wait it ends, with the pages that it has.
+    /// A pin inside a call that answers when all is done. Where it has to wait it does so by <paramref name="wait"/>;
+    /// without that it is killed there, and ends with the pages that it has.
     /// </summary>
-    public static GupResult PinAtOnce(this IPinHost host, in PinRequest request, FrameVector vector)
+    public static GupResult PinToEnd(
+        this IPinHost host, in PinRequest request, FrameVector vector, FaultWait? wait)
     {
         var outcome = host.Pin(request, vector);
         while (outcome.Parked is { } parked)
         {
-            var resume = new ResumePinCall(parked.Id, IsKilled: true);
+            var goesOn = wait is not null && wait(parked.Space, parked.Address);
+            var resume = new ResumePinCall(parked.Id, IsKilled: !goesOn);
             if (host.Execute<ResumePinCall, PinOutcome?>(resume) is not { } ended) break;
             outcome = ended;
         }

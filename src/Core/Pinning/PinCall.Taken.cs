@@ -16,7 +16,7 @@ public readonly partial record struct PinCall : IInvalidating
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
         var kernel = turn.Kernel;
-        var plan = PinOperation.PlanByArguments(kernel.Profile, Request, Slots);
+        var plan = PinOperation.PlanByArguments(kernel, Request, Slots);
         if (!plan.Walks) return;
         var start = plan.Start & PageGeometry.PageMask;
         var space = kernel.Space(Request.Space);

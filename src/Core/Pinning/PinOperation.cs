@@ -102,7 +102,7 @@ internal sealed class PinOperation
     public static BegunPin Begin(KernelState kernel, in PinRequest request, FrameVector vector, bool? metFork)
     {
         if (request.IsHelper && VaddrFrames.NeedsTurn(kernel.Profile)) return BegunPin.NeedsTurn();
-        var plan = PlanByArguments(kernel.Profile, request, vector.Allocated);
+        var plan = PlanByArguments(kernel, request, vector.Allocated);
         if (!plan.Walks || plan.Path is GupPath.Locked or GupPath.Unlocked)
             return BeginWithoutWalk(kernel, request, vector);
         var space = kernel.Space(request.Space);
@@ -120,7 +120,7 @@ internal sealed class PinOperation
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static BegunPin BeginWithoutWalk(KernelState kernel, in PinRequest request, FrameVector vector)
     {
-        var plan = PlanByArguments(kernel.Profile, request, vector.Allocated);
+        var plan = PlanByArguments(kernel, request, vector.Allocated);
         var isPinOfHelper = request.IsHelper && request.Count > 0;
         if (!request.IsHelper || isPinOfHelper) vector.Reset();
         if (plan.Walks || isPinOfHelper) vector.IsPinned = request.IsHelper || GupCalls.IsPin(request.RawCall);
@@ -165,22 +165,22 @@ internal sealed class PinOperation
     /// <summary>
     /// The plan as far as the arguments alone decide it. In era A the helper's flags are those of any range of pages.
     /// </summary>
-    internal static GupPlan PlanByArguments(KernelProfile profile, in PinRequest request, long slots)
+    internal static GupPlan PlanByArguments(KernelState kernel, in PinRequest request, long slots)
     {
         if (!request.IsHelper)
         {
             var wanted = Math.Min(request.Count, slots);
-            return GupCalls.Plan(profile, request.RawCall, request.Start, wanted, request.Flags, request.Locked);
+            return GupCalls.Plan(kernel, request.RawCall, request.Start, wanted, request.Flags, request.Locked);
         }
 
         if (request.Count <= 0) return GupPlan.Done(GupResult.Of(0), StopReason.None);
-        return VaddrFrames.Plan(profile, request.Start, Math.Min(request.Count, slots), request.Flags);
+        return VaddrFrames.Plan(kernel, request.Start, Math.Min(request.Count, slots), request.Flags);
     }
 
     private GupPlan Plan(KernelState kernel, in PinRequest request, FrameVector vector)
     {
         if (!request.IsHelper || request.Count <= 0 || !VaddrFrames.NeedsTurn(kernel.Profile))
-            return PlanByArguments(kernel.Profile, request, vector.Allocated);
+            return PlanByArguments(kernel, request, vector.Allocated);
         if (Space.Exited) return GupPlan.Done(Errno.EFAULT, StopReason.Hole);
         vector.Reset();
         var count = Math.Min(request.Count, vector.Allocated);

@@ -31,7 +31,7 @@ public readonly record struct PinnableQuery(SpaceId Space, ulong Start, long Cou
         var isFast = true;
         for (var page = 0L; page < Count; page++, address += PageGeometry.PageSize)
         {
-            if (space.Exited || address >= PageGeometry.TaskSize || space.Vmas.Find(address) is not { } vma)
+            if (space.Exited || address >= space.TaskSize || space.Vmas.Find(address) is not { } vma)
                 return (page, StopReason.Hole);
             var entry = space.PageTable.Read(address);
             isFast = isFast && GupFast.Takes(kernel, entry, full);

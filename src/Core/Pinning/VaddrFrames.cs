@@ -21,9 +21,10 @@ internal static class VaddrFrames
     /// Eras B to D: a range is pinned by the fast call. Before 6.2 a wrapped range makes the pin answer 0, which the
     /// helper turns into -EFAULT (Semantics 0).
     /// </summary>
-    public static GupPlan Plan(KernelProfile profile, ulong start, long count, GupFlags asked) =>
+    public static GupPlan Plan(KernelState kernel, ulong start, long count, GupFlags asked) =>
         GupCalls.Fast(
-            profile, start, count, FlagsOf(profile.Era, asked) | (profile.HelperPins ? GupFlags.Pin : GupFlags.Get),
+            kernel, start, count,
+            FlagsOf(kernel.Profile.Era, asked) | (kernel.Profile.HelperPins ? GupFlags.Pin : GupFlags.Get),
             isOnly: false);
 
     /// <summary>Era A: decides by the first area. Under the turn; <paramref name="vector"/> is empty.</summary>

@@ -14,6 +14,12 @@ namespace FramePin.Core.Syscalls;
 /// <returns>The child's number.</returns>
 public readonly partial record struct ForkCall(SpaceId Space, string ChildName) : ISyscall<ForkCall>
 {
+    /// <summary>
+    /// Most frames of pinned pages whose bytes are copied in the turn of this command; 0 for all. For the rest the
+    /// caller runs <see cref="CopyForkedCall"/> until nothing is left, before it lets anybody reach the child.
+    /// </summary>
+    public long CopiesAtOnce { get; init; }
+
     public SyscallResult Run(in Turn turn)
     {
         var kernel = turn.Kernel;
@@ -22,13 +28,15 @@ public readonly partial record struct ForkCall(SpaceId Space, string ChildName) 
         if (CreateSpaceCall.Make(kernel, ChildName, parent.Layout, task) is not { } child) return Errno.ENOMEM;
         var error = Run(kernel, parent, child);
         if (error != Errno.None) return error;
+        kernel.Part<ForkCopies>().Copy(kernel, child.Id, (ulong)Math.Max(CopiesAtOnce, 0));
         foreach (var hook in kernel.Forked) hook(parent, child);
         return SyscallResult.Ok((ulong)child.Id.Value);
     }
 
-    public void Write(CommandWriter writer) => writer.Add(Space).Add(ChildName);
+    public void Write(CommandWriter writer) => writer.Add(Space).Add(ChildName).Add(CopiesAtOnce);
 
-    public static ForkCall Read(ref CommandReader reader) => new(reader.Space(), reader.Name());
+    public static ForkCall Read(ref CommandReader reader) =>
+        new(reader.Space(), reader.Name()) { CopiesAtOnce = reader.I64() };
 
     /// <summary>
     /// Fills the empty <paramref name="child"/> from <paramref name="parent"/>. On -ENOMEM the child is torn down again
@@ -118,13 +126,17 @@ public readonly partial record struct ForkCall(SpaceId Space, string ChildName) 
         return Errno.None;
     }
 
-    /// <summary>copy_present_page: the child gets its own page at once, the parent keeps the pinned one.</summary>
+    /// <summary>
+    /// copy_present_page: the child gets its own page at once, the parent keeps the pinned one. The bytes come behind
+    /// the walk.
+    /// </summary>
     private static Errno CopyPinned(
         KernelState kernel, AddressSpace child, Vma copy, ulong address, ulong entry, int order, LeafSlot into)
     {
         var fresh = copy.IsHugeTlb
-            ? kernel.TakeHuge(order, fromReserve: false)
-            : kernel.AllocatePage(child, address, AllocationContext.Movable, FrameFlags.Anon);
+            ? kernel.TakeHuge(order, fromReserve: false, isOverwritten: true)
+            : kernel.AllocatePage(
+                child, address, AllocationContext.Movable, FrameFlags.Anon, isOverwritten: true);
         if (fresh is not { } pfn) return Errno.ENOMEM;
         // copy_mc_user_highpage: a copy that meets broken memory fails the fork.
         if ((kernel.Memory.Frames[Pte.PfnOf(entry)].Flags & FrameFlags.HwPoison) != 0)
@@ -133,8 +145,7 @@ public readonly partial record struct ForkCall(SpaceId Space, string ChildName) 
             return Errno.ENOMEM;
         }
 
-        if (order > 0) HugeTlb.CopyHuge(kernel, Pte.PfnOf(entry), pfn, order);
-        else kernel.Memory.Bytes.Of(Pte.PfnOf(entry)).CopyTo(kernel.Memory.Bytes.Of(pfn));
+        kernel.Part<ForkCopies>().Add(kernel, child.Id, Pte.PfnOf(entry), pfn, order);
         kernel.Memory.Frames[pfn].Flags |= FrameFlags.Anon;
         kernel.Memory.Frames[pfn].MapCount = 1;
         Rmap.AddNewAnon(kernel, copy, address, pfn);
@@ -161,6 +172,7 @@ public readonly partial record struct ExitCall(SpaceId Space) : ISyscall<ExitCal
 
     internal static void Run(KernelState kernel, AddressSpace space)
     {
+        kernel.Part<ForkCopies>().Drop(kernel, space.Id);
         foreach (var vma in space.Vmas.All) Mapping.Zap(kernel, space, vma, vma.Start, vma.End);
         foreach (var vma in space.Vmas.TakeAll())
         {

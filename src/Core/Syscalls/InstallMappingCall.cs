@@ -40,7 +40,7 @@ public readonly record struct InstallMappingCall(SpaceId Space, InstalledMapping
         }
 
         var range = mapping.Range;
-        if (range.IsEmpty || range.End > PageGeometry.TaskSize) return Errno.EINVAL;
+        if (range.IsEmpty || range.End > space.TaskSize) return Errno.EINVAL;
         if (((range.Start | range.End | mapping.Offset) & ~PageGeometry.PageMask) != 0) return Errno.EINVAL;
         if (space.Vmas.Intersects(range)) return Errno.EEXIST;
         if (mapping.Kind == InstalledKind.Stack) space.StackStart = range.End - PageGeometry.PageSize;

@@ -17,15 +17,15 @@ public readonly partial record struct MadviseCall : IInvalidating
         if (!IsKnown(kernel, Advice) || (Advice == Advice.HwPoison && !space.Task.IsAdmin)) return;
         if (Advice == Advice.PopulateWrite)
         {
-            var pages = (long)TakenRanges.Reachable(Start, Length).Pages;
+            var pages = (long)TakenRanges.Reachable(kernel.TaskSize, Start, Length).Pages;
             TakenRanges.AddStores(kernel, Space, Start, pages, taken);
             return;
         }
 
-        foreach (var vma in space.Vmas.Overlapping(TakenRanges.Reachable(Start, Length)))
+        foreach (var vma in space.Vmas.Overlapping(TakenRanges.Reachable(kernel.TaskSize, Start, Length)))
         {
             // The call stops at the first area that refuses; the areas before it have changed.
-            var part = vma.Range.Intersect(TakenRanges.Reachable(Start, Length));
+            var part = vma.Range.Intersect(TakenRanges.Reachable(kernel.TaskSize, Start, Length));
             if (IsRefusedBySeal(vma, Advice) || !TryAdd(kernel, space, vma, part, taken)) return;
         }
     }

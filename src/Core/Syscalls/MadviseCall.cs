@@ -223,6 +223,13 @@ public readonly partial record struct MadviseCall(SpaceId Space, ulong Start, ul
         var flags = GupFlags.Touch | GupFlags.HwPoison | GupFlags.MadvPopulate
             | (advice == Advice.PopulateWrite ? GupFlags.Write : 0);
         var walked = GupWalk.Populate(kernel, space, start, (long)((end - start) >> PageGeometry.PageShift), flags);
+        if (walked.Parks)
+        {
+            var kind = advice == Advice.PopulateWrite ? CallRestKind.PopulateWrite : CallRestKind.PopulateRead;
+            var at = start + ((ulong)walked.Pages << PageGeometry.PageShift);
+            return SyscallResult.Wait(new CallRest(at, end, kind, 0));
+        }
+
         return walked.Error == Errno.None ? SyscallResult.Ok() : SyscallResult.Fail(walked.Error, walked.Pages > 0);
     }
 
@@ -235,6 +242,7 @@ public readonly partial record struct MadviseCall(SpaceId Space, ulong Start, ul
         for (var address = start; address < end;)
         {
             var walked = GupWalk.Populate(kernel, space, address, 1, GupFlags.Touch);
+            if (walked.Parks) return SyscallResult.Wait(new CallRest(address, end, CallRestKind.HwPoison, 0));
             if (walked.Error != Errno.None) return SyscallResult.Fail(walked.Error, address > start);
             var slot = space.PageTable.Find(address);
             var entry = space.PageTable[slot];

@@ -48,14 +48,16 @@ internal static class MlockCalls
         var onFault = (flags & MlockOnFault) != 0 ? VmFlags.LockOnFault : 0;
         var error = Apply(kernel, space, range, VmFlags.Locked | onFault, out var isPartial);
         if (error != Errno.None) return SyscallResult.Fail(error, isPartial);
-        return Populate(kernel, space, range) switch
-        {
-            Errno.None => SyscallResult.Ok(),
-            Errno.EFAULT => SyscallResult.Fail(Errno.ENOMEM, isPartial: true),
-            Errno.ENOMEM => SyscallResult.Fail(Errno.EAGAIN, isPartial: true),
-            var other => SyscallResult.Fail(other, isPartial: true),
-        };
+        return Populate(kernel, space, range, CallRestKind.Mlock);
     }
+
+    /// <summary>__mlock_posix_error_return.</summary>
+    private static Errno ErrnoOfMlock(Errno populated) => populated switch
+    {
+        Errno.EFAULT => Errno.ENOMEM,
+        Errno.ENOMEM => Errno.EAGAIN,
+        _ => populated,
+    };
 
     public static SyscallResult Unlock(KernelState kernel, AddressSpace space, ulong start, ulong length)
     {
@@ -79,8 +81,7 @@ internal static class MlockCalls
         if (!isCurrent) return SyscallResult.Ok();
         var onFault = (flags & MclOnFault) != 0 ? VmFlags.LockOnFault : 0;
         foreach (var vma in space.Vmas.All.ToList()) LockOne(kernel, space, vma, vma.Range, VmFlags.Locked | onFault);
-        foreach (var vma in space.Vmas.All.ToList()) Populate(kernel, space, vma.Range);
-        return SyscallResult.Ok();
+        return Populate(kernel, space, new AddressRange(0, space.TaskSize), CallRestKind.Populate);
     }
 
     public static SyscallResult UnlockAll(KernelState kernel, AddressSpace space)
@@ -91,22 +92,50 @@ internal static class MlockCalls
         return SyscallResult.Ok();
     }
 
-    /// <summary>__mm_populate: faults pages in as they will be used; the first area that fails ends it.</summary>
-    public static Errno Populate(KernelState kernel, AddressSpace space, AddressRange range)
+    /// <summary>
+    /// __mm_populate: faults pages in as they will be used. The caller has let mmap_lock go, and waits for a handler
+    /// outside.
+    /// </summary>
+    /// <param name="kernel">The machine's memory.</param>
+    /// <param name="space">Whose pages.</param>
+    /// <param name="range">The range; holes are passed over.</param>
+    /// <param name="kind">mlock, which the first area that fails ends, or mm_populate, which goes on behind it.</param>
+    /// <param name="value">The answer when it is done.</param>
+    public static SyscallResult Populate(
+        KernelState kernel, AddressSpace space, AddressRange range, CallRestKind kind, ulong value = 0)
     {
         foreach (var vma in space.Vmas.Overlapping(range))
         {
-            if (vma.HasAny(VmFlags.Io | VmFlags.PfnMap | VmFlags.LockOnFault)) continue;
             var part = vma.Range.Intersect(range);
-            var flags = GupFlags.Touch;
-            if ((vma.Flags & (VmFlags.Write | VmFlags.Shared)) == VmFlags.Write) flags |= GupFlags.Write;
-            if (vma.HasAny(VmFlags.AccessMask)) flags |= GupFlags.Force;
-            var walked = GupWalk.Populate(
-                kernel, space, part.Start, (long)(part.Length >> PageGeometry.PageShift), flags);
-            if (walked.Error != Errno.None) return walked.Error;
+            var walked = PopulateArea(kernel, space, vma, part, mayUnlock: true);
+            if (walked.Parks)
+            {
+                var at = part.Start + ((ulong)walked.Pages << PageGeometry.PageShift);
+                return SyscallResult.Wait(new CallRest(at, range.End, kind, value));
+            }
+
+            if (walked.Error != Errno.None && kind == CallRestKind.Mlock)
+                return SyscallResult.Fail(ErrnoOfMlock(walked.Error), isPartial: true);
         }
 
-        return Errno.None;
+        return SyscallResult.Ok(value);
+    }
+
+    /// <summary>populate_vma_page_range.</summary>
+    /// <param name="kernel">The machine's memory.</param>
+    /// <param name="space">Whose pages.</param>
+    /// <param name="vma">The area.</param>
+    /// <param name="part">A part of it.</param>
+    /// <param name="mayUnlock">The caller can let mmap_lock go.</param>
+    public static WalkEnd PopulateArea(
+        KernelState kernel, AddressSpace space, Vma vma, AddressRange part, bool mayUnlock)
+    {
+        if (vma.HasAny(VmFlags.Io | VmFlags.PfnMap | VmFlags.LockOnFault)) return default;
+        var flags = GupFlags.Touch;
+        if ((vma.Flags & (VmFlags.Write | VmFlags.Shared)) == VmFlags.Write) flags |= GupFlags.Write;
+        if (vma.HasAny(VmFlags.AccessMask)) flags |= GupFlags.Force;
+        return GupWalk.Populate(
+            kernel, space, part.Start, (long)(part.Length >> PageGeometry.PageShift), flags, mayUnlock);
     }
 
     private static AddressRange Round(ulong start, ulong length)

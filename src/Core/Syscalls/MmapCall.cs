@@ -121,7 +121,7 @@ public readonly partial record struct MmapCall(
         if (error != Errno.None) return error;
         var result = Run(kernel, space, request, hugeOrder);
         // The file that PrepareHuge made goes with a call that fails.
-        if (!result.IsOk) kernel.DropIfUnused(request.File);
+        if (!result.IsOk && result.Rest is null) kernel.DropIfUnused(request.File);
         return result;
     }
 
@@ -180,7 +180,7 @@ public readonly partial record struct MmapCall(
         KernelState kernel, AddressSpace space, MmapRequest request, ulong address, ulong length, MapFlags flags,
         int hugeOrder)
     {
-        if (length > PageGeometry.TaskSize) return Errno.ENOMEM;
+        if (length > space.TaskSize) return Errno.ENOMEM;
         if ((flags & MapFlags.Fixed) == 0)
         {
             var file = request.File is { Kind: FileKind.HugeTlb } ? null : request.File;
@@ -197,7 +197,7 @@ public readonly partial record struct MmapCall(
         if (!PageGeometry.IsAligned(address, PageGeometry.PageSize << hugeOrder) && hugeOrder > 0) return Errno.EINVAL;
         // get_unmapped_area answers by a pointer: an address among the last 4095 reads as the errno of its distance.
         if (address > LastPage) return (Errno)(0 - address);
-        if (address > PageGeometry.TaskSize - length) return Errno.ENOMEM;
+        if (address > space.TaskSize - length) return Errno.ENOMEM;
         if (!PageGeometry.IsAligned(address, PageGeometry.PageSize)) return Errno.EINVAL;
         if (address < PageGeometry.MmapMinAddress && !space.Task.CanMapLow) return Errno.EPERM;
         return SyscallResult.Ok(address);
@@ -355,8 +355,9 @@ public readonly partial record struct MmapCall(
             space.Link(vma);
         }
 
-        if (populates) MlockCalls.Populate(kernel, space, range);
-        return SyscallResult.Ok(range.Start);
+        return populates
+            ? MlockCalls.Populate(kernel, space, range, CallRestKind.Populate, range.Start)
+            : SyscallResult.Ok(range.Start);
     }
 
     /// <summary>The refusals of a file's own mmap method, which is asked when the old areas are gone.</summary>

@@ -96,7 +96,7 @@ public readonly partial record struct MprotectCall(SpaceId Space, ulong Start, u
         if (!Mapping.ChangeProtection(kernel, space, vma, start, end)) return Errno.ENOMEM;
         // Locked private memory that becomes writable is copied now rather than at a later fault.
         if (wasLockedPrivate && (flags & VmFlags.Write) != 0)
-            MlockCalls.Populate(kernel, space, new AddressRange(start, end));
+            MlockCalls.PopulateArea(kernel, space, vma, new AddressRange(start, end), mayUnlock: false);
         return Errno.None;
     }
 }

@@ -37,7 +37,7 @@ public readonly partial record struct MremapCall : IInvalidating, IMemoryMapping
             if (newLength == oldLength) return;
             if (newLength < oldLength)
             {
-                var tail = TakenRanges.Aligned(Address + newLength, oldLength - newLength);
+                var tail = TakenRanges.Aligned(space.TaskSize, Address + newLength, oldLength - newLength);
                 TakenRanges.AddMapped(space, tail, TakeCause.Mremap, taken);
                 return;
             }

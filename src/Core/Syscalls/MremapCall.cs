@@ -127,10 +127,10 @@ public readonly partial record struct MremapCall(
 
     private static Errno CheckArguments(AddressSpace space, Request request)
     {
-        if (request.NewLength is 0 or > PageGeometry.TaskSize) return Errno.EINVAL;
+        if (request.NewLength == 0 || request.NewLength > space.TaskSize) return Errno.EINVAL;
         if (!request.IsFixed && !request.KeepsOld) return Errno.None;
         if (!IsPageAligned(request.NewAddress)) return Errno.EINVAL;
-        if (request.NewAddress > PageGeometry.TaskSize - request.NewLength) return Errno.EINVAL;
+        if (request.NewAddress > space.TaskSize - request.NewLength) return Errno.EINVAL;
         if (!request.MayMove) return Errno.EINVAL;
         if (request.KeepsOld && request.OldLength != request.NewLength) return Errno.EINVAL;
         var target = new AddressRange(request.NewAddress, request.NewAddress + request.NewLength);
@@ -180,8 +180,10 @@ public readonly partial record struct MremapCall(
             (extension.Start, extension.End) = (end, end + growth);
             if (VmaMerge.CanJoin(vma, extension)) VmaMerge.InsertOrMerge(space, extension);
             else vma.End += growth;
-            if (vma.Has(VmFlags.Locked)) MlockCalls.Populate(kernel, space, new AddressRange(end, end + growth));
-            return SyscallResult.Ok(request.Address);
+            return vma.Has(VmFlags.Locked)
+                ? MlockCalls.Populate(
+                    kernel, space, new AddressRange(end, end + growth), CallRestKind.Populate, request.Address)
+                : SyscallResult.Ok(request.Address);
         }
 
         if (!request.MayMove) return Errno.ENOMEM;
@@ -206,7 +208,7 @@ public readonly partial record struct MremapCall(
     private static bool CanGrow(AddressSpace space, Vma vma, ulong growth)
     {
         var end = vma.End + growth;
-        if (end < vma.End || end > PageGeometry.TaskSize) return false;
+        if (end < vma.End || end > space.TaskSize) return false;
         return space.Vmas.FindFrom(vma.End) is not { } next || end <= next.Start;
     }
 
@@ -296,10 +298,9 @@ public readonly partial record struct MremapCall(
         if (request.KeepsOld) LeaveOld(space, request);
         else if (request.OldLength > 0) MunmapCall.Unmap(kernel, space, request.Old);
         // Only what the move added is filled.
-        if (merged.Has(VmFlags.Locked) && request.NewLength > request.OldLength)
-            MlockCalls.Populate(
-                kernel, space, new AddressRange(target + request.OldLength, target + request.NewLength));
-        return SyscallResult.Ok(target);
+        if (!merged.Has(VmFlags.Locked) || request.NewLength <= request.OldLength) return SyscallResult.Ok(target);
+        var added = new AddressRange(target + request.OldLength, target + request.NewLength);
+        return MlockCalls.Populate(kernel, space, added, CallRestKind.Populate, target);
     }
 
     /// <summary>MREMAP_DONTUNMAP: the old area stays, empty, unlocked, and may be faulted anew.</summary>

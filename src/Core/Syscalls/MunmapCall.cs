@@ -21,7 +21,7 @@ public readonly partial record struct MunmapCall(SpaceId Space, ulong Start, ulo
     internal static SyscallResult Run(KernelState kernel, AddressSpace space, ulong start, ulong length)
     {
         if (!PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
-        if (start > PageGeometry.TaskSize || length > PageGeometry.TaskSize - start) return Errno.EINVAL;
+        if (start > space.TaskSize || length > space.TaskSize - start) return Errno.EINVAL;
         length = PageGeometry.AlignUp(length, PageGeometry.PageSize);
         if (length == 0) return Errno.EINVAL;
         var error = Unmap(kernel, space, new AddressRange(start, start + length));
@@ -44,7 +44,7 @@ public readonly partial record struct MunmapCall(SpaceId Space, ulong Start, ulo
         }
 
         var floor = space.Vmas.Before(range.Start)?.End ?? 0;
-        var ceiling = space.Vmas.FindFrom(range.End)?.Start ?? PageGeometry.TaskSize;
+        var ceiling = space.Vmas.FindFrom(range.End)?.Start ?? ulong.MaxValue;
         space.PageTable.Prune(range.Start, range.End, floor, ceiling);
         return Errno.None;
     }

@@ -43,6 +43,7 @@ public readonly record struct RemapFilePagesCall(
             Opening = vma.Opening,
             PageOffset = PageOffset,
         });
+        if (result.Rest is { } rest) return SyscallResult.Wait(rest with { Value = 0 });
         return result.IsOk ? SyscallResult.Ok() : result;
     }
 

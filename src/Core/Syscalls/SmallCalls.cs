@@ -15,7 +15,7 @@ namespace FramePin.Core.Syscalls;
 public readonly partial record struct BrkCall(SpaceId Space, ulong Wanted) : ISyscall<BrkCall>
 {
     public SyscallResult Run(in Turn turn) => turn.Kernel.Space(Space) is { Exited: false } space
-        ? SyscallResult.Ok(Run(turn.Kernel, space, Wanted))
+        ? Run(turn.Kernel, space, Wanted)
         : Errno.ESRCH;
 
     public void Write(CommandWriter writer) => writer.Add(Space).Add(Wanted);
@@ -23,20 +23,22 @@ public readonly partial record struct BrkCall(SpaceId Space, ulong Wanted) : ISy
     public static BrkCall Read(ref CommandReader reader) =>
         new(reader.Space(), reader.U64());
 
-    internal static ulong Run(KernelState kernel, AddressSpace space, ulong wanted)
+    private static SyscallResult Run(KernelState kernel, AddressSpace space, ulong wanted)
     {
-        if (wanted < space.Layout.StartBrk) return space.Brk;
+        if (wanted < space.Layout.StartBrk) return SyscallResult.Ok(space.Brk);
         var old = space.Brk;
         var task = space.Task;
         if (task.RlimitData != TaskState.Unlimited
             && wanted - space.Layout.StartBrk + space.Layout.DataSize > task.RlimitData)
-            return old;
+            return SyscallResult.Ok(old);
         var from = PageGeometry.AlignUp(old, PageGeometry.PageSize);
         var to = PageGeometry.AlignUp(wanted, PageGeometry.PageSize);
         if (from != to && !(wanted <= old ? Shrink(kernel, space, from, to) : Grow(kernel, space, from, to)))
-            return old;
+            return SyscallResult.Ok(old);
         space.Brk = wanted;
-        return wanted;
+        return space.LocksFuture && to > from
+            ? MlockCalls.Populate(kernel, space, new AddressRange(from, to), CallRestKind.Populate, wanted)
+            : SyscallResult.Ok(wanted);
     }
 
     private static bool Shrink(KernelState kernel, AddressSpace space, ulong from, ulong to)
@@ -48,7 +50,7 @@ public readonly partial record struct BrkCall(SpaceId Space, ulong Wanted) : ISy
     private static bool Grow(KernelState kernel, AddressSpace space, ulong from, ulong to)
     {
         // check_brk_limits. A break on one of the last 4095 addresses is rounded to 0, and to - from is past any limit.
-        if (to - from > PageGeometry.TaskSize || to > PageGeometry.TaskSize) return false;
+        if (to - from > space.TaskSize || to > space.TaskSize) return false;
         var next = space.Vmas.FindFrom(from);
         if (next is not null && to + PageGeometry.PageSize > Placement.GuardedStart(next)) return false;
         const VmFlags flags = VmFlags.Read | VmFlags.Write | VmFlags.MayRead | VmFlags.MayWrite | VmFlags.MayExec
@@ -66,7 +68,6 @@ public readonly partial record struct BrkCall(SpaceId Space, ulong Wanted) : ISy
             Flags = flags | locked | kernel.NewArea,
             PageOffset = from >> PageGeometry.PageShift,
         });
-        if (locked != 0) MlockCalls.Populate(kernel, space, new AddressRange(from, to));
         return true;
     }
 }
@@ -115,7 +116,7 @@ public readonly record struct MsyncCall(SpaceId Space, ulong Start, ulong Length
     /// <summary>Write-back takes the write right of the file's pages in every shared mapping.</summary>
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
-        var range = TakenRanges.Reachable(Start, Length);
+        var range = TakenRanges.Reachable(turn.Kernel.TaskSize, Start, Length);
         if ((Flags & MsyncFlags.Sync) == 0 || turn.Kernel.Space(Space) is not { Exited: false } space) return;
         foreach (var vma in space.Vmas.Overlapping(range))
         {
@@ -210,7 +211,7 @@ public readonly ref struct MincoreQuery(SpaceId space, ulong start, ulong length
         KernelState kernel, AddressSpace space, ulong start, ulong length, Span<byte> residency)
     {
         if (!PageGeometry.IsAligned(start, PageGeometry.PageSize)) return Errno.EINVAL;
-        if (start > PageGeometry.TaskSize || length > PageGeometry.TaskSize - start) return Errno.ENOMEM;
+        if (start > space.TaskSize || length > space.TaskSize - start) return Errno.ENOMEM;
         var pages = PageGeometry.PagesOf(length);
         for (var page = 0UL; page < pages; page++)
         {

@@ -78,8 +78,8 @@ internal static class TakenRanges
         KernelState kernel, SpaceId id, ulong start, long pages, ICollection<TakenRange> taken)
     {
         start &= PageGeometry.PageMask;
-        if (pages <= 0 || start >= PageGeometry.TaskSize) return;
-        var most = (PageGeometry.TaskSize - start) >> PageGeometry.PageShift;
+        if (pages <= 0 || start >= kernel.TaskSize) return;
+        var most = (kernel.TaskSize - start) >> PageGeometry.PageShift;
         var end = start + (Math.Min((ulong)pages, most) << PageGeometry.PageShift);
         var space = kernel.Space(id);
         // The program ends at the first page that it may not store to. A store below a stack makes the stack grow.
@@ -103,10 +103,10 @@ internal static class TakenRanges
     }
 
     /// <summary>A page-aligned range of a call; empty where the kernel refuses it.</summary>
-    public static AddressRange Aligned(ulong start, ulong length)
+    public static AddressRange Aligned(ulong taskSize, ulong start, ulong length)
     {
-        if (!PageGeometry.IsAligned(start, PageGeometry.PageSize) || start > PageGeometry.TaskSize) return default;
-        if (length > PageGeometry.TaskSize - start) return default;
+        if (!PageGeometry.IsAligned(start, PageGeometry.PageSize) || start > taskSize) return default;
+        if (length > taskSize - start) return default;
         return new AddressRange(start, start + PageGeometry.AlignUp(length, PageGeometry.PageSize));
     }
 
@@ -114,18 +114,18 @@ internal static class TakenRanges
     /// A page-aligned range of a call that does what it can before it meets a hole; empty where the kernel refuses it
     /// at once. Nothing is mapped above the user address space.
     /// </summary>
-    public static AddressRange Reachable(ulong start, ulong length)
+    public static AddressRange Reachable(ulong taskSize, ulong start, ulong length)
     {
-        if (!PageGeometry.IsAligned(start, PageGeometry.PageSize) || start >= PageGeometry.TaskSize) return default;
+        if (!PageGeometry.IsAligned(start, PageGeometry.PageSize) || start >= taskSize) return default;
         var end = start + PageGeometry.AlignUp(length, PageGeometry.PageSize);
-        return end <= start ? default : new AddressRange(start, Math.Min(end, PageGeometry.TaskSize));
+        return end <= start ? default : new AddressRange(start, Math.Min(end, taskSize));
     }
 }
 
 public readonly partial record struct MunmapCall : IInvalidating
 {
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken) => TakenRanges.AddMapped(
-        turn.Kernel.Space(Space), TakenRanges.Aligned(Start, Length), TakeCause.Munmap, taken);
+        turn.Kernel.Space(Space), TakenRanges.Aligned(turn.Kernel.TaskSize, Start, Length), TakeCause.Munmap, taken);
 }
 
 public readonly partial record struct MmapCall : IInvalidating, IMemoryMapping
@@ -139,7 +139,7 @@ public readonly partial record struct MmapCall : IInvalidating, IMemoryMapping
         var kernel = turn.Kernel;
         if (kernel.Space(Space) is not { Exited: false } space || IsRefused(kernel, space)) return;
         var size = PageGeometry.PageSize << HugeOrder(kernel);
-        var range = TakenRanges.Aligned(Address, PageGeometry.AlignUp(Length, size));
+        var range = TakenRanges.Aligned(kernel.TaskSize, Address, PageGeometry.AlignUp(Length, size));
         TakenRanges.AddMapped(space, range, TakeCause.Mmap, taken);
     }
 
@@ -175,7 +175,7 @@ public readonly partial record struct MprotectCall : IInvalidating
     {
         var space = turn.Kernel.Space(Space);
         if ((Prot & ~(Prot.AccessMask | Prot.Sem | Prot.GrowsDown)) != 0) return;
-        var range = TakenRanges.Reachable(Start, Length);
+        var range = TakenRanges.Reachable(space.TaskSize, Start, Length);
         if ((Prot & Prot.GrowsDown) != 0)
         {
             if (space.Vmas.FindFrom(Start) is not { } stack || !stack.Has(VmFlags.GrowsDown)) return;
@@ -229,7 +229,7 @@ public readonly partial record struct ExitCall : IInvalidating
     public void AddTaken(in Turn turn, ICollection<TakenRange> taken)
     {
         if (turn.Kernel.Space(Space).Exited) return;
-        taken.Add(new TakenRange(Space, new AddressRange(0, PageGeometry.TaskSize), TakeCause.Exit));
+        taken.Add(new TakenRange(Space, new AddressRange(0, turn.Kernel.TaskSize), TakeCause.Exit));
     }
 }
 
@@ -295,7 +295,7 @@ public readonly partial record struct MlockAllCall : IInvalidating
         const uint current = 1;
         const uint onFault = 4;
         if ((Flags & (current | onFault)) != current) return;
-        var everything = new AddressRange(0, PageGeometry.TaskSize);
+        var everything = new AddressRange(0, turn.Kernel.TaskSize);
         TakenRanges.AddPopulated(turn.Kernel, turn.Kernel.Space(Space), everything, taken);
     }
 }

@@ -24,7 +24,7 @@ internal static class UffdCalls
         if (modes == UffdModes.None || (modes & ~(UffdModes.Missing | UffdModes.WriteProtect)) != 0)
             return Errno.EINVAL;
         var flags = FlagsOf(modes);
-        if (!IsValid(start, length, out var range)) return Errno.EINVAL;
+        if (!IsValid(space, start, length, out var range)) return Errno.EINVAL;
         var areas = space.Vmas.Overlapping(range).ToList();
         if (areas.Count == 0) return Errno.EINVAL;
         if (!IsHugeAligned(areas[0], start)) return Errno.EINVAL;
@@ -54,7 +54,7 @@ internal static class UffdCalls
     public static SyscallResult Unregister(KernelState kernel, Userfaultfd fd, ulong start, ulong length)
     {
         var space = fd.Space;
-        if (!IsValid(start, length, out var range)) return Errno.EINVAL;
+        if (!IsValid(space, start, length, out var range)) return Errno.EINVAL;
         var areas = space.Vmas.Overlapping(range).ToList();
         if (areas.Count == 0) return Errno.EINVAL;
         if (!IsHugeAligned(areas[0], start)) return Errno.EINVAL;
@@ -81,7 +81,7 @@ internal static class UffdCalls
     public static SyscallResult WriteProtect(KernelState kernel, Userfaultfd fd, ulong start, ulong length, bool isOn)
     {
         var space = fd.Space;
-        if (!IsValid(start, length, out var range)) return Errno.EINVAL;
+        if (!IsValid(space, start, length, out var range)) return Errno.EINVAL;
         var isPartial = false;
         foreach (var vma in space.Vmas.Overlapping(range).ToList())
         {
@@ -101,7 +101,7 @@ internal static class UffdCalls
     public static SyscallResult Fill(KernelState kernel, Userfaultfd fd, ulong address, ReadOnlySpan<byte> content)
     {
         var space = fd.Space;
-        if (!IsValid(address, PageGeometry.PageSize, out _)) return Errno.EINVAL;
+        if (!IsValid(space, address, PageGeometry.PageSize, out _)) return Errno.EINVAL;
         if (space.Vmas.Find(address) is not { } vma) return Errno.ENOENT;
         var isShared = vma.Has(VmFlags.Shared);
         // uffd_lock_vma prepares before anybody asks whether the area is registered.
@@ -196,10 +196,10 @@ internal static class UffdCalls
     private static bool IsHugeAligned(Vma vma, ulong address) =>
         !vma.IsHugeTlb || PageGeometry.IsAligned(address, PageGeometry.PageSize << vma.HugeOrder);
 
-    private static bool IsValid(ulong start, ulong length, out AddressRange range)
+    private static bool IsValid(AddressSpace space, ulong start, ulong length, out AddressRange range)
     {
         range = new AddressRange(start, start + length);
         return ((start | length) & ~PageGeometry.PageMask) == 0 && length != 0 && start >= PageGeometry.MmapMinAddress
-            && start < PageGeometry.TaskSize && length <= PageGeometry.TaskSize - start;
+            && start < space.TaskSize && length <= space.TaskSize - start;
     }
 }

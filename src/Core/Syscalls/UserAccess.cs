@@ -22,8 +22,13 @@ internal static class UserAccess
     public static UserSignal Touch(KernelState kernel, AddressSpace space, ulong address, bool isWrite, out Pfn pfn)
     {
         pfn = Pfn.Invalid;
-        if (address >= PageGeometry.TaskSize)
-            return IsCanonical(address) ? UserSignal.SigSegvMapErr : UserSignal.SigSegvNonCanonical;
+        if (address >= space.TaskSize)
+        {
+            return PageGeometry.IsCanonical(address, kernel.PageTableLevels)
+                ? UserSignal.SigSegvMapErr
+                : UserSignal.SigSegvNonCanonical;
+        }
+
         var vma = space.Vmas.FindFrom(address);
         if (vma is null) return UserSignal.SigSegvMapErr;
         if (vma.Start > address && (!vma.Has(VmFlags.GrowsDown) || !StackGrowth.Expand(kernel, space, vma, address)))
@@ -94,36 +99,47 @@ internal static class UserAccess
 
     /// <summary>
     /// fixup_user_fault (mm/gup.c; Semantics 3.5): faults one page in for somebody who holds mmap_lock and holds
-    /// it again afterwards; <paramref name="unlocked"/> says that it was dropped. Grows no stack.
+    /// it again afterwards. Grows no stack.
     /// </summary>
-    public static Errno FixupFault(
-        KernelState kernel, AddressSpace space, ulong address, bool isWrite, bool mayDropLock, out bool unlocked)
+    /// <param name="kernel">The machine's memory.</param>
+    /// <param name="space">Whose page.</param>
+    /// <param name="address">Any byte of the page.</param>
+    /// <param name="isWrite">Whether it is to be writable.</param>
+    /// <param name="wasUnlocked">A fault before has dropped the lock.</param>
+    /// <param name="mayDropLock">The caller can do without the lock; if not, a handler outside is not asked.</param>
+    /// <returns>1 when the lock was dropped, else 0; it waits where a handler outside is asked.</returns>
+    public static SyscallResult FixupFault(
+        KernelState kernel, AddressSpace space, ulong address, bool isWrite, bool wasUnlocked = false,
+        bool mayDropLock = true)
     {
-        unlocked = false;
-        var flags = (isWrite ? FaultFlags.Write : 0) | (mayDropLock ? FaultFlags.AllowRetry | FaultFlags.Killable : 0);
+        var unlocked = wasUnlocked;
+        var flags = (isWrite ? FaultFlags.Write : 0) | (mayDropLock ? FaultFlags.AllowRetry | FaultFlags.Killable : 0)
+            | (wasUnlocked ? FaultFlags.Tried : 0);
         while (true)
         {
-            if (space.Vmas.Find(address) is not { } vma) return Errno.EFAULT;
-            if (!vma.Has(isWrite ? VmFlags.Write : VmFlags.Read)) return Errno.EFAULT;
-            if (mayDropLock && space.Task.Pending == PendingSignal.Fatal) return Errno.EINTR;
+            if (space.Vmas.Find(address) is not { } vma) return SyscallResult.Fail(Errno.EFAULT, unlocked);
+            if (!vma.Has(isWrite ? VmFlags.Write : VmFlags.Read)) return SyscallResult.Fail(Errno.EFAULT, unlocked);
+            if (mayDropLock && space.Task.Pending == PendingSignal.Fatal)
+                return SyscallResult.Fail(Errno.EINTR, unlocked);
             var result = FaultHandler.Handle(
                 kernel, new FaultRequest(space, vma, address, flags, AllocationContext.Movable), out var parks);
             if ((result & VmFault.ErrorMask) != 0)
             {
-                if ((result & VmFault.Oom) != 0) return Errno.ENOMEM;
-                return Errno.EFAULT;
+                var error = (result & VmFault.Oom) != 0 ? Errno.ENOMEM : Errno.EFAULT;
+                return SyscallResult.Fail(error, unlocked);
             }
 
-            if ((result & VmFault.Retry) == 0) return Errno.None;
-            // Nothing waits here for a handler outside.
-            if (parks && kernel.Served.Open(space, address) is not null) return Errno.EFAULT;
+            if ((result & VmFault.Retry) == 0) return SyscallResult.Ok(unlocked ? 1UL : 0);
             unlocked = true;
+            if (parks && kernel.Served.Open(space, address) is not null)
+            {
+                var kind = isWrite ? CallRestKind.FixupWrite : CallRestKind.FixupRead;
+                return SyscallResult.Wait(new CallRest(address, address, kind, 1));
+            }
+
             flags |= FaultFlags.Tried;
         }
     }
-
-    /// <summary>The upper bits of an address are all alike, from bit 56 on (five-level tables).</summary>
-    private static bool IsCanonical(ulong address) => (long)address >> 56 is 0 or -1;
 
     private static UserSignal SignalOf(KernelState kernel, VmFault fault)
     {

@@ -35,6 +35,7 @@ internal sealed class AddressSpace
         Id = id;
         Name = name;
         PageTable = pageTable;
+        TaskSize = PageGeometry.TaskSizeOf(pageTable.Levels);
         Layout = layout;
         Task = task;
         Brk = layout.StartBrk;
@@ -47,6 +48,9 @@ internal sealed class AddressSpace
     public string Name { get; }
 
     internal PageTable PageTable { get; }
+
+    /// <summary>mm->task_size: the first byte behind what the address space may map.</summary>
+    internal ulong TaskSize { get; }
 
     /// <summary>
     /// Splits a huge leaf that an address would cut in two; false without room for a table. Given by the machine.

@@ -23,7 +23,7 @@ internal static class Placement
     /// Where a search upwards begins that the search downwards has left without an answer (mmap_legacy_base).
     /// </summary>
     private static readonly ulong LegacyBase =
-        PageGeometry.AlignUp(PageGeometry.TaskSize / 3, PageGeometry.PageSize);
+        PageGeometry.AlignUp(PageGeometry.MapWindow / 3, PageGeometry.PageSize);
 
     /// <summary>
     /// The address for a new mapping; -ENOMEM without room.
@@ -33,19 +33,21 @@ internal static class Placement
     /// <param name="request">What is to be placed.</param>
     public static SyscallResult Choose(AddressSpace space, KernelProfile profile, in PlacementRequest request)
     {
-        if (request.Length > PageGeometry.TaskSize) return Errno.ENOMEM;
+        if (request.Length > space.TaskSize) return Errno.ENOMEM;
         var (hint, length) = (request.Hint, request.Length);
         var alignment = PageGeometry.PageSize << request.HugeOrder;
         if (request.HugeOrder > 0 && !profile.HugeTlbIsPlacedAsOthers)
         {
-            var everywhere = new Search(space, IsLow: false, Floor: 0);
-            return everywhere.TakeHint(PageGeometry.AlignDown(hint, alignment), length) is { } near
+            hint = PageGeometry.AlignDown(hint, alignment);
+            var everywhere = new Search(space, IsLow: false, Floor: 0, hint > PageGeometry.MapWindow);
+            return everywhere.TakeHint(hint, length) is { } near
                 ? SyscallResult.Ok(near)
                 : everywhere.Find(length, alignment);
         }
 
         var search = new Search(space, (request.Flags & MapFlags.Map32Bit) != 0,
-            (request.Flags & MapFlags.Above4G) != 0 && profile.HasMapAbove4G ? Above4G : 0);
+            (request.Flags & MapFlags.Above4G) != 0 && profile.HasMapAbove4G ? Above4G : 0,
+            (hint & PageGeometry.PageMask) > PageGeometry.MapWindow);
         if (request.HugeOrder == 0 && !request.IsMove && WantsHugeAlignment(profile, request))
         {
             // __thp_get_unmapped_area asks for room to align first, with the hint too; a hint taken is left as it is.
@@ -89,9 +91,14 @@ internal static class Placement
     /// <param name="Space">The address space.</param>
     /// <param name="IsLow">MAP_32BIT: upwards, from 1 to 2 GiB.</param>
     /// <param name="Floor">Lowest address of a search downwards.</param>
-    private readonly record struct Search(AddressSpace Space, bool IsLow, ulong Floor)
+    /// <param name="IsHigh">
+    /// The hint lies above <see cref="PageGeometry.MapWindow"/>, and asks for the whole address space (five levels).
+    /// </param>
+    private readonly record struct Search(AddressSpace Space, bool IsLow, ulong Floor, bool IsHigh)
     {
-        private ulong End => IsLow ? Low2G.End : PageGeometry.TaskSize;
+        /// <summary>task_size_64bit, and mmap_address_hint_valid: a hint counts wholly below the window or above it.
+        /// </summary>
+        private ulong End => IsLow ? Low2G.End : IsHigh ? Space.TaskSize : PageGeometry.MapWindow;
 
         public ulong? TakeHint(ulong address, ulong length)
         {
@@ -107,7 +114,8 @@ internal static class Placement
         public SyscallResult Find(ulong length, ulong alignment)
         {
             if (IsLow) return FindUpwards(length, alignment, Low2G);
-            var top = Math.Min(Space.Layout.MmapBase, PageGeometry.TaskSize);
+            var top = Math.Min(Space.Layout.MmapBase, PageGeometry.MapWindow);
+            if (IsHigh) top += Space.TaskSize - PageGeometry.MapWindow;
             var vmas = Space.Vmas;
             var wanted = length + alignment - PageGeometry.PageSize;
             var limit = top;
@@ -115,7 +123,7 @@ internal static class Placement
             {
                 var gapStart = Math.Max(Math.Max(i >= 0 ? vmas[i].End : 0, PageGeometry.MmapMinAddress), Floor);
                 var above = i + 1 < vmas.Count ? vmas[i + 1] : null;
-                var gapEnd = Math.Min(limit, above?.Start ?? PageGeometry.TaskSize);
+                var gapEnd = Math.Min(limit, above?.Start ?? Space.TaskSize);
                 if (gapEnd < gapStart || gapEnd - gapStart < wanted) continue;
                 if (above is not null && GuardedStart(above) < gapEnd)
                 {
@@ -127,7 +135,7 @@ internal static class Placement
                 return SyscallResult.Ok(PageGeometry.AlignDown(gapEnd - length, alignment));
             }
 
-            return FindUpwards(length, alignment, new AddressRange(LegacyBase, PageGeometry.TaskSize));
+            return FindUpwards(length, alignment, new AddressRange(LegacyBase, End));
         }
 
         /// <summary>unmapped_area: the lowest gap that holds the length wherever it begins in a huge page.</summary>

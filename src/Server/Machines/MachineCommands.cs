@@ -22,12 +22,14 @@ internal sealed class MachineCommands(Machine machine, InvalidationWatches watch
         where TCommand : struct, ISyscall<TCommand>, IInvalidating =>
         RunAsync<TCommand, SyscallResult>(command);
 
-    /// <summary>Runs a command that maps memory, and tells the watches of the range.</summary>
+    /// <summary>
+    /// Runs a command that maps memory, and tells the watches of the range, which is mapped also while the call waits.
+    /// </summary>
     public async ValueTask<SyscallResult> MapAsync<TCommand>(TCommand command)
         where TCommand : struct, ISyscall<TCommand>, IInvalidating, IMemoryMapping
     {
         var result = await CallAsync(command).ConfigureAwait(false);
-        if (result.IsOk) watches.TellMapped(command.Space, command.MappedAt(result.Value));
+        if (result.IsOk || result.Rest is not null) watches.TellMapped(command.Space, command.MappedAt(result.Value));
         return result;
     }
 

@@ -72,9 +72,11 @@ internal static class Refusals
     public static RpcException Signal(UserSignal signal, ulong address)
     {
         var (number, name, code) = WireEnums.ToSignal(signal);
+        // A general protection tells a program no address.
+        var told = signal == UserSignal.SigSegvNonCanonical ? 0 : address;
         return State(
             name, $"{name} ({code}) at 0x{address:x}",
-            ("signal", Text(number)), ("signal_code", code), ("address", $"0x{address:x}"));
+            ("signal", Text(number)), ("signal_code", code), ("si_addr", $"0x{told:x}"), ("address", $"0x{address:x}"));
     }
 
     public static RpcException Reused(string requestId) =>

@@ -28,11 +28,19 @@ internal static class WireMapping
             HugePages1G = (int)Math.Min(spec.HugePages1G, int.MaxValue),
             Swap = spec.SwapBytes,
             TracksSoftDirty = spec.TracksSoftDirty,
+            PageTableLevels = ToLevels(spec.PageTableLevels),
             Thp = WireEnums.ToCore(spec.Thp, "spec.thp"),
         };
         WireEnums.Kills(spec.QuarantinePolicy, "spec.quarantine_policy");
         return options.Validate() is { } problem ? throw Refusals.Bad("spec", problem) : options;
     }
+
+    private static int ToLevels(uint levels) => levels switch
+    {
+        0 => new MachineOptions().PageTableLevels,
+        4 or 5 => (int)levels,
+        _ => throw Refusals.Bad("spec.page_table_levels", "must be 4 or 5"),
+    };
 
     /// <summary>The facts of a kernel by name (src/Core/Abi/KernelProfile.cs).</summary>
     public static V1.KernelFeatures ToWire(KernelProfile profile) => new()
@@ -64,7 +72,8 @@ internal static class WireMapping
     {
         var result = new AddressSpaceLayout();
         if (layout is null) return result;
-        const ulong top = Core.Addressing.PageGeometry.TaskSize;
+        // exec puts its parts below the window of mmap, whatever the levels of page tables.
+        const ulong top = Core.Addressing.PageGeometry.MapWindow;
         foreach (var (field, value) in new[]
             { ("mmap_base", layout.MmapBase), ("stack_top", layout.StackTop) })
         {

@@ -41,6 +41,7 @@ internal static class Views
                 Thp = WireEnums.ToWire(options.Thp),
                 SwapBytes = options.Swap,
                 TracksSoftDirty = options.TracksSoftDirty,
+                PageTableLevels = (uint)options.PageTableLevels,
                 QuarantineBytesMax = host.QuarantineBytesMax,
                 QuarantinePolicy = WireEnums.ToWire(host.KillsHolders),
             },

@@ -58,7 +58,7 @@ public sealed class VividMeasuredTests(DaemonFixture daemon) : IClassFixture<Dae
         ["pointer 16"] = (_, size, _) => (16, size),
         ["kernel address"] = (_, size, _) => (0xffff_8880_0000_0000, size),
         ["non-canonical"] = (_, size, _) => (0x8000_0000_0000_0000, size),
-        ["crosses TASK_SIZE"] = (_, size, _) => (PageGeometry.TaskSize - (3 * Lab.Page), size),
+        ["crosses TASK_SIZE"] = (_, size, _) => (PageGeometry.MapWindow - (3 * Lab.Page), size),
         ["misaligned +1"] = (rig, size, pages) => Shifted(rig, size, pages + 1, 1),
         ["misaligned +100"] = (rig, size, pages) => Shifted(rig, size, pages + 1, 100),
         ["misaligned, end fits exactly not"] = (rig, size, pages) =>

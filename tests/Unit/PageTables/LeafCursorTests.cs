@@ -10,7 +10,7 @@ public sealed class LeafCursorTests : TableFixture
     [Fact]
     public void An_empty_table_has_no_leaf()
     {
-        var leaf = Table.Leaves(0, PageGeometry.TaskSize);
+        var leaf = Table.Leaves(0, PageGeometry.MapWindow);
         Assert.False(leaf.MoveNext());
         Assert.False(leaf.MoveNext());
     }
@@ -25,7 +25,7 @@ public sealed class LeafCursorTests : TableFixture
         Assert.Equal(
             [7 * Page, Huge - Page, 2 * Huge, 5 * Huge, PageGeometry.PudSize],
             Visited(2 * Page, PageGeometry.PudSize * 300));
-        Assert.Equal([PageGeometry.PudSize * 300], Visited(2 * PageGeometry.PudSize, PageGeometry.TaskSize));
+        Assert.Equal([PageGeometry.PudSize * 300], Visited(2 * PageGeometry.PudSize, PageGeometry.MapWindow));
     }
 
     [Fact]

@@ -50,17 +50,25 @@ public sealed partial class GupTests
     public void Row_37_the_end_above_task_size(GupCall call)
     {
         using var lab = new Lab();
-        lab.Anon(PageGeometry.TaskSize - Page, 1);
-        Assert.Equal(Fault, lab.Gup(call, PageGeometry.TaskSize, 1, GupFlags.None, out var above).Result.Raw);
+        lab.Anon(PageGeometry.MapWindow - Page, 1);
+        Assert.Equal(Fault, lab.Gup(call, PageGeometry.MapWindow, 1, GupFlags.None, out var above).Result.Raw);
         lab.Drop(above);
     }
 
-    [Fact]
-    public void Row_37_fast_only_answers_0()
+    /// <summary>
+    /// A14: the end of a four-level address space is no end with five levels, where 6.12 was measured.
+    /// </summary>
+    [Theory]
+    [InlineData("6.1", 4, PageGeometry.MapWindow, Errno.None)]
+    [InlineData("6.18", 4, PageGeometry.MapWindow, Errno.EFAULT)]
+    [InlineData("6.12", 5, PageGeometry.MapWindow, Errno.None)]
+    [InlineData("6.18", 5, PageGeometry.FiveLevelTaskSize - Page, Errno.None)]
+    [InlineData("6.18", 5, PageGeometry.FiveLevelTaskSize, Errno.EFAULT)]
+    public void Row_37_fast_only_at_the_end_of_memory(string profile, int levels, ulong start, Errno expected)
     {
-        using var lab = new Lab();
-        var outcome = lab.Gup(GupCall.GetUserPagesFastOnly, PageGeometry.TaskSize, 1, GupFlags.None, out var vector);
-        Assert.Equal(0, outcome.Result.Raw);
+        using var lab = new Lab(profile, options => options with { PageTableLevels = levels });
+        var outcome = lab.Gup(GupCall.GetUserPagesFastOnly, start, 1, GupFlags.None, out var vector);
+        Assert.Equal(-(long)expected, outcome.Result.Raw);
         lab.Drop(vector);
     }
 

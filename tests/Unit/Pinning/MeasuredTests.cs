@@ -112,7 +112,7 @@ public sealed partial class MeasuredTests
         ["kernel address"] = _ => 0xffff_8880_0000_0000,
         ["non-canonical"] = _ => 0x8000_0000_0000_0000,
         ["NULL"] = _ => 0,
-        ["3 pages under TASK_SIZE"] = _ => PageGeometry.TaskSize - (3 * Lab.Page),
+        ["3 pages under TASK_SIZE"] = _ => PageGeometry.MapWindow - (3 * Lab.Page),
         ["[vvar]"] = lab => Install(lab, InstalledKind.Vvar, new AddressRange(At, At + (4 * Lab.Page))),
         ["[vsyscall] (8 pages, gate is 1)"] = lab =>
             Install(lab, InstalledKind.Vsyscall, new AddressRange(0xffff_ffff_ff60_0000, 0xffff_ffff_ff60_1000)),
@@ -171,6 +171,7 @@ public sealed partial class MeasuredTests
         {
             // As the guests had.
             HasProtectionKeys = true,
+            PageTableLevels = 5,
             HugePages2M = row.StartsWith("hugetlb", StringComparison.Ordinal) ? 2 : 0,
             Thp = row.StartsWith("THP", StringComparison.Ordinal) ? ThpMode.Always : ThpMode.Never,
         });

@@ -106,7 +106,7 @@ public sealed class DeviceAreaTests
     [Theory]
     [InlineData(0xffff_ffff_ffff_efffUL)]
     [InlineData(0xffff_ffff_ffff_f000UL)]
-    [InlineData(PageGeometry.TaskSize)]
+    [InlineData(PageGeometry.MapWindow)]
     public void E1_an_old_length_that_wraps_is_refused_by_a_move_too(ulong oldLength)
     {
         using var lab = new Lab();

@@ -29,7 +29,7 @@ public sealed class EdgeTests
     [InlineData(ulong.MaxValue - 4095)]
     [InlineData(ulong.MaxValue - 4096)]
     [InlineData(1UL << 63)]
-    [InlineData(PageGeometry.TaskSize + 1)]
+    [InlineData(PageGeometry.MapWindow + 1)]
     [InlineData(0x8000_0000_0000UL)]
     [InlineData(1UL)]
     public void E1_brk_at_the_top_answers_the_old_break(ulong wanted)
@@ -51,8 +51,8 @@ public sealed class EdgeTests
     [InlineData(ulong.MaxValue - 4095, "ENOMEM EINVAL EINVAL EINVAL EINVAL ENOMEM ENOMEM EINVAL EINVAL")]
     [InlineData(ulong.MaxValue - 4096, "ENOMEM EINVAL EINVAL EINVAL EINVAL ENOMEM ENOMEM EINVAL EINVAL")]
     [InlineData(1UL << 63, "ENOMEM EINVAL ENOMEM ENOMEM ENOMEM ENOMEM ENOMEM ENOMEM EINVAL")]
-    [InlineData(PageGeometry.TaskSize, "ENOMEM EINVAL ENOMEM ENOMEM ENOMEM ENOMEM ENOMEM ENOMEM ENOMEM")]
-    [InlineData(PageGeometry.TaskSize + 1, "ENOMEM EINVAL ENOMEM ENOMEM ENOMEM ENOMEM ENOMEM ENOMEM EINVAL")]
+    [InlineData(PageGeometry.MapWindow, "ENOMEM EINVAL ENOMEM ENOMEM ENOMEM ENOMEM ENOMEM ENOMEM ENOMEM")]
+    [InlineData(PageGeometry.MapWindow + 1, "ENOMEM EINVAL ENOMEM ENOMEM ENOMEM ENOMEM ENOMEM ENOMEM EINVAL")]
     public void E1_every_call_rounds_a_length_as_Linux_does(ulong length, string expected)
     {
         using var lab = new Lab();
@@ -78,7 +78,7 @@ public sealed class EdgeTests
     [InlineData(ulong.MaxValue, Errno.EINVAL)]
     [InlineData(ulong.MaxValue - 4096, Errno.EINVAL)]
     [InlineData(1UL << 63, Errno.ENOMEM)]
-    [InlineData(PageGeometry.TaskSize, Errno.ENOMEM)]
+    [InlineData(PageGeometry.MapWindow, Errno.ENOMEM)]
     public void E1_lengths_of_huge_pages_round_to_nothing(ulong length, Errno expected)
     {
         using var lab = WithPool(2);
@@ -92,8 +92,8 @@ public sealed class EdgeTests
     [InlineData(ulong.MaxValue - 4095, Errno.ENOMEM)]
     [InlineData(ulong.MaxValue, Errno.EPERM)]
     [InlineData(ulong.MaxValue - 21, Errno.EINVAL)]
-    [InlineData(PageGeometry.TaskSize, Errno.ENOMEM)]
-    [InlineData(PageGeometry.TaskSize - Page, Errno.ENOMEM)]
+    [InlineData(PageGeometry.MapWindow, Errno.ENOMEM)]
+    [InlineData(PageGeometry.MapWindow - Page, Errno.ENOMEM)]
     public void E1_a_fixed_address_at_the_top(ulong address, Errno expected)
     {
         using var lab = WithPool(2);
@@ -119,7 +119,7 @@ public sealed class EdgeTests
     {
         using var lab = new Lab();
         var file = lab.Machine.CreateFile("/disk", FileKind.Disk, Page)!;
-        var length = PageGeometry.TaskSize - (16 * Page);
+        var length = PageGeometry.MapWindow - (16 * Page);
         Assert.Equal(Errno.ENOMEM, Map(lab, At, length, MapFlags.Private, file).Error);
     }
 

@@ -52,7 +52,7 @@ public sealed class PlacementFlagTests
         Assert.Equal(hinted, Map(lab, 0x5010_0000, Huge, huge).Value);
         var placed = Map(lab, 0, Huge, huge | MapFlags.Map32Bit).Value;
         if (low != 0) Assert.Equal(low, placed);
-        else Assert.InRange(placed, LowEnd, PageGeometry.TaskSize);
+        else Assert.InRange(placed, LowEnd, PageGeometry.MapWindow);
     }
 
     [Fact]

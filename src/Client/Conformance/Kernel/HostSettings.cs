@@ -48,7 +48,6 @@ internal static class HostSettings
         const string usualReadAhead = "128";
         if (ReadAheadOf(folder, read) is { } kilobytes && kilobytes != usualReadAhead)
             notes.Add($"read_ahead_kb of the disk of {folder} is {kilobytes}: other pages are cached");
-        if (HasFiveLevels()) notes.Add("page tables have five levels: addresses above 2^47 are mapped on demand");
         return notes;
     }
 
@@ -82,7 +81,8 @@ internal static class HostSettings
             : read(string.Create(CultureInfo.InvariantCulture, $"/sys/class/bdi/{mount[2]}/read_ahead_kb"));
     }
 
-    private static bool HasFiveLevels() => File.ReadLines("/proc/cpuinfo").FirstOrDefault(
+    /// <summary>Levels of page tables: 5 where the kernel uses LA57, which it then shows among the flags.</summary>
+    public static int PageTableLevels() => File.ReadLines("/proc/cpuinfo").FirstOrDefault(
         line => line.StartsWith("flags", StringComparison.Ordinal)) is { } flags
-        && flags.Split(' ').Contains("la57");
+        && flags.Split(' ').Contains("la57") ? 5 : 4;
 }

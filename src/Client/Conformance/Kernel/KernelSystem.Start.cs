@@ -158,6 +158,7 @@ public sealed partial class KernelSystem
             DataSize = DataSize(tracee),
             RlimitMemlock = RlimitMemlock(tracee),
             HandlesMemoryFailure = File.Exists("/proc/sys/vm/memory_failure_recovery"),
+            PageTableLevels = HostSettings.PageTableLevels(),
         };
     }
 

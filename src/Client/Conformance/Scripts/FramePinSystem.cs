@@ -54,6 +54,7 @@ public sealed partial class FramePinSystem : IMemorySystem
             CachesZeroedHoles = initial.CachesZeroedHoles,
             HasProtectionKeys = initial.HasProtectionKeys,
             HandlesMemoryFailure = initial.HandlesMemoryFailure,
+            PageTableLevels = initial.PageTableLevels,
             Swap = initial.Swap,
         };
         _log = keepsLog ? new MemoryStream() : null;
@@ -296,7 +297,7 @@ public sealed partial class FramePinSystem : IMemorySystem
     /// </summary>
     private string Pagemap(SpaceId space, ulong address, ulong length)
     {
-        if (address + length < address || address >= PageGeometry.TaskSize) return "EOF";
+        if (address + length < address || address >= _machine.TaskSize) return "EOF";
         var entries = Entries(space, address, (int)(length / Page));
         return string.Join(' ', entries.Select((entry, page) => SnapshotWriter.Letters(entry, page, () =>
             _machine.Query<PageQuery, PageView>(new(new Pfn(entry & SnapshotWriter.PfnMask))).MapCount)));

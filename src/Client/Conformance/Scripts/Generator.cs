@@ -198,8 +198,8 @@ public sealed partial class Generator(int seed, InitialProcess initial, ScriptFo
             case StepKind.Brk: return new Step(process, kind, PickBreak());
             case StepKind.Msync: return new Step(process, kind, address, length, Pick<ulong>([0, 1, 2, 4, 6, 5]));
             case StepKind.Mseal: return new Step(process, kind, address, length);
-            case StepKind.Load: return new Step(process, kind, PickByteAt(areas, address));
-            case StepKind.Store: return new Step(process, kind, PickByteAt(areas, address), PickByte());
+            case StepKind.Load: return new Step(process, kind, PickTouch(areas, address));
+            case StepKind.Store: return new Step(process, kind, PickTouch(areas, address), PickByte());
             case StepKind.Fork:
                 return _processes < (_focus == ScriptFocus.Everything
                 ? MaxProcesses

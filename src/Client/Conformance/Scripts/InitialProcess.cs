@@ -37,4 +37,7 @@ public sealed record InitialProcess(
 
     /// <summary>The kernel handles broken memory (CONFIG_MEMORY_FAILURE).</summary>
     public bool HandlesMemoryFailure { get; init; } = true;
+
+    /// <summary>Levels of page tables: 4 or 5.</summary>
+    public int PageTableLevels { get; init; } = 4;
 }

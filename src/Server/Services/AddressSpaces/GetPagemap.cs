@@ -1,4 +1,3 @@
-using FramePin.Core.Addressing;
 using FramePin.Core.Inspection;
 using FramePin.Server.Machines;
 using FramePin.Server.Mapping;
@@ -17,7 +16,7 @@ internal sealed partial class AddressSpaceService
         if ((request.Start & 0xfff) != 0) throw Refusals.Bad("start", "must be a multiple of 4096");
         if (request.Pages > options.Limits.PagemapPagesMax)
             throw Refusals.Limit("pagemap_pages_max", options.Limits.PagemapPagesMax, request.Pages);
-        if (request.Start > PageGeometry.TaskSize) throw Refusals.Bad("start", "lies above the user address space");
+        if (request.Start > host.Machine.TaskSize) throw Refusals.Bad("start", "lies above the user address space");
         var query = new PagemapQuery(host.Spaces.Get(id).Thing, request.Start, (int)request.Pages);
         var response = new GetPagemapResponse();
         response.Entries.AddRange(host.Machine.Query<PagemapQuery, ulong[]>(query));

@@ -46,6 +46,13 @@ internal sealed partial class AddressSpaceService
             ? new byte[(call.Mincore.Length + 4095) >> 12]
             : null;
         var result = await RunCommand(host, space, call, residency).ConfigureAwait(false);
+        // A call that faults pages in waits where a handler outside is asked, as a touch does.
+        while (result.Rest is { } rest)
+        {
+            await host.Faults.WaitAsync(space, rest.At, cancelled).ConfigureAwait(false);
+            result = await host.Commands.CallAsync(new ResumeCall(space, rest)).ConfigureAwait(false);
+        }
+
         return (new CallResult { Value = result.Value, Errno = (uint)result.Error }, residency, result.IsPartial);
     }
 
@@ -89,7 +96,7 @@ internal sealed partial class AddressSpaceService
         if (!host.Watches.IsWatched) return await host.Commands.CallAsync(command).ConfigureAwait(false);
         var before = host.Machine.Query<SpaceQuery, SpaceView?>(new(space))?.Brk ?? ulong.MaxValue;
         var result = await host.Commands.CallAsync(command).ConfigureAwait(false);
-        if (result.IsOk && result.Value > before)
+        if ((result.IsOk || result.Rest is not null) && result.Value > before)
         {
             var end = PageGeometry.AlignUp(result.Value, PageGeometry.PageSize);
             host.Watches.TellMapped(space, new AddressRange(before & PageGeometry.PageMask, end));
