@@ -25,6 +25,7 @@ public sealed partial class VividDriver : DriverModule, IVb2Driver
     private readonly VividOptions _options;
     private readonly Lock _state = new();
     private readonly Queue<Vb2Buffer> _active = new();
+    private bool _isAtWork;
     private SemaphoreSlim _arrived = new(0);
     private CancellationTokenSource? _stop;
     private Task _generating = Task.CompletedTask;
@@ -74,6 +75,15 @@ public sealed partial class VividDriver : DriverModule, IVb2Driver
 
     /// <summary>Frames finished since the node was made.</summary>
     public ulong Frames { get; private set; }
+
+    /// <summary>Buffers that the driver has: those that wait for their frame, and the one at work.</summary>
+    public int HeldBuffers
+    {
+        get
+        {
+            lock (_state) return _active.Count + (_isAtWork ? 1 : 0);
+        }
+    }
 
     /// <summary>The pattern of the pictures that are made now, with which a test can check them.</summary>
     public TestPattern CurrentPattern => new(_format, _pattern, _movement);
@@ -233,7 +243,8 @@ public sealed partial class VividDriver : DriverModule, IVb2Driver
             {
                 if (!_options.IsOutput) await FillAsync(generator, buffer!, sequence, scratch).ConfigureAwait(false);
             }
-            catch (Exception exception) when (exception is Grpc.Core.RpcException or IOException)
+            catch (Exception exception) when (
+                exception is FramePin.Client.FramePinException or Grpc.Core.RpcException or IOException)
             {
                 // The daemon took the pages away: the lease was lost.
                 state = Vb2State.Error;
@@ -244,6 +255,7 @@ public sealed partial class VividDriver : DriverModule, IVb2Driver
             buffer.Timestamp = (ulong)_options.Time.GetElapsedTime(0).Ticks * 100;
             Frames++;
             Queue.BufferDone(buffer, state);
+            lock (_state) _isAtWork = false;
         }
     }
 
@@ -252,7 +264,7 @@ public sealed partial class VividDriver : DriverModule, IVb2Driver
         lock (_state)
         {
             buffer = _active.Count >= least ? _active.Dequeue() : null;
-            return buffer is not null;
+            return _isAtWork = buffer is not null;
         }
     }
 
