@@ -26,7 +26,8 @@ internal sealed partial class FuzzClient
             < 3 => (uint)Vb2Memory.Mmap,
             < 5 => (uint)Vb2Memory.DmaBuf,
             < 7 => (uint)Vb2Memory.UserPtr,
-            _ => file.Has == QueueUse.Buffers ? file.Memory : (uint)Vb2Memory.UserPtr,
+            _ when file.Has == QueueUse.Buffers => file.Memory,
+            _ => (uint)(_random.Next(2) == 0 ? Vb2Memory.Mmap : Vb2Memory.UserPtr),
         };
         var chance = _random.Next(100);
         return file.Has switch
@@ -34,6 +35,7 @@ internal sealed partial class FuzzClient
             QueueUse.Nothing when chance < 20 => await RequestAsync(file, (uint)_random.Next(6), memory),
             QueueUse.FileIo when chance < 40 => await TransferAsync(file),
             QueueUse.FileIo when chance < 45 => await CloseAsync(file),
+            QueueUse.FileIo when chance < 60 => await RemoveAsync(file, AnyIndex()),
             _ when file.IsBroken && chance < 30 => await StopAsync(file),
             _ => await BuffersAsync(file, memory) ?? await OthersAsync(file, memory),
         };
@@ -80,13 +82,7 @@ internal sealed partial class FuzzClient
             case < 4:
                 return await CreateAsync(file, memory);
             case < 6:
-                var removal = new V4l2RemoveBuffers
-                {
-                    Index = index,
-                    Count = (uint)_random.Next(3),
-                    Type = device.Type,
-                };
-                return ("REMOVE_BUFS", (await device.IoctlAsync(V4l2.RemoveBuffers, removal)).Errno);
+                return await RemoveAsync(file, index);
             case < 10:
                 return ("EXPBUF", await ExportAsync(device, index));
             case < 12:
@@ -153,6 +149,17 @@ internal sealed partial class FuzzClient
             new V4l2CreateBuffers { Count = (uint)_random.Next(4), Memory = memory, Format = format });
         if (errno == Errno.None && answer.Count > 0) (file.Has, file.Memory) = (QueueUse.Buffers, memory);
         return ("CREATE_BUFS", errno);
+    }
+
+    private async Task<(string What, Errno Errno)> RemoveAsync(FuzzFile file, uint index)
+    {
+        var argument = new V4l2RemoveBuffers
+        {
+            Index = index,
+            Count = (uint)_random.Next(3),
+            Type = file.Device.Type,
+        };
+        return ("REMOVE_BUFS", (await file.Device.IoctlAsync(V4l2.RemoveBuffers, argument)).Errno);
     }
 
     private async Task<Errno> SetFormatAsync(V4l2Device device) =>

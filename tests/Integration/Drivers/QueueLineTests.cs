@@ -217,6 +217,7 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.Equal((Errno.EINVAL, 0UL), await rig.Device.File.WriteAsync(rig.SpaceName, At, Size));
         await rig.ServeAsync("video1", new VividOptions { FramesPerSecond = 0, IsMultiplanar = true });
         await using var planes = await rig.OpenAsync("video1", rig.SpaceName);
+        await planes.SetFormatAsync("NM12", 640, 360);
         Assert.Equal((Errno.EBUSY, 0UL), await planes.File.ReadAsync(rig.SpaceName, At, Size));
         // The buffers of that attempt are given back.
         Assert.Equal(Errno.None, (await planes.RequestBuffersAsync(2, UserPtr)).Errno);
