@@ -23,7 +23,6 @@ internal static class V4l2Layout
     /// <summary>struct v4l2_format. A union follows the type, aligned to eight bytes.</summary>
     public static class Format
     {
-        public const int Bytes = 208;
         public const int Type = 0;
         public const int Union = 8;
         public const int Width = 8;
@@ -75,7 +74,6 @@ internal static class V4l2Layout
         public const int Memory = 8;
         public const int Format = 16;
         public const int Capabilities = 224;
-        public const int Flags = 228;
         public const int MaxNumBuffers = 232;
     }
 

@@ -21,12 +21,6 @@ internal sealed class V4l2Structures(byte[] bytes, byte[] planes, string machine
     private const uint HasDeviceCapabilities = 0x8000_0000;
     private const uint FlagTimecode = 0x100;
 
-    /// <summary>The structure.</summary>
-    public byte[] Bytes => bytes;
-
-    /// <summary>The array of planes, as many as the caller gave.</summary>
-    public byte[] Planes => planes;
-
     /// <summary>V4L2_TYPE_IS_MULTIPLANAR.</summary>
     public static bool IsMultiplanar(uint type) =>
         type is V4l2.BufferType.CaptureMplane or V4l2.BufferType.OutputMplane;

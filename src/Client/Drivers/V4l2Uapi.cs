@@ -40,10 +40,10 @@ internal static class V4l2Uapi
     };
 
     /// <summary>
-    /// Runs an ioctl by number as the typed one. The structure comes with the call, or lies in the caller's memory where
-    /// its address does; the planes of a multi-planar buffer always lie there. -ENOTTY for a number that is not in the
-    /// table, -EFAULT for bytes of another length than the number says, and for memory that cannot be loaded or stored.
-    /// A call that fails leaves the bytes as they came. One whose answer cannot be stored has been done.
+    /// Runs an ioctl by number as the typed one. The structure comes with the call, or lies in the caller's memory and
+    /// only its address comes. The planes of a multi-planar buffer always lie there. -ENOTTY for a number that is not
+    /// in the table, -EFAULT for bytes of another length than the number says, and for memory that cannot be loaded or
+    /// stored. A call that fails leaves the bytes as they came. One whose answer cannot be stored has been done.
     /// </summary>
     /// <param name="file">The file that runs the typed form.</param>
     /// <param name="ioctl">The call.</param>

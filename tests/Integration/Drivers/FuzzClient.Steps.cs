@@ -221,7 +221,9 @@ internal sealed partial class FuzzClient
         return (isWrite ? "write" : "read", errno);
     }
 
-    /// <summary>DQBUF without waiting, or with a deadline in milliseconds that comes before a frame, or behind it.</summary>
+    /// <summary>
+    /// DQBUF without waiting, or with a deadline in milliseconds that comes before a frame, or behind it.
+    /// </summary>
     private static async Task<(string What, Errno Errno)> DequeueAsync(
         FuzzFile file, uint memory, string what, double? deadline)
     {

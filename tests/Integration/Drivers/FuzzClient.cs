@@ -102,7 +102,9 @@ internal sealed partial class FuzzClient : IAsyncDisposable
         Seen[$"{what} {errno}"] = Seen.GetValueOrDefault($"{what} {errno}") + 1;
     }
 
-    /// <summary>A buffer that the client queued and did not get back is lost when it is neither queued nor done.</summary>
+    /// <summary>
+    /// A buffer that the client queued and did not get back is lost when it is neither queued nor done.
+    /// </summary>
     private static async Task CheckAsync(FuzzFile file)
     {
         foreach (var index in file.Queued)

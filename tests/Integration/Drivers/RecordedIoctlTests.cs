@@ -127,7 +127,9 @@ public sealed class RecordedIoctlTests(DaemonFixture daemon, ITestOutputHelper o
 
     private static string Folder => Path.Combine(AppContext.BaseDirectory, "Data", "v4l2");
 
-    /// <summary>"fd 3 cmd c0145608 type V nr 8 dir WR size 20", then "in", "in+", "ret", "out" and "out+" lines.</summary>
+    /// <summary>
+    /// "fd 3 cmd c0145608 type V nr 8 dir WR size 20", then lines "in", "in+", "ret", "out" and "out+".
+    /// </summary>
     private static List<Recorded> Read(string name)
     {
         var found = new List<Recorded>();

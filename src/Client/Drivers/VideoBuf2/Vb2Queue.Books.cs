@@ -54,7 +54,8 @@ public sealed partial class Vb2Queue
             findings.Add($"buffer {buffer.Index} is listed and not the queue's");
         var active = In(Vb2State.Active);
         var done = In(Vb2State.Done) + In(Vb2State.Error);
-        if (!_hasStarted && active + done > 0) findings.Add($"{active} buffers active and {done} done without a stream");
+        if (!_hasStarted && active + done > 0)
+            findings.Add($"{active} buffers active and {done} done without a stream");
         if (_buffers.Count == 0 && _isStreaming && !Options.SupportsRemove) findings.Add("a stream without buffers");
         return new Vb2Books(
             In(Vb2State.Dequeued) + In(Vb2State.Preparing), In(Vb2State.InRequest), In(Vb2State.Queued), active, done,
@@ -67,7 +68,8 @@ public sealed partial class Vb2Queue
         void Hold(List<Vb2Buffer> list, Vb2Buffer buffer, bool belongs, string name)
         {
             var times = list.Count(other => other == buffer);
-            if (times != (belongs ? 1 : 0)) findings.Add($"buffer {buffer.Index}, {buffer.State}, {times} times in {name}");
+            if (times != (belongs ? 1 : 0))
+                findings.Add($"buffer {buffer.Index}, {buffer.State}, {times} times in {name}");
         }
     }
 }
