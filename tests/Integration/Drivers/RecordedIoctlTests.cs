@@ -29,18 +29,41 @@ public sealed class RecordedIoctlTests(DaemonFixture daemon, ITestOutputHelper o
     /// <summary>Ioctls of the queue and of its format, by number.</summary>
     private static readonly Dictionary<int, string> Replayed = new()
     {
-        [4] = "G_FMT", [5] = "S_FMT", [8] = "REQBUFS", [9] = "QUERYBUF", [15] = "QBUF", [16] = "EXPBUF",
-        [17] = "DQBUF", [18] = "STREAMON", [19] = "STREAMOFF", [64] = "TRY_FMT", [92] = "CREATE_BUFS",
-        [93] = "PREPARE_BUF", [104] = "REMOVE_BUFS",
+        [4] = "G_FMT",
+        [5] = "S_FMT",
+        [8] = "REQBUFS",
+        [9] = "QUERYBUF",
+        [15] = "QBUF",
+        [16] = "EXPBUF",
+        [17] = "DQBUF",
+        [18] = "STREAMON",
+        [19] = "STREAMOFF",
+        [64] = "TRY_FMT",
+        [92] = "CREATE_BUFS",
+        [93] = "PREPARE_BUF",
+        [104] = "REMOVE_BUFS",
     };
 
     /// <summary>Ioctls that vivid has and this one has not in the form of Linux: ENOTTY.</summary>
     private static readonly Dictionary<int, string> Absent = new()
     {
-        [2] = "ENUM_FMT", [21] = "G_PARM", [22] = "S_PARM", [23] = "G_STD", [25] = "ENUMSTD", [26] = "ENUMINPUT",
-        [27] = "G_CTRL", [29] = "G_TUNER", [36] = "QUERYCTRL", [38] = "G_INPUT", [58] = "CROPCAP",
-        [73] = "TRY_EXT_CTRLS", [74] = "ENUM_FRAMESIZES", [75] = "ENUM_FRAMEINTERVALS", [90] = "SUBSCRIBE_EVENT",
-        [94] = "G_SELECTION", [103] = "QUERY_EXT_CTRL",
+        [2] = "ENUM_FMT",
+        [21] = "G_PARM",
+        [22] = "S_PARM",
+        [23] = "G_STD",
+        [25] = "ENUMSTD",
+        [26] = "ENUMINPUT",
+        [27] = "G_CTRL",
+        [29] = "G_TUNER",
+        [36] = "QUERYCTRL",
+        [38] = "G_INPUT",
+        [58] = "CROPCAP",
+        [73] = "TRY_EXT_CTRLS",
+        [74] = "ENUM_FRAMESIZES",
+        [75] = "ENUM_FRAMEINTERVALS",
+        [90] = "SUBSCRIBE_EVENT",
+        [94] = "G_SELECTION",
+        [103] = "QUERY_EXT_CTRL",
     };
 
     [Theory]
