@@ -99,8 +99,9 @@ public sealed partial class DriverHandle : IAsyncDisposable
     /// </summary>
     /// <param name="space">Address space that pointers in the argument mean; empty when there are none.</param>
     /// <param name="request">The number that _IO, _IOR, _IOW and _IOWR make.</param>
-    /// <param name="argument">The bytes behind the argument's pointer.</param>
-    /// <param name="value">The argument itself, for requests whose argument is a number and no pointer.</param>
+    /// <param name="argument">The bytes behind the argument's pointer; none where the driver is to load and store them
+    /// in the address space, as vivid does.</param>
+    /// <param name="value">The argument itself: a number, or a pointer without its bytes.</param>
     /// <param name="isNonBlocking">O_NONBLOCK for this call.</param>
     /// <param name="cancellationToken">A signal: the driver stops waiting.</param>
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was signalled.</exception>

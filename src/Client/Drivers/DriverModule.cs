@@ -29,8 +29,9 @@ public readonly record struct IoctlContext(
 
 /// <summary>An ioctl of a real program, in the form of Linux, as it reaches a driver.</summary>
 /// <param name="Request">The number that _IO, _IOR, _IOW and _IOWR make.</param>
-/// <param name="Argument">The bytes behind the argument's pointer, as long as the number says.</param>
-/// <param name="Value">The argument itself, for requests whose argument is a number and no pointer.</param>
+/// <param name="Argument">The bytes behind the argument's pointer, as long as the number says; none where they lie in
+/// the caller's memory.</param>
+/// <param name="Value">The argument itself: a number, or a pointer without its bytes.</param>
 /// <param name="AddressSpace">The caller's (current->mm): pointers in the bytes mean it.</param>
 /// <param name="IsNonBlocking">O_NONBLOCK.</param>
 public readonly record struct UapiIoctl(

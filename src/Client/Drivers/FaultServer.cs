@@ -9,26 +9,54 @@ namespace FramePin.Drivers;
 /// Handles page faults of a device, or of a range of an address space, in this process: the fault method of a driver
 /// (struct vm_operations_struct).
 /// </summary>
+/// <remarks>The handler hangs on a lease: a process that is frozen past it is gone for everybody.</remarks>
 public static class FaultServer
 {
     /// <summary>Registers the handler and answers faults, beside each other, until it is cancelled.</summary>
     /// <param name="client">The daemon.</param>
-    /// <param name="registration">A device, or an address space with start and length in bytes.</param>
+    /// <param name="registration">A device, or an address space with start and length in bytes. Without a lease the
+    /// handler gets one of its own.</param>
     /// <param name="handle">Answers a fault; the number of the fault is filled in. It is asked again, with
     /// <see cref="FaultEvent.Errno"/> set, when the daemon did not take an answer. Comes on several threads at once.
     /// An exception from it is a bug of the handler and ends the method; the daemon then ends the faults that wait with
     /// SIGBUS.</param>
     /// <param name="registered">Called once faults come here; null for none.</param>
     /// <param name="cancellationToken">Ends it.</param>
-    /// <exception cref="FramePinException">The device is served already, the range cannot be registered, or the
-    /// connection broke.</exception>
+    /// <exception cref="FramePinException">The device is served already, the range cannot be registered, the connection
+    /// broke, or the lease has ended.</exception>
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was signalled.</exception>
     public static async Task RunAsync(
         FramePinClient client, RegisterFaultHandler registration, Func<FaultEvent, ValueTask<FaultAnswer>> handle,
         Action? registered = null, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(client);
+        ArgumentNullException.ThrowIfNull(registration);
         ArgumentNullException.ThrowIfNull(handle);
+        if (registration.Lease.Length > 0)
+        {
+            await ServeAsync(client, registration, handle, registered, cancellationToken).ConfigureAwait(false);
+            return;
+        }
+
+        await using var lease = await FramePinLease.OpenAsync(
+            client, MachineOf(registration), "fault handler", cancellationToken: cancellationToken)
+            .ConfigureAwait(false);
+        var leased = registration.Clone();
+        leased.Lease = lease.Name;
+        await ServeAsync(client, leased, handle, registered, cancellationToken).ConfigureAwait(false);
+    }
+
+    /// <summary>"machines/{m}" of the thing that is served. The daemon refuses a name that is none.</summary>
+    private static string MachineOf(RegisterFaultHandler registration)
+    {
+        var name = registration.Device.Length > 0 ? registration.Device : registration.AddressSpace;
+        return string.Join('/', name.Split('/').Take(2));
+    }
+
+    private static async Task ServeAsync(
+        FramePinClient client, RegisterFaultHandler registration, Func<FaultEvent, ValueTask<FaultAnswer>> handle,
+        Action? registered, CancellationToken cancellationToken)
+    {
         using var stream = client.Faults.ServeFaults(cancellationToken: cancellationToken);
         await stream.RequestStream.WriteAsync(
             new FaultReply { Register = registration }, cancellationToken).ConfigureAwait(false);

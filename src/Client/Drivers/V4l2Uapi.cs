@@ -1,173 +1,115 @@
 using System.Buffers.Binary;
-using System.Text;
 using FramePin.V1;
 using Google.Protobuf;
 
 namespace FramePin.Drivers;
 
-/// <summary>
-/// The ioctls of a single-planar video node by number: the structures of linux/videodev2.h on x86-64, read into the
-/// typed form and written back from it. Fields that the typed form does not have stay as the caller gave them.
-/// </summary>
+/// <summary>The ioctls of a video node by number, run as the typed ones (v4l2-ioctl.c: video_usercopy).</summary>
 internal static class V4l2Uapi
 {
-    private const int CapabilityBytes = 104;
-    private const int FormatBytes = 208;
-    private const int RequestBuffersBytes = 20;
-    private const int BufferBytes = 88;
-    private const int TypeBytes = 4;
-    private const uint HasDeviceCapabilities = 0x8000_0000;
-    private const uint MemoryUserPtr = 2;
+    /// <summary>_IOC_WRITE: the caller's bytes go in.</summary>
+    private const uint GoesIn = 0x4000_0000;
 
-    /// <summary>A command of the typed form, the bytes of its structure, and the way to read and to write it.</summary>
+    /// <summary>_IOC_READ: the driver's bytes go out.</summary>
+    private const uint GoesOut = 0x8000_0000;
+
+    /// <summary>A command of the typed form, and the way to read and to write its structure.</summary>
     private sealed record Form(
-        string Command, int Bytes, Func<ReadOnlyMemory<byte>, IMessage> Read, Action<IMessage, byte[]> Write);
+        string Command, Func<V4l2Structures, IMessage> Read, Action<V4l2Structures, IMessage> Write);
 
     /// <summary>By request number: direction, size, 'V' and the number of the command.</summary>
     private static readonly Dictionary<uint, Form> Forms = new()
     {
-        [0x8068_5600] = new(V4l2.QueryCapabilities, CapabilityBytes, _ => new V4l2Capability(), WriteCapability),
-        [0xc0d0_5604] = new(V4l2.GetFormat, FormatBytes, ReadFormat, WriteFormat),
-        [0xc0d0_5605] = new(V4l2.SetFormat, FormatBytes, ReadFormat, WriteFormat),
-        [0xc0d0_5640] = new(V4l2.TryFormat, FormatBytes, ReadFormat, WriteFormat),
-        [0xc014_5608] = new(V4l2.RequestBuffers, RequestBuffersBytes, ReadRequest, WriteRequest),
-        [0xc058_5609] = new(V4l2.QueryBuffer, BufferBytes, ReadBuffer, WriteBuffer),
-        [0xc058_560f] = new(V4l2.QueueBuffer, BufferBytes, ReadBuffer, WriteBuffer),
-        [0xc058_5611] = new(V4l2.DequeueBuffer, BufferBytes, ReadBuffer, WriteBuffer),
-        [0xc058_565d] = new(V4l2.PrepareBuffer, BufferBytes, ReadBuffer, WriteBuffer),
-        [0x4004_5612] = new(V4l2.StreamOn, TypeBytes, ReadStream, (_, _) => { }),
-        [0x4004_5613] = new(V4l2.StreamOff, TypeBytes, ReadStream, (_, _) => { }),
+        [0x8068_5600] = new(V4l2.QueryCapabilities, _ => V4l2Structures.NoArgument(), (_, _) => { }),
+        [0xc0d0_5604] = FormatForm(V4l2.GetFormat),
+        [0xc0d0_5605] = FormatForm(V4l2.SetFormat),
+        [0xc0d0_5640] = FormatForm(V4l2.TryFormat),
+        [0xc014_5608] = new(V4l2.RequestBuffers, from => from.ReadRequest(),
+            (into, answer) => into.WriteRequest((V4l2RequestBuffers)answer)),
+        [0xc100_565c] = new(V4l2.CreateBuffers, from => from.ReadCreate(),
+            (into, answer) => into.WriteCreate((V4l2CreateBuffers)answer)),
+        [0xc040_5668] = new(V4l2.RemoveBuffers, from => from.ReadRemove(), (into, _) => into.WriteRemove()),
+        [0xc040_5610] = new(V4l2.ExportBuffer, from => from.ReadExport(),
+            (into, answer) => into.WriteExport((V4l2ExportBuffer)answer)),
+        [0xc058_5609] = BufferForm(V4l2.QueryBuffer),
+        [0xc058_560f] = BufferForm(V4l2.QueueBuffer),
+        [0xc058_5611] = BufferForm(V4l2.DequeueBuffer),
+        [0xc058_565d] = BufferForm(V4l2.PrepareBuffer),
+        [0x4004_5612] = new(V4l2.StreamOn, from => from.ReadStream(), (_, _) => { }),
+        [0x4004_5613] = new(V4l2.StreamOff, from => from.ReadStream(), (_, _) => { }),
     };
 
     /// <summary>
-    /// Runs an ioctl by number as the typed one. -ENOTTY for a number that is not in the table, -EFAULT for bytes that
-    /// are fewer than its structure has. As in video_usercopy, a call that fails leaves the bytes as they came.
+    /// Runs an ioctl by number as the typed one. The structure comes with the call, or lies in the caller's memory and
+    /// only its address comes. The planes of a multi-planar buffer always lie there. -ENOTTY for a number that is not
+    /// in the table, -EFAULT for bytes of another length than the number says, and for memory that cannot be loaded or
+    /// stored. A call that fails leaves the bytes as they came. One whose answer cannot be stored has been done.
     /// </summary>
     /// <param name="file">The file that runs the typed form.</param>
     /// <param name="ioctl">The call.</param>
-    /// <param name="version">LINUX_VERSION_CODE, for VIDIOC_QUERYCAP.</param>
+    /// <param name="kernel">Copies from and to the caller's memory.</param>
     /// <param name="signal">A signal for the caller.</param>
     public static async ValueTask<UapiIoctlResult> RunAsync(
-        DriverFile file, UapiIoctl ioctl, uint version, CancellationToken signal)
+        DriverFile file, UapiIoctl ioctl, DriverKernel kernel, CancellationToken signal)
     {
         if (!Forms.TryGetValue(ioctl.Request, out var form)) return Errno.ENOTTY;
-        if (ioctl.Argument.Length != form.Bytes) return Errno.EFAULT;
-        var context = new IoctlContext(
-            form.Command, form.Read(ioctl.Argument).ToByteString(), ioctl.AddressSpace, ioctl.IsNonBlocking);
-        var result = await file.IoctlAsync(context, signal).ConfigureAwait(false);
-        if (result.Errno != Errno.None || result.Argument is not { } answer) return result.Errno;
-        var bytes = ioctl.Argument.ToArray();
-        form.Write(answer, bytes);
-        if (answer is V4l2Capability) Put(bytes, 80, version);
-        return new UapiIoctlResult(Errno.None, bytes) { TakeBack = result.TakeBack };
+        var bytes = await StructureAsync(ioctl, kernel).ConfigureAwait(false);
+        if (bytes is null) return Errno.EFAULT;
+        var (errno, planes, address) = await PlanesAsync(form, bytes, ioctl.AddressSpace, kernel).ConfigureAwait(false);
+        if (errno != Errno.None) return errno;
+        var structures = new V4l2Structures(bytes, planes, kernel.Machine);
+        var argument = form.Read(structures);
+        var result = await file.IoctlAsync(
+            new IoctlContext(form.Command, argument.ToByteString(), ioctl.AddressSpace, ioctl.IsNonBlocking), signal)
+            .ConfigureAwait(false);
+        if (result.Errno != Errno.None) return result.Errno;
+        form.Write(structures, result.Argument ?? argument);
+        if (result.Argument is V4l2Capability capability)
+            structures.WriteCapability(capability, kernel.Features.VersionCode);
+        if (planes.Length > 0)
+            errno = await kernel.CopyToUserAsync(ioctl.AddressSpace, address, planes, CancellationToken.None)
+                .ConfigureAwait(false);
+        if (errno == Errno.None && IsInMemory(ioctl) && (ioctl.Request & GoesOut) != 0)
+            errno = await kernel.CopyToUserAsync(ioctl.AddressSpace, ioctl.Value, bytes, CancellationToken.None)
+                .ConfigureAwait(false);
+        return new UapiIoctlResult(errno, IsInMemory(ioctl) ? null : bytes) { TakeBack = result.TakeBack };
     }
 
-    /// <summary>struct v4l2_capability.</summary>
-    private static void WriteCapability(IMessage message, byte[] bytes)
+    private static Form FormatForm(string command) => new(
+        command, from => from.ReadFormat(), (into, answer) => into.WriteFormat((V4l2Format)answer));
+
+    private static Form BufferForm(string command) => new(
+        command, from => from.ReadBuffer(), (into, answer) => into.WriteBuffer((V4l2Buffer)answer));
+
+    /// <summary>The argument is an address.</summary>
+    private static bool IsInMemory(UapiIoctl ioctl) => ioctl.Argument.IsEmpty && ioctl.AddressSpace.Length > 0;
+
+    /// <summary>The structure, as the caller gives it; null where it cannot be had.</summary>
+    private static async Task<byte[]?> StructureAsync(UapiIoctl ioctl, DriverKernel kernel)
     {
-        var answer = (V4l2Capability)message;
-        Array.Clear(bytes);
-        Encoding.ASCII.GetBytes(answer.Driver, bytes.AsSpan(0, 15));
-        Encoding.ASCII.GetBytes(answer.Card, bytes.AsSpan(16, 31));
-        Encoding.ASCII.GetBytes($"platform:{answer.Driver}-000", bytes.AsSpan(48, 31));
-        Put(bytes, 84, answer.Capabilities | HasDeviceCapabilities);
-        Put(bytes, 88, answer.Capabilities);
+        // _IOC_SIZE: bits 16 to 29.
+        var size = (int)(ioctl.Request >> 16) & 0x3fff;
+        if (!IsInMemory(ioctl)) return ioctl.Argument.Length == size ? ioctl.Argument.ToArray() : null;
+        var bytes = new byte[size];
+        if ((ioctl.Request & GoesIn) == 0) return bytes;
+        return await kernel.CopyFromUserAsync(ioctl.AddressSpace, ioctl.Value, bytes, CancellationToken.None)
+            .ConfigureAwait(false) == Errno.None ? bytes : null;
     }
 
-    /// <summary>struct v4l2_format with a struct v4l2_pix_format.</summary>
-    private static V4l2Format ReadFormat(ReadOnlyMemory<byte> bytes) => new()
+    /// <summary>check_array_args: the planes of a multi-planar buffer, and their address.</summary>
+    private static async Task<(Errno Errno, byte[] Planes, ulong Address)> PlanesAsync(
+        Form form, byte[] bytes, string space, DriverKernel kernel)
     {
-        Type = Get(bytes, 0),
-        Width = Get(bytes, 8),
-        Height = Get(bytes, 12),
-        PixelFormat = Get(bytes, 16),
-        Planes = { new V4l2PlaneFormat { BytesPerLine = Get(bytes, 24), SizeImage = Get(bytes, 28) } },
-    };
-
-    private static void WriteFormat(IMessage message, byte[] bytes)
-    {
-        const uint fieldNone = 1;
-        var answer = (V4l2Format)message;
-        Put(bytes, 8, answer.Width);
-        Put(bytes, 12, answer.Height);
-        Put(bytes, 16, answer.PixelFormat);
-        Put(bytes, 20, fieldNone);
-        Put(bytes, 24, answer.Planes[0].BytesPerLine);
-        Put(bytes, 28, answer.Planes[0].SizeImage);
+        if (form.Command is not (V4l2.QueryBuffer or V4l2.QueueBuffer or V4l2.DequeueBuffer or V4l2.PrepareBuffer))
+            return (Errno.None, [], 0);
+        var type = BinaryPrimitives.ReadUInt32LittleEndian(bytes.AsSpan(V4l2Layout.Buffer.Type));
+        var length = BinaryPrimitives.ReadUInt32LittleEndian(bytes.AsSpan(V4l2Layout.Buffer.Length));
+        if (!V4l2Structures.IsMultiplanar(type) || length == 0) return (Errno.None, [], 0);
+        if (length > V4l2.MaxPlanes) return (Errno.EINVAL, [], 0);
+        var address = BinaryPrimitives.ReadUInt64LittleEndian(bytes.AsSpan(V4l2Layout.Buffer.M));
+        var planes = new byte[length * V4l2Layout.Plane.Bytes];
+        if (space.Length == 0) return (Errno.EFAULT, [], 0);
+        return (await kernel.CopyFromUserAsync(space, address, planes, CancellationToken.None).ConfigureAwait(false),
+            planes, address);
     }
-
-    /// <summary>struct v4l2_requestbuffers.</summary>
-    private static V4l2RequestBuffers ReadRequest(ReadOnlyMemory<byte> bytes) => new()
-    {
-        Count = Get(bytes, 0),
-        Type = Get(bytes, 4),
-        Memory = Get(bytes, 8),
-    };
-
-    private static void WriteRequest(IMessage message, byte[] bytes)
-    {
-        var answer = (V4l2RequestBuffers)message;
-        Put(bytes, 0, answer.Count);
-        Put(bytes, 12, answer.Capabilities);
-    }
-
-    /// <summary>
-    /// struct v4l2_buffer. A descriptor of a dma-buf has no meaning here, where dma-bufs have names: a buffer with one
-    /// is refused as one with a descriptor that is not open.
-    /// </summary>
-    private static V4l2Buffer ReadBuffer(ReadOnlyMemory<byte> bytes)
-    {
-        var memory = Get(bytes, 60);
-        return new V4l2Buffer
-        {
-            Index = Get(bytes, 0),
-            Type = Get(bytes, 4),
-            Flags = Get(bytes, 12),
-            Field = Get(bytes, 16),
-            Memory = memory,
-            Planes =
-            {
-                new V4l2Plane
-                {
-                    BytesUsed = Get(bytes, 8),
-                    Length = Get(bytes, 72),
-                    UserPointer = memory == MemoryUserPtr ? GetLong(bytes, 64) : 0,
-                },
-            },
-            RequestFd = (int)Get(bytes, 80),
-        };
-    }
-
-    private static void WriteBuffer(IMessage message, byte[] bytes)
-    {
-        const ulong second = 1_000_000_000;
-        var answer = (V4l2Buffer)message;
-        var plane = answer.Planes[0];
-        Put(bytes, 0, answer.Index);
-        Put(bytes, 8, plane.BytesUsed);
-        Put(bytes, 12, answer.Flags);
-        Put(bytes, 16, answer.Field);
-        // struct timeval: seconds and microseconds.
-        PutLong(bytes, 24, answer.Timestamp / second);
-        PutLong(bytes, 32, answer.Timestamp % second / 1000);
-        Put(bytes, 56, answer.Sequence);
-        Put(bytes, 60, answer.Memory);
-        PutLong(bytes, 64, answer.Memory == MemoryUserPtr ? plane.UserPointer : plane.Offset);
-        Put(bytes, 72, plane.Length);
-        Put(bytes, 80, (uint)answer.RequestFd);
-    }
-
-    private static V4l2Stream ReadStream(ReadOnlyMemory<byte> bytes) => new() { Type = Get(bytes, 0) };
-
-    private static uint Get(ReadOnlyMemory<byte> bytes, int at) =>
-        BinaryPrimitives.ReadUInt32LittleEndian(bytes.Span[at..]);
-
-    private static ulong GetLong(ReadOnlyMemory<byte> bytes, int at) =>
-        BinaryPrimitives.ReadUInt64LittleEndian(bytes.Span[at..]);
-
-    private static void Put(byte[] bytes, int at, uint value) =>
-        BinaryPrimitives.WriteUInt32LittleEndian(bytes.AsSpan(at), value);
-
-    private static void PutLong(byte[] bytes, int at, ulong value) =>
-        BinaryPrimitives.WriteUInt64LittleEndian(bytes.AsSpan(at), value);
 }

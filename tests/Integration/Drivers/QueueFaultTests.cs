@@ -103,10 +103,10 @@ public sealed class QueueFaultTests(DaemonFixture daemon) : IClassFixture<Daemon
             for (var index = 0U; index < 2; index++)
             {
                 var argument = User(index);
-                (argument.Timestamp, argument.Sequence, argument.Field) = (given, 99, 4);
+                (argument.Timestamp, argument.Sequence, argument.Field) = (given, 99, 1);
                 argument.Flags = keyFrame | V4l2.FlagDone | V4l2.FlagError | V4l2.FlagTimestampCopy | 0x1_1000;
                 var (errno, queued) = await rig.Device.QueueAsync(argument);
-                Assert.Equal((Errno.None, 0UL, 0U, 1U), (errno, queued.Timestamp, queued.Sequence, queued.Field));
+                Assert.Equal((Errno.None, 0UL, 0U, 4U), (errno, queued.Timestamp, queued.Sequence, queued.Field));
                 Assert.Equal(keyFrame | Monotonic | V4l2.FlagQueued, queued.Flags);
                 Assert.Equal(queued, (await rig.Device.QueryAsync(index)).Buffer);
             }
@@ -115,7 +115,7 @@ public sealed class QueueFaultTests(DaemonFixture daemon) : IClassFixture<Daemon
             var shown = (await rig.Device.DequeueAsync(UserPtr).WaitAsync(Patience)).Buffer;
             Assert.NotEqual(0UL, shown.Timestamp);
             Assert.NotEqual(given, shown.Timestamp);
-            Assert.Equal((1U, keyFrame | Monotonic), (shown.Field, shown.Flags));
+            Assert.Equal((4U, keyFrame | Monotonic), (shown.Field, shown.Flags));
             await rig.Device.StreamOffAsync();
         }
 

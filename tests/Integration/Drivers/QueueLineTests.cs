@@ -216,14 +216,14 @@ public sealed class QueueLineTests(DaemonFixture daemon) : IClassFixture<DaemonF
         Assert.Equal((Errno.EBUSY, 0UL), await rig.Device.File.ReadAsync(rig.SpaceName, At, Size));
         Assert.Equal((Errno.EINVAL, 0UL), await rig.Device.File.WriteAsync(rig.SpaceName, At, Size));
         await rig.ServeAsync("video1", new VividOptions { FramesPerSecond = 0, IsMultiplanar = true });
+        // The buffers of an attempt to read are given back.
         await using var planes = await rig.OpenAsync("video1", rig.SpaceName);
+        await planes.SetFormatAsync("NM12", 640, 360);
         Assert.Equal((Errno.EBUSY, 0UL), await planes.File.ReadAsync(rig.SpaceName, At, Size));
-        // The buffers of that attempt are given back.
         Assert.Equal(Errno.None, (await planes.RequestBuffersAsync(2, UserPtr)).Errno);
         await rig.ServeAsync("video2", new VividOptions { FramesPerSecond = 0, IsOutput = true });
         await using var output = await rig.OpenAsync("video2", rig.SpaceName);
         Assert.Equal((Errno.EINVAL, 0UL), await output.File.ReadAsync(rig.SpaceName, At, Size));
-        // A file without a read method at all.
         await rig.Device.RequestBuffersAsync(0, UserPtr);
     }
 

@@ -17,9 +17,10 @@ internal sealed class VividRig : KernelRig
     public V4l2Device Device { get; private set; } = null!;
 
     public static async Task<VividRig> CreateAsync(
-        DaemonFixture daemon, string profile, VividOptions options, bool isLocal = true)
+        DaemonFixture daemon, string profile, VividOptions options, bool isLocal = true,
+        ulong memoryBytes = 64UL << 20)
     {
-        var (machine, space) = await daemon.CreateAsync(profile, 64UL << 20, hugePages: 2, tracksSoftDirty: true);
+        var (machine, space) = await daemon.CreateAsync(profile, memoryBytes, hugePages: 2, tracksSoftDirty: true);
         var rig = new VividRig(
             daemon, machine, space, await DriverKernel.OpenAsync(daemon.Client, machine, "vivid", isLocal));
         rig.Driver = await rig.ServeAsync("video0", options);

@@ -226,7 +226,17 @@ internal sealed partial class WrongUses
         ["REMOVE_BUFS count 0"] = use => use.RemoveAsync(0, 0),
         ["unknown ioctl 'X' 1"] = use => use.UnknownAsync(),
         ["REQBUFS capabilities"] = async use =>
-            $"{(await use._device.RequestBuffersAsync(2, Mmap)).Answer.Capabilities:x}",
+        {
+            var bytes = await use.RequestBytesAsync(flags: 0);
+            return $"{bytes[12] | (bytes[13] << 8):x} flags {bytes[16]}";
+        },
+        ["REQBUFS flag NON_COHERENT"] = async use => $"flags {(await use.RequestBytesAsync(flags: 1))[16]}",
+        ["QBUF bad pointer"] = use => use.OnTwoAsync(() => use.PointerAsync(0xc058_560f, 0x5000_0000)),
+        ["REQBUFS pointer to read-only memory"] = use =>
+        {
+            use._rig.Lab.Anon(ReadOnly, 1, FramePin.Core.Abi.Prot.Read, written: false);
+            return use.PointerAsync(RequestNumber, ReadOnly);
+        },
         ["poll with one more in flight, at once after DQBUF"] = async use =>
         {
             string answer;

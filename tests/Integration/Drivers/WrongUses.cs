@@ -14,6 +14,10 @@ internal sealed partial class WrongUses(VividRig rig, V4l2Device device, VividOp
     /// <summary>Memory of the application: 1 MiB.</summary>
     public const ulong At = 0x1000_0000;
 
+    private const ulong ReadOnly = 0x3000_0000;
+
+    /// <summary>VIDIOC_REQBUFS.</summary>
+    private const uint RequestNumber = 0xc014_5608;
     private const ulong Step = 0x4_0000;
     private const uint Mmap = (uint)Vb2Memory.Mmap;
     private const uint UserPtr = (uint)Vb2Memory.UserPtr;
@@ -198,6 +202,18 @@ internal sealed partial class WrongUses(VividRig rig, V4l2Device device, VividOp
         foreach (var plane in buffer.Planes) plane.DmaBuf = dmaBuf;
         return await QueueAsync(buffer);
     }
+
+    /// <summary>struct v4l2_requestbuffers behind a REQBUFS of two MMAP buffers with these flags.</summary>
+    private async Task<byte[]> RequestBytesAsync(byte flags)
+    {
+        byte[] bytes = [2, 0, 0, 0, (byte)_device.Type, 0, 0, 0, (byte)Mmap, 0, 0, 0, 0, 0, 0, 0, flags, 0, 0, 0];
+        var (errno, answer, _) = await _device.File.UapiIoctlAsync(_rig.SpaceName, RequestNumber, bytes);
+        return errno == Errno.None ? answer.ToArray() : throw new InvalidOperationException($"REQBUFS: {errno}");
+    }
+
+    /// <summary>An ioctl whose structure lies in the application's memory.</summary>
+    private async Task<string> PointerAsync(uint number, ulong address) =>
+        Say((await _device.File.UapiIoctlAsync(_rig.SpaceName, number, default, address)).Errno);
 
     private async Task<string> UnknownAsync()
     {

@@ -20,11 +20,14 @@ public sealed class OmapVoutDriver : DriverModule
     private readonly TimeProvider _time;
     private readonly SortedDictionary<uint, Buffer> _buffers = [];
     private readonly Queue<Buffer> _queued = new();
-    private readonly Queue<Buffer> _done = new();
+    private readonly List<Buffer> _done = [];
     private object? _owner;
     private bool _isStreaming;
     private uint _sequence;
     private uint _memory;
+
+    /// <summary>DQBUFs that gave a buffer away.</summary>
+    private ulong _takes;
     private ulong _size = 640 * 480 * 2;
 
     /// <summary>Makes the driver.</summary>
@@ -135,7 +138,7 @@ public sealed class OmapVoutDriver : DriverModule
         if (buffer.Frames is { } frames) await _kernel.PutAsync(frames, isDirty: false).ConfigureAwait(false);
         buffer.Frames = null;
         buffer.Physical = 0;
-        buffer.IsQueued = false;
+        (buffer.IsQueued, buffer.TakeNumber) = (false, 0);
     }
 
     private async Task ReleaseAllAsync()
@@ -219,7 +222,7 @@ public sealed class OmapVoutDriver : DriverModule
             if (errno != Errno.None) return errno;
         }
 
-        buffer.IsQueued = true;
+        (buffer.IsQueued, buffer.TakeNumber) = (true, 0);
         _queued.Enqueue(buffer);
         if (_isStreaming) Show();
         return new IoctlResult(Errno.None, argument);
@@ -232,16 +235,18 @@ public sealed class OmapVoutDriver : DriverModule
         {
             var shown = _queued.Dequeue();
             shown.Sequence = _sequence++;
-            _done.Enqueue(shown);
+            _done.Add(shown);
         }
     }
 
     private IoctlResult Dequeue()
     {
         if (!_isStreaming) return Errno.EINVAL;
-        if (!_done.TryDequeue(out var buffer)) return Errno.EAGAIN;
+        if (_done is not [var buffer, ..]) return Errno.EAGAIN;
+        _done.RemoveAt(0);
         buffer.IsQueued = false;
-        return new IoctlResult(Errno.None, new V4l2Buffer
+        var take = buffer.TakeNumber = ++_takes;
+        var answer = new V4l2Buffer
         {
             Index = buffer.Index,
             Type = V4l2.BufferType.Output,
@@ -249,7 +254,29 @@ public sealed class OmapVoutDriver : DriverModule
             Sequence = buffer.Sequence,
             Timestamp = (ulong)_time.GetElapsedTime(0).Ticks * 100,
             Planes = { new V4l2Plane { UserPointer = buffer.Address, Length = (uint)_size } },
-        });
+        };
+        return new IoctlResult(Errno.None, answer) { TakeBack = () => TakeBackAsync(buffer, take) };
+    }
+
+    /// <summary>
+    /// Nobody took the answer of the DQBUF with this number: its buffer is done again, at its old place, unless
+    /// something else has become of it.
+    /// </summary>
+    private async Task TakeBackAsync(Buffer buffer, ulong take)
+    {
+        await _lock.WaitAsync(CancellationToken.None).ConfigureAwait(false);
+        try
+        {
+            if (buffer.TakeNumber != take) return;
+            buffer.TakeNumber = 0;
+            buffer.IsQueued = true;
+            var place = _done.FindIndex(other => other.Sequence > buffer.Sequence);
+            _done.Insert(place < 0 ? _done.Count : place, buffer);
+        }
+        finally
+        {
+            _lock.Release();
+        }
     }
 
     private sealed class Buffer(uint index)
@@ -265,6 +292,9 @@ public sealed class OmapVoutDriver : DriverModule
         public bool IsQueued { get; set; }
 
         public uint Sequence { get; set; }
+
+        /// <summary>Number of the DQBUF that gave it away last; 0 once anything else happened to it.</summary>
+        public ulong TakeNumber { get; set; }
     }
 
     private sealed class OmapVoutFile(OmapVoutDriver driver) : DriverFile

@@ -18,9 +18,12 @@ public enum MediaRequestPhase
 /// <summary>
 /// A request: buffers that are queued together (struct media_request). Guarded by the lock of what is done.
 /// </summary>
-internal sealed class MediaRequestState(int number)
+internal sealed class MediaRequestState(int number, object file)
 {
     public int Number { get; } = number;
+
+    /// <summary>The open file that it was made on, which it goes with.</summary>
+    public object File { get; } = file;
 
     public MediaRequestPhase Phase { get; set; }
 
@@ -39,14 +42,52 @@ public sealed partial class Vb2Queue
     private readonly Dictionary<int, MediaRequestState> _requests = [];
     private int _nextRequest;
 
-    /// <summary>MEDIA_IOC_REQUEST_ALLOC: a request, which lives as long as its queue's node.</summary>
-    private IoctlResult AllocateRequest()
+    /// <summary>
+    /// MEDIA_IOC_REQUEST_ALLOC: a request, which lives as long as the file that it was made on. An answer that nobody
+    /// takes closes it.
+    /// </summary>
+    private IoctlResult AllocateRequest(object file)
     {
         if (!Options.SupportsRequests) return Errno.ENOTTY;
         if (_requests.Count >= MostRequests) return Errno.ENOMEM;
-        var request = new MediaRequestState(++_nextRequest);
+        var request = new MediaRequestState(++_nextRequest, file);
         _requests.Add(request.Number, request);
-        return new IoctlResult(Errno.None, new MediaRequest { Fd = request.Number });
+        return new IoctlResult(Errno.None, new MediaRequest { Fd = request.Number })
+        {
+            TakeBack = async () =>
+            {
+                await _lock.WaitAsync(CancellationToken.None).ConfigureAwait(false);
+                Close(request);
+                _lock.Release();
+            },
+        };
+    }
+
+    /// <summary>The file is closed, and its requests with it (media_request_close).</summary>
+    private void CloseRequests(object file)
+    {
+        foreach (var request in _requests.Values.Where(request => request.File == file).ToList()) Close(request);
+    }
+
+    /// <summary>
+    /// media_request_release: buffers that are bound to it are the application's again. One that is queued lives on in
+    /// its buffers, without a number. Under the lock of the queue.
+    /// </summary>
+    private void Close(MediaRequestState request)
+    {
+        _requests.Remove(request.Number);
+        lock (_done)
+            if (request.Phase == MediaRequestPhase.Idle) LetGo(request);
+    }
+
+    /// <summary>Unbinds what is bound to a request. Under the lock of what is done.</summary>
+    private static void LetGo(MediaRequestState request)
+    {
+        foreach (var buffer in request.Buffers.ToList())
+        {
+            if (buffer.State == Vb2State.InRequest) (buffer.State, buffer.RequestFd) = (Vb2State.Dequeued, -1);
+            Unbind(buffer);
+        }
     }
 
     /// <summary>
@@ -86,12 +127,7 @@ public sealed partial class Vb2Queue
         lock (_done)
         {
             if (request.Phase is not (MediaRequestPhase.Idle or MediaRequestPhase.Complete)) return Errno.EBUSY;
-            foreach (var buffer in request.Buffers.ToList())
-            {
-                if (buffer.State == Vb2State.InRequest) (buffer.State, buffer.RequestFd) = (Vb2State.Dequeued, -1);
-                Unbind(buffer);
-            }
-
+            LetGo(request);
             request.Phase = MediaRequestPhase.Idle;
             return Errno.None;
         }

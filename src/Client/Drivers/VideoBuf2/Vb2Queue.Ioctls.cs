@@ -99,7 +99,7 @@ public sealed partial class Vb2Queue
             case V4l2.ExportBuffer:
                 return await ExportAsync(V4l2ExportBuffer.Parser.ParseFrom(context.Argument)).ConfigureAwait(false);
             case V4l2.AllocateRequest:
-                return AllocateRequest();
+                return AllocateRequest(file);
             case V4l2.QueueRequest:
                 return await QueueRequestAsync(
                     MediaRequest.Parser.ParseFrom(context.Argument), context.AddressSpace).ConfigureAwait(false);

@@ -127,13 +127,14 @@ public sealed partial class Vb2Queue : IDisposable
     }
 
     /// <summary>vb2_fop_release: the owner's file is closed, and the memory of every buffer is given back.</summary>
-    /// <param name="file">The file. Nothing happens unless it owns the queue.</param>
+    /// <param name="file">The file. Its requests go. Nothing else happens unless it owns the queue.</param>
     /// <param name="cancellationToken">Gives the waiting for the lock up.</param>
     public async Task ReleaseAsync(object file, CancellationToken cancellationToken = default)
     {
         await _lock.WaitAsync(cancellationToken).ConfigureAwait(false);
         try
         {
+            CloseRequests(file);
             if (_owner != file) return;
             await CancelAsync().ConfigureAwait(false);
             await FreeAsync(_buffers.Keys.ToList()).ConfigureAwait(false);

@@ -207,6 +207,10 @@ public sealed class PixelFormat
         };
     }
 
+    /// <summary>The same with bytes before the picture of the first plane.</summary>
+    internal PixelFormat WithOffset(uint bytes) =>
+        new(Code, Width, Height, Group, [Planes[0] with { DataOffset = bytes }, .. Planes.Skip(1)], _store);
+
     internal void Put(int plane, Span<byte> line, int x, int red, int green, int blue) =>
         _store(plane, line, x, red, green, blue);
 

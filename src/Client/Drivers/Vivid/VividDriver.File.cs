@@ -24,11 +24,9 @@ public sealed partial class VividDriver
             };
         }
 
-        /// <summary>A node of several planes speaks the typed form alone.</summary>
         public override ValueTask<UapiIoctlResult> UapiIoctlAsync(
-            UapiIoctl ioctl, CancellationToken signal = default) => driver._options.IsMultiplanar
-            ? ValueTask.FromResult<UapiIoctlResult>(Errno.ENOTTY)
-            : V4l2Uapi.RunAsync(this, ioctl, driver._kernel.Features.VersionCode, signal);
+            UapiIoctl ioctl, CancellationToken signal = default) =>
+            V4l2Uapi.RunAsync(this, ioctl, driver._kernel, signal);
 
         public override ValueTask<(Errno Errno, ulong Bytes)> TransferAsync(
             TransferCall call, CancellationToken signal = default) =>

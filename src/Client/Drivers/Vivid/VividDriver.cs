@@ -16,18 +16,16 @@ public sealed partial class VividDriver : DriverModule, IVb2Driver
 {
     /// <summary>Buffers that vivid wants at least.</summary>
     private const uint LeastBuffers = 2;
-    private const int MaxSide = 8192;
-
-    /// <summary>V4L2_FIELD_NONE: progressive pictures.</summary>
-    private const uint FieldNone = 1;
 
     private readonly DriverKernel _kernel;
     private readonly VividOptions _options;
     private readonly Lock _state = new();
     private readonly Queue<Vb2Buffer> _active = new();
+    private bool _isAtWork;
     private SemaphoreSlim _arrived = new(0);
     private CancellationTokenSource? _stop;
     private Task _generating = Task.CompletedTask;
+    private readonly uint _field;
     private PixelFormat _format;
     private Pattern _pattern;
     private int _movement;
@@ -44,7 +42,8 @@ public sealed partial class VividDriver : DriverModule, IVb2Driver
         _kernel = kernel;
         _options = options;
         _framesPerSecond = options.FramesPerSecond;
-        _format = PixelFormat.Find(options.IsMultiplanar ? "NM12" : "YUYV", 640, 360)!;
+        _field = options.IsOutput ? FieldInterlaced : FieldNone;
+        _format = (options.IsOutput ? Find(FirstFormat, 720, 576) : Find(FirstFormat, 640, 360))!;
         var isContig = options.Allocator == VividAllocator.DmaContig;
         // 6.12 raised the number of buffers and lets them be removed.
         var isNew = kernel.Features.Vb2RemovesBuffers;
@@ -74,6 +73,15 @@ public sealed partial class VividDriver : DriverModule, IVb2Driver
 
     /// <summary>Frames finished since the node was made.</summary>
     public ulong Frames { get; private set; }
+
+    /// <summary>Buffers that the driver has: those that wait for their frame, and the one at work.</summary>
+    public int HeldBuffers
+    {
+        get
+        {
+            lock (_state) return _active.Count + (_isAtWork ? 1 : 0);
+        }
+    }
 
     /// <summary>The pattern of the pictures that are made now, with which a test can check them.</summary>
     public TestPattern CurrentPattern => new(_format, _pattern, _movement);
@@ -128,7 +136,7 @@ public sealed partial class VividDriver : DriverModule, IVb2Driver
 
     Errno IVb2Driver.BufOutValidate(Vb2Buffer buffer)
     {
-        buffer.Field = FieldNone;
+        buffer.Field = _field;
         return Errno.None;
     }
 
@@ -233,17 +241,19 @@ public sealed partial class VividDriver : DriverModule, IVb2Driver
             {
                 if (!_options.IsOutput) await FillAsync(generator, buffer!, sequence, scratch).ConfigureAwait(false);
             }
-            catch (Exception exception) when (exception is Grpc.Core.RpcException or IOException)
+            catch (Exception exception) when (
+                exception is FramePin.Client.FramePinException or Grpc.Core.RpcException or IOException)
             {
                 // The daemon took the pages away: the lease was lost.
                 state = Vb2State.Error;
             }
 
             buffer!.Sequence = sequence;
-            buffer.Field = FieldNone;
+            buffer.Field = _field;
             buffer.Timestamp = (ulong)_options.Time.GetElapsedTime(0).Ticks * 100;
             Frames++;
             Queue.BufferDone(buffer, state);
+            lock (_state) _isAtWork = false;
         }
     }
 
@@ -252,7 +262,7 @@ public sealed partial class VividDriver : DriverModule, IVb2Driver
         lock (_state)
         {
             buffer = _active.Count >= least ? _active.Dequeue() : null;
-            return buffer is not null;
+            return _isAtWork = buffer is not null;
         }
     }
 
@@ -272,46 +282,6 @@ public sealed partial class VividDriver : DriverModule, IVb2Driver
             generator.Fill(i, sequence, scratch.AsSpan(0, size));
             await memory.Mapping.WriteAsync(first, scratch.AsMemory(0, size)).ConfigureAwait(false);
         }
-    }
-
-    /// <summary>
-    /// G_FMT, S_FMT, TRY_FMT: an unknown format becomes the first, a size is brought into bounds; -EBUSY while buffers
-    /// are there.
-    /// </summary>
-    private IoctlResult Format(string command, V4l2Format argument)
-    {
-        if (argument.Type != Queue.Options.Type) return Errno.EINVAL;
-        if (command == V4l2.GetFormat) return new IoctlResult(Errno.None, Describe(_format));
-        var width = Math.Clamp((int)Math.Min(argument.Width, MaxSide), 16, MaxSide);
-        var height = Math.Clamp((int)Math.Min(argument.Height, MaxSide), 16, MaxSide);
-        var code = V4l2.Name(argument.PixelFormat);
-        var fallback = _options.IsMultiplanar ? "NM12" : "YUYV";
-        var wanted = PixelFormat.Find(code, width, height);
-        if (wanted is null || wanted.Planes.Count > 1 != _options.IsMultiplanar)
-            wanted = PixelFormat.Find(fallback, width, height)!;
-        if (command == V4l2.TryFormat) return new IoctlResult(Errno.None, Describe(wanted));
-        if (Queue.IsBusy) return Errno.EBUSY;
-        _format = wanted;
-        _movement -= _movement % wanted.Group;
-        return new IoctlResult(Errno.None, Describe(wanted));
-    }
-
-    private V4l2Format Describe(PixelFormat format)
-    {
-        var answer = new V4l2Format
-        {
-            Type = Queue.Options.Type,
-            Width = (uint)format.Width,
-            Height = (uint)format.Height,
-            PixelFormat = V4l2.FourCc(format.Code),
-        };
-        answer.Planes.AddRange(format.Planes.Select(
-            plane => new V4l2PlaneFormat
-            {
-                BytesPerLine = plane.BytesPerLine,
-                SizeImage = (uint)plane.Size + plane.DataOffset,
-            }));
-        return answer;
     }
 
     private IoctlResult Control(string command, V4l2Control argument)
