@@ -87,7 +87,9 @@ internal sealed class CommandLine
 
     /// <summary>The daemon as the user named it; empty for a command line that cannot be read.</summary>
     public string EndpointOf(ParseResult parsed) =>
-        (parsed.Errors.Count > 0 || parsed.GetResult(Endpoint) is not { Tokens.Count: <= 1 } ? null : parsed.GetValue(Endpoint)) ?? "";
+        parsed.Errors.Count == 0 && parsed.GetResult(Endpoint) is { Tokens.Count: <= 1 }
+            ? parsed.GetValue(Endpoint) ?? ""
+            : "";
 
     public string SpaceName(ParseResult parsed, Argument<string> argument) =>
         Values.Name(parsed.GetValue(argument)!, parsed.GetValue(Machine)!, "addressSpaces");

@@ -28,7 +28,6 @@ internal static unsafe partial class LibC
     internal static partial int memfd_create(string name, uint flags);
 
     internal const int ReadOnly = 0;
-    internal const int ReadWrite = 2;
     internal const int CloseOnExec = 0x8_0000;
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]

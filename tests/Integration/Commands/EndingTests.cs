@@ -98,6 +98,15 @@ public sealed class EndingTests
         Assert.Equal((0, ""), (run.ExitCode, run.Error));
     }
 
+    /// <summary>S4: the end of a terminal ends the daemon as SIGTERM does.</summary>
+    [Fact]
+    public async Task A_hangup_ends_the_daemon_in_order()
+    {
+        await using var daemon = await DaemonProcess.StartAsync();
+        await SignalAsync(daemon, "HUP");
+        Assert.Equal(0, await daemon.ExitCodeAsync(Cancelled));
+    }
+
     /// <summary>A command that waits for standard input ends by the first signal.</summary>
     [Fact]
     public async Task A_wait_for_standard_input_ends_by_a_signal()
