@@ -181,7 +181,7 @@ public sealed class FramePinMachine
             HasClose = options?.HasClose ?? false,
             ReadOnly = options?.IsReadOnly ?? false,
             RemapsInParts = options?.RemapsInParts ?? false,
-            NoExec = options?.IsNoExec ?? false,
+            AnonymousInode = options?.IsAnonymousInode ?? false,
             NoAccess = options?.HasNoAccess ?? false,
             Lease = options?.Lease ?? "",
             RequestId = FramePinCalls.NewRequestId(),

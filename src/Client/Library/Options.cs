@@ -60,8 +60,10 @@ public sealed record DeviceOptions
     /// <summary>Its mmap method remaps page by page, which private writable mappings refuse with EINVAL.</summary>
     public bool RemapsInParts { get; init; }
 
-    /// <summary>Its file lies on a mount with noexec: PROT_EXEC is refused with EPERM.</summary>
-    public bool IsNoExec { get; init; }
+    /// <summary>
+    /// Its file is an anonymous inode, as of perf_event_open: root's, on a mount that refuses PROT_EXEC with EPERM.
+    /// </summary>
+    public bool IsAnonymousInode { get; init; }
 
     /// <summary>Its mappings have no access method: /proc/PID/mem does not reach memory without pages (EIO).</summary>
     public bool HasNoAccess { get; init; }

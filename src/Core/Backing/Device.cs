@@ -69,8 +69,10 @@ internal sealed class Device
     /// </summary>
     public bool RemapsInParts { get; init; }
 
-    /// <summary>Its file lies on a mount with noexec, as those of anonymous inodes do.</summary>
-    public bool IsNoExec { get; init; }
+    /// <summary>
+    /// Its file is an anonymous inode (fs/anon_inodes.c): on a mount with noexec, and root's with mode 0600.
+    /// </summary>
+    public bool IsAnonymousInode { get; init; }
 
     /// <summary>
     /// Its mappings have an access method (generic_access_phys), by which /proc/PID/mem reaches memory without pages.

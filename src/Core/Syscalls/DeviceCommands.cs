@@ -16,12 +16,12 @@ namespace FramePin.Core.Syscalls;
 /// <param name="HasClose">Its areas never merge, since open and close count them.</param>
 /// <param name="IsWritable">Opened for reading and writing.</param>
 /// <param name="RemapsInParts">The mmap method calls remap_pfn_range once for each page (row 137).</param>
-/// <param name="IsNoExec">Its file lies on a mount with noexec, as those of anonymous inodes do.</param>
+/// <param name="IsAnonymousInode">Its file is an anonymous inode.</param>
 /// <param name="HasAccess">Its mappings have an access method (generic_access_phys).</param>
 /// <returns>The device's number; -ENOMEM when RAM is out or not to be had in one piece.</returns>
 public readonly record struct CreateDeviceCall(
     string Name, DeviceMapping Mapping, ulong Frames, bool IsRam, bool HasClose, bool IsWritable,
-    bool RemapsInParts = false, bool IsNoExec = false, bool HasAccess = true) : ISyscall<CreateDeviceCall>
+    bool RemapsInParts = false, bool IsAnonymousInode = false, bool HasAccess = true) : ISyscall<CreateDeviceCall>
 {
     public SyscallResult Run(in Turn turn)
     {
@@ -40,13 +40,13 @@ public readonly record struct CreateDeviceCall(
 
         var (name, mapping, frames, isRam) = (Name, Mapping, Frames, IsRam);
         var (hasClose, isWritable, remapsInParts) = (HasClose, IsWritable, RemapsInParts);
-        var (isNoExec, hasAccess) = (IsNoExec, HasAccess);
+        var (isAnonymousInode, hasAccess) = (IsAnonymousInode, HasAccess);
         var device = kernel.AddDevice(id => new Device(id, name, mapping, first, frames, isRam)
         {
             HasClose = hasClose,
             Writable = isWritable,
             RemapsInParts = remapsInParts,
-            IsNoExec = isNoExec,
+            IsAnonymousInode = isAnonymousInode,
             HasAccess = hasAccess,
         });
         if (Mapping == DeviceMapping.P2PPages && IsRam)
@@ -55,7 +55,7 @@ public readonly record struct CreateDeviceCall(
     }
 
     public void Write(CommandWriter writer) => writer.Add(Name).Add((int)Mapping).Add(Frames).Add(IsRam)
-        .Add(HasClose).Add(IsWritable).Add(RemapsInParts).Add(IsNoExec).Add(HasAccess);
+        .Add(HasClose).Add(IsWritable).Add(RemapsInParts).Add(IsAnonymousInode).Add(HasAccess);
 
     public static CreateDeviceCall Read(ref CommandReader reader) => new(
         reader.Name(), (DeviceMapping)reader.I32(), reader.U64(), reader.Bool(), reader.Bool(), reader.Bool(),

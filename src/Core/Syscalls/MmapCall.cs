@@ -248,7 +248,7 @@ public readonly partial record struct MmapCall(
         }
 
         if (!request.OpenedForRead) return Errno.EACCES;
-        if (request.File is { Kind: FileKind.Secret } || request.Device is { IsNoExec: true })
+        if (request.File is { Kind: FileKind.Secret } || request.Device is { IsAnonymousInode: true })
         {
             // path_noexec. A secret file's own mmap takes shared mappings only and locks them.
             if ((vmFlags & VmFlags.Exec) != 0) return Errno.EPERM;

@@ -42,7 +42,7 @@ internal static class Reclaim
     public static void PageOut(KernelState kernel, AddressSpace space, Vma vma, AddressRange part)
     {
         // can_do_file_pageout: else it would tell who has the file cached.
-        var mayPageOutFile = vma.File is not { OthersMayWrite: false } || space.Task.OwnsFiles;
+        var mayPageOutFile = !vma.IsClosedTo(space.Task);
         if (!vma.IsAnonymous && !mayPageOutFile && vma.Has(VmFlags.MayShare)) return;
         ForEachFolio(kernel, space, part, (slot, pages) =>
         {

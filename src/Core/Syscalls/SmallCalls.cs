@@ -220,16 +220,17 @@ public readonly ref struct MincoreQuery(SpaceId space, ulong start, ulong length
             // access_ok of the vector: the buffer is the caller's word.
             if (page >= (ulong)residency.Length) return Errno.EFAULT;
             var i = (int)page;
-            if (vma.SpecialName is not null || vma.Has(VmFlags.PfnMap))
+            // can_do_mincore: of the kernel's own pages, and of files of others, all count as there.
+            if (vma.SpecialName is not null || vma.IsClosedTo(space.Task))
             {
-                // can_do_mincore: the kernel's own pages count as there. Frames without pages are not looked at.
-                residency[i] = vma.SpecialName is not null ? (byte)1 : (byte)0;
+                residency[i] = 1;
                 continue;
             }
 
-            if (vma.File is { OthersMayWrite: false } && !space.Task.OwnsFiles)
+            // Frames without pages are not looked at.
+            if (vma.Has(VmFlags.PfnMap))
             {
-                residency[i] = 1;
+                residency[i] = 0;
                 continue;
             }
 

@@ -71,6 +71,14 @@ internal sealed class Vma : IMapping
 
     public ulong Pages => Length >> PageGeometry.PageShift;
 
+    /// <summary>
+    /// The task neither owns the file nor may write it (inode_owner_or_capable, file_permission): what is cached of it
+    /// is not told to the task, and not paged out for it. An anonymous inode is root's.
+    /// </summary>
+    public bool IsClosedTo(TaskState task) =>
+        (File is { OthersMayWrite: false } && !task.OwnsFiles)
+        || (Device is { IsAnonymousInode: true } && !task.IsAdmin);
+
     /// <summary>vma_is_anonymous: private anonymous memory.</summary>
     public bool IsAnonymous => File is null && Device is null && SpecialName is null;
 

@@ -55,12 +55,28 @@ public sealed class DeviceAreaTests
         Assert.Equal(Errno.EACCES, Remove(lab));
     }
 
+    /// <summary>can_do_mincore: of a file that is another's, and not to be written, all pages count as there.</summary>
+    [Theory]
+    [InlineData(true, true, 0)]
+    [InlineData(true, false, 1)]
+    [InlineData(false, false, 0)]
+    public void Mincore_of_a_device_tells_its_owner_alone(bool isAnonymousInode, bool isAdmin, byte expected)
+    {
+        using var lab = new Lab();
+        MapDevice(lab, Create(lab, DeviceMapping.PfnMap, isAnonymousInode), At, Rw);
+        var task = new TaskState { IsAdmin = isAdmin };
+        Assert.True(lab.Machine.Call(new SetTaskCall(lab.Space.Id, task)).IsOk);
+        var residency = new byte[1];
+        Assert.True(lab.Machine.Query<MincoreQuery, SyscallResult>(new(lab.Space.Id, At, Page, residency)).IsOk);
+        Assert.Equal(expected, residency[0]);
+    }
+
     /// <summary>path_noexec: PROT_EXEC is refused by mmap with EPERM and by mprotect with EACCES.</summary>
     [Fact]
     public void A_device_on_a_noexec_mount_is_not_executed()
     {
         using var lab = new Lab();
-        var device = Create(lab, DeviceMapping.PfnMap, isNoExec: true);
+        var device = Create(lab, DeviceMapping.PfnMap, isAnonymousInode: true);
         Assert.Equal(Errno.EPERM, MapDevice(lab, device, At, Rw | Prot.Exec).Error);
         Assert.True(MapDevice(lab, device, At, Rw).IsOk);
         Assert.Equal(Errno.EACCES, lab.Machine.Call(new MprotectCall(lab.Space.Id, At, Page, Prot.Exec)).Error);
@@ -207,9 +223,9 @@ public sealed class DeviceAreaTests
     private static VmFlags FlagsAt(Lab lab, ulong address) => lab.Space.Vmas.Find(address)!.Flags;
 
     private static DeviceId Create(
-        Lab lab, DeviceMapping mapping, bool isNoExec = false, bool hasAccess = true) =>
+        Lab lab, DeviceMapping mapping, bool isAnonymousInode = false, bool hasAccess = true) =>
         new((int)lab.Machine.Call(new CreateDeviceCall(
-            "/dev/area", mapping, 4, IsRam: true, HasClose: false, IsWritable: true, IsNoExec: isNoExec,
+            "/dev/area", mapping, 4, IsRam: true, HasClose: false, IsWritable: true, IsAnonymousInode: isAnonymousInode,
             HasAccess: hasAccess)).Value);
 
     private static SyscallResult MapDevice(Lab lab, DeviceId device, ulong at, Prot prot, MapFlags more = 0) =>

@@ -282,7 +282,7 @@ public sealed partial class FramePinSystem : IMemorySystem
     {
         _counter ??= new DeviceId((int)_machine.Call(new CreateDeviceCall(
             FileSpec.CounterPage, DeviceMapping.PfnMap, Frames: 1, IsRam: true, HasClose: true, IsWritable: true,
-            IsNoExec: true, HasAccess: false)).Value);
+            IsAnonymousInode: true, HasAccess: false)).Value);
         var mapped = _machine.Call(new MmapCall(space, step.A, step.B, (Prot)step.C, (MapFlags)step.D)
         {
             Device = _counter.Value,

@@ -28,7 +28,7 @@ internal sealed partial class DeviceService
             using var name = host.Devices.Reserve(request.DeviceId);
             var created = host.Machine.Call(new CreateDeviceCall(
                 request.Path.Length == 0 ? $"/dev/{name.Id}" : request.Path, mapping, request.Pages, request.Ram,
-                request.HasClose, !request.ReadOnly, request.RemapsInParts, request.NoExec,
+                request.HasClose, !request.ReadOnly, request.RemapsInParts, request.AnonymousInode,
                 !request.NoAccess));
             if (!created.IsOk) throw Refusals.Errno("create_device", created.Error);
             var device = name.Fill(new DeviceId((int)created.Value));
