@@ -244,7 +244,8 @@ public abstract partial class PinTransactionTests
         const ulong pages = 8192;
         const ulong batch = 1024;
         const ulong at = 0x4000_0000;
-        await Call(new MemoryCall { Mmap = new MmapCall { Address = at, Length = pages * 4096, Prot = 3, Flags = 0x32 } });
+        var map = new MmapCall { Address = at, Length = pages * 4096, Prot = 3, Flags = 0x32 };
+        await Call(new MemoryCall { Mmap = map });
         var services = _app!.Services;
         var host = services.GetRequiredService<MachineRegistry>().All.Single();
         var before = host.Machine.Statistics().FreeFrames;

@@ -24,8 +24,9 @@ internal static class Handover
     /// answer.
     /// </summary>
     /// <remarks>
-    /// HTTP/2 tells no server that a client has read an answer. An answer that went out in time and that the client did
-    /// not wait for counts as taken (DEVIATIONS.md).
+    /// HTTP/2 tells no server that a client has read an answer. An answer counts as taken when gRPC has chosen the
+    /// status OK and handed it to the connection's queue, also if its client leaves while it waits there
+    /// (DEVIATIONS.md).
     /// </remarks>
     public static void WhenLost(this ServerCallContext context, Action takeBack)
     {
@@ -35,7 +36,7 @@ internal static class Handover
             return;
         }
 
-        // Told when the last byte is written or nobody takes it. gRPC has chosen the status by then.
+        // Told when the answer is handed to the connection's queue. gRPC has chosen the status by then.
         var http = context.GetHttpContext();
         http.Response.OnCompleted(() =>
         {

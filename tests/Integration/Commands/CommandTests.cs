@@ -147,7 +147,8 @@ public sealed class CommandTests(DaemonFixture daemon) : IClassFixture<DaemonFix
             var file = Path.Combine(folder, "file");
             await System.IO.File.WriteAllTextAsync(file, "", Cancelled);
             var pipe = Path.Combine(folder, "pipe");
-            using (var make = System.Diagnostics.Process.Start("mkfifo", [pipe])) await make.WaitForExitAsync(Cancelled);
+            using (var make = System.Diagnostics.Process.Start("mkfifo", [pipe]))
+                await make.WaitForExitAsync(Cancelled);
             (string Endpoint, string Reason)[] rows =
             [
                 (file, "the file is no socket"), (pipe, "the file is no socket"),

@@ -177,7 +177,9 @@ public sealed class EndingTests
         }
     }
 
-    /// <summary>A script is one step to the signals. The command waits for its lines here, and has begun nothing.</summary>
+    /// <summary>
+    /// A script is one step to the signals. The command waits for its lines here, and has begun nothing.
+    /// </summary>
     [Theory]
     [InlineData("INT", 130)]
     [InlineData("TERM", 143)]

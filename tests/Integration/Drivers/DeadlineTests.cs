@@ -13,7 +13,9 @@ using Errno = FramePin.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 
-/// <summary>Deadlines beside frames, as fault D14 was found: no frame is lost that the daemon could give back.</summary>
+/// <summary>
+/// Deadlines beside frames, as fault D14 was found: no frame is lost that the daemon could give back.
+/// </summary>
 public sealed class DeadlineTests(DaemonFixture daemon, ITestOutputHelper output) : IClassFixture<DaemonFixture>
 {
     private const ulong At = 0x1000_0000;

@@ -20,13 +20,15 @@ internal sealed partial class PinningService
         var (host, id) = machines.Resolve(
             context, request.AddressSpace, Names.AddressSpaces, Right.Use, "address_space");
         return host.Requests.Run(
-            context, request.RequestId, request, (Service: this, Host: host, Id: id, Request: request, Context: context),
+            context, request.RequestId, request,
+            (Service: this, Host: host, Id: id, Request: request, Context: context),
             static (call, cancelled) => call.Service.PinOnce(
                 call.Host, call.Id, call.Request, call.Context, cancelled));
     }
 
     private async Task<PinResponse> PinOnce(
-        MachineHost host, string spaceId, PinRequest request, ServerCallContext context, CancellationToken cancelled)
+        MachineHost host, string spaceId, PinRequest request, ServerCallContext context,
+        CancellationToken cancelled)
     {
         using var pin = pins.Begin(Activity.Current);
         var range = new PinRange(
