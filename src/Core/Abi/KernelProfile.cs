@@ -160,6 +160,12 @@ public sealed record KernelProfile
     public required bool HugeZeroIsReplacedWhole { get; init; }
 
     /// <summary>
+    /// A page that swap-in has just read is locked with its area, as one from the swap cache is (do_swap_page until
+    /// 6.10).
+    /// </summary>
+    public required bool SwapInLocksFreshPages { get; init; }
+
+    /// <summary>
     /// When a write to a page of a large folio that small entries map reuses it (never since about 6.10; by process
     /// since 6.15).
     /// </summary>
@@ -206,6 +212,7 @@ public sealed record KernelProfile
         ExecReadsForward = false,
         HugeZeroIsReplacedWhole = false,
         SplitDropsZeroes = false,
+        SwapInLocksFreshPages = true,
         LargeFolioReuse = LargeFolioReuse.WithoutOtherPages,
         LastPageNeedsTable = false,
         VvarHasRandomPage = false,
@@ -248,6 +255,7 @@ public sealed record KernelProfile
         Vb2SharesAttachments = true,
         LargeFolioReuse = LargeFolioReuse.Never,
         SplitDropsZeroes = true,
+        SwapInLocksFreshPages = false,
         MprotectUnaccounts = true,
         AlignsHugeAnonymous = true,
         HasMapAbove4G = true,

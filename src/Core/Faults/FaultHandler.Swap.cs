@@ -52,14 +52,16 @@ internal static partial class FaultHandler
         bits |= Mapping.AccessBits(vma, isExclusive && !isWatched) | (isExclusive ? Pte.Exclusive : 0);
         var isWritten = request.IsWrite && (bits & Pte.Write) != 0;
         entry = Pte.Leaf(pfn, bits | (isWritten ? Pte.Dirty | kernel.SoftDirty : 0));
-        if (frames[pfn].AnonVmaId == 0)
+        var isFresh = frames[pfn].AnonVmaId == 0;
+        if (isFresh)
         {
             if (isExclusive) Rmap.AddNewAnon(kernel, vma, request.Address, pfn);
             else Rmap.AddSharedAnon(kernel, vma, request.Address, pfn);
         }
 
         frames[pfn].MapCount++;
-        Mlock.Mapped(kernel, vma, pfn);
+        // folio_add_new_anon_rmap locks nothing: only a page that was found in the swap cache is locked here.
+        if (!isFresh || kernel.Profile.SwapInLocksFreshPages) Mlock.Mapped(kernel, vma, pfn);
         if (request.IsWrite && !isWritten)
         {
             var result = WriteProtected(kernel, request, slot);

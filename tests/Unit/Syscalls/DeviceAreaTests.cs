@@ -149,7 +149,12 @@ public sealed class DeviceAreaTests
         var file = lab.Machine.CreateFile("/huge", FileKind.HugeTlb, huge, PageGeometry.PmdOrder)!;
         var request = new MmapRequest
         {
-            Address = At, Length = huge, Prot = Rw, Flags = type | MapFlags.Fixed, File = file, Offset = offset,
+            Address = At,
+            Length = huge,
+            Prot = Rw,
+            Flags = type | MapFlags.Fixed,
+            File = file,
+            Offset = offset,
         };
         Assert.True(lab.Machine.Mmap(lab.Space, request).IsOk);
         lab.Poke(At, 7);
@@ -178,7 +183,9 @@ public sealed class DeviceAreaTests
         var file = lab.Machine.CreateFile("/file", kind, 0, kind == FileKind.HugeTlb ? PageGeometry.PmdOrder : 0)!;
         var error = lab.Machine.Call(new InstallMappingCall(lab.Space.Id, new InstalledMapping
         {
-            Range = new AddressRange(start, start + length), Prot = Prot.Read, File = new FileId(file.Id),
+            Range = new AddressRange(start, start + length),
+            Prot = Prot.Read,
+            File = new FileId(file.Id),
             Offset = offset,
         })).Error;
         Assert.Equal(expected, error);
@@ -230,7 +237,10 @@ public sealed class DeviceAreaTests
 
     private static SyscallResult MapDevice(Lab lab, DeviceId device, ulong at, Prot prot, MapFlags more = 0) =>
         lab.Machine.Call(new MmapCall(
-            lab.Space.Id, at, 4 * Page, prot, MapFlags.Shared | MapFlags.Fixed | more) { Device = device });
+            lab.Space.Id, at, 4 * Page, prot, MapFlags.Shared | MapFlags.Fixed | more)
+        {
+            Device = device,
+        });
 
     private static SyscallResult MapDevice(Lab lab, ulong at, DeviceMapping mapping, MapFlags more = 0) =>
         MapDevice(lab, Create(lab, mapping), at, Rw, more);
