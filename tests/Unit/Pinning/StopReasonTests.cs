@@ -35,6 +35,17 @@ public sealed class StopReasonTests
         Assert.Equal((Errno.EFAULT, StopReason.Permission), Pin(lab, flags | Pinning));
     }
 
+    /// <summary>A9, sister: what the caller's own protection keys refuse; another process's are not asked.</summary>
+    [Fact]
+    public void A9_what_a_protection_key_refuses_says_permission()
+    {
+        using var lab = new Lab(configure: options => options with { HasProtectionKeys = true });
+        lab.Map(At, 1, Prot.Exec, MapFlags.Private | MapFlags.Anonymous | MapFlags.Fixed);
+        Assert.Equal((Errno.EFAULT, StopReason.Permission), Slow(lab, GupFlags.None));
+        Assert.Equal(1, lab.Gup(GupCall.PinUserPagesRemote, At, 1, GupFlags.Force, out var vector).Result.Raw);
+        lab.Drop(vector);
+    }
+
     [Fact]
     public void A9_secret_memory_says_secret_whatever_the_protection()
     {
