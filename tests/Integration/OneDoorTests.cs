@@ -148,6 +148,41 @@ public sealed class OneDoorTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         return $"/proc/{Environment.ProcessId}/fd/{number}";
     }
 
+    /// <summary>
+    /// A refusal repeats what the request said, and its headers stay within what clients take, whatever was said.
+    /// </summary>
+    [Theory]
+    [InlineData("x")]
+    [InlineData("\U0001F600")]
+    public async Task V12_a_refusal_of_a_long_name_is_short(string letter)
+    {
+        const int clientsTake = 8 << 10;
+        var longest = string.Concat(Enumerable.Repeat(letter, 30_000));
+        var (machine, space) = await daemon.CreateAsync();
+        var client = daemon.Client;
+        foreach (var call in (Func<Task>[])
+        [
+            async () => await client.Machines.GetMachineAsync(new GetMachineRequest { Name = $"machines/{longest}" }),
+            async () => await client.AddressSpaces.GetAddressSpaceAsync(
+                new GetAddressSpaceRequest { Name = $"{machine}/addressSpaces/{longest}" }),
+            async () => await client.AddressSpaces.InstallMappingsAsync(new InstallMappingsRequest
+            {
+                AddressSpace = space,
+                Mappings = { new InstalledMapping { Start = At, End = At + 4096, VmFlags = { longest } } },
+            }),
+            async () => await client.Pinning.UnpinAsync(
+                new UnpinRequest { FrameVector = $"{machine}/frameVectors/{longest}" }),
+        ])
+        {
+            var thrown = await Assert.ThrowsAsync<RpcException>(call);
+            var refusal = FramePinException.From(thrown);
+            Assert.NotEmpty(refusal.Reason);
+            Assert.InRange(thrown.Status.Detail.Length, 1, 400);
+            Assert.InRange(thrown.Trailers.Sum(entry => entry.IsBinary ? entry.ValueBytes.Length : entry.Value.Length),
+                1, clientsTake);
+        }
+    }
+
     /// <summary>V12: the number of a device is two columns of maps, and no other text.</summary>
     [Theory]
     [InlineData("00:01 7 /etc/passwd", false)]

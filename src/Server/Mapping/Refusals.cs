@@ -16,10 +16,13 @@ internal static class Refusals
 {
     public const string Domain = "framepin.dev";
 
+    /// <summary>Characters of a text of a refusal.</summary>
+    private const int TextMax = 400;
+
     /// <summary>A field of the request that cannot be right, whatever the state.</summary>
     public static RpcException Bad(string field, string description)
     {
-        var violation = new BadRequest.Types.FieldViolation { Field = field, Description = description };
+        var violation = new BadRequest.Types.FieldViolation { Field = field, Description = Shortened(description) };
         return Build(
             StatusCode.InvalidArgument, "BAD_FIELD", $"{field}: {description}", [("field", field)],
             new BadRequest { FieldViolations = { violation } });
@@ -48,7 +51,7 @@ internal static class Refusals
     /// <summary>The state does not allow it; the message says what to do first.</summary>
     public static RpcException State(string reason, string message, params (string Key, string Value)[] metadata)
     {
-        var violation = new PreconditionFailure.Types.Violation { Type = reason, Description = message };
+        var violation = new PreconditionFailure.Types.Violation { Type = reason, Description = Shortened(message) };
         return Build(
             StatusCode.FailedPrecondition, reason, message, metadata,
             new PreconditionFailure { Violations = { violation } });
@@ -185,12 +188,25 @@ internal static class Refusals
         params Google.Protobuf.IMessage[] details) =>
         Make(code, reason, message, metadata, details).ToRpcException();
 
+    /// <summary>
+    /// A text of a refusal: it repeats what the request said, and all of it travels in headers, of which clients take
+    /// 8 KiB.
+    /// </summary>
+    private static string Shortened(string text)
+    {
+        if (text.Length <= TextMax) return text;
+        // No half of a pair of surrogates stays.
+        var end = char.IsHighSurrogate(text[TextMax - 2]) ? TextMax - 2 : TextMax - 1;
+        return text[..end] + "…";
+    }
+
     private static Status Make(
         StatusCode code, string reason, string message, (string Key, string Value)[] metadata,
         Google.Protobuf.IMessage[] details)
     {
+        message = Shortened(message);
         var info = new ErrorInfo { Reason = reason, Domain = Domain };
-        foreach (var (key, value) in metadata) info.Metadata[key] = value;
+        foreach (var (key, value) in metadata) info.Metadata[key] = Shortened(value);
         var status = new Status { Code = (int)code, Message = message, Details = { Any.Pack(info) } };
         foreach (var detail in details) status.Details.Add(Any.Pack(detail));
         return status;
