@@ -170,7 +170,13 @@ public sealed class RefusedCallTests(DaemonFixture daemon) : IClassFixture<Daemo
     private static async Task AuditAsync(Vb2Queue queue) => Assert.Empty((await queue.AuditAsync()).Findings);
 
     private static Vb2Queue CreateQueue(RefusedCalls calls, TwoPlanes? driver = null) => new(
-        new Vb2QueueOptions { Type = Type, Direction = DmaDirection.FromDevice, MaxBuffers = 64, SupportsRemove = true },
+        new Vb2QueueOptions
+        {
+            Type = Type,
+            Direction = DmaDirection.FromDevice,
+            MaxBuffers = 64,
+            SupportsRemove = true,
+        },
         new VmallocMemOps(calls.Kernel), driver ?? new TwoPlanes());
 
     private async Task<IoctlResult> RunAsync(Vb2Queue queue, string command, IMessage argument) =>
