@@ -172,10 +172,11 @@ public sealed partial class DriverKernel : IAsyncDisposable
             return new KernelBuffer(
                 device.Name, new PinnedFrames(view.FrameVector, pages, isPfns: false, new FrameRuns()));
         }
-        catch (FramePinException exception) when (exception.StatusCode == StatusCode.ResourceExhausted)
+        catch (Exception exception)
         {
             if (device is not null) await DeleteAsync(device.Name, CancellationToken.None).ConfigureAwait(false);
-            return null;
+            if (exception is FramePinException { StatusCode: StatusCode.ResourceExhausted }) return null;
+            throw;
         }
     }
 
@@ -253,7 +254,7 @@ public sealed partial class DriverKernel : IAsyncDisposable
         }
     }
 
-    /// <summary>An application maps the buffer, or holds a dma-buf over it.</summary>
+    /// <summary>An application maps the buffer, or holds a dma-buf over it, or an importer does.</summary>
     /// <param name="buffer">The buffer.</param>
     /// <param name="cancellationToken">Gives the call up.</param>
     public async Task<bool> IsInUseAsync(KernelBuffer buffer, CancellationToken cancellationToken = default)

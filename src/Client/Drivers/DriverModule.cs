@@ -69,7 +69,7 @@ public abstract class DriverModule : IAsyncDisposable
 
     /// <summary>
     /// Told of an exception that ended a call: a bug of the driver's. Its caller is answered EIO, and the other calls
-    /// go on. Any thread.
+    /// go on, also when this throws, which <see cref="TaskScheduler.UnobservedTaskException"/> shows. Any thread.
     /// </summary>
     public Action<Exception>? BugFound { get; set; }
 

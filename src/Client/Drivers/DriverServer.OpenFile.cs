@@ -20,6 +20,7 @@ public sealed partial class DriverServer
 
         /// <summary>What answers gave away, oldest first. Guarded by the lock.</summary>
         private readonly List<(ulong Call, Func<Task> TakeBack)> _gifts = [];
+        private readonly TaskCompletionSource _released = new(TaskCreationOptions.RunContinuationsAsynchronously);
         private bool _isEnding;
 
         public OpenFile() => Killed = _killed.Token;
@@ -31,9 +32,26 @@ public sealed partial class DriverServer
 
         public void Dispose() => _killed.Dispose();
 
-        public void Enter(ulong call)
+        /// <summary>Completes after file_operations.release, or what it threw.</summary>
+        public Task IsReleased => _released.Task;
+
+        public void Released() => _released.TrySetResult();
+
+        /// <summary>A call begins. False: the file's end has begun.</summary>
+        public bool TryEnter(ulong call)
         {
-            lock (_lock) _calls.Add(call, false);
+            lock (_lock)
+            {
+                if (_isEnding) return false;
+                _calls.Add(call, false);
+                return true;
+            }
+        }
+
+        /// <summary>Its end begins: no call enters any more. False: it had begun.</summary>
+        public bool TryEnd()
+        {
+            lock (_lock) return !_isEnding && (_isEnding = true);
         }
 
         /// <summary>The call is over. True: nobody takes its answer.</summary>
@@ -74,12 +92,11 @@ public sealed partial class DriverServer
             }
         }
 
-        /// <summary>Signals who is in it and waits until nobody is.</summary>
+        /// <summary>Signals who is in it and waits until nobody is. <see cref="TryEnd"/> was before.</summary>
         public Task EndAsync()
         {
             lock (_lock)
             {
-                _isEnding = true;
                 if (_calls.Count == 0) _idle.TrySetResult();
             }
 

@@ -96,7 +96,8 @@ public sealed partial class DriverServer
         {
             server._replies.Writer.TryComplete();
             await sending.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-            foreach (var file in server._files.Values) await server.ReleaseAtEndAsync(file).ConfigureAwait(false);
+            foreach (var (number, file) in server._files)
+                await server.ReleaseAtEndAsync(number, file).ConfigureAwait(false);
         }
     }
 
@@ -117,10 +118,17 @@ public sealed partial class DriverServer
             return;
         }
 
-        var file = _files.GetOrAdd(call.File, static _ => new OpenFile());
+        if (call.OperationCase == DriverCall.OperationOneofCase.Open) _files.TryAdd(call.File, new OpenFile());
         var isRelease = call.OperationCase == DriverCall.OperationOneofCase.Release;
-        // Counted here, in the order of the stream: a release behind this call waits for it.
-        if (!isRelease) file.Enter(call.Call);
+        // Counted here, in the order of the stream: a release behind this call waits for it. Calls that come side by
+        // side have no order: one behind the release finds the file closed, and nothing is made for it.
+        if (!_files.TryGetValue(call.File, out var file) || !(isRelease ? file.TryEnd() : file.TryEnter(call.Call)))
+        {
+            var answer = new DriverAnswer { Call = call.Call, Errno = isRelease ? 0 : (uint)Errno.ENODEV };
+            _replies.Writer.TryWrite(new DriverReply { Answer = answer });
+            return;
+        }
+
         var interrupt = CancellationTokenSource.CreateLinkedTokenSource(file.Killed);
         _underWay[call.Call] = interrupt;
         _ = Task.Run(() => AnswerAsync(call, file, interrupt));
@@ -154,7 +162,7 @@ public sealed partial class DriverServer
         {
             // A bug of the driver's ends this call alone: the node is not taken away from the other applications.
             span?.SetStatus(ActivityStatusCode.Error, exception.Message);
-            _module.BugFound?.Invoke(exception);
+            TellBug(exception);
             answer = new DriverAnswer { Errno = (uint)Errno.EIO };
         }
         finally
@@ -162,6 +170,10 @@ public sealed partial class DriverServer
             _underWay.TryRemove(call.Call, out _);
             interrupt.Dispose();
         }
+
+        // An open that failed left no file, which nobody will release.
+        if (call.OperationCase == DriverCall.OperationOneofCase.Open && file.File is null)
+            _files.TryRemove(call.File, out _);
 
         if (call.OperationCase != DriverCall.OperationOneofCase.Release && file.Leave(call.Call, takeBack)
             && takeBack is not null)
@@ -178,7 +190,6 @@ public sealed partial class DriverServer
             case DriverCall.OperationOneofCase.Open:
                 var (errno, opened) = await _module.OpenAsync(signal).ConfigureAwait(false);
                 file.File = opened;
-                if (opened is null) _files.TryRemove(call.File, out _);
                 return (new DriverAnswer { Errno = (uint)errno }, null);
             case DriverCall.OperationOneofCase.Ioctl when file.File is { } open:
                 return await RunIoctlAsync(open, call.Ioctl, signal).ConfigureAwait(false);
@@ -191,8 +202,7 @@ public sealed partial class DriverServer
                 var (error, device) = await open.MapAsync(call.Map, signal).ConfigureAwait(false);
                 return (new DriverAnswer { Errno = (uint)error, Device = device }, null);
             case DriverCall.OperationOneofCase.Release:
-                _files.TryRemove(call.File, out _);
-                await ReleaseAsync(file).ConfigureAwait(false);
+                await ReleaseAsync(call.File, file).ConfigureAwait(false);
                 return (new DriverAnswer(), null);
             default:
                 return (new DriverAnswer { Errno = (uint)Errno.ENODEV }, null);
@@ -225,9 +235,12 @@ public sealed partial class DriverServer
     private static async Task<DriverAnswer> PollAsync(DriverFile file, PollCall call, CancellationToken signal)
     {
         var longest = TimeSpan.FromDays(40);
-        var time = call.Timeout?.ToTimeSpan();
+        // Longer ones may lie outside of what a TimeSpan holds.
+        var time = call.Timeout is { } timeout
+            ? timeout.Seconds < (long)longest.TotalSeconds ? timeout.ToTimeSpan() : longest
+            : (TimeSpan?)null;
         using var end = CancellationTokenSource.CreateLinkedTokenSource(signal);
-        if (time > TimeSpan.Zero) end.CancelAfter(time.Value < longest ? time.Value : longest);
+        if (time > TimeSpan.Zero) end.CancelAfter(time.Value);
         var (errno, events) = await file.PollAsync(
             (PollEvents)call.Events, waits: time != TimeSpan.Zero, end.Token).ConfigureAwait(false);
         if (errno == Errno.ERESTARTSYS && !signal.IsCancellationRequested) (errno, events) = (Errno.None, default);
@@ -247,24 +260,38 @@ public sealed partial class DriverServer
         }
         catch (Exception exception)
         {
-            _module.BugFound?.Invoke(exception);
+            TellBug(exception);
         }
     }
 
-    private static async Task ReleaseAsync(OpenFile file)
-    {
-        await file.EndAsync().ConfigureAwait(false);
-        if (file.File is { } open) await open.ReleaseAsync().ConfigureAwait(false);
-        file.File = null;
-        file.Dispose();
-    }
-
-    /// <summary>A bug in the release of one file leaves the others theirs.</summary>
-    private async Task ReleaseAtEndAsync(OpenFile file)
+    /// <summary>Releases a file, which stays known until then. Its end has begun, and comes once.</summary>
+    private async Task ReleaseAsync(ulong number, OpenFile file)
     {
         try
         {
-            await ReleaseAsync(file).ConfigureAwait(false);
+            await file.EndAsync().ConfigureAwait(false);
+            if (file.File is { } open) await open.ReleaseAsync().ConfigureAwait(false);
+        }
+        finally
+        {
+            _files.TryRemove(number, out _);
+            file.Released();
+            file.Dispose();
+        }
+    }
+
+    /// <summary>A bug in the release of one file leaves the others theirs.</summary>
+    private async Task ReleaseAtEndAsync(ulong number, OpenFile file)
+    {
+        if (!file.TryEnd())
+        {
+            await file.IsReleased.ConfigureAwait(false);
+            return;
+        }
+
+        try
+        {
+            await ReleaseAsync(number, file).ConfigureAwait(false);
         }
         catch (Exception exception) when (exception is RpcException or FramePinException)
         {
@@ -272,7 +299,23 @@ public sealed partial class DriverServer
         }
         catch (Exception exception)
         {
-            _module.BugFound?.Invoke(exception);
+            TellBug(exception);
+        }
+    }
+
+    /// <summary>
+    /// Tells <see cref="DriverModule.BugFound"/>. What that throws is left to
+    /// <see cref="TaskScheduler.UnobservedTaskException"/>: the call is answered all the same.
+    /// </summary>
+    private void TellBug(Exception bug)
+    {
+        try
+        {
+            _module.BugFound?.Invoke(bug);
+        }
+        catch (Exception exception)
+        {
+            _ = Task.FromException(exception);
         }
     }
 

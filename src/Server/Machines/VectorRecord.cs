@@ -18,15 +18,22 @@ internal readonly record struct PinOrigin(
     Named<SpaceId>? Space, ulong Start, bool IsWrite, DateTime PinnedAt, ActivityContext Trace, long Epoch);
 
 /// <summary>A frame vector under its name, with the origin of its frames.</summary>
+/// <param name="number">Its number in the table.</param>
+/// <param name="vector">The vector, which the record owns.</param>
+/// <param name="lease">The lease that it hangs on; null for none.</param>
+/// <param name="table">The table of its machine.</param>
+/// <param name="source">The device of its pages, exported or imported; null for every other vector.</param>
 /// <remarks>
 /// Any thread. Number, vector and lease never change. Everything else, the vector's content included, is read and
 /// written under <see cref="Gate"/>: each member that needs it throws without it. One exception: the pin that is
 /// filling the vector (<see cref="IsFilling"/>) owns the content without the gate, and reaches it by
 /// <see cref="Vector"/>. The calls of clients reach it by <see cref="Content"/>. Lock order: gate, then the lease.
 /// </remarks>
-internal sealed class VectorRecord(ulong number, FrameVector vector, Lease? lease, VectorTable table) : ILeased
+internal sealed class VectorRecord(
+    ulong number, FrameVector vector, Lease? lease, VectorTable table, Named<DeviceId>? source) : ILeased
 {
     private PinOrigin _origin;
+    private Named<DeviceId>? _source = source;
     private bool _isDestroyed;
     private bool _isFilling;
 
@@ -55,8 +62,14 @@ internal sealed class VectorRecord(ulong number, FrameVector vector, Lease? leas
     /// </summary>
     public Lease? Lease { get; } = lease;
 
-    /// <summary>The device that it was exported from: the vector is a dma-buf. Null for every other vector.</summary>
-    public Named<DeviceId>? Device { get; init; }
+    /// <summary>
+    /// The device that it was exported from: the vector is a dma-buf. Null for every other vector, and once its pages
+    /// were put. Under <see cref="Gate"/>.
+    /// </summary>
+    public Named<DeviceId>? Device => IsImport ? null : Held(_source);
+
+    /// <summary>It was imported from a dma-buf, which it keeps alive.</summary>
+    public bool IsImport { get; init; }
 
     /// <summary>Lets one thread at a time use the vector. Never held across an await.</summary>
     public Lock Gate { get; } = new();
@@ -112,6 +125,17 @@ internal sealed class VectorRecord(ulong number, FrameVector vector, Lease? leas
     public void EndFilling()
     {
         lock (Gate) _isFilling = false;
+    }
+
+    /// <summary>
+    /// The pages of the device are put: what the vector holds later is no dma-buf. The device that it was exported from
+    /// or imported over; null when it was of none. Under <see cref="Gate"/>.
+    /// </summary>
+    public Named<DeviceId>? TakeSource()
+    {
+        var source = Held(_source);
+        _source = null;
+        return source;
     }
 
     /// <summary>Notes the origin of the frames. Takes <see cref="Gate"/>.</summary>

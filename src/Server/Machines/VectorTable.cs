@@ -17,7 +17,7 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
 {
     private readonly ConcurrentDictionary<ulong, VectorRecord> _published = new();
 
-    /// <summary>Exported vectors that are open, by device.</summary>
+    /// <summary>Exported vectors and their imports that hold a device's pages, by device.</summary>
     private readonly ConcurrentDictionary<DeviceId, int> _exports = new();
 
     /// <summary>Vectors made and not released, published or not. Changed atomically.</summary>
@@ -68,11 +68,9 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
     /// </summary>
     public VectorRecord Create(Named<DeviceId> device, ulong frames, Lease? lease)
     {
-        var record = Create(
+        return Create(
             (long)frames, vector => machine.Call(new ExportDeviceCall(device.Thing, vector.Id, vector.Allocated)).IsOk,
-            () => Refusals.NotFound("DEVICE", device.Name), lease, device);
-        _exports.AddOrUpdate(device.Thing, 1, static (_, count) => count + 1);
-        return record;
+            () => Refusals.NotFound("DEVICE", device.Name), lease, device, isImport: false);
     }
 
     /// <summary>
@@ -84,15 +82,18 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
         lock (source.Gate)
         {
             var pages = source.Content;
-            if (source.Device is null || pages.Count == 0) throw NotADmaBuf(source);
+            if (source.Device is not { } device || pages.Count == 0) throw NotADmaBuf(source);
             return Create(
                 pages.Count, vector => machine.Call(
                     new ShareVectorCall(pages.Id, pages.Allocated, vector.Id, vector.Allocated)).IsOk,
-                () => NotADmaBuf(source), lease, device: null);
+                () => NotADmaBuf(source), lease, device, isImport: true);
         }
     }
 
-    /// <summary>Vectors that were exported from a device and are open.</summary>
+    /// <summary>
+    /// Vectors that were exported from a device, and imports of such: an importer keeps the dma-buf that its exporter
+    /// closed (drivers/dma-buf/dma-buf.c: dma_buf_attach under the importer's dma_buf_get).
+    /// </summary>
     public int ExportsOf(DeviceId device) => _exports.GetValueOrDefault(device);
 
     /// <summary>
@@ -134,6 +135,15 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
         }
     }
 
+    /// <summary>Puts the frames of a vector, which stays, empty. The caller holds the gate.</summary>
+    /// <param name="record">The vector. One that was a dma-buf is none any more.</param>
+    /// <param name="dirty">The device wrote to the pages.</param>
+    public void Put(VectorRecord record, bool dirty)
+    {
+        machine.Put(record.Content, dirty);
+        if (record.TakeSource() is { } device) ForgetExport(device.Thing);
+    }
+
     /// <summary>
     /// Puts the frames of a vector and destroys it. False: another thread has, or a pin is filling it.
     /// </summary>
@@ -148,12 +158,12 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
             if (!record.TryDestroy()) return false;
             machine.Put(record.Vector, dirty);
             machine.DestroyVector(record.Vector);
+            if (record.TakeSource() is { } device) ForgetExport(device.Thing);
         }
 
         record.Lease?.Forget(record);
         _published.TryRemove(record.Number, out _);
         Interlocked.Decrement(ref _count);
-        if (record.Device is { } device) ForgetExport(device.Thing);
         return true;
     }
 
@@ -162,7 +172,8 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
 
     /// <summary>A vector that <paramref name="fill"/> has filled at once.</summary>
     private VectorRecord Create(
-        long slots, Func<FrameVector, bool> fill, Func<RpcException> refuse, Lease? lease, Named<DeviceId>? device)
+        long slots, Func<FrameVector, bool> fill, Func<RpcException> refuse, Lease? lease, Named<DeviceId> device,
+        bool isImport)
     {
         Reserve();
         FrameVector? vector = null;
@@ -170,7 +181,9 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
         {
             vector = machine.CreateVector(slots);
             if (vector is null || !fill(vector)) throw refuse();
-            return Number(vector, lease, device);
+            var record = Number(vector, lease, device, isImport);
+            _exports.AddOrUpdate(device.Thing, 1, static (_, count) => count + 1);
+            return record;
         }
         catch
         {
@@ -186,8 +199,9 @@ internal sealed class VectorTable(string machineId, Machine machine, DaemonLimit
         if (left == 0) _exports.TryRemove(new KeyValuePair<DeviceId, int>(device, 0));
     }
 
-    private VectorRecord Number(FrameVector vector, Lease? lease, Named<DeviceId>? device = null) =>
-        new(Interlocked.Increment(ref _lastNumber), vector, lease, this) { Device = device };
+    private VectorRecord Number(
+        FrameVector vector, Lease? lease, Named<DeviceId>? device = null, bool isImport = false) =>
+        new(Interlocked.Increment(ref _lastNumber), vector, lease, this, device) { IsImport = isImport };
 
     /// <summary>Counts one vector more. RESOURCE_EXHAUSTED at the limit.</summary>
     private void Reserve()

@@ -5,7 +5,6 @@ using FramePin.Drivers;
 using FramePin.Drivers.VideoBuf2;
 using FramePin.Drivers.Vivid;
 using FramePin.V1;
-using Microsoft.Extensions.Time.Testing;
 using Xunit;
 using Errno = FramePin.Drivers.Errno;
 
@@ -24,7 +23,6 @@ public sealed class RecordedIoctlTests(DaemonFixture daemon, ITestOutputHelper o
     /// <summary>Offsets of struct v4l2_buffer and of struct v4l2_plane that the replay itself looks at.</summary>
     private const int MemoryAt = 60, PointerAt = 64, LengthAt = 72, PlaneBytes = 64, PlanePointerAt = 8, TimeAt = 24;
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
-    private static readonly TimeSpan Frame = TimeSpan.FromSeconds(1 / 30.0);
 
     /// <summary>Ioctls of the queue and of its format, by number.</summary>
     private static readonly Dictionary<int, string> Replayed = new()
@@ -227,9 +225,9 @@ public sealed class RecordedIoctlTests(DaemonFixture daemon, ITestOutputHelper o
         public async Task<string> RunAsync(Recorded ioctl)
         {
             var call = CallAsync(ioctl);
-            if (ioctl.Errno == Errno.None && Replayed[ioctl.Number] == "DQBUF") time.Advance(Frame);
+            if (ioctl.Errno == Errno.None && Replayed[ioctl.Number] == "DQBUF") time.Tick();
             var (errno, bytes, planes) = await call;
-            if (Replayed[ioctl.Number] == "STREAMON") await time.Ticks;
+            if (Replayed[ioctl.Number] == "STREAMON") await time.TimerAsync();
             if (Replayed[ioctl.Number] == "QUERYBUF") await MapAsync(bytes, planes);
             // The recording has as many planes behind the call as the buffer has; the others stay as they were.
             var written = ioctl["out+"].Length;
@@ -299,21 +297,6 @@ public sealed class RecordedIoctlTests(DaemonFixture daemon, ITestOutputHelper o
             if (!_mapped.Add(offset)) return;
             var (errno, _) = await rig.Device.File.MapAsync(rig.SpaceName, length, 3, 1, offset);
             Assert.Equal(Errno.None, errno);
-        }
-    }
-
-    /// <summary>The clock of vivid, which tells when the timer of its frames runs.</summary>
-    private sealed class TickingTime : FakeTimeProvider
-    {
-        private readonly TaskCompletionSource _ticks = new(TaskCreationOptions.RunContinuationsAsynchronously);
-
-        public Task Ticks => _ticks.Task;
-
-        public override ITimer CreateTimer(TimerCallback callback, object? state, TimeSpan dueTime, TimeSpan period)
-        {
-            var timer = base.CreateTimer(callback, state, dueTime, period);
-            _ticks.TrySetResult();
-            return timer;
         }
     }
 }

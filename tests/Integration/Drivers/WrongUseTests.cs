@@ -1,7 +1,6 @@
 using System.Collections.Concurrent;
 using FramePin.Drivers;
 using FramePin.Drivers.Vivid;
-using Microsoft.Extensions.Time.Testing;
 using Xunit;
 
 namespace FramePin.Tests.Integration.Drivers;
@@ -47,7 +46,7 @@ public sealed class WrongUseTests(DaemonFixture daemon, ITestOutputHelper output
         var lines = Lines();
         var place = Array.IndexOf(lines[0], column);
         var words = column.Split(' ');
-        var time = new FakeTimeProvider();
+        var time = new TickingTime();
         var options = new VividOptions
         {
             IsOutput = words[1] == "output",

@@ -3,13 +3,12 @@ using FramePin.Drivers.VideoBuf2;
 using FramePin.Drivers.Vivid;
 using FramePin.V1;
 using Google.Protobuf;
-using Microsoft.Extensions.Time.Testing;
 using Errno = FramePin.Drivers.Errno;
 
 namespace FramePin.Tests.Integration.Drivers;
 
 /// <summary>What the rows of `wrong-uses.tsv` do, on a file of their own, and how they word the answers.</summary>
-internal sealed partial class WrongUses(VividRig rig, V4l2Device device, VividOptions options, FakeTimeProvider time)
+internal sealed partial class WrongUses(VividRig rig, V4l2Device device, VividOptions options, TickingTime time)
 {
     /// <summary>Memory of the application: 1 MiB.</summary>
     public const ulong At = 0x1000_0000;
@@ -29,6 +28,8 @@ internal sealed partial class WrongUses(VividRig rig, V4l2Device device, VividOp
     private readonly VividRig _rig = rig;
     private readonly V4l2Device _device = device;
     private readonly VividOptions _options = options;
+
+    private TickingTime Time { get; } = time;
 
     private uint[] Lengths => _options.IsMultiplanar ? [57_728, 57_600] : [115_200];
 
@@ -83,23 +84,20 @@ internal sealed partial class WrongUses(VividRig rig, V4l2Device device, VividOp
         for (var index = 0U; index < count; index++) await _device.QueueAsync(Buffer(index, memory));
     }
 
-    /// <summary>The next frame, for which the clock goes on.</summary>
+    /// <summary>STREAMON with buffers queued, up to the timer of the frames.</summary>
+    private async Task StartAsync()
+    {
+        Time.ForgetTimers();
+        await _device.StreamOnAsync();
+        await Time.TimerAsync();
+    }
+
+    /// <summary>The next frame, for which the clock goes on by one.</summary>
     private async Task<V4l2Buffer> DequeueAsync()
     {
         var taking = _device.DequeueAsync(Mmap);
-        await TickAsync(taking);
+        Time.Tick();
         return (await taking).Buffer;
-    }
-
-    /// <summary>A tick has time to show its frame before the next one comes.</summary>
-    private async Task TickAsync(Task until)
-    {
-        const int patience = 2000;
-        for (var step = 0; !until.IsCompleted; step++)
-        {
-            if (step % patience == 0) time.Advance(TimeSpan.FromSeconds(1 / 30.0));
-            await Task.Yield();
-        }
     }
 
     private async Task<string> PollAsync()

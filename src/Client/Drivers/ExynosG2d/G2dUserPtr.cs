@@ -71,13 +71,8 @@ internal sealed class G2dUserPtrPool(DriverKernel kernel)
         var pages = (((address + size + 4095) & ~4095UL) - start) >> 12;
         var (errno, frames) = await PinAsync(space, start, pages).ConfigureAwait(false);
         if (frames is null) return (errno, null);
-        if (frames.Count < pages || !await kernel.ToPagesAsync(frames).ConfigureAwait(false))
-        {
-            await kernel.PutAsync(frames, isDirty: false).ConfigureAwait(false);
-            return (Errno.EFAULT, null);
-        }
-
-        var fresh = new G2dUserPtr(address, size, frames, await kernel.MapAsync(frames).ConfigureAwait(false));
+        if (await MapAsync(frames, pages).ConfigureAwait(false) is not { } mapping) return (Errno.EFAULT, null);
+        var fresh = new G2dUserPtr(address, size, frames, mapping);
         if (CurrentPool + fresh.PinnedBytes < MaxPool)
         {
             CurrentPool += fresh.PinnedBytes;
@@ -109,6 +104,22 @@ internal sealed class G2dUserPtrPool(DriverKernel kernel)
         foreach (var entry in list.Where(entry => entry.IsInPool).ToList())
             await PutAsync(list, entry, isForced: true).ConfigureAwait(false);
         CurrentPool = 0;
+    }
+
+    /// <summary>A view of frames that nobody else owns yet: they are put when none comes of it.</summary>
+    private async Task<KernelMapping?> MapAsync(PinnedFrames frames, ulong pages)
+    {
+        KernelMapping? mapping = null;
+        try
+        {
+            if (frames.Count == pages && await kernel.ToPagesAsync(frames).ConfigureAwait(false))
+                mapping = await kernel.MapAsync(frames).ConfigureAwait(false);
+            return mapping;
+        }
+        finally
+        {
+            if (mapping is null) await kernel.PutAsync(frames, isDirty: false).ConfigureAwait(false);
+        }
     }
 
     private Task<(Errno Errno, PinnedFrames? Frames)> PinAsync(string space, ulong start, ulong pages) =>

@@ -25,8 +25,16 @@ internal sealed class AllocatedMemory : Vb2PlaneMemory
         if (await kernel.AllocateAsync(size, isPfnMapped, name, cancellationToken).ConfigureAwait(false)
             is not { } buffer)
             return null;
-        return new AllocatedMemory(kernel, buffer, await kernel.MapAsync(
-            buffer.Frames, cancellationToken).ConfigureAwait(false));
+        try
+        {
+            return new AllocatedMemory(kernel, buffer, await kernel.MapAsync(
+                buffer.Frames, cancellationToken).ConfigureAwait(false));
+        }
+        catch
+        {
+            await kernel.FreeAsync(buffer, CancellationToken.None).ConfigureAwait(false);
+            throw;
+        }
     }
 
     public override async Task PutAsync(CancellationToken cancellationToken = default)
@@ -102,11 +110,16 @@ internal sealed class ImportedMemory : Vb2PlaneMemory
     {
         if (await kernel.ImportDmaBufAsync(name, cancellationToken).ConfigureAwait(false) is not { } frames)
             return (Errno.EINVAL, null);
-        if (frames.Count << 12 >= size && (!isContiguous || frames.LeadingBytes >= size))
-            return (Errno.None, new ImportedMemory(
-                kernel, frames, await kernel.MapAsync(frames, cancellationToken).ConfigureAwait(false)));
-        await kernel.PutAsync(frames, isDirty: false, CancellationToken.None).ConfigureAwait(false);
-        return (Errno.EFAULT, null);
+        return await Vb2MemOps.KeepOrPutAsync(
+            kernel, frames, MapAsync(kernel, frames, size, isContiguous, cancellationToken)).ConfigureAwait(false);
+    }
+
+    private static async Task<(Errno Errno, Vb2PlaneMemory? Memory)> MapAsync(
+        DriverKernel kernel, PinnedFrames frames, ulong size, bool isContiguous, CancellationToken cancellationToken)
+    {
+        if (frames.Count << 12 < size || (isContiguous && frames.LeadingBytes < size)) return (Errno.EFAULT, null);
+        return (Errno.None, new ImportedMemory(
+            kernel, frames, await kernel.MapAsync(frames, cancellationToken).ConfigureAwait(false)));
     }
 
     public override async Task PutAsync(CancellationToken cancellationToken = default)
@@ -147,16 +160,17 @@ public sealed class VmallocMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
         var (errno, frames) = await Kernel.CreateFramevecAsync(
             space, address, size, IsWrite(direction), replaced?.TakeFrames(), cancellationToken)
             .ConfigureAwait(false);
-        if (frames is null) return (errno, null);
+        return frames is null ? (errno, null) : await KeepOrPutAsync(
+            Kernel, frames, MapAsync(frames, address, direction, cancellationToken)).ConfigureAwait(false);
+    }
+
+    private async Task<(Errno Errno, Vb2PlaneMemory? Memory)> MapAsync(
+        PinnedFrames frames, ulong address, DmaDirection direction, CancellationToken cancellationToken)
+    {
         // Without struct pages the device's memory is mapped as it lies (ioremap), which has to be in one piece.
         var isMappable = await Kernel.ToPagesAsync(frames, cancellationToken).ConfigureAwait(false)
             || frames.LeadingBytes >> 12 == frames.Count;
-        if (!isMappable)
-        {
-            await Kernel.PutAsync(frames, isDirty: false, CancellationToken.None).ConfigureAwait(false);
-            return (Errno.ENOMEM, null);
-        }
-
+        if (!isMappable) return (Errno.ENOMEM, null);
         var mapping = await Kernel.MapAsync(frames, cancellationToken).ConfigureAwait(false);
         return (Errno.None, new UserMemory(
             Kernel, frames, mapping, address, IsWrite(direction), frames.Runs[0].First << 12));
@@ -177,13 +191,14 @@ public sealed class DmaSgMemOps(DriverKernel kernel) : ScatteredMemOps(kernel)
         var (_, frames) = await Kernel.CreateFramevecAsync(
             space, address, size, IsWrite(direction), replaced?.TakeFrames(), cancellationToken)
             .ConfigureAwait(false);
-        if (frames is null) return (Errno.ENOMEM, null);
-        if (!await Kernel.ToPagesAsync(frames, cancellationToken).ConfigureAwait(false))
-        {
-            await Kernel.PutAsync(frames, isDirty: false, CancellationToken.None).ConfigureAwait(false);
-            return (Errno.ENOMEM, null);
-        }
+        return frames is null ? (Errno.ENOMEM, null) : await KeepOrPutAsync(
+            Kernel, frames, MapAsync(frames, address, direction, cancellationToken)).ConfigureAwait(false);
+    }
 
+    private async Task<(Errno Errno, Vb2PlaneMemory? Memory)> MapAsync(
+        PinnedFrames frames, ulong address, DmaDirection direction, CancellationToken cancellationToken)
+    {
+        if (!await Kernel.ToPagesAsync(frames, cancellationToken).ConfigureAwait(false)) return (Errno.ENOMEM, null);
         var mapping = await Kernel.MapAsync(frames, cancellationToken).ConfigureAwait(false);
         return (Errno.None, new UserMemory(
             Kernel, frames, mapping, address, IsWrite(direction), frames.Runs[0].First << 12));
@@ -237,11 +252,8 @@ public sealed class DmaContigMemOps : Vb2MemOps
         var (errno, frames) = await Kernel.CreateFramevecAsync(
             space, address, size, IsWrite(direction), replaced?.TakeFrames(), cancellationToken)
             .ConfigureAwait(false);
-        if (frames is null) return (errno, null);
-        var (problem, memory) = await MapAsync(frames, address, size, direction, cancellationToken)
-            .ConfigureAwait(false);
-        if (memory is null) await Kernel.PutAsync(frames, isDirty: false, CancellationToken.None).ConfigureAwait(false);
-        return (problem, memory);
+        return frames is null ? (errno, null) : await KeepOrPutAsync(
+            Kernel, frames, MapAsync(frames, address, size, direction, cancellationToken)).ConfigureAwait(false);
     }
 
     /// <inheritdoc />

@@ -106,23 +106,27 @@ public sealed partial class Vb2Queue
             if (first < Options.MaxBuffers) break;
         }
 
-        for (var index = first; index < first + count; index++)
+        try
         {
-            var buffer = new Vb2Buffer(this, index, memory, sizes.Length);
-            for (var plane = 0; plane < sizes.Length; plane++)
+            for (var index = first; index < first + count; index++)
             {
-                buffer.Planes[plane].MinLength = sizes[plane];
-                buffer.Planes[plane].Length = sizes[plane];
-            }
+                var buffer = new Vb2Buffer(this, index, memory, sizes.Length);
+                foreach (var (plane, size) in buffer.Planes.Zip(sizes)) (plane.MinLength, plane.Length) = (size, size);
+                if (memory == Vb2Memory.Mmap)
+                {
+                    SetCookies(buffer);
+                    if (!await AllocatePlanesAsync(buffer).ConfigureAwait(false)) break;
+                }
 
-            if (memory == Vb2Memory.Mmap)
-            {
-                SetCookies(buffer);
-                if (!await AllocatePlanesAsync(buffer).ConfigureAwait(false)) break;
+                _buffers.Add(index, buffer);
+                made.Add(index);
             }
-
-            _buffers.Add(index, buffer);
-            made.Add(index);
+        }
+        catch
+        {
+            // The caller is told of none of them.
+            await FreeAsync(made).ConfigureAwait(false);
+            throw;
         }
 
         return made;
@@ -143,24 +147,24 @@ public sealed partial class Vb2Queue
 
     private async Task<bool> AllocatePlanesAsync(Vb2Buffer buffer)
     {
-        foreach (var plane in buffer.Planes)
+        var isWhole = true;
+        try
         {
-            plane.Memory = await _memOps.AllocAsync(plane.Length, "/dev/video").ConfigureAwait(false);
-            if (plane.Memory is null)
+            foreach (var plane in buffer.Planes)
             {
-                await ReleasePlanesAsync(buffer).ConfigureAwait(false);
-                return false;
+                plane.Memory = await _memOps.AllocAsync(plane.Length, "/dev/video").ConfigureAwait(false);
+                isWhole = plane.Memory is not null;
+                if (!isWhole) break;
             }
-        }
 
-        if (_driver.BufInit(buffer) == Errno.None)
+            buffer.IsInitialised = isWhole && _driver.BufInit(buffer) == Errno.None;
+            return buffer.IsInitialised;
+        }
+        finally
         {
-            buffer.IsInitialised = true;
-            return true;
+            // The buffer is in no list yet, so that nobody else gives its planes back.
+            if (!buffer.IsInitialised) await ReleasePlanesAsync(buffer).ConfigureAwait(false);
         }
-
-        await ReleasePlanesAsync(buffer).ConfigureAwait(false);
-        return false;
     }
 
     /// <summary>

@@ -51,9 +51,10 @@ public sealed partial class Vb2Queue
         var io = _fileIo!;
         if (io.Current is null)
         {
-            var (failed, taken) = await DequeueAsync(
+            var (failed, taken) = await WaitForDoneAsync(
                 argument: null, call.NonBlocking, signal).ConfigureAwait(false);
             if (taken is null) return (failed, 0);
+            Take(taken);
             taken.State = Vb2State.Dequeued;
             io.Take(taken, call.Write ? taken.Planes[0].Length : taken.Planes[0].BytesUsed);
         }

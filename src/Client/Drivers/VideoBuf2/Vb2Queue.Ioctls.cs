@@ -190,7 +190,7 @@ public sealed partial class Vb2Queue
         if (!_buffers.TryGetValue(argument.Index, out var buffer)) return Errno.EINVAL;
         errno = CheckPlanes(argument, buffer);
         return errno == Errno.None
-            ? new IoctlResult(Errno.None, await DescribeAsync(buffer).ConfigureAwait(false))
+            ? new IoctlResult(Errno.None, Describe(buffer, await IsInUseAsync(buffer).ConfigureAwait(false)))
             : errno;
     }
 
@@ -199,12 +199,11 @@ public sealed partial class Vb2Queue
         var errno = Check(argument, isPrepare: false, out var buffer);
         MediaRequestState? request = null;
         if (errno == Errno.None) errno = CheckRequest(argument, out request);
-        if (errno == Errno.None)
-            errno = request is null ? await QueueAsync(buffer!, argument, space).ConfigureAwait(false)
-                : Bind(buffer!, request, argument);
-        return errno == Errno.None
-            ? new IoctlResult(errno, await DescribeAsync(buffer!).ConfigureAwait(false))
-            : errno;
+        if (errno != Errno.None) return errno;
+        var isInUse = await IsInUseAsync(buffer!).ConfigureAwait(false);
+        errno = request is null ? await QueueAsync(buffer!, argument, space).ConfigureAwait(false)
+            : Bind(buffer!, request, argument);
+        return errno == Errno.None ? new IoctlResult(errno, Describe(buffer!, isInUse)) : errno;
     }
 
     private async Task<IoctlResult> PrepareAsync(V4l2Buffer argument, string space)
@@ -215,10 +214,9 @@ public sealed partial class Vb2Queue
         errno = Check(argument, isPrepare: true, out var buffer);
         if (errno != Errno.None) return errno;
         if (buffer!.State != Vb2State.Dequeued || buffer.IsPrepared) return Errno.EINVAL;
+        var isInUse = await IsInUseAsync(buffer).ConfigureAwait(false);
         errno = await PrepareAsync(buffer, argument, space).ConfigureAwait(false);
-        return errno == Errno.None
-            ? new IoctlResult(errno, await DescribeAsync(buffer).ConfigureAwait(false))
-            : errno;
+        return errno == Errno.None ? new IoctlResult(errno, Describe(buffer, isInUse)) : errno;
     }
 
     /// <summary>vb2_dqbuf. The answer gives a buffer away, which an answer that nobody takes brings back.</summary>
@@ -226,11 +224,13 @@ public sealed partial class Vb2Queue
     {
         var errno = CheckType(argument);
         if (errno != Errno.None) return errno;
-        (errno, var buffer) = await DequeueAsync(argument, isNonBlocking, signal)
+        (errno, var buffer) = await WaitForDoneAsync(argument, isNonBlocking, signal)
             .ConfigureAwait(false);
         if (buffer is null) return errno;
+        var isInUse = await IsInUseAsync(buffer).ConfigureAwait(false);
         var state = buffer.State;
-        var described = await DescribeAsync(buffer).ConfigureAwait(false);
+        Take(buffer);
+        var described = Describe(buffer, isInUse);
         described.Flags &= ~V4l2.FlagDone;
         buffer.State = Vb2State.Dequeued;
         buffer.RequestFd = -1;

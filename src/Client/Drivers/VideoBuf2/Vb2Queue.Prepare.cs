@@ -22,15 +22,26 @@ public sealed partial class Vb2Queue
         if (!Options.CopiesTimestamps) buffer.Timestamp = 0;
         var before = buffer.State;
         buffer.State = Vb2State.Preparing;
-        var errno = Memory switch
+        try
         {
-            Vb2Memory.Mmap => PrepareMmap(buffer, argument),
-            Vb2Memory.UserPtr => await PrepareUserPtrAsync(buffer, argument, space).ConfigureAwait(false),
-            _ => await PrepareDmaBufAsync(buffer, argument).ConfigureAwait(false),
-        };
-        buffer.State = before;
-        buffer.IsPrepared = errno == Errno.None;
-        return errno;
+            var errno = Memory switch
+            {
+                Vb2Memory.Mmap => PrepareMmap(buffer, argument),
+                Vb2Memory.UserPtr => await PrepareUserPtrAsync(buffer, argument, space).ConfigureAwait(false),
+                _ => await PrepareDmaBufAsync(buffer, argument).ConfigureAwait(false),
+            };
+            buffer.IsPrepared = errno == Errno.None;
+            return errno;
+        }
+        catch when (Memory != Vb2Memory.Mmap)
+        {
+            await ForgetAsync(buffer, Errno.EIO).ConfigureAwait(false);
+            throw;
+        }
+        finally
+        {
+            buffer.State = before;
+        }
     }
 
     private Errno PrepareMmap(Vb2Buffer buffer, V4l2Buffer argument)
@@ -58,12 +69,19 @@ public sealed partial class Vb2Queue
             plane.Memory = null;
             isFresh = true;
             (plane.UserPointer, plane.Length, plane.BytesUsed, plane.DataOffset) = (0, 0, 0, 0);
-            var (errno, memory) = await _memOps.GetUserPtrAsync(
-                space, given.UserPointer, given.Length, Options.Direction, old).ConfigureAwait(false);
-            // Put already, unless it did not come to a pin.
-            if (old is not null) await old.PutAsync().ConfigureAwait(false);
-            if (memory is null) return await ForgetAsync(buffer, errno).ConfigureAwait(false);
-            plane.Memory = memory;
+            Errno errno;
+            try
+            {
+                (errno, plane.Memory) = await _memOps.GetUserPtrAsync(
+                    space, given.UserPointer, given.Length, Options.Direction, old).ConfigureAwait(false);
+            }
+            finally
+            {
+                // Put already, unless it did not come to a pin.
+                if (old is not null) await old.PutAsync().ConfigureAwait(false);
+            }
+
+            if (plane.Memory is null) return await ForgetAsync(buffer, errno).ConfigureAwait(false);
         }
 
         for (var i = 0; i < buffer.Planes.Count; i++)

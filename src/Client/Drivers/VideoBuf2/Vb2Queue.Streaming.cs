@@ -108,10 +108,11 @@ public sealed partial class Vb2Queue
     }
 
     /// <summary>
-    /// vb2_core_dqbuf: waits with the lock let go. The caller holds the lock, and holds it again afterwards. An
-    /// argument that has no room for the buffer's planes leaves it in the done list; null has room for all.
+    /// vb2_core_dqbuf up to the buffer that is done, which <see cref="Take"/> takes: waits with the lock let go. The
+    /// caller holds the lock, and holds it again afterwards. An argument that has no room for the buffer's planes is
+    /// -EINVAL; null has room for all.
     /// </summary>
-    private async Task<(Errno Errno, Vb2Buffer? Buffer)> DequeueAsync(
+    private async Task<(Errno Errno, Vb2Buffer? Buffer)> WaitForDoneAsync(
         V4l2Buffer? argument, bool isNonBlocking, CancellationToken signal)
     {
         var waiter = new StrongBox<CancellationToken>(signal);
@@ -126,13 +127,9 @@ public sealed partial class Vb2Queue
                 if (_isLastTaken) return (Errno.EPIPE, null);
                 if (_doneList is [var buffer, ..])
                 {
-                    if (argument is not null && CheckPlanes(argument, buffer) != Errno.None)
-                        return (Errno.EINVAL, null);
-                    _doneList.RemoveAt(0);
-                    _driver.BufFinish(buffer);
-                    buffer.IsPrepared = false;
-                    _queued.Remove(buffer);
-                    return (Errno.None, buffer);
+                    return argument is not null && CheckPlanes(argument, buffer) != Errno.None
+                        ? (Errno.EINVAL, null)
+                        : (Errno.None, buffer);
                 }
 
                 if (isNonBlocking) return (Errno.EAGAIN, null);
@@ -155,6 +152,18 @@ public sealed partial class Vb2Queue
             if (_waiter == waiter) _waiter = null;
             if (isSignalled) return (Errno.ERESTARTSYS, null);
         }
+    }
+
+    /// <summary>
+    /// The rest of vb2_core_dqbuf: a buffer that is done is the application's. The caller has held the lock since the
+    /// buffer was found, so that it is in the done list still.
+    /// </summary>
+    private void Take(Vb2Buffer buffer)
+    {
+        lock (_done) _doneList.Remove(buffer);
+        _driver.BufFinish(buffer);
+        buffer.IsPrepared = false;
+        _queued.Remove(buffer);
     }
 
     /// <summary>

@@ -127,7 +127,10 @@ public sealed partial class Vb2Queue
     }
 
     /// <summary>__fill_v4l2_buffer.</summary>
-    private async Task<V4l2Buffer> DescribeAsync(Vb2Buffer buffer)
+    /// <param name="buffer">The buffer.</param>
+    /// <param name="isInUse">The answer of <see cref="IsInUseAsync"/>, which is a call that can fail: an ioctl that
+    /// changes the buffer asks before the change.</param>
+    private V4l2Buffer Describe(Vb2Buffer buffer, bool isInUse)
     {
         var answer = new V4l2Buffer
         {
@@ -144,7 +147,7 @@ public sealed partial class Vb2Queue
             (answer.Flags, answer.RequestFd) = (answer.Flags | V4l2.FlagRequestFd, buffer.RequestFd);
         if (buffer.IsPrepared && buffer.State is Vb2State.Dequeued or Vb2State.InRequest)
             answer.Flags |= V4l2.FlagPrepared;
-        if (await IsInUseAsync(buffer).ConfigureAwait(false)) answer.Flags |= V4l2.FlagMapped;
+        if (isInUse) answer.Flags |= V4l2.FlagMapped;
         foreach (var plane in buffer.Planes)
         {
             answer.Planes.Add(new V4l2Plane

@@ -149,7 +149,8 @@ public sealed partial class Vb2Queue : IDisposable
     }
 
     /// <summary>
-    /// vb2_mmap: the device to map in the file's place. -EINVAL for a call that is wrong in any way (rows 99, 100). The
+    /// vb2_mmap: the device to map in the file's place. -EINVAL for a call that is wrong in any way (rows 99, 100),
+    /// which MAP_SHARED_VALIDATE is not: the method sees VM_SHARED (mm/mmap.c checks the kind of the mapping). The
     /// offset of a plane is what QUERYBUF says. Since 6.8 bits of the offset that name no buffer or plane are passed
     /// over.
     /// </summary>
@@ -159,13 +160,16 @@ public sealed partial class Vb2Queue : IDisposable
         MapCall call, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(call);
+        const uint mapType = 0xf;
         const uint mapShared = 1;
+        const uint mapSharedValidate = 3;
         const uint protRead = 1;
         const uint protWrite = 2;
         await _lock.WaitAsync(cancellationToken).ConfigureAwait(false);
         try
         {
-            if ((call.Offset & 4095) != 0 || (call.Flags & 3) != mapShared) return (Errno.EINVAL, "");
+            if ((call.Offset & 4095) != 0 || (call.Flags & mapType) is not (mapShared or mapSharedValidate))
+                return (Errno.EINVAL, "");
             if ((call.Prot & (Options.IsOutput ? protWrite : protRead)) == 0) return (Errno.EINVAL, "");
             if (_fileIo is not null) return (Errno.EBUSY, "");
             if (Memory != Vb2Memory.Mmap) return (Errno.EINVAL, "");

@@ -257,6 +257,26 @@ public abstract class Vb2MemOps(DriverKernel kernel)
     public Task<ulong?> SizeOfAsync(string name, CancellationToken cancellationToken = default) =>
         Kernel.SizeOfDmaBufAsync(name, cancellationToken);
 
+    /// <summary>
+    /// The memory that is made of frames without another owner, which are put when none comes of it: an errno, or an
+    /// exception on the way.
+    /// </summary>
+    internal static async Task<(Errno Errno, Vb2PlaneMemory? Memory)> KeepOrPutAsync(
+        DriverKernel kernel, PinnedFrames frames, Task<(Errno Errno, Vb2PlaneMemory? Memory)> making)
+    {
+        Vb2PlaneMemory? memory = null;
+        try
+        {
+            (var errno, memory) = await making.ConfigureAwait(false);
+            return (errno, memory);
+        }
+        finally
+        {
+            if (memory is null)
+                await kernel.PutAsync(frames, isDirty: false, CancellationToken.None).ConfigureAwait(false);
+        }
+    }
+
     private protected static bool IsWrite(DmaDirection direction) => direction != DmaDirection.ToDevice;
 }
 

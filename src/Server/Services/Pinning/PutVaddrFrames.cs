@@ -19,7 +19,7 @@ internal sealed partial class PinningService
                 var vector = record.Content;
                 LinkTo(record, Activity.Current);
                 telemetry.CountReleased(vector.Count);
-                host.Machine.Put(vector, request.Dirty);
+                host.Vectors.Put(record, request.Dirty);
             }
 
             return Task.FromResult(Views.Of(host, record, withRuns: false, options.Limits));
