@@ -12,7 +12,7 @@ internal static class FaultCommands
 
     public static IEnumerable<Command> Create(CommandLine line)
     {
-        var space = new Argument<string>("space") { Description = "Address space: its number or full name." };
+        var space = new Argument<string>("space") { Description = "Address space, full name or last segment." };
         var address = new Argument<ulong>(
             "address")
         {

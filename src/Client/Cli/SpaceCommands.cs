@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.CommandLine.Parsing;
 using System.Globalization;
 using FramePin.Client;
 using FramePin.V1;
@@ -39,7 +40,7 @@ internal static class SpaceCommands
         var memory = new Option<ulong>("--memory")
         {
             Description = "Memory of that machine.",
-            CustomParser = Values.Size,
+            CustomParser = MachineSize,
             DefaultValueFactory = _ => 1UL << 30
         };
         var swap = new Option<ulong>("--swap")
@@ -77,15 +78,20 @@ internal static class SpaceCommands
         });
         command.Validators.Add(result =>
         {
-            // 0 of the wire means the usual size.
-            if (result.GetResult(memory) is { Implicit: false } && result.GetValue(memory) == 0)
-                result.AddError("--memory: a machine without memory cannot be");
             if (result.GetResult(profile) is { Implicit: false }) return;
             foreach (var option in new Option[] { memory, swap, levels })
                 if (result.GetResult(option) is { Implicit: false })
                     result.AddError($"{option.Name} is a property of a new machine: it goes with --profile");
         });
         return command;
+    }
+
+    /// <summary>0 of the wire means the usual size, which a user who writes 0 does not mean.</summary>
+    private static ulong MachineSize(ArgumentResult result)
+    {
+        var size = Values.Size(result);
+        if (size == 0 && !result.Errors.Any()) result.AddError("--memory: a machine without memory cannot be");
+        return size;
     }
 
     private static Command Unmap(CommandLine line)

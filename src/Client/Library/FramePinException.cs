@@ -62,7 +62,7 @@ public sealed class FramePinException : Exception
         var unreached = info is null ? ConnectException.Explain(exception) : null;
         return new FramePinException(unreached?.Message ?? exception.Status.Detail, exception)
         {
-            StatusCode = exception.StatusCode,
+            StatusCode = IsClosedByDaemon(exception) ? StatusCode.Unavailable : exception.StatusCode,
             Reason = info?.Reason ?? unreached?.Reason ?? exception.StatusCode.ToString(),
             Metadata = metadata,
             Errno = (int)(Number(metadata, "errno") ?? 0),
@@ -75,6 +75,17 @@ public sealed class FramePinException : Exception
                 ? new FramePinLimit(limit, Number(metadata, "limit_value") ?? 0, Number(metadata, "asked") ?? 0)
                 : null,
         };
+    }
+
+    /// <summary>
+    /// The daemon closed the connection in order (GOAWAY without an error), which the runtime tells of a call as
+    /// INTERNAL.
+    /// </summary>
+    private static bool IsClosedByDaemon(RpcException exception)
+    {
+        for (var cause = exception.Status.DebugException; cause is not null; cause = cause.InnerException)
+            if (cause is HttpProtocolException { ErrorCode: 0 }) return true;
+        return false;
     }
 
     /// <summary>A call that failed after it had changed something, as mprotect into a hole does.</summary>
