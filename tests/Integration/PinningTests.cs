@@ -258,6 +258,7 @@ public sealed class PinningTests(DaemonFixture daemon) : IClassFixture<DaemonFix
         // The answer holds the defaults of the fields that were left out.
         spec.QuarantineBytesMax = 256UL << 20;
         spec.QuarantinePolicy = QuarantinePolicy.Fence;
+        spec.PageTableLevels = 4;
         Assert.Equal(spec, machine.Spec);
         var space = (await daemon.Client.AddressSpaces.CreateAddressSpaceAsync(
             new CreateAddressSpaceRequest { Parent = machine.Name })).Name;
